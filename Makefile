@@ -1,0 +1,27 @@
+# Two commands do everything: `make train` and `make test`. Each sets up .venv if needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint clean
+
+train: .venv/ready  ## train cifar-resnet20 on CIFAR-10 to the paper's error; go on if stopped
+	$(BIN)/resnets train cifar10-fast --resume
+
+test: .venv/ready  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/ready  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("resnets needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up .venv: about two minutes, most of it PyTorch's download ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m resnets` is `resnets`."""
+
+from resnets.cli.main import main
+
+main()

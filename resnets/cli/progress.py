@@ -1,0 +1,135 @@
+"""What a person sees while a run trains: a live bar, or plain lines off a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resnets.training.run import Run
+
+
+def describe_run(run: Run) -> str:
+    """One line: what trains, on what, how."""
+    settings, recipe = run.settings, run.recipe
+    form = "channels_last" if settings.channels_last else "NCHW"
+    compiled = "compiled" if settings.compile else "eager"
+    return (
+        f"{recipe.network} on {run.device}: {recipe.iterations:,} iterations of "
+        f"{recipe.batch} images, {len(run.train_data):,} to train, {len(run.test_data):,} to test; "
+        f"{settings.precision}, {form}, {compiled}"
+    )
+
+
+class Lines:
+    """Plain lines, at most one in `every` seconds beside the tests'."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+        self._said = -every
+        self._run: Run | None = None
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def begin(self, run: Run) -> None:
+        self._run = run
+        self.note(describe_run(run))
+        self.note(f"run folder: {run.folder}")
+        if run.settings.compile:
+            self.note("the first update compiles each kind of block; this can take a minute")
+
+    def stepped(self, step: int) -> None:
+        pass
+
+    def testing(self, images: int, total: int) -> None:
+        pass
+
+    def logged(self, metrics: dict[str, Any]) -> None:
+        if "test_error" in metrics:
+            self.note(f"iteration {metrics['step']:6,}  test error {metrics['test_error']:.2f} %")
+            return
+        now = time.monotonic()
+        if now - self._said < self.every:
+            return
+        self._said = now
+        assert self._run is not None
+        iterations, batch = self._run.recipe.iterations, self._run.recipe.batch
+        left = (iterations - metrics["step"]) * batch / max(metrics["images_per_second"], 1e-9)
+        self.note(
+            f"iteration {metrics['step']:6,} / {iterations:,}  {readings(metrics)}  "
+            f"left {duration(left)}"
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def readings(metrics: dict[str, Any]) -> str:
+    return (
+        f"epoch {metrics['epoch']:5.1f}  loss {metrics['train_loss']:.3f}  "
+        f"error {metrics['train_error']:5.2f} %  {metrics['images_per_second']:,.0f} img/s  "
+        f"data {100 * metrics['data_wait']:.1f} %"
+    )
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Bar(Lines):
+    """A live bar for terminals; test errors stay above it as lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress = Progress(
+            BarColumn(bar_width=18),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[readings]}"),
+            console=Console(highlight=False),
+            # Rich averages the rate over this window: tests in between must not shake it.
+            speed_estimate_period=120,
+            refresh_per_second=4,
+        )
+        self._task: Any = None
+        self._readings = ""
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        first = "compiling ..." if run.settings.compile else "first iteration ..."
+        self._task = self._progress.add_task(
+            "", total=run.recipe.iterations, completed=run.training.step, readings=first
+        )
+        self._progress.start()
+
+    def stepped(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def testing(self, images: int, total: int) -> None:
+        doing = f"testing {images:,}/{total:,}" if images < total else self._readings
+        self._progress.update(self._task, readings=doing)
+
+    def logged(self, metrics: dict[str, Any]) -> None:
+        if "test_error" in metrics:
+            super().logged(metrics)
+        else:
+            self._readings = readings(metrics)
+            self._progress.update(self._task, readings=self._readings)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def watch() -> Lines:
+    """A bar on a terminal, lines elsewhere."""
+    return Bar() if sys.stdout.isatty() else Lines()

@@ -1,0 +1,149 @@
+"""Training batches as a pure function of (seed, step).
+
+Images stay on the device that trains; a whole batch is drawn, cropped and flipped by a
+few tensor operations, without worker processes (section 4.2's augmentation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnets.data.cifar10 import Images
+
+FlipKind = Literal["none", "random", "alternating"]
+
+
+class Normalize:
+    """Subtracts the mean image from pixels scaled to 0..1; the paper divides by nothing.
+
+    Args:
+        mean: mean image of the training split, float32 (3, H, W), pixels in 0..1.
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) to float32 (N, 3, H, W)."""
+        return images.float().mul_(1 / 255).sub_(self.mean)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one epoch does with each image, in the order of showing; tensors (images,)."""
+
+    order: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    def part(self, start: int, end: int) -> Plan:
+        return Plan(*(x[start:end] for x in (self.order, self.top, self.left, self.flip)))
+
+    def joined(self, other: Plan) -> Plan:
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
+        return Plan(*(torch.cat(pair) for pair in pairs))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.order, self.top, self.left, self.flip
+
+
+class TrainBatches:
+    """Endless training batches: each epoch shows every image once, in a fresh order.
+
+    Steps go on through the epochs without a gap: where the batch size does not divide the
+    data, a batch takes the last images of one epoch and the first of the next.
+
+    Args:
+        data: the training images.
+        batch: images in a batch.
+        seed: with the step, decides everything about a batch.
+        device: where the images live and the work is done.
+        pad: pixels of zeros around the normalised image, from which the crop is taken.
+        flip: `random` in each epoch; `alternating`: random in the first epoch, then the
+            other way round in every next one; or `none`.
+    """
+
+    def __init__(
+        self, data: Images, batch: int, seed: int, device: torch.device, pad: int, flip: FlipKind
+    ) -> None:
+        self.size, self.batch, self.seed, self.device = len(data), batch, seed, device
+        self.pad, self.flip = pad, flip
+        mean = torch.from_numpy(data.pixel_mean())
+        self.normalize = Normalize(mean.to(device))
+        # Pixels last: a crop then gathers rows of channels, and the batch is channels_last.
+        self._images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 2, 3, 1)))
+        self._images = self._images.to(device)
+        self._mean = mean.permute(1, 2, 0).contiguous().to(device)
+        self._labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
+        self._plans: dict[int, Plan] = {}
+
+    def epoch_of(self, step: int) -> float:
+        """Epochs completed after `step` steps."""
+        return step * self.batch / self.size
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch number `step`, from 0.
+
+        Returns:
+            Images float32 (batch, 3, H, W) in channels_last memory, labels int64 (batch,).
+        """
+        plan = self._plan(step)
+        images = self._images[plan.order].float().mul_(1 / 255).sub_(self._mean)
+        return self._cropped(images, plan), self._labels[plan.order]
+
+    def _cropped(self, images: Tensor, plan: Plan) -> Tensor:
+        """Random crops and flips of normalised images (N, H, W, 3)."""
+        count, height, width, channels = images.shape
+        padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
+        y = torch.arange(height, device=self.device)
+        x = torch.arange(width, device=self.device)
+        rows = plan.top[:, None] + y
+        columns = plan.left[:, None] + torch.where(plan.flip[:, None], width - 1 - x, x)
+        full_width = width + 2 * self.pad
+        first = torch.arange(count, device=self.device)[:, None] * (height + 2 * self.pad) + rows
+        index = first[:, :, None] * full_width + columns[:, None, :]
+        pixels = padded.view(-1, channels).index_select(0, index.view(-1))
+        return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+    def _plan(self, step: int) -> Plan:
+        start = step * self.batch
+        epoch, offset = divmod(start, self.size)
+        plan = self._epoch(epoch).part(offset, offset + self.batch)
+        while (have := len(plan.order)) < self.batch:
+            epoch += 1
+            plan = plan.joined(self._epoch(epoch).part(0, self.batch - have))
+        return plan
+
+    def _epoch(self, epoch: int) -> Plan:
+        if epoch not in self._plans:
+            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
+            self._plans[epoch] = self._draw(epoch)
+        return self._plans[epoch]
+
+    def _draw(self, epoch: int) -> Plan:
+        random = np.random.default_rng([self.seed, 1, epoch])
+        order = random.permutation(self.size)
+        top, left = random.integers(0, 2 * self.pad + 1, (2, self.size))
+        if self.flip == "random":
+            flip = random.random(self.size) < 0.5
+        elif self.flip == "alternating":
+            first = np.random.default_rng([self.seed, 2]).random(self.size) < 0.5
+            flip = (first ^ bool(epoch % 2))[order]
+        else:
+            flip = np.zeros(self.size, bool)
+        return Plan(*(torch.from_numpy(x).to(self.device) for x in (order, top, left, flip)))
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) scaled down to `size` pixels a side, in channels_last memory."""
+    if images.shape[-1] == size:
+        return images
+    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return small.contiguous(memory_format=torch.channels_last)

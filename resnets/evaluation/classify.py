@@ -1,0 +1,98 @@
+"""Classification error under a stated protocol, every image counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from resnets.data.cifar10 import Images
+
+SINGLE_VIEW = "single view of the original 32x32 image"  # section 4.2
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a test found.
+
+    Args:
+        confusion: int64 (classes, classes): rows are the true classes, columns the answers.
+        protocol: how each image was shown to the network.
+    """
+
+    confusion: NDArray[np.int64]
+    protocol: str
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def wrong(self) -> int:
+        return self.images - int(np.trace(self.confusion))
+
+    @property
+    def error(self) -> float:
+        """Top-1 error in percent."""
+        return 100 * self.wrong / self.images
+
+    def class_errors(self) -> list[float]:
+        """Error in percent of the images of each class; not a number for an absent class."""
+        shown = self.confusion.sum(1)
+        right = np.diagonal(self.confusion)
+        with np.errstate(invalid="ignore"):
+            return [float(e) for e in 100 * (shown - right) / shown]
+
+    def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "images": self.images,
+            "wrong": self.wrong,
+            "error": round(self.error, 4),
+            "class_errors": dict(zip(classes, self.class_errors(), strict=True)),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    data: Images,
+    normalize: Callable[[Tensor], Tensor],
+    device: torch.device,
+    classes: int,
+    batch: int = 500,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Result:
+    """Test in float32 on the original images (section 4.2's single view).
+
+    Args:
+        network: images (N, 3, H, W) to logits (N, classes); its mode is restored.
+        data: the images to test on.
+        normalize: uint8 images to the network's input.
+        device: where network and `normalize` live.
+        classes: number of classes.
+        batch: images at a time.
+        progress: told the number of images done.
+    """
+    was_training = network.training
+    network.eval()
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    try:
+        for start in range(0, len(data), batch):
+            images = torch.from_numpy(np.array(data.images[start : start + batch])).to(device)
+            labels = torch.from_numpy(data.labels[start : start + batch].astype(np.int64))
+            inputs = normalize(images).contiguous(memory_format=torch.channels_last)
+            answers = network(inputs).argmax(1)
+            counts += torch.bincount(
+                labels.to(device) * classes + answers, minlength=classes * classes
+            )
+            progress(min(start + batch, len(data)))
+    finally:
+        network.train(was_training)
+    return Result(counts.view(classes, classes).cpu().numpy(), SINGLE_VIEW)

@@ -1,0 +1,104 @@
+"""The table of named networks: adding a depth is adding a row."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from torch import nn
+
+from resnets.models.residual import Architecture, BlockKind, ResidualNetwork, ShortcutKind
+from resnets.support.errors import UserError, nearest
+
+# Table 1: blocks in conv2_x to conv5_x.
+IMAGENET_DEPTHS: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # Table 6
+CIFAR_PLAIN_DEPTHS = (20, 32, 44, 56, 110)  # Figure 6 and section 4.2
+VGG_NAMES = ("vgg16", "vgg19")  # the complexity baseline of section 3.3, from torchvision
+
+_CIFAR_NAME = re.compile(r"cifar-(resnet|plain)(\d+)(?:-([abc]))?")
+_SHORTCUTS: dict[str, ShortcutKind] = {"a": "A", "b": "B", "c": "C"}
+
+
+def _imagenet_rows() -> dict[str, Architecture]:
+    rows = {}
+    for depth, (block, depths) in IMAGENET_DEPTHS.items():
+        base = Architecture(block, "B", depths, (64, 128, 256, 512), "imagenet")
+        rows[f"resnet{depth}"] = base
+        for suffix, shortcut in _SHORTCUTS.items():
+            rows[f"resnet{depth}-{suffix}"] = replace(base, shortcut=shortcut)
+        if block == "bottleneck":
+            rows[f"resnet{depth}-v1.5"] = replace(base, stride_in="3x3")
+        else:
+            rows[f"plain{depth}"] = replace(base, shortcut="none")
+    return rows
+
+
+def _cifar_row(shortcut: ShortcutKind, depth: int) -> Architecture:
+    blocks = (depth - 2) // 6
+    return Architecture("basic", shortcut, (blocks,) * 3, (16, 32, 64), "cifar", classes=10)
+
+
+NAMED: dict[str, Architecture] = {
+    **_imagenet_rows(),
+    **{f"cifar-resnet{depth}": _cifar_row("A", depth) for depth in CIFAR_DEPTHS},
+    **{f"cifar-plain{depth}": _cifar_row("none", depth) for depth in CIFAR_PLAIN_DEPTHS},
+}
+"""Every listed network; `architecture` also knows any CIFAR depth 6n+2."""
+
+
+def names() -> list[str]:
+    """All listed names, the VGG baselines last."""
+    return [*NAMED, *VGG_NAMES]
+
+
+def architecture(name: str) -> Architecture:
+    """The row called `name`; CIFAR names take any depth 6n+2 and a shortcut suffix.
+
+    Raises:
+        UserError: if there is no such network, naming the nearest ones.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    cifar = _CIFAR_NAME.fullmatch(name)
+    if not cifar:
+        raise UserError(f"unknown network {name!r}", mend=nearest(name, names()))
+    family, depth, suffix = cifar[1], int(cifar[2]), cifar[3]
+    if depth < 8 or (depth - 2) % 6:
+        low = max(1, (depth - 2) // 6)
+        raise UserError(
+            f"unknown network {name!r}: CIFAR networks have 6n+2 layers",
+            mend=f"did you mean cifar-{family}{6 * low + 2} or cifar-{family}{6 * low + 8}?",
+        )
+    if family == "plain" and suffix:
+        raise UserError(
+            f"unknown network {name!r}: a plain network has no shortcuts",
+            mend=f"did you mean cifar-plain{depth} or cifar-resnet{depth}-{suffix}?",
+        )
+    shortcut = "none" if family == "plain" else _SHORTCUTS[suffix or "a"]
+    return _cifar_row(shortcut, depth)
+
+
+def build(name: str, classes: int | None = None) -> nn.Module:
+    """The network called `name`, freshly initialised from torch's global generator.
+
+    Args:
+        name: a row of the table, for example `cifar-resnet20` or `vgg16`.
+        classes: number of outputs; the row's own (10 or 1000) if not given.
+
+    Raises:
+        UserError: if there is no such network.
+    """
+    if name in VGG_NAMES:
+        from torchvision.models import get_model
+
+        vgg: nn.Module = get_model(name, weights=None, num_classes=classes or 1000)
+        return vgg
+    row = architecture(name)
+    return ResidualNetwork(row.with_classes(classes) if classes else row)

@@ -1,0 +1,92 @@
+"""Files that are either whole or absent, and the folders for caches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from resnets.support.errors import UserError
+
+
+def cache_folder(*parts: str) -> Path:
+    """The platform's cache folder for this package; `RESNETS_CACHE` overrides it."""
+    override = os.environ.get("RESNETS_CACHE")
+    if override:
+        base = Path(override)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches" / "resnets"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "resnets" / "cache"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnets"
+    return base.joinpath(*parts)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write at `path` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write: {reason}", str(path), "free space or choose a writable folder"
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents.
+
+    Raises:
+        UserError: if the system refuses.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` on a temporary file beside `path`, sync it, then rename it to `path`.
+
+    Raises:
+        UserError: if the folder is read-only or the disk full; `path` is then untouched.
+    """
+    with writing(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system allows it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically write `content`; raises `UserError` like `atomic_write`."""
+    atomic_write(path, lambda file: file.write(content))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write `value` as indented JSON; raises `UserError` like `atomic_write`."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

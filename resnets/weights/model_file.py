@@ -1,0 +1,140 @@
+"""Model files: safetensors with a card inside; loading runs no code of theirs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from resnets.data.batches import Normalize
+from resnets.models import zoo
+from resnets.support.errors import UserError, nearest
+from resnets.support.files import write_bytes
+
+FORMAT = "resnets-model-1"
+MEAN = "preprocessing.mean"  # the mean image travels as a tensor beside the weights
+DEFAULT = "cifar-resnet20"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to use, with what its card says.
+
+    Args:
+        network: in evaluation mode.
+        card: network, classes, preprocessing, provenance and measured error.
+        mean: float32 (3, H, W), subtracted from pixels in 0..1.
+    """
+
+    network: nn.Module
+    card: dict[str, Any]
+    mean: Tensor
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.card["classes"])
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the network's input."""
+        return int(self.card["preprocessing"]["size"])
+
+    def normalize(self, device: torch.device) -> Normalize:
+        return Normalize(self.mean.to(device))
+
+
+def make_card(
+    network: str,
+    classes: list[str],
+    size: int,
+    provenance: dict[str, Any],
+    measured: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What travels with weights, so that they explain and use themselves."""
+    return {
+        "format": FORMAT,
+        "network": network,
+        "classes": classes,
+        "preprocessing": {
+            "size": size,
+            "resize": "shorter side, then centre crop",
+            "scale": "pixels / 255",
+            "mean": f"subtract the mean image, tensor {MEAN}",
+        },
+        "measured": measured,
+        "provenance": provenance,
+    }
+
+
+def save(path: Path, weights: dict[str, Tensor], mean: Tensor, card: dict[str, Any]) -> None:
+    """Write a model file atomically.
+
+    Raises:
+        UserError: if it cannot be written; nothing is then left behind.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in {**weights, MEAN: mean}.items()}
+    write_bytes(path, safetensors.torch.save(tensors, {"card": json.dumps(card)}))
+
+
+def shipped() -> dict[str, Path]:
+    """Models inside the package, by name."""
+    folder = Path(str(resources.files("resnets"))) / "weights" / "shipped"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def find(name: str) -> Path:
+    """The file of a model: a shipped name, a model file, or a run folder.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.exists():
+            raise UserError(
+                "this run has no model yet", name, f"finish it with: resnets resume {name}"
+            )
+        return path
+    if path.exists():
+        return path
+    models = shipped()
+    if name in models:
+        return models[name]
+    if path.suffix or "/" in name:
+        raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
+    raise UserError(f"unknown model {name!r}", mend=nearest(name, models))
+
+
+def load(name: str) -> Model:
+    """Read a shipped model, a model file or the model of a run folder.
+
+    Raises:
+        UserError: if it is missing, truncated, or not a model file of ours.
+    """
+    path = find(name)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"not a readable model file ({error})", str(path)) from error
+    try:
+        card = json.loads(metadata["card"])
+        mean = tensors.pop(MEAN)
+        with torch.device("meta"):
+            network = zoo.build(card["network"], len(card["classes"]))
+        network.load_state_dict(tensors, assign=True)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"not a model file of this program ({type(error).__name__}: {line})", str(path)
+        ) from error
+    return Model(network.requires_grad_(False).eval(), card, mean)
