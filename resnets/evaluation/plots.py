@@ -64,7 +64,8 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
     axes.set_ylabel("error (%)")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
     return _png(figure)
 
 

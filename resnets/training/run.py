@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,14 +183,17 @@ class Run:
 
     def _test(self, log: MetricsLog) -> None:
         total = len(self.test_data)
-        self.last_test = evaluate(
-            self.training.network,
-            self.test_data,
-            self.training.batches.normalize,
-            self.device,
-            len(CLASSES),
-            progress=lambda images: self.watch.testing(images, total),
-        )
+        # A test is not worth compiling for, and eager it is the same as in `resnets eval`.
+        eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+        with eager:
+            self.last_test = evaluate(
+                self.training.network,
+                self.test_data,
+                self.training.batches.normalize,
+                self.device,
+                len(CLASSES),
+                progress=lambda images: self.watch.testing(images, total),
+            )
         metrics = {"step": self.training.step, "test_error": round(self.last_test.error, 3)}
         log.write(metrics)
         self.watch.logged(metrics)

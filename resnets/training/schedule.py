@@ -24,7 +24,7 @@ def learning_rate(
         assert schedule.gentle_start is not None
         return schedule.gentle_start.lr
     if step < schedule.warmup:
-        return schedule.lr * (step + 1) / schedule.warmup
+        return schedule.lr * ((step + 1) / schedule.warmup)
     if schedule.kind == "steps":
         return schedule.lr * schedule.factor ** sum(step >= drop for drop in schedule.drops)
     left = 1 - (step - schedule.warmup) / max(1, iterations - schedule.warmup)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data.batches import TrainBatches, resized
@@ -62,7 +62,7 @@ class Training:
         """The step that ended the gentle start of a deep network."""
         self._totals = torch.zeros(3, dtype=torch.float64, device=device)
         if settings.compile:
-            compile_blocks(network)
+            compile_network(network, device)
 
     def _make_optimizer(self) -> torch.optim.SGD:
         options = self.recipe.optimizer
@@ -188,10 +188,17 @@ class Training:
         self.step, self.started = facts["step"], facts["started"]
 
 
-def compile_blocks(network: nn.Module) -> None:
-    """Compile every block on its own: equal blocks share one piece of compiled code."""
+def compile_network(network: ResidualNetwork, device: torch.device) -> None:
+    """Have `network` compiled at its next call, in the way that pays on `device`.
+
+    On GPUs every block on its own, so that equal blocks share one piece of compiled code.
+    On CPUs the network as a whole: compiled block by block, its convolutions' backward
+    passes fall off oneDNN's fast path and a step takes twice the time (docs/log.md).
+    """
     # One entry for each shape of block and input, in training and in evaluation mode.
     torch._dynamo.config.recompile_limit = 64
-    assert isinstance(network, ResidualNetwork)
-    for _, block in network.blocks():
-        block.compile(dynamic=False)
+    if device.type == "cuda":
+        for _, block in network.blocks():
+            block.compile(dynamic=False)
+    else:
+        network.compile(dynamic=False)

@@ -1,0 +1,68 @@
+"""Markdown tables for the docs, generated from the data files.
+
+`python -m resnets.paper.tables README.md docs/networks.md` writes them between the marks
+`<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from resnets.paper.numbers import Complexity, cifar10_error, complexities
+
+SHORT = (
+    "cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "cifar-plain56", "resnet18", "resnet34",
+    "plain34", "resnet50", "resnet50-v1.5", "resnet101", "resnet152",
+)  # fmt: skip
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    marks = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, marks, *rows))
+
+
+def _row(name: str, row: Complexity) -> list[str]:
+    error = cifar10_error(name)
+    paper_cost = row.paper_multiply_adds
+    cost = f"{row.multiply_adds / 1e9:.3f} G"
+    return [
+        f"`{name}`",
+        f"{row.parameters:,}",
+        row.paper_parameters or "",
+        cost if row.multiply_adds >= 1e9 else f"{row.multiply_adds / 1e6:.2f} M",
+        f"{paper_cost / 1e9:.1f} G" if paper_cost else "",
+        str(error) if error else "",
+    ]
+
+
+def networks(names: Iterable[str] | None = None) -> str:
+    """Parameters and multiply-adds of networks, the paper's beside ours."""
+    header = (
+        "network", "parameters", "paper", "multiply-adds", "paper", "CIFAR-10 error in the paper",
+    )  # fmt: skip
+    rows = complexities()
+    return _markdown(header, (_row(name, rows[name]) for name in names or rows))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "networks": networks,
+    "networks_short": lambda: networks(SHORT),
+}
+
+
+def rewrite(text: str) -> str:
+    """`text` with every marked table made anew."""
+    return re.sub(
+        r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)",
+        lambda m: m[1] + TABLES[m[2]]() + m[3],
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    for document in map(Path, sys.argv[1:]):
+        document.write_text(rewrite(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,252 @@
+"""The command line as a user meets it: answers, one-line errors, exit codes."""
+
+import json
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.cli import main as cli
+from resnets.data import cifar10, cifar10_sources
+from resnets.models import zoo
+from resnets.weights import model_file
+
+
+@pytest.fixture
+def resnets(monkeypatch, capsys, tmp_path):
+    """Runs `resnets ...` in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resnets", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def real_shape(monkeypatch, tiny):
+    """The small synthetic data in the place of CIFAR-10."""
+    monkeypatch.setattr(cifar10, "load", lambda data=None, report=None: tiny)
+    return tiny
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    network = zoo.build("cifar-resnet8", 10)
+    card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), 32, {}, [])
+    model_file.save(path, network.state_dict(), model_file.torch.zeros(3, 32, 32), card)
+    return path
+
+
+def one_line(error):
+    """The single line that explains a mistake."""
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("resnets: ")
+    return lines[0]
+
+
+SETTINGS = ("batch=50", "iterations=6", "test_every=3", "log_every=2", "progressive.until=3")
+SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--set", s)))
+
+
+@pytest.mark.parametrize("verb", ["", "info", "train", "resume", "eval", "predict"])
+def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
+    code, out, _ = resnets(*([verb] if verb else []), "--help")
+    assert code == 0
+    assert len(out.splitlines()) <= 40
+    assert not verb or f"Example: resnets {verb}" in out
+
+
+def test_info_shows_stages_shortcuts_and_the_papers_figures(resnets):
+    code, out, _ = resnets("info", "cifar-resnet110")
+    assert code == 0
+    for text in ("1,727,962", "1.7M", "252.89 M", "zero-pad", "16 x 32 x 32", "6.43 %", "6.61"):
+        assert text in out
+    facts = json.loads(resnets("info", "resnet50", "--json")[1])
+    assert facts["parameters"] == 25_557_032
+    assert facts["paper"]["multiply_adds"] == 3.8e9
+    assert [s["kind"] for s in facts["shortcuts"]].count("projection") == 4
+    table = resnets("info")[1]
+    assert all(name in table for name in zoo.names())
+    assert json.loads(resnets("info", "vgg16", "--json")[1])["layers"] == 16
+
+
+def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
+    code, out, _ = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
+    assert code == 0
+    assert "test error" in out
+    assert (tmp_path / "run" / "curve.png").exists()
+    code, out, _ = resnets("eval", "run", "--plot", "c.png")
+    assert code == 0
+    assert "single view of the original 32x32 image" in out
+    assert "airplane" in out
+    assert Image.open(tmp_path / "c.png").format == "PNG"
+    facts = json.loads(resnets("eval", "run", "--json")[1])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert facts["confusion"] == summary["measured"]["confusion"]
+    assert np.sum(facts["confusion"]) == len(real_shape.test)
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "photo.jpg")
+    code, out, _ = resnets("predict", "--model", "run", "photo.jpg")
+    assert code == 0
+    assert len(out.splitlines()) == 6
+    code, out, _ = resnets("resume", "run")
+    assert code == 0
+    assert "finished" in out
+    code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
+    assert code == 2
+    assert "resnets resume run" in one_line(err)
+    assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run", "--resume")[0] == 0
+    code, _, err = resnets(
+        "train", "cifar10-smoke", *SMALL, "--seed", "4", "--out", "run", "--resume"
+    )
+    assert code == 2
+    assert "another recipe" in one_line(err)
+
+
+def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    Image.fromarray(noise[..., :3]).save(tmp_path / "rgb.jpg")
+    Image.fromarray(noise).save(tmp_path / "alpha.png")
+    Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(noise[..., :3]).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(noise[..., :3]).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    Image.fromarray(noise[..., :3]).save(tmp_path / "web.webp")
+    names = ["rgb.jpg", "alpha.png", "grey.png", "palette.png", "cmyk.jpg", "wide.png", "web.webp"]
+    code, out, _ = resnets("predict", "--model", model, "--json", "--top", "3", *names)
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["image"] for row in rows] == names
+    for row in rows:
+        chances = [answer["probability"] for answer in row["top"]]
+        assert len(chances) == 3
+        assert chances == sorted(chances, reverse=True)
+
+
+def bad_images(folder):
+    Image.new("RGB", (64, 64), "red").save(folder / "good.png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "words.png").write_text("not an image at all")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
+    Image.new("1", (20_000, 9_000)).save(folder / "bomb.png")
+    Image.new("1", (13_000, 9_000)).save(folder / "large.png")
+    (folder / "folder.png").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.png", "no such image"),
+        ("empty.jpg", "the file is empty"),
+        ("words.png", "not an image"),
+        ("cut.jpg", "cannot be read"),
+        ("bomb.png", "too large"),
+        ("large.png", "too large"),
+        ("folder.png", "cannot be read"),
+    ],
+)
+def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
+    resnets, model, tmp_path, name, message
+):
+    bad_images(tmp_path)
+    code, out, err = resnets("predict", "--model", model, name, "good.png")
+    assert code == 2
+    assert message in one_line(err)
+    assert name in err
+    assert "good.png" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "resnet5"), "did you mean resnet50"),
+        (("train", "cifar10-fats"), "did you mean cifar10-fast"),
+        (("train", "cifar10-fast", "--network", "cifar-resnt56"), "did you mean cifar-resnet56"),
+        (("train", "cifar10-fast", "--set", "batchs=3"), "did you mean batch"),
+        (("train", "cifar10-fast", "--set", "batch=0"), "greater than or equal to 2"),
+        (("train", "cifar10-fast", "--device", "cuda:7"), "no device 'cuda:7'"),
+        (("train", "cifar10-fast", "--data", "nowhere"), "no such file or folder"),
+        (("resume", "nowhere"), "not a run folder"),
+        (("eval", "cifar-resnet2O"), "did you mean cifar-resnet20"),
+        (("eval", "model.safetensors", "cifar11"), "did you mean cifar10"),
+        (("eval", "model.safetensors", "--plot", "x.gif"), "ending in .png"),
+        (("eval", "nowhere/model.safetensors"), "no such model file"),
+        (("predict", "photo.jpg", "--model", "cifar-resnet21"), "did you mean cifar-resnet20"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_mend_and_leave_nothing(
+    resnets, model, tmp_path, arguments, message
+):
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = resnets(*arguments)
+    assert code == 2
+    assert message in one_line(err)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["info", "train", "resume", "eval", "predict"])
+def test_a_mistyped_option_is_refused_without_a_traceback(resnets, verb):
+    code, _, err = resnets(verb, "x", "--sed", "3")
+    assert code == 2
+    assert "No such option" in err
+    assert "Traceback" not in err
+
+
+def test_no_network_and_no_cache(resnets, cache, monkeypatch, tmp_path):
+    def fetch():
+        raise cifar10_sources.SourceFailed("no answer")
+
+    monkeypatch.setattr(cifar10_sources, "REMOTE", [cifar10_sources.Remote("the host", fetch)])
+    code, out, err = resnets("train", "cifar10-smoke")
+    assert code == 2
+    assert "the host: no answer" in one_line(err)
+    assert "the host failed" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def refuse_writing(folder, monkeypatch):
+    """Let the disk be full for files in `folder`."""
+    make = tempfile.mkstemp
+
+    def refusing(*args, **kwargs):
+        if str(kwargs.get("dir", "")).startswith(folder):
+            raise OSError(28, "No space left on device")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "mkstemp", refusing)
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(
+    resnets, real_shape, monkeypatch, tmp_path
+):
+    refuse_writing("run", monkeypatch)
+    code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
+    assert code == 2
+    assert "No space left on device" in one_line(err)
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+
+
+def test_a_read_only_place_is_one_line(resnets, real_shape, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "file/run")
+    assert code == 2
+    assert "cannot write" in one_line(err)
+
+
+def test_version(resnets):
+    code, out, _ = resnets("--version")
+    assert (code, out) == (0, "resnets 0.1.0\n")

@@ -1,0 +1,75 @@
+"""The house keeps its order: imports run downhill, files stay small, docs tell the truth."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from resnets.paper import tables
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "resnets").rglob("*.py"))
+FLOORS = {
+    "support": 0, "models": 1, "data": 2, "weights": 3, "training": 4, "evaluation": 4,
+    "analysis": 4, "detection": 4, "paper": 5, "deploy": 5, "cli": 6,
+}  # fmt: skip
+BARE = {"torch", "torchvision", "numpy", "PIL", "pydantic", "pydantic_core", "safetensors"}
+
+
+def imports(path):
+    """Modules that a file imports, and whether at the top of the file."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+            if node.module == "resnets" or (node.module or "").count(".") == 1:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node in tree.body
+
+
+def floor(path):
+    return FLOORS.get(path.relative_to(ROOT / "resnets").parts[0])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downhill(path):
+    mine = floor(path)
+    if mine is None:
+        return
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] == "resnets" and len(parts) > 1 and parts[1] in FLOORS:
+            assert FLOORS[parts[1]] <= mine, f"{path.name} imports {name} from a higher floor"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_training_path_needs_no_more_than_a_gpu_image_has(path):
+    import sys
+
+    room = path.relative_to(ROOT / "resnets").parts[0]
+    if room not in ("support", "models", "data", "weights", "training", "evaluation"):
+        return
+    for name, at_top in imports(path):
+        package = name.split(".")[0]
+        if at_top and package not in sys.stdlib_module_names:
+            assert package in BARE | {"resnets"}, f"{path} imports {package}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/networks.md"])
+def test_tables_in_the_docs_are_the_generated_ones(document):
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r"<!-- table: (\w+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert blocks
+    for name, table in blocks:
+        assert table == tables.TABLES[name](), f"{document}: run python -m resnets.paper.tables"

@@ -1,0 +1,127 @@
+"""Recipes: what is shipped, what is refused and how, and the learning rate they give."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnets.support.errors import UserError
+from resnets.training import recipe as recipes
+from resnets.training.recipe import Recipe, Schedule
+from resnets.training.schedule import learning_rate
+
+MINIMAL = 'iterations = 100\n\n[schedule]\nkind = "linear"\nlr = 0.1\n'
+
+
+def test_the_shipped_recipes_load():
+    assert set(recipes.shipped()) == {"cifar10-paper", "cifar10-fast", "cifar10-smoke"}
+    for name in recipes.shipped():
+        assert recipes.load(name).network == "cifar-resnet20"
+
+
+def test_the_paper_recipe_is_section_4_2():
+    paper = recipes.load("cifar10-paper")
+    assert (paper.iterations, paper.batch, paper.split) == (64_000, 128, "50k/10k")
+    assert (paper.optimizer.momentum, paper.optimizer.weight_decay) == (0.9, 1e-4)
+    assert (paper.optimizer.nesterov, paper.optimizer.decay) == (False, "all")
+    assert (paper.augment.pad, paper.augment.flip) == (4, "random")
+    assert paper.label_smoothing == 0
+    assert paper.progressive is None
+
+
+@pytest.mark.parametrize(
+    ("depth", "started", "rates"),
+    [
+        (20, None, {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 1e-3, 63_999: 1e-3}),
+        (56, None, {0: 0.1, 63_999: 1e-3}),
+        (110, None, {0: 0.01, 399: 0.01, 40_000: 0.01}),
+        (110, 400, {400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 1e-3}),
+        (1202, 450, {450: 0.1, 63_999: 1e-3}),
+    ],
+)
+def test_the_papers_learning_rates(depth, started, rates):
+    schedule = recipes.load("cifar10-paper").schedule
+    for step, expected in rates.items():
+        assert learning_rate(schedule, step, 64_000, depth, started) == pytest.approx(expected)
+
+
+@given(
+    kind=st.sampled_from(["steps", "linear", "cosine"]),
+    iterations=st.integers(1, 500),
+    warmup=st.integers(0, 600),
+    lr=st.floats(1e-4, 10),
+)
+def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
+    schedule = Schedule(kind=kind, lr=lr, warmup=warmup)
+    rates = [learning_rate(schedule, s, iterations, 20) for s in range(iterations)]
+    assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
+    rising = rates[: warmup + 1]
+    assert rising == sorted(rising)
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "speed = 3\n", r"line 6: unknown key 'schedule.speed'"),
+        ("iteratons = 5\n" + MINIMAL, r"line 1: unknown key 'iteratons'; did you mean iterations"),
+        (MINIMAL.replace("100", '"many"'), r"line 1: iterations: .*integer.*not 'many'"),
+        (MINIMAL.replace("100", "-5"), r"line 1: iterations: .*greater than or equal to 1, not -5"),
+        (MINIMAL.replace('"linear"', '"lineal"'), r"line 4: schedule.kind: .*'linear'"),
+        (MINIMAL + "drops = [5, 3]\n", r"schedule: drops must rise"),
+        (MINIMAL + "drops = [3, 5]\n", r"drops belong to kind = 'steps'"),
+        (MINIMAL.replace("lr = 0.1\n", ""), r"key 'schedule.lr' is missing"),
+        ("x = [1,\n", r"not valid TOML"),
+        ('network = "cifar-resnet21"\n' + MINIMAL, r"line 1: network: .*cifar-resnet20"),
+        ('network = "resnet50"\n' + MINIMAL, r"made for 224-pixel photographs"),
+        ("compile = 3\n" + MINIMAL, r"line 1: compile: "),
+        (MINIMAL + "[optimizer]\nnesterov = true\nmomentum = 0.0\n", r"nesterov needs a momentum"),
+        (MINIMAL + "[optimizer]\nmomentums = 0.9\n", r"line 7: .*did you mean momentum"),
+        (MINIMAL + "[progressive]\nsze = 24\nuntil = 5\n", r"'progressive.(sze|size)'"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        recipes.load(str(path))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("cifar10-papr", [], "unknown recipe.*did you mean cifar10-paper"),
+        ("none.toml", [], "no such recipe file"),
+        ("cifar10-paper", ["batch"], "not of the form key=value"),
+        ("cifar10-paper", ["batch=big"], "--set batch: batch: .*integer"),
+        ("cifar10-paper", ["schedule.lrr=1.0"], "--set schedule.lrr: unknown key.*did you mean lr"),
+        ("cifar10-paper", ["batch.size=3"], "batch is not a table"),
+        ("cifar10-paper", ["network=cifar-resnt20"], "did you mean .*cifar-resnet20"),
+    ],
+)
+def test_bad_names_and_settings(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        recipes.load(name, settings)
+
+
+def test_settings_change_keys_of_any_kind():
+    changed = recipes.load(
+        "cifar10-paper",
+        ["network=cifar-plain20", "batch=64", "schedule.lr=0.05", "schedule.drops=[10, 20]",
+         "compile=true", "precision=fp32", "progressive.size=16", "progressive.until=7"],
+    )  # fmt: skip
+    assert (changed.network, changed.batch, changed.schedule.lr) == ("cifar-plain20", 64, 0.05)
+    assert changed.schedule.drops == (10, 20)
+    assert (changed.compile, changed.precision) == (True, "fp32")
+    assert changed.progressive is not None
+    assert changed.progressive.size == 16
+
+
+def test_json_brings_a_recipe_back_and_the_hash_knows_what_matters():
+    paper = recipes.load("cifar10-paper")
+    assert Recipe.model_validate_json(paper.model_dump_json()) == paper
+    same = recipes.load("cifar10-paper", ["checkpoint_seconds=5"])
+    assert same.content_hash() == paper.content_hash()
+    for setting in ("seed=1", "batch=64", "schedule.lr=0.2", "log_every=10"):
+        assert recipes.load("cifar10-paper", [setting]).content_hash() != paper.content_hash()

@@ -1,0 +1,253 @@
+"""A run that is killed or stopped goes on as if nothing had happened, bit for bit."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.support.errors import UserError
+from resnets.training import checkpoint, metrics, run
+from resnets.training.recipe import Recipe
+from resnets.training.training import Training
+from resnets.weights import model_file
+from tests.training.driver import Steps
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def make_recipe(**changes):
+    values = {
+        "network": "cifar-resnet8",
+        "iterations": 24,
+        "batch": 50,
+        "test_every": 12,
+        "log_every": 5,
+        "checkpoint_seconds": 0,
+        "schedule": {"kind": "linear", "lr": 0.1, "warmup": 6},
+        "optimizer": {"nesterov": True, "decay": "weights", "weight_decay": 5e-4},
+        "progressive": {"size": 24, "until": 10},
+        **changes,
+    }
+    return Recipe.model_validate_json(json.dumps(values))
+
+
+class Quiet(Steps):
+    def note(self, text):
+        pass
+
+    begin = stepped = note
+
+
+def train(folder, recipe, tiny, watch=None):
+    watch = watch or Quiet()
+    if (folder / "recipe.json").exists():
+        made = run.resume(folder, tiny, CPU, watch, "test")
+    else:
+        made = run.start(folder, recipe, tiny, CPU, watch, "test")
+    return made.train()
+
+
+def weights(folder):
+    with model_file.safetensors.safe_open(folder / "model.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def assert_same_run(one, other):
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+    same = ("step", "epoch", "train_loss", "train_error", "learning_rate", "test_error")
+    rows = [[{k: r[k] for k in same if k in r} for r in metrics.read(f)] for f in (one, other)]
+    assert rows[0] == rows[1]
+
+
+def process(folder, recipe, tmp_path):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.driver", str(folder), recipe.model_dump_json()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_until(started, line):
+    """Read the process's lines up to `line`."""
+    for text in started.stdout:
+        if text.strip() == line:
+            return
+    raise AssertionError(f"the process never printed {line!r}")
+
+
+compiles = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="compiling needs a C++ compiler"
+)
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [False, pytest.param(True, marks=[compiles, pytest.mark.slow])],
+    ids=["eager", "compiled"],
+)
+def test_kill_in_the_middle_of_an_epoch_and_resume(tmp_path, compiled):
+    # 600 images in batches of 50: an epoch has 12 steps, so 17 is in the middle of one.
+    recipe = make_recipe(compile=compiled, precision="bf16")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = process(whole, recipe, tmp_path)
+    output, _ = uninterrupted.communicate()
+    assert uninterrupted.returncode == 0, output
+    victim = process(killed, recipe, tmp_path)
+    run_until(victim, "step 17")
+    victim.kill()
+    victim.wait()
+    assert not (killed / "model.safetensors").exists()
+    resumed = process(killed, recipe, tmp_path)
+    output, _ = resumed.communicate()
+    assert resumed.returncode == 0, output
+    # Killed in step 17 or just after it; the checkpoints are of every step.
+    assert output.splitlines()[0] in {f"begin {step}" for step in (16, 17, 18, 19)}
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_where(tmp_path, tiny, number):
+    recipe = make_recipe(checkpoint_seconds=1000)
+    folder = tmp_path / "run"
+    started = process(folder, recipe, tmp_path)
+    run_until(started, "step 3")
+    started.send_signal(number)
+    output, _ = started.communicate()
+    assert started.returncode == 128 + number
+    (saved,) = checkpoint.files(folder / "checkpoints")
+    step = checkpoint.read(saved)[1]["step"]
+    assert step >= 3
+    assert f"stopped at iteration {step}" in output
+    train(tmp_path / "whole", recipe, tiny)
+    train(folder, recipe, tiny)
+    rows = [r["step"] for r in metrics.read(folder) if "test_error" in r]
+    assert rows == [12, 24]
+
+
+class StopAt(Quiet):
+    """Raises at a step, as a crash would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, step):
+        if step == self.step:
+            raise RuntimeError("crash")
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 10, 11, 12, 13, 23, 24])
+def test_resuming_at_any_step_is_exact(tmp_path, tiny, at):
+    recipe = make_recipe(precision="fp32")
+    train(tmp_path / "whole", recipe, tiny)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(tmp_path / "part", recipe, tiny, StopAt(at))
+    train(tmp_path / "part", recipe, tiny)
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, tiny):
+    recipe = make_recipe()
+    train(tmp_path / "whole", recipe, tiny)
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "part", recipe, tiny, StopAt(15))
+    _, newest = checkpoint.files(tmp_path / "part" / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    notes = []
+    watch = Quiet()
+    watch.note = notes.append
+    train(tmp_path / "part", recipe, tiny, watch)
+    assert any(newest.name in note and "trying the one before" in note for note in notes)
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_when_every_checkpoint_is_damaged_it_says_so(tmp_path, tiny):
+    recipe = make_recipe()
+    with pytest.raises(RuntimeError):
+        train(tmp_path, recipe, tiny, StopAt(5))
+    for path in checkpoint.files(tmp_path / "checkpoints"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        train(tmp_path, recipe, tiny)
+
+
+@pytest.mark.parametrize("what", ["network", "recipe"])
+def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, tiny, what):
+    other = {"network": {"network": "cifar-resnet14"}, "recipe": {"seed": 9}}[what]
+    for folder, changes in (("one", {}), ("other", other)):
+        with pytest.raises(RuntimeError):
+            train(tmp_path / folder, make_recipe(**changes), tiny, StopAt(3))
+    for path in checkpoint.files(tmp_path / "other" / "checkpoints"):
+        path.replace(tmp_path / "one" / "checkpoints" / path.name)
+    with pytest.raises(UserError, match=f"of another {what}"):
+        train(tmp_path / "one", make_recipe(), tiny)
+
+
+def test_only_two_checkpoints_are_kept(tmp_path, tiny):
+    train(tmp_path, make_recipe(), tiny)
+    found = checkpoint.files(tmp_path / "checkpoints")
+    assert [p.name for p in found] == [
+        "checkpoint-00000023.safetensors",
+        "checkpoint-00000024.safetensors",
+    ]
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
+    recipe = make_recipe(iterations=2, test_every=2)
+    train(tmp_path / "run", recipe, tiny)
+    before = weights(tmp_path / "run")
+    with pytest.raises(UserError, match=r"exists already.*resnets resume"):
+        run.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
+    with pytest.raises(UserError, match="another recipe"):
+        run.start(tmp_path / "run", make_recipe(seed=5), tiny, CPU, Quiet(), "test")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not a run folder"):
+        run.start(tmp_path / "mine", recipe, tiny, CPU, Quiet(), "test")
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_the_summary_explains_the_run(tmp_path, tiny):
+    recipe = make_recipe()
+    summary = train(tmp_path, recipe, tiny)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    model = model_file.load(str(tmp_path))
+    measured, provenance = model.card["measured"][0], model.card["provenance"]
+    assert measured["error"] == summary["measured"]["error"]
+    assert Recipe.model_validate_json(json.dumps(provenance["recipe"])) == recipe
+    for key in ("hardware", "packages", "commit", "seconds", "command", "settings"):
+        assert key in provenance
+    last = [r for r in metrics.read(tmp_path) if "test_error" in r][-1]
+    assert last["step"] == recipe.iterations
+    assert last["test_error"] == pytest.approx(measured["error"], abs=1e-3)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_it_learns(tmp_path, tiny):
+    recipe = make_recipe(iterations=120, test_every=120, progressive=None, checkpoint_seconds=99)
+    assert train(tmp_path, recipe, tiny)["measured"]["error"] < 25
+
+
+def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_path, tiny):
+    original = Training.update
+
+    def poisoned(self, images, labels):
+        original(self, images * (float("nan") if self.step >= 7 else 1), labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "update", poisoned)
+        recipe = make_recipe(checkpoint_seconds=0)
+        with pytest.raises(UserError, match=r"diverged.*checkpoint-00000007"):
+            train(tmp_path, recipe, tiny)
+    tensors, _ = checkpoint.latest(tmp_path / "checkpoints", print)
+    assert all(torch.isfinite(t).all() for t in tensors.values())

@@ -1,0 +1,104 @@
+"""The step itself: gentle start, weight decay groups, devices and switches."""
+
+import pytest
+import torch
+
+from resnets.support.errors import UserError
+from resnets.training import hardware
+from resnets.training.hardware import Settings
+from resnets.training.training import Training
+from tests.training.test_resume import make_recipe
+
+CPU = torch.device("cpu")
+PLAIN = Settings(precision="fp32", channels_last=False, compile=False)
+
+
+def make(tiny, settings=PLAIN, **changes):
+    return Training(make_recipe(**changes), tiny.train, CPU, settings)
+
+
+def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(tiny):
+    gentle = {"lr": 0.001, "until_error": 0.8, "from_depth": 8}
+    schedule = {"kind": "steps", "lr": 0.1, "gentle_start": gentle}
+    training = make(tiny, schedule=schedule, iterations=100)
+    rates = []
+    while training.started is None and training.step < 60:
+        for _ in range(5):
+            rates.append(training.rate)
+            training.update(*training.batch())
+        reading = training.read()
+        assert (reading.error < 80) == (training.started is not None)
+    assert training.started == training.step
+    assert set(rates) == {0.001}
+    assert training.rate == 0.1
+    tensors, facts = training.state()
+    again = make(tiny, schedule=schedule, iterations=100)
+    again.restore(tensors, facts)
+    assert again.rate == 0.1
+
+
+def test_a_shallow_network_starts_at_the_full_rate(tiny):
+    gentle = {"lr": 0.001, "until_error": 0.8, "from_depth": 9}
+    assert make(tiny, schedule={"kind": "steps", "lr": 0.1, "gentle_start": gentle}).rate == 0.1
+
+
+@pytest.mark.parametrize("decay", ["all", "weights"])
+def test_weight_decay_reaches_what_it_should(tiny, decay):
+    training = make(tiny, optimizer={"weight_decay": 0.01, "decay": decay})
+    decayed = {
+        id(p)
+        for group in training.optimizer.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    for parameter in training.network.parameters():
+        assert (id(parameter) in decayed) == (decay == "all" or parameter.ndim > 1)
+
+
+def test_one_update_is_caffes_sgd(tiny):
+    options = {"momentum": 0.9, "weight_decay": 0.1, "decay": "all"}
+    training = make(tiny, optimizer=options, schedule={"kind": "linear", "lr": 0.1}, iterations=10)
+    weight = training.network.conv1.weight
+    velocity = torch.zeros_like(weight)
+    for _ in range(3):
+        before, rate = weight.detach().clone(), training.rate
+        training.update(*training.batch())
+        velocity = 0.9 * velocity + weight.grad + 0.1 * before
+        torch.testing.assert_close(weight.detach(), before - rate * velocity)
+
+
+def test_progressive_sizes_and_memory_formats(tiny):
+    training = make(tiny, progressive={"size": 16, "until": 2})
+    for expected in (16, 16, 32):
+        images, labels = training.batch()
+        assert images.shape[-1] == expected
+        assert images.is_contiguous()
+        training.update(images, labels)
+    training = make(tiny, Settings("fp32", True, False))
+    assert training.batch()[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_reading_covers_the_updates_since_the_last(tiny):
+    training = make(tiny)
+    assert training.read() is None
+    training.update(*training.batch())
+    reading = training.read()
+    assert 0 <= reading.error <= 100
+    assert reading.loss > 0
+    assert training.read() is None
+
+
+def test_every_switch_can_be_set_and_auto_resolves():
+    for precision in ("bf16", "fp32"):
+        for switch in (True, False):
+            chosen = hardware.resolve(
+                make_recipe(precision=precision, channels_last=switch, compile=switch), CPU
+            )
+            assert chosen == Settings(precision, switch, switch)
+    assert hardware.resolve(make_recipe(), CPU).precision in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0"])
+def test_a_device_that_does_not_exist(name):
+    with pytest.raises(UserError, match=r"--device: no device .*available: cpu"):
+        hardware.find_device(name)

@@ -1,0 +1,75 @@
+"""Model files carry everything needed to use them, and run nothing."""
+
+import pickle
+
+import pytest
+import torch
+
+from resnets.models import zoo
+from resnets.support.errors import UserError
+from resnets.weights import model_file
+
+
+def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
+    network = zoo.build(name, len(classes)).eval()
+    card = model_file.make_card(name, list(classes), 32, {"who": "test"}, [])
+    mean = torch.rand(3, 32, 32)
+    model_file.save(path, network.state_dict(), mean, card)
+    return network, mean
+
+
+def test_a_saved_model_comes_back_whole(tmp_path):
+    network, mean = save(tmp_path / "model.safetensors")
+    for name in (tmp_path / "model.safetensors", tmp_path):
+        model = model_file.load(str(name))
+        assert model.classes == ["ant", "bee", "cow"]
+        assert model.image_size == 32
+        x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        expected = network(x.float() / 255 - mean)
+        torch.testing.assert_close(model.network(model.normalize(torch.device("cpu"))(x)), expected)
+
+
+def test_the_default_model_is_shipped_and_as_good_as_the_paper():
+    model = model_file.load(model_file.DEFAULT)
+    (measured,) = model.card["measured"]
+    assert model.card["network"] == "cifar-resnet20"
+    assert measured["images"] == 10_000
+    assert measured["error"] <= 8.75
+    assert model.card["provenance"]["recipe"]["split"] == "50k/10k"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"not": "safetensors"}', pickle.dumps({})])
+def test_what_is_not_a_model_file_is_refused(tmp_path, content):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable model file"):
+        model_file.load(str(path))
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    save(tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(content[:-50])
+    with pytest.raises(UserError, match="not a readable model file"):
+        model_file.load(str(tmp_path / "short.safetensors"))
+    foreign = model_file.safetensors.torch.save({"a": torch.zeros(2)})
+    (tmp_path / "foreign.safetensors").write_bytes(foreign)
+    with pytest.raises(UserError, match="not a model file of this program"):
+        model_file.load(str(tmp_path / "foreign.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar-resnet2", "did you mean cifar-resnet20"),
+        ("no/such/file.safetensors", "no such model file"),
+    ],
+)
+def test_unknown_models(name, message):
+    with pytest.raises(UserError, match=message):
+        model_file.load(name)
+
+
+def test_a_run_without_a_model_says_how_to_finish(tmp_path):
+    with pytest.raises(UserError, match="resnets resume"):
+        model_file.load(str(tmp_path))
