@@ -12,7 +12,6 @@ each figure is the median of the rounds' images per second.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time

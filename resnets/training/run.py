@@ -113,6 +113,7 @@ class Run:
         hardware.prepare(recipe, device)
         self.folder, self.recipe, self.device, self.watch = folder, recipe, device, watch
         self.command = command
+        self.environment = hardware.environment(device)
         self.train_data, self.test_data = data.split(recipe.split)
         self.settings = hardware.resolve(recipe, device)
         self.training = Training(recipe, self.train_data, device, self.settings)
@@ -238,7 +239,7 @@ class Run:
             "command": self.command,
             "seconds": round(self.clock.training, 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **hardware.environment(self.device),
+            **self.environment,
         }
         size = self.train_data.images.shape[-1]
         network = self.recipe.network
@@ -290,7 +291,7 @@ def start(
         "settings": run.settings.as_dict(),
         "recipe_hash": recipe.content_hash(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **hardware.environment(device),
+        **run.environment,
     }
     write_json(folder / "environment.json", run_facts)
     # Last, and atomically: a folder with a recipe is a whole run.
