@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,16 @@ FLOORS = {
     "support": 0, "models": 1, "data": 2, "weights": 3, "training": 4, "evaluation": 4,
     "analysis": 4, "detection": 4, "paper": 5, "deploy": 5, "cli": 6,
 }  # fmt: skip
-BARE = {"torch", "torchvision", "numpy", "PIL", "pydantic", "pydantic_core", "safetensors"}
+BARE = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "pydantic",
+    "pydantic_core",
+    "safetensors",
+    "filelock",
+}
 
 
 def imports(path):
@@ -50,8 +61,6 @@ def test_imports_run_downhill(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_training_path_needs_no_more_than_a_gpu_image_has(path):
-    import sys
-
     room = path.relative_to(ROOT / "resnets").parts[0]
     if room not in ("support", "models", "data", "weights", "training", "evaluation"):
         return
@@ -59,6 +68,19 @@ def test_the_training_path_needs_no_more_than_a_gpu_image_has(path):
         package = name.split(".")[0]
         if at_top and package not in sys.stdlib_module_names:
             assert package in BARE | {"resnets"}, f"{path} imports {package}"
+
+
+def test_training_imports_where_everything_else_is_missing():
+    code = (
+        "import sys\n"
+        "for name in ('typer', 'click', 'rich', 'tensorboard', 'matplotlib', 'pytest'):\n"
+        "    sys.modules[name] = None\n"
+        "import resnets.training.run, resnets.evaluation.plots, resnets.weights.model_file\n"
+        "from resnets.training.metrics import _event_writer\n"
+        "from pathlib import Path\n"
+        "assert _event_writer(Path('nowhere'), 0) is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -64,7 +64,7 @@ def _print(d: Description) -> None:
     table.add_column("")
     table.add_column("here", justify="right")
     table.add_column("paper", justify="right")
-    table.add_row("weighted layers", str(d.layers), str(d.layers))
+    table.add_row("weighted layers", str(d.layers), str(d.layers) if paper else "-")
     table.add_row("parameters", f"{d.parameters:,}", paper.get("parameters", "-"))
     table.add_row(
         f"multiply-adds at {d.image_size}x{d.image_size}",
@@ -110,7 +110,7 @@ def _show_all(as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("network")
-    for column in ("layers", "parameters", "multiply-adds", "paper: parameters", "multiply-adds"):
+    for column in ("layers", "parameters", "paper", "multiply-adds", "paper"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
         paper = row.paper_multiply_adds
@@ -118,8 +118,8 @@ def _show_all(as_json: bool) -> None:
             name,
             str(row.layers),
             f"{row.parameters:,}",
-            multiply_adds_text(row.multiply_adds),
             row.paper_parameters or "-",
+            multiply_adds_text(row.multiply_adds),
             multiply_adds_text(paper, 1) if paper else "-",
         )
     Console(highlight=False).print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -56,7 +56,7 @@ def info(
         typer.Argument(help="A network; without it, the table of all.", metavar="NETWORK"),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, max=4096, help="Pixels a side; the paper's by default.")
+        int | None, typer.Option(min=32, max=4096, help="Pixels a side; the paper's by default.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -142,8 +142,3 @@ def main() -> None:
     except UserError as error:
         print(f"resnets: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from resnets.training.run import Run
 
@@ -39,11 +41,18 @@ class Lines:
         self._run = run
         self.note(describe_run(run))
         self.note(f"run folder: {run.folder}")
-        if run.settings.compile:
-            self.note("the first update compiles each kind of block; this can take a minute")
+        self._announce_compilation(run.training.step, first=True)
+
+    def _announce_compilation(self, step: int, first: bool = False) -> None:
+        """Say so where the next update has a size of image that is not compiled for yet."""
+        assert self._run is not None
+        progressive = self._run.recipe.progressive
+        grows = progressive is not None and step == progressive.until
+        if self._run.settings.compile and (first or grows):
+            self.note("compiling for this size of image; this can take a minute ...")
 
     def stepped(self, step: int) -> None:
-        pass
+        self._announce_compilation(step)
 
     def testing(self, images: int, total: int) -> None:
         pass
@@ -83,23 +92,31 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+class TwoLines(Progress):
+    """A bar with the readings on a line of their own, so that 80 columns hold both."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["readings"], overflow="ellipsis", no_wrap=True)
+
+
 class Bar(Lines):
     """A live bar for terminals; test errors stay above it as lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self._progress = Progress(
-            BarColumn(bar_width=18),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        self._progress = TwoLines(
+            BarColumn(bar_width=32),
+            TextColumn("{task.completed:,.0f} / {task.total:,.0f} iterations, left"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[readings]}"),
-            console=Console(highlight=False),
+            console=console or Console(highlight=False),
             # Rich averages the rate over this window: tests in between must not shake it.
             speed_estimate_period=120,
             refresh_per_second=4,
         )
         self._task: Any = None
-        self._readings = ""
+        self._readings = "training ..."
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
@@ -113,10 +130,11 @@ class Bar(Lines):
         self._progress.start()
 
     def stepped(self, step: int) -> None:
-        self._progress.update(self._task, completed=step)
+        super().stepped(step)
+        self._progress.update(self._task, completed=step, readings=self._readings)
 
     def testing(self, images: int, total: int) -> None:
-        doing = f"testing {images:,}/{total:,}" if images < total else self._readings
+        doing = f"testing {images:,} of {total:,} images"
         self._progress.update(self._task, readings=doing)
 
     def logged(self, metrics: dict[str, Any]) -> None:
@@ -124,7 +142,6 @@ class Bar(Lines):
             super().logged(metrics)
         else:
             self._readings = readings(metrics)
-            self._progress.update(self._task, readings=self._readings)
 
     def close(self) -> None:
         self._progress.stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +37,7 @@ def train(
     folder = out or Path("runs") / f"{Path(name).stem}-{plan.network}-seed{plan.seed}"
     exists = (folder / "recipe.json").exists()
     if exists and go_on and run.read_recipe(folder).content_hash() == plan.content_hash():
-        _go_on(folder, data, device)
+        _go_on(folder, data, None if device_name == "auto" else device)
         return
     run.refuse_existing(folder, plan)
     _watched(
@@ -53,17 +55,21 @@ def resume(folder: Path, data: Path | None, device_name: str | None) -> None:
 
 def _go_on(folder: Path, data: Path | None, device: Any) -> None:
     if (folder / "summary.json").exists():
-        print(f"{folder} is finished; use it with: resnets eval {folder}")
+        print(f"{folder} is finished; use it with: {_program()} eval {folder}")
         return
-    _watched(
-        lambda looker: run.resume(
-            folder, cifar10.load(data, looker.note), device, looker, _command()
-        )
-    )
+    _watched(lambda looker: run.resume(folder, cifar10.load(data, looker.note), device, looker))
 
 
 def _command() -> str:
     return shlex.join(["resnets", *sys.argv[1:]])
+
+
+def _program() -> str:
+    """How the user can call this program again: by its name only where it is on the PATH."""
+    return "resnets" if shutil.which("resnets") else sys.argv[0]
+
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 
 
 def _watched(make: Callable[[Lines], run.Run]) -> None:
@@ -74,11 +80,12 @@ def _watched(make: Callable[[Lines], run.Run]) -> None:
         summary = made.train()
     except run.Interrupted as stop:
         looker.close()
-        print(
-            f"Stopped at iteration {stop.step:,}, saved. Go on with: resnets resume {stop.folder}"
-        )
+        print(f"Stopped at iteration {stop.step:,}, saved.")
+        print(f"Go on with: {_program()} resume {stop.folder}")
         sys.exit(128 + stop.signal)
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
         raise UserError("out of memory", mend="try a smaller batch: --set batch=64") from error
     finally:
         looker.close()
@@ -110,4 +117,4 @@ def _report(folder: Path, summary: dict[str, Any]) -> None:
         f"on {summary['provenance']['hardware']}"
     )
     print(f"Model: {folder / 'model.safetensors'}")
-    print(f"Use it: resnets predict --model {folder} photo.jpg")
+    print(f"Use it: {_program()} predict --model {folder} photo.jpg")

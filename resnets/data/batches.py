@@ -45,13 +45,16 @@ class Plan:
     flip: Tensor
 
     def part(self, start: int, end: int) -> Plan:
-        return Plan(*(x[start:end] for x in (self.order, self.top, self.left, self.flip)))
+        """Positions `start` to `end` of the epoch."""
+        return Plan(*(x[start:end] for x in self.tensors()))
 
     def joined(self, other: Plan) -> Plan:
+        """This plan, then `other`."""
         pairs = zip(self.tensors(), other.tensors(), strict=True)
         return Plan(*(torch.cat(pair) for pair in pairs))
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Order, top, left and flip."""
         return self.order, self.top, self.left, self.flip
 
 

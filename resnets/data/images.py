@@ -39,7 +39,7 @@ def read_image(path: Path) -> Image.Image:
         empty = path.is_file() and path.stat().st_size == 0
         what = "the file is empty" if empty else "not an image"
         raise UserError(what, str(path)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
         raise UserError(f"the image cannot be read ({error})", str(path)) from error
 
 

@@ -30,10 +30,12 @@ class Result:
 
     @property
     def images(self) -> int:
+        """Images tested."""
         return int(self.confusion.sum())
 
     @property
     def wrong(self) -> int:
+        """Images whose first answer was wrong."""
         return self.images - int(np.trace(self.confusion))
 
     @property
@@ -49,6 +51,7 @@ class Result:
             return [float(e) for e in 100 * (shown - right) / shown]
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """As JSON, with the class names."""
         return {
             "protocol": self.protocol,
             "images": self.images,

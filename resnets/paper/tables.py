@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from resnets.paper.numbers import Complexity, cifar10_error, complexities
+
+RESULTS = Path(__file__).parents[2] / "results"  # beside the package, in a checkout
 
 SHORT = (
     "cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "cifar-plain56", "resnet18", "resnet34",
@@ -47,7 +51,31 @@ def networks(names: Iterable[str] | None = None) -> str:
     return _markdown(header, (_row(name, rows[name]) for name in names or rows))
 
 
+def cifar10_fast() -> str:
+    """The fast recipe's test errors, from `results/`, beside the paper's."""
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10-fast/*.json"))]
+    paper = cifar10_error("cifar-resnet20")
+    assert paper is not None
+    errors = [run["measured"]["error"] for run in runs]
+    rows = [["the paper, 64,000 iterations", f"{paper.error:.2f} %"]]
+    for run in runs:
+        seed, iterations = run["provenance"]["recipe"]["seed"], run["iterations"]
+        rows.append(
+            [
+                f"`cifar10-fast`, {iterations:,} iterations, seed {seed}",
+                f"{run['measured']['error']:.2f} %",
+            ]
+        )
+    if len(errors) > 1:
+        mean, spread = statistics.mean(errors), statistics.stdev(errors)
+        rows.append(
+            [f"`cifar10-fast`, mean of {len(errors)} seeds", f"{mean:.2f} +- {spread:.2f} %"]
+        )
+    return _markdown(("`cifar-resnet20` on CIFAR-10", "test error"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "cifar10_fast": cifar10_fast,
     "networks": networks,
     "networks_short": lambda: networks(SHORT),
 }

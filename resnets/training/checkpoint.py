@@ -63,14 +63,19 @@ def latest(folder: Path, note: Callable[[str], None]) -> State | None:
     Raises:
         UserError: if there are checkpoints but none can be read.
     """
-    found = files(folder)
-    for path in reversed(found):
+    damaged: list[Path] = []
+    for path in reversed(files(folder)):
         try:
-            return read(path)
+            state = read(path)
         except UserError as error:
             note(f"{error}; trying the one before")
             last_error = error
-    if found:
+            damaged.append(path)
+            continue
+        for other in damaged:  # it must not count as one of the newest two any more
+            other.replace(other.with_suffix(".damaged"))
+        return state
+    if damaged:
         raise UserError(
             "no checkpoint can be read", str(folder), "delete the run folder and train anew"
         ) from last_error

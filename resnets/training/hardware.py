@@ -1,9 +1,11 @@
-"""Devices, and the settings that pay on each, decided by measurement (docs/log.md)."""
+"""Devices, and the settings used on each where a recipe says `auto` (docs/log.md)."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +28,7 @@ class Settings:
     compile: bool
 
     def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
         return asdict(self)
 
 
@@ -37,38 +40,44 @@ def find_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(
-            f"no device {name!r} here", "--device", f"available: {', '.join(there)}"
-        ) from error
-    return device
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
+        raise UserError(f"no device {name!r} here", "--device", f"available: {', '.join(there)}")
+    return torch.device(name)
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Settings:
-    """Replace each `auto` of the recipe by what pays on `device`."""
-    gpu = device.type == "cuda"
-    bf16 = torch.cuda.is_bf16_supported() if gpu else _cpu_has_bf16()
+    """Replace each `auto` of the recipe by what is used on `device`."""
     precision = recipe.precision
     if precision == "auto":
-        precision = "bf16" if bf16 else "fp32"
+        precision = "bf16" if _has_bf16(device) else "fp32"
     return Settings(
         precision=precision,
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
-        compile=gpu if recipe.compile == "auto" else recipe.compile,
+        compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
     )
 
 
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; emulation is slower than fp32."""
+def _has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 in hardware; emulation is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.machine() in {"arm64", "aarch64"}
-    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16" in flags
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether compiling is both worth it and possible: GPUs that Triton knows, with its tools."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
+    return has_compiler and importlib.util.find_spec("triton") is not None
 
 
 def prepare(recipe: Recipe, device: torch.device) -> None:
@@ -106,11 +115,15 @@ def _commit() -> str | None:
     try:
         facts = [
             subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".."])
+            for command in (
+                ["ls-files", "--error-unmatch", Path(__file__).name],  # ours, not a neighbour's
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--", ".."],
+            )
         ]
     except (OSError, subprocess.CalledProcessError):
         return None
-    return facts[0].strip() + ("+" if facts[1].strip() else "")
+    return facts[1].strip() + ("+" if facts[2].strip() else "")
 
 
 def hardware_name(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ class MetricsLog:
         self._events = _event_writer(folder / "tensorboard", step)
 
     def write(self, metrics: dict[str, Any]) -> None:
+        """Append one line; `step` is among the metrics. Raises `UserError` on a full disk."""
         with writing(self.path):
             self._file.write(json.dumps(metrics) + "\n")
             self._file.flush()
@@ -58,9 +60,12 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._events is not None:
-            self._events.close()
-        self._file.close()
+        # On a full disk closing fails like writing did; the first failure is the one to tell.
+        with contextlib.suppress(OSError) if error else writing(self.path):
+            if self._events is not None:
+                self._events.close()
+        with contextlib.suppress(OSError) if error else writing(self.path):
+            self._file.close()
 
 
 def _event_writer(folder: Path, step: int) -> Any | None:

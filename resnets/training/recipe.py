@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -24,7 +24,7 @@ Switch = Literal["auto"] | bool
 class Section(BaseModel):
     """A table of the recipe: unknown keys and silent conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Optimizer(Section):
@@ -97,6 +97,8 @@ class Recipe(Section):
 
     dataset: Literal["cifar10"] = "cifar10"
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
+    split_seed: int = Field(0, ge=0, lt=2**32)
+    """Which of the ways to part the training images, for `45k/5k`."""
     network: str = "cifar-resnet20"
     seed: int = Field(0, ge=0, lt=2**32)
     iterations: int = Field(ge=1)
@@ -122,10 +124,10 @@ class Recipe(Section):
     @classmethod
     def _network_exists(cls, value: str) -> str:
         try:
-            row = zoo.architecture(value)
+            fits = value not in zoo.VGG_NAMES and zoo.architecture(value).stem == "cifar"
         except UserError as error:
             raise ValueError(str(error)) from error
-        if row.stem != "cifar":
+        if not fits:
             raise ValueError(
                 f"{value} is made for 224-pixel photographs; "
                 "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
@@ -216,8 +218,7 @@ def _validated(values: dict[str, Any], text: str, where: str, overridden: set[st
 
 def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str]) -> UserError:
     """One line for the first thing that is wrong: file, line, key, and the nearest key."""
-    path = [str(part) for part in error["loc"] if isinstance(part, str)]
-    path = [p for p in path if not re.search(r"[\[\]]|^(bool|literal|lax|strict)", p)]
+    path = _key_path(error)
     key = ".".join(path)
     if any(key == o or o.startswith(f"{key}.") for o in overridden):
         place = f"--set {key}"
@@ -225,7 +226,8 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str])
         line = _line_of(text, path)
         place = f"{where}, line {line}" if line else where
     if error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
+        table = _table(path[:-1])
+        known = table.model_fields if table else Recipe.model_fields
         return UserError(f"unknown key {key!r}", place, nearest(path[-1], known))
     if error["type"] == "missing":
         return UserError(f"key {key!r} is missing", place)
@@ -236,14 +238,26 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str])
     return UserError(f"{key}: {message}{given}", place)
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    """Keys of the table at `path` of a recipe."""
-    model: type[BaseModel] = Recipe
+def _key_path(error: ErrorDetails) -> list[str]:
+    """The keys that lead to an error, without pydantic's names for parts of a type."""
+    path: list[str] = []
+    for part in error["loc"]:
+        table = _table(path)
+        unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]
+        if table is None or not (part in table.model_fields or unknown):
+            break
+        path.append(str(part))
+    return path
+
+
+def _table(path: list[str]) -> type[BaseModel] | None:
+    """The type of the recipe's table at `path`; None where a single value stands."""
+    model: type[BaseModel] | None = Recipe
     for name in path:
-        annotation = model.model_fields[name].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)
+        field = model.model_fields.get(name) if model else None
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return model
 
 
 def _line_of(text: str, path: list[str]) -> int | None:

@@ -14,11 +14,12 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 
 from resnets.data.cifar10 import CLASSES, Cifar10
 from resnets.evaluation.classify import Result, evaluate
 from resnets.support.errors import UserError
-from resnets.support.files import make_folder, write_bytes, write_json
+from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training import checkpoint, hardware
 from resnets.training.metrics import MetricsLog
 from resnets.training.recipe import Recipe
@@ -77,6 +78,11 @@ class Clock:
         self.waiting += waited
         self.updates += 1
 
+    def waited_for_device(self, seconds: float) -> None:
+        """Updates are given to a GPU faster than it does them; a reading waits for them."""
+        self.training += seconds
+        self.window += seconds
+
     def rates(self, batch: int) -> dict[str, float]:
         """Images per second and the share of data-wait since the last call."""
         window = max(self.window, 1e-9)
@@ -114,7 +120,7 @@ class Run:
         self.folder, self.recipe, self.device, self.watch = folder, recipe, device, watch
         self.command = command
         self.environment = hardware.environment(device)
-        self.train_data, self.test_data = data.split(recipe.split)
+        self.train_data, self.test_data = data.split(recipe.split, recipe.split_seed)
         self.settings = hardware.resolve(recipe, device)
         self.training = Training(recipe, self.train_data, device, self.settings)
         self.clock = Clock()
@@ -138,7 +144,7 @@ class Run:
         """
         training, recipe = self.training, self.recipe
         self.watch.begin(self)
-        with self._signals(), MetricsLog(self.folder, training.step) as log:
+        with self._alone(), self._signals(), MetricsLog(self.folder, training.step) as log:
             self.clock.start()
             while training.step < recipe.iterations:
                 images, labels = training.batch()
@@ -166,6 +172,7 @@ class Run:
     def _log(self, log: MetricsLog) -> None:
         rate = self.training.rate if self.training.step < self.recipe.iterations else 0.0
         reading = self.training.read()
+        self.clock.waited_for_device(self.clock.lap())
         if reading is None:
             return
         if not reading.healthy:
@@ -183,11 +190,17 @@ class Run:
         self.watch.logged(metrics)
 
     def _test(self, log: MetricsLog) -> None:
+        self.last_test = self._evaluate()
+        metrics = {"step": self.training.step, "test_error": round(self.last_test.error, 3)}
+        log.write(metrics)
+        self.watch.logged(metrics)
+
+    def _evaluate(self) -> Result:
         total = len(self.test_data)
         # A test is not worth compiling for, and eager it is the same as in `resnets eval`.
         eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
         with eager:
-            self.last_test = evaluate(
+            return evaluate(
                 self.training.network,
                 self.test_data,
                 self.training.batches.normalize,
@@ -195,9 +208,6 @@ class Run:
                 len(CLASSES),
                 progress=lambda images: self.watch.testing(images, total),
             )
-        metrics = {"step": self.training.step, "test_error": round(self.last_test.error, 3)}
-        log.write(metrics)
-        self.watch.logged(metrics)
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are no longer finite numbers."""
@@ -209,6 +219,7 @@ class Run:
         self._saved_at = time.monotonic()
 
     def restore(self, state: checkpoint.State) -> None:
+        """Go to the point of a checkpoint; raises `UserError` if it is of another run."""
         tensors, facts = state
         self.training.restore(tensors, facts)
         self.clock.training = facts["seconds"]
@@ -223,14 +234,12 @@ class Run:
         )
 
     def _finish(self) -> dict[str, Any]:
-        if self.last_test is None:  # resumed after the last update, before the test was written
-            with MetricsLog(self.folder, self.training.step) as log:
-                self._test(log)
-        assert self.last_test is not None
+        # None: resumed from the last checkpoint, whose test stands in the metrics already.
+        last_test = self.last_test or self._evaluate()
         measured = {
             "dataset": self.recipe.dataset,
             "split": self.recipe.split,
-            **self.last_test.as_dict(CLASSES),
+            **last_test.as_dict(CLASSES),
         }
         provenance = {
             "recipe": self.recipe.model_dump(mode="json"),
@@ -255,6 +264,24 @@ class Run:
         }
         write_json(self.folder / "summary.json", summary)
         return summary
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder; the system ends that when this one ends."""
+        lock = FileLock(self.folder / ".lock")
+        with writing(self.folder):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                raise UserError(
+                    "another process is training in this folder",
+                    str(self.folder),
+                    "wait for its end",
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -313,7 +340,9 @@ def refuse_existing(folder: Path, recipe: Recipe) -> None:
         raise UserError(
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"
         )
-    if not folder.is_dir() or any(folder.iterdir()):
+    # A start that was cut off before its recipe was written leaves nothing worth keeping.
+    abandoned = {folder / "environment.json", folder / "checkpoints"}
+    if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
         raise UserError(
             "exists and is not a run folder", str(folder), "choose a new folder with --out"
         )
@@ -335,9 +364,7 @@ def read_recipe(folder: Path) -> Recipe:
         raise UserError(f"the recipe of this run is damaged ({line})", str(path)) from error
 
 
-def resume(
-    folder: Path, data: Cifar10, device: torch.device | None, watch: Watch, command: str
-) -> Run:
+def resume(folder: Path, data: Cifar10, device: torch.device | None, watch: Watch) -> Run:
     """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
 
     Args:
@@ -346,13 +373,14 @@ def resume(
     Raises:
         UserError: if there is no run, or no checkpoint can be read or fits.
     """
-    recipe = read_recipe(folder)
+    recipe, began = read_recipe(folder), _began(folder)
     state = checkpoint.latest(folder / "checkpoints", watch.note)
-    began = _began(folder)
     device = device or hardware.find_device(began["device"])
-    run = Run(folder, recipe, data, device, watch, command)
-    if began["settings"] != run.settings.as_dict() or began["device"] != str(device):
-        watch.note("device or settings differ from the start's: the result will not be bit-exact")
+    run = Run(folder, recipe, data, device, watch, began["command"])
+    now = {**run.environment, "device": str(device), "settings": run.settings.as_dict()}
+    changed = [key for key in EXACT if began[key] != now[key]]
+    if changed:
+        watch.note(f"not bit for bit the run that began: other {', '.join(changed)}")
     if state is None:
         watch.note("no checkpoint yet: starting from iteration 0")
     else:
@@ -364,10 +392,14 @@ def resume(
     return run
 
 
+EXACT = ("device", "settings", "threads", "hardware", "packages")
+"""What must not change between start and resumption for the same bits to come out."""
+
+
 def _began(folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"device": facts["device"], "settings": facts["settings"]}
+        return {key: facts[key] for key in ("command", *EXACT)}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"is missing or damaged ({error})", str(path)) from error

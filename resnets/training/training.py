@@ -60,7 +60,7 @@ class Training:
         self.step = 0
         self.started: int | None = None
         """The step that ended the gentle start of a deep network."""
-        self._totals = torch.zeros(3, dtype=torch.float64, device=device)
+        self._totals = torch.zeros(3, device=device)
         if settings.compile:
             compile_network(network, device)
 

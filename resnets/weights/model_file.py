@@ -39,6 +39,7 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
+        """Class names, in the order of the logits."""
         return list(self.card["classes"])
 
     @property
@@ -47,6 +48,7 @@ class Model:
         return int(self.card["preprocessing"]["size"])
 
     def normalize(self, device: torch.device) -> Normalize:
+        """From uint8 images to the network's input, on `device`."""
         return Normalize(self.mean.to(device))
 
 

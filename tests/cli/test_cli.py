@@ -18,7 +18,7 @@ from resnets.weights import model_file
 def resnets(monkeypatch, capsys, tmp_path):
     """Runs `resnets ...` in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["resnets", *map(str, arguments)])
@@ -65,7 +65,7 @@ SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--
 def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(*([verb] if verb else []), "--help")
     assert code == 0
-    assert len(out.splitlines()) <= 40
+    assert len(out.splitlines()) <= 24
     assert not verb or f"Example: resnets {verb}" in out
 
 
@@ -135,16 +135,28 @@ def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
         assert chances == sorted(chances, reverse=True)
 
 
-def bad_images(folder):
-    Image.new("RGB", (64, 64), "red").save(folder / "good.png")
-    (folder / "empty.jpg").write_bytes(b"")
-    (folder / "words.png").write_text("not an image at all")
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "whole.jpg")
-    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
-    Image.new("1", (20_000, 9_000)).save(folder / "bomb.png")
-    Image.new("1", (13_000, 9_000)).save(folder / "large.png")
-    (folder / "folder.png").mkdir()
+def bad_image(path):
+    """Make the bad file that its name asks for."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    match path.stem:
+        case "empty":
+            path.write_bytes(b"")
+        case "words":
+            path.write_text("not an image at all")
+        case "cut":
+            noise.save(path)
+            path.write_bytes(path.read_bytes()[:900])
+        case "bomb":  # more pixels than Pillow opens
+            Image.new("1", (20_000, 9_000)).save(path)
+        case "large":  # more than we do
+            Image.new("1", (13_000, 9_000)).save(path)
+        case "folder":
+            path.mkdir()
+        case "spoilt":
+            noise.save(path)
+            content = path.read_bytes()
+            start = content.index(b"mdat") + 4
+            path.write_bytes(content[:start] + b"\xff" * 40 + content[start + 40 :])
 
 
 @pytest.mark.parametrize(
@@ -157,12 +169,14 @@ def bad_images(folder):
         ("bomb.png", "too large"),
         ("large.png", "too large"),
         ("folder.png", "cannot be read"),
+        ("spoilt.avif", "cannot be read"),
     ],
 )
 def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
     resnets, model, tmp_path, name, message
 ):
-    bad_images(tmp_path)
+    bad_image(tmp_path / name)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
     code, out, err = resnets("predict", "--model", model, name, "good.png")
     assert code == 2
     assert message in one_line(err)

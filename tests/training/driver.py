@@ -1,11 +1,12 @@
-"""A training in a process of its own, on the small synthetic data: `driver.py FOLDER JSON`.
+"""A training in a process of its own: `driver.py FOLDER RECIPE-AS-JSON [HALT]`.
 
-Starts the run, or goes on with it if it exists; prints one line for each update, so that
-the test can kill it at a known place.
+Trains on the small synthetic data; starts the run, or goes on with it if it exists. Prints
+a line for each update and waits after update HALT, to be killed or stopped at a known place.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -17,16 +18,23 @@ from tests.conftest import synthetic
 
 
 class Steps:
-    """Prints each step."""
+    """Prints each step; halts at one."""
+
+    def __init__(self, halt=None):
+        self.halt = halt
 
     def note(self, text):
         print(text, flush=True)
+        if text.startswith("stopping"):  # a signal came: go on to where the run heeds it
+            self.halt = None
 
     def begin(self, made):
         print(f"begin {made.training.step}", flush=True)
 
     def stepped(self, step):
         print(f"step {step}", flush=True)
+        while step == self.halt:
+            time.sleep(0.01)
 
     def logged(self, metrics):
         pass
@@ -37,14 +45,15 @@ class Steps:
 
 def main():
     folder, recipe = Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2])
+    watch = Steps(int(sys.argv[3]) if len(sys.argv) > 3 else None)
     torch.set_num_threads(1)
     data = Cifar10(train=synthetic(600, 1), test=synthetic(200, 2))
     device = torch.device("cpu")
     try:
         if (folder / "recipe.json").exists():
-            made = run.resume(folder, data, device, Steps(), "driver")
+            made = run.resume(folder, data, device, watch)
         else:
-            made = run.start(folder, recipe, data, device, Steps(), "driver")
+            made = run.start(folder, recipe, data, device, watch, "driver")
         print(json.dumps(made.train()["measured"]["error"]), flush=True)
     except run.Interrupted as stop:
         print(stop, flush=True)

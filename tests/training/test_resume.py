@@ -5,10 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from resnets.support.errors import UserError
 from resnets.training import checkpoint, metrics, run
@@ -47,7 +50,7 @@ class Quiet(Steps):
 def train(folder, recipe, tiny, watch=None):
     watch = watch or Quiet()
     if (folder / "recipe.json").exists():
-        made = run.resume(folder, tiny, CPU, watch, "test")
+        made = run.resume(folder, tiny, CPU, watch)
     else:
         made = run.start(folder, recipe, tiny, CPU, watch, "test")
     return made.train()
@@ -68,9 +71,10 @@ def assert_same_run(one, other):
     assert rows[0] == rows[1]
 
 
-def process(folder, recipe, tmp_path):
+def process(folder, recipe, halt=0):
+    arguments = [str(folder), recipe.model_dump_json(), str(halt)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.driver", str(folder), recipe.model_dump_json()],
+        [sys.executable, "-m", "tests.training.driver", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -99,39 +103,47 @@ def test_kill_in_the_middle_of_an_epoch_and_resume(tmp_path, compiled):
     # 600 images in batches of 50: an epoch has 12 steps, so 17 is in the middle of one.
     recipe = make_recipe(compile=compiled, precision="bf16")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    uninterrupted = process(whole, recipe, tmp_path)
+    uninterrupted = process(whole, recipe)
     output, _ = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, output
-    victim = process(killed, recipe, tmp_path)
+    victim = process(killed, recipe, halt=17)
     run_until(victim, "step 17")
     victim.kill()
-    victim.wait()
+    victim.communicate()
     assert not (killed / "model.safetensors").exists()
-    resumed = process(killed, recipe, tmp_path)
+    resumed = process(killed, recipe)
     output, _ = resumed.communicate()
     assert resumed.returncode == 0, output
-    # Killed in step 17 or just after it; the checkpoints are of every step.
-    assert output.splitlines()[0] in {f"begin {step}" for step in (16, 17, 18, 19)}
+    assert "begin 16" in output.splitlines()  # the halt came before the checkpoint of step 17
     assert_same_run(whole, killed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_where(tmp_path, tiny, number):
+def test_a_signal_saves_and_says_where_and_resuming_is_exact(tmp_path, number):
     recipe = make_recipe(checkpoint_seconds=1000)
-    folder = tmp_path / "run"
-    started = process(folder, recipe, tmp_path)
-    run_until(started, "step 3")
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    process(whole, recipe).communicate()
+    started = process(folder, recipe, halt=13)
+    run_until(started, "step 13")
     started.send_signal(number)
     output, _ = started.communicate()
     assert started.returncode == 128 + number
+    assert "stopped at iteration 13" in output
     (saved,) = checkpoint.files(folder / "checkpoints")
-    step = checkpoint.read(saved)[1]["step"]
-    assert step >= 3
-    assert f"stopped at iteration {step}" in output
-    train(tmp_path / "whole", recipe, tiny)
-    train(folder, recipe, tiny)
-    rows = [r["step"] for r in metrics.read(folder) if "test_error" in r]
-    assert rows == [12, 24]
+    assert checkpoint.read(saved)[1]["step"] == 13
+    process(folder, recipe).communicate()
+    assert_same_run(whole, folder)
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path, tiny):
+    recipe = make_recipe()
+    first = process(tmp_path / "run", recipe, halt=3)
+    run_until(first, "step 3")
+    with pytest.raises(UserError, match="another process is training"):
+        train(tmp_path / "run", recipe, tiny)
+    first.kill()
+    first.communicate()
+    train(tmp_path / "run", recipe, tiny)
 
 
 class StopAt(Quiet):
@@ -145,19 +157,48 @@ class StopAt(Quiet):
             raise RuntimeError("crash")
 
 
-@pytest.mark.parametrize("at", [1, 5, 9, 10, 11, 12, 13, 23, 24])
-def test_resuming_at_any_step_is_exact(tmp_path, tiny, at):
-    recipe = make_recipe(precision="fp32")
-    train(tmp_path / "whole", recipe, tiny)
-    with pytest.raises(RuntimeError, match="crash"):
-        train(tmp_path / "part", recipe, tiny, StopAt(at))
-    train(tmp_path / "part", recipe, tiny)
-    assert_same_run(tmp_path / "whole", tmp_path / "part")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    """An uninterrupted run, trained once for all resume points."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, make_recipe(), tiny)
+    return folder
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, tiny):
+@given(crash=st.integers(1, 24), every=st.sampled_from([1, 2, 7, 100]))
+@example(crash=24, every=1)
+@example(crash=12, every=5)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
+    """`every`: updates between checkpoints; metrics logged after the last one come again."""
+    recipe = make_recipe(checkpoint_seconds=1e9)
+    original = run.Run._after_update
+
+    def sparse(self, log):
+        original(self, log)
+        if self.training.step % every == 0:
+            self.save()
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "_after_update", sparse)
+        part = Path(folder, "run")
+        with pytest.raises(RuntimeError, match="crash"):
+            train(part, recipe, tiny, StopAt(crash))
+        train(part, recipe, tiny)
+        assert_same_run(whole, part)
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_model_is_mended(whole, tmp_path, tiny):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "_finish", lambda self: {})
+        train(tmp_path / "part", make_recipe(), tiny)
+    assert not (tmp_path / "part" / "model.safetensors").exists()
+    train(tmp_path / "part", make_recipe(), tiny)
+    assert_same_run(whole, tmp_path / "part")
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, tiny):
     recipe = make_recipe()
-    train(tmp_path / "whole", recipe, tiny)
     with pytest.raises(RuntimeError):
         train(tmp_path / "part", recipe, tiny, StopAt(15))
     _, newest = checkpoint.files(tmp_path / "part" / "checkpoints")
@@ -167,7 +208,8 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, tiny):
     watch.note = notes.append
     train(tmp_path / "part", recipe, tiny, watch)
     assert any(newest.name in note and "trying the one before" in note for note in notes)
-    assert_same_run(tmp_path / "whole", tmp_path / "part")
+    assert newest.with_suffix(".damaged").exists()
+    assert_same_run(whole, tmp_path / "part")
 
 
 def test_when_every_checkpoint_is_damaged_it_says_so(tmp_path, tiny):
@@ -214,6 +256,10 @@ def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
     with pytest.raises(UserError, match="not a run folder"):
         run.start(tmp_path / "mine", recipe, tiny, CPU, Quiet(), "test")
     after = weights(tmp_path / "run")
+    cut_off = tmp_path / "cut-off"  # killed between its first files
+    (cut_off / "checkpoints").mkdir(parents=True)
+    (cut_off / "environment.json").write_text("{}")
+    run.start(cut_off, recipe, tiny, CPU, Quiet(), "test")
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
@@ -236,6 +282,39 @@ def test_the_summary_explains_the_run(tmp_path, tiny):
 def test_it_learns(tmp_path, tiny):
     recipe = make_recipe(iterations=120, test_every=120, progressive=None, checkpoint_seconds=99)
     assert train(tmp_path, recipe, tiny)["measured"]["error"] < 25
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_while_logging_is_one_line(tmp_path, tiny, monkeypatch):
+    original = metrics.MetricsLog.__init__
+
+    def full(self, folder, step):
+        original(self, folder, step)
+        self._file = Path("/dev/full").open("a")  # noqa: SIM115
+
+    monkeypatch.setattr(metrics.MetricsLog, "__init__", full)
+    with pytest.raises(UserError, match=r"metrics.jsonl: cannot write: No space left"):
+        train(tmp_path, make_recipe(), tiny)
+
+
+def test_the_card_keeps_the_command_that_began_the_run(tmp_path, tiny):
+    with pytest.raises(RuntimeError):
+        train(tmp_path, make_recipe(), tiny, StopAt(3))
+    assert train(tmp_path, make_recipe(), tiny)["provenance"]["command"] == "test"
+
+
+def test_a_changed_environment_is_said(tmp_path, tiny):
+    with pytest.raises(RuntimeError):
+        train(tmp_path, make_recipe(), tiny, StopAt(3))
+    path = tmp_path / "environment.json"
+    facts = json.loads(path.read_text())
+    facts["threads"] += 1
+    path.write_text(json.dumps(facts))
+    notes = []
+    watch = Quiet()
+    watch.note = notes.append
+    train(tmp_path, make_recipe(), tiny, watch)
+    assert any("not bit for bit" in note and "threads" in note for note in notes)
 
 
 def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_path, tiny):

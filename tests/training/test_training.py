@@ -98,7 +98,7 @@ def test_every_switch_can_be_set_and_auto_resolves():
     assert hardware.resolve(make_recipe(), CPU).precision in ("bf16", "fp32")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0"])
+@pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
 def test_a_device_that_does_not_exist(name):
     with pytest.raises(UserError, match=r"--device: no device .*available: cpu"):
         hardware.find_device(name)
