@@ -109,7 +109,7 @@ class Bar(Lines):
         self._progress = TwoLines(
             BarColumn(bar_width=32),
             TextColumn("{task.completed:,.0f} / {task.total:,.0f} iterations, left"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TimeRemainingColumn(compact=True),
             console=console or Console(highlight=False),
             # Rich averages the rate over this window: tests in between must not shake it.
             speed_estimate_period=120,
