@@ -55,7 +55,7 @@ def resume(folder: Path, data: Path | None, device_name: str | None) -> None:
 
 def _go_on(folder: Path, data: Path | None, device: Any) -> None:
     if (folder / "summary.json").exists():
-        print(f"{folder} is finished; use it with: {_program()} eval {folder}")
+        print(f"{folder} is finished; use it with: {_program()} eval {shlex.quote(str(folder))}")
         return
     _watched(lambda looker: run.resume(folder, cifar10.load(data, looker.note), device, looker))
 
@@ -81,7 +81,7 @@ def _watched(make: Callable[[Lines], run.Run]) -> None:
     except run.Interrupted as stop:
         looker.close()
         print(f"Stopped at iteration {stop.step:,}, saved.")
-        print(f"Go on with: {_program()} resume {stop.folder}")
+        print(f"Go on with: {_program()} resume {shlex.quote(str(stop.folder))}")
         sys.exit(128 + stop.signal)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
@@ -117,4 +117,4 @@ def _report(folder: Path, summary: dict[str, Any]) -> None:
         f"on {summary['provenance']['hardware']}"
     )
     print(f"Model: {folder / 'model.safetensors'}")
-    print(f"Use it: {_program()} predict --model {folder} photo.jpg")
+    print(f"Use it: {_program()} predict --model {shlex.quote(str(folder))} photo.jpg")

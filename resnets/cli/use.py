@@ -33,6 +33,10 @@ def evaluate(
         raise UserError(f"unknown data set {dataset!r}", mend=nearest(dataset, ["cifar10"]))
     if plot and plot.suffix != ".png":
         raise UserError("the plot is a PNG file", f"--plot {plot}", "give a name ending in .png")
+    if plot and not plot.absolute().parent.is_dir():
+        raise UserError("no such folder", str(plot.parent), "make it first")
+    if plot and plot.is_dir():
+        raise UserError("is a folder", f"--plot {plot}", "give the name of a file")
     device = find_device(device_name)
     model = model_file.load(name)
     if model.classes != list(cifar10.CLASSES):
@@ -40,15 +44,15 @@ def evaluate(
     images = cifar10.load(data, lambda line: print(line, file=sys.stderr)).test
     network = model.network.to(device).to(memory_format=torch.channels_last)
     result = classify.evaluate(network, images, model.normalize(device), device, len(model.classes))
-    if plot:
-        title = f"{model.card['network']} on CIFAR-10"
-        write_bytes(plot, plots.confusion_png(result, model.classes, title))
     if as_json:
         facts = {"model": model.card["network"], "dataset": dataset}
         print(json.dumps({**facts, **result.as_dict(model.classes)}, indent=2))
-        return
-    _print_result(model, result)
-    if plot:
+    else:
+        _print_result(model, result)
+    if plot:  # last, so that a full disk does not cost the result
+        title = f"{model.card['network']} on CIFAR-10"
+        write_bytes(plot, plots.confusion_png(result, model.classes, title))
+    if plot and not as_json:
         print(f"\nConfusion matrix drawn in {plot}")
 
 

@@ -58,7 +58,8 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
         axes.axhline(
             paper_error, color="#777777", lw=1, ls=":", label=f"paper, test: {paper_error} %"
         )
-    axes.set_ylim(0, 60)
+    final = [points[-1][1] for points in (trained, tested) if points]
+    axes.set_ylim(0, max([60, *(1.2 * error for error in final)]))
     axes.set_xlim(left=0)
     axes.set_xlabel("iterations")
     axes.set_ylabel("error (%)")

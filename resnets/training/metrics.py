@@ -8,22 +8,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from resnets.support.errors import UserError
 from resnets.support.files import write_bytes, writing
 
 FILE = "metrics.jsonl"
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of a run folder; a last line cut off by a kill is left out."""
+    """The metrics of a run folder; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: if the file holds something else.
+    """
     path = folder / FILE
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"line {len(rows) + 1} is not a line of metrics", str(path), "delete that line"
+            )
+        rows.append(row)
     return rows
 
 
@@ -74,4 +84,5 @@ def _event_writer(folder: Path, step: int) -> Any | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    with writing(folder):
+        return SummaryWriter(str(folder), purge_step=step + 1)

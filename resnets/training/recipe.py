@@ -19,6 +19,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError, nearest
 
 Switch = Literal["auto"] | bool
+SWITCHES = ("channels_last", "compile")
 
 
 class Section(BaseModel):
@@ -235,6 +236,8 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str])
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "value_error":
         given = ""
+    if path and path[-1] in SWITCHES:
+        message = "should be 'auto', true or false"
     return UserError(f"{key}: {message}{given}", place)
 
 

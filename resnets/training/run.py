@@ -144,7 +144,7 @@ class Run:
         """
         training, recipe = self.training, self.recipe
         self.watch.begin(self)
-        with self._alone(), self._signals(), MetricsLog(self.folder, training.step) as log:
+        with self.alone(), self._signals(), MetricsLog(self.folder, training.step) as log:
             self.clock.start()
             while training.step < recipe.iterations:
                 images, labels = training.batch()
@@ -170,7 +170,6 @@ class Run:
             self.save()
 
     def _log(self, log: MetricsLog) -> None:
-        rate = self.training.rate if self.training.step < self.recipe.iterations else 0.0
         reading = self.training.read()
         self.clock.waited_for_device(self.clock.lap())
         if reading is None:
@@ -182,7 +181,7 @@ class Run:
             "epoch": round(self.training.batches.epoch_of(self.training.step), 3),
             "train_loss": round(reading.loss, 5),
             "train_error": round(reading.error, 3),
-            "learning_rate": rate,
+            "learning_rate": self.training.last_rate,
             **self.clock.rates(self.recipe.batch),
             "seconds": round(self.clock.training, 2),
         }
@@ -266,7 +265,7 @@ class Run:
         return summary
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Keep other processes out of the folder; the system ends that when this one ends."""
         lock = FileLock(self.folder / ".lock")
         with writing(self.folder):
@@ -312,6 +311,15 @@ def start(
     refuse_existing(folder, recipe)
     run = Run(folder, recipe, data, device, watch, command)
     make_folder(run.checkpoints)
+    with run.alone():
+        refuse_existing(folder, recipe)  # another process may have been quicker
+        _write_start(run, command)
+    return run
+
+
+def _write_start(run: Run, command: str) -> None:
+    """The files that a run folder begins with."""
+    folder, recipe, device = run.folder, run.recipe, run.device
     run_facts = {
         "command": command,
         "device": str(device),
@@ -323,7 +331,6 @@ def start(
     write_json(folder / "environment.json", run_facts)
     # Last, and atomically: a folder with a recipe is a whole run.
     write_bytes(folder / "recipe.json", (recipe.model_dump_json(indent=2) + "\n").encode())
-    return run
 
 
 def refuse_existing(folder: Path, recipe: Recipe) -> None:
@@ -341,7 +348,7 @@ def refuse_existing(folder: Path, recipe: Recipe) -> None:
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"
         )
     # A start that was cut off before its recipe was written leaves nothing worth keeping.
-    abandoned = {folder / "environment.json", folder / "checkpoints"}
+    abandoned = {folder / name for name in ("environment.json", "checkpoints", ".lock")}
     if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
         raise UserError(
             "exists and is not a run folder", str(folder), "choose a new folder with --out"
@@ -401,5 +408,7 @@ def _began(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {key: facts[key] for key in ("command", *EXACT)}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"is missing or damaged ({error})", str(path)) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"is missing or damaged ({error})", str(path), "train anew with another --out"
+        ) from error

@@ -58,6 +58,7 @@ class Training:
         )
         self.optimizer = self._make_optimizer()
         self.step = 0
+        self.last_rate = 0.0
         self.started: int | None = None
         """The step that ended the gentle start of a deep network."""
         self._totals = torch.zeros(3, device=device)
@@ -98,8 +99,9 @@ class Training:
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """One step of SGD. Waits for nothing: the metrics stay on the device."""
+        self.last_rate = self.rate
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.last_rate
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         ):

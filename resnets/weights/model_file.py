@@ -134,9 +134,22 @@ def load(name: str) -> Model:
         with torch.device("meta"):
             network = zoo.build(card["network"], len(card["classes"]))
         network.load_state_dict(tensors, assign=True)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        network.float()  # weights stored in half precision are used in float32
+        _check(card, mean, network)
+    except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
         line = str(error).splitlines()[0]
         raise UserError(
             f"not a model file of this program ({type(error).__name__}: {line})", str(path)
         ) from error
-    return Model(network.requires_grad_(False).eval(), card, mean)
+    return Model(network.requires_grad_(False).eval(), card, mean.float())
+
+
+def _check(card: dict[str, Any], mean: Tensor, network: nn.Module) -> None:
+    """Raise `ValueError` if a card or its tensors cannot be used."""
+    if card["format"] != FORMAT:
+        raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
+    size = int(card["preprocessing"]["size"])
+    if mean.shape != (3, size, size):
+        raise ValueError(f"the mean image is not {size} pixels a side")
+    if not all(bool(torch.isfinite(t).all()) for t in (mean, *network.state_dict().values())):
+        raise ValueError("weights are not finite numbers")

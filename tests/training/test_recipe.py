@@ -102,6 +102,7 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, messag
         ("cifar10-paper", ["augment.strict=3"], "--set augment.strict: unknown key"),
         ("cifar10-paper", ["bools=1"], "--set bools: unknown key"),
         ("cifar10-paper", ["compile=3"], "--set compile: compile: "),
+        ("cifar10-paper", ["compile=True"], "should be .auto., true or false"),
         ("cifar10-paper", ["checkpoint_seconds=inf"], "finite"),
         ("cifar10-paper", ["network=vgg16"], "made for 224-pixel photographs"),
         ("cifar10-paper", ["network=cifar-resnt20"], "did you mean .*cifar-resnet20"),

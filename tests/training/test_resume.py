@@ -330,3 +330,39 @@ def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_pat
             train(tmp_path, recipe, tiny)
     tensors, _ = checkpoint.latest(tmp_path / "checkpoints", print)
     assert all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny, monkeypatch):
+    first = process(tmp_path / "run", make_recipe(), halt=3)
+    run_until(first, "step 3")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
+    # As if the other process had not been there yet at the first look.
+    original, looks = run.refuse_existing, []
+
+    def late(folder, recipe):
+        looks.append(folder)
+        if len(looks) > 1:
+            original(folder, recipe)
+
+    monkeypatch.setattr(run, "refuse_existing", late)
+    with pytest.raises(UserError, match="another process is training"):
+        run.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+    first.kill()
+    first.communicate()
+    looks.clear()
+    with pytest.raises(UserError, match="another recipe"):
+        run.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
+    assert before == after
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}\n', b"3\n"])
+def test_altered_metrics_and_environment_are_one_line(tmp_path, tiny, content):
+    with pytest.raises(RuntimeError):
+        train(tmp_path, make_recipe(), tiny, StopAt(8))
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match="line 1 is not a line of metrics"):
+        train(tmp_path, make_recipe(), tiny)
+    (tmp_path / "environment.json").write_text("[]")
+    with pytest.raises(UserError, match="missing or damaged"):
+        train(tmp_path, make_recipe(), tiny)

@@ -73,3 +73,62 @@ def test_unknown_models(name, message):
 def test_a_run_without_a_model_says_how_to_finish(tmp_path):
     with pytest.raises(UserError, match="resnets resume"):
         model_file.load(str(tmp_path))
+
+
+def spoilt(path, change):
+    """A model file whose card or tensors were changed."""
+    network, mean = save(path)
+    card = model_file.make_card("cifar-resnet8", ["ant", "bee", "cow"], 32, {}, [])
+    weights = dict(network.state_dict())
+    mean = change(card, weights, mean)
+    model_file.save(path, weights, mean, card)
+
+
+def set_nan(card, weights, mean):
+    weights["fc.bias"] = torch.full_like(weights["fc.bias"], float("nan"))
+    return mean
+
+
+def set_in(*keys, value):
+    def change(card, weights, mean):
+        table = card
+        for key in keys[:-1]:
+            table = table[key]
+        table[keys[-1]] = value
+        return mean
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_nan,
+        set_in("format", value="resnets-model-99"),
+        set_in("preprocessing", value={}),
+        set_in("preprocessing", "size", value="abc"),
+        set_in("preprocessing", "size", value=64),
+        set_in("network", value="resnet3"),
+        set_in("classes", value=["one"]),
+        lambda card, weights, mean: torch.zeros(2, 2),
+    ],
+)
+def test_a_card_or_tensor_that_cannot_be_used_is_one_line_with_the_file(tmp_path, change):
+    path = tmp_path / "model.safetensors"
+    spoilt(path, change)
+    with pytest.raises(UserError, match="not a model file of this program") as caught:
+        model_file.load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_weights_in_half_precision_are_used_in_float32(tmp_path):
+    path = tmp_path / "model.safetensors"
+
+    def halve(card, weights, mean):
+        weights.update({k: w.half() for k, w in weights.items() if w.is_floating_point()})
+        return mean.half()
+
+    spoilt(path, halve)
+    model = model_file.load(str(path))
+    assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert model.network(torch.zeros(1, 3, 32, 32)).isfinite().all()
