@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resnets.data import cifar10
-from resnets.data.images import read_image, to_input
+from resnets.data.images import centre, read_image, to_tensor
 from resnets.evaluation import classify, plots
 from resnets.models import complexity
 from resnets.paper.numbers import cifar10_error
@@ -81,7 +81,9 @@ def predict(images: list[Path], name: str, top: int, device_name: str, as_json: 
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
-            pixels = to_input(read_image(path), model.image_size)
+            look = model.preprocessing
+            image = centre(read_image(path), look.resize, look.size, look.interpolation)
+            pixels = to_tensor(image)
         except UserError as error:
             failures.append(error)
             rows.append({"image": str(path), "error": str(error)})

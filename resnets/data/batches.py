@@ -16,23 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data.cifar10 import Images
+from resnets.data.preprocessing import Normalize
 
 FlipKind = Literal["none", "random", "alternating"]
-
-
-class Normalize:
-    """Subtracts the mean image from pixels scaled to 0..1; the paper divides by nothing.
-
-    Args:
-        mean: mean image of the training split, float32 (3, H, W), pixels in 0..1.
-    """
-
-    def __init__(self, mean: Tensor) -> None:
-        self.mean = mean
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) to float32 (N, 3, H, W)."""
-        return images.float().mul_(1 / 255).sub_(self.mean)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,9 +13,15 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
 MOST_PIXELS = 100_000_000
+EXTENSIONS = frozenset(
+    f".{kind}" for kind in ("avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp").split(" ")
+)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_image(path: Path) -> Image.Image:
@@ -23,36 +32,68 @@ def read_image(path: Path) -> Image.Image:
             `MOST_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise _too_large(path, f"{width} x {height} pixels")
-                upright = ImageOps.exif_transpose(image)
-                return _as_rgb(upright)
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError("no such image", str(path)) from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, "over 178 million pixels") from error
-    except UnidentifiedImageError as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        what = "the file is empty" if empty else "not an image"
-        raise UserError(what, str(path)) from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
+    except OSError as error:
         raise UserError(f"the image cannot be read ({error})", str(path)) from error
+    return decode(content, str(path))
 
 
-def _too_large(path: Path, size: str) -> UserError:
+def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:
+    """The content of an image file as upright RGB.
+
+    Greyscale, CMYK, palette, 16-bit and transparent images are converted (over white), and
+    turned as their EXIF data say.
+
+    Args:
+        content: the whole file.
+        name: for messages.
+        shorter: JPEGs may be decoded at a smaller scale (a half, quarter or eighth) as long
+            as their shorter side keeps this many pixels, which saves time.
+
+    Raises:
+        UserError: if it is empty, truncated, not an image, or larger than `MOST_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    raise _too_large(name, f"{width} x {height} pixels")
+                if shorter is not None and min(width, height) >= 2 * shorter:
+                    scale = shorter / min(width, height)
+                    image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+                return _as_rgb(_upright(image))
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "over 178 million pixels") from error
+    except UnidentifiedImageError as error:
+        raise UserError("not an image" if content else "the file is empty", name) from error
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+        raise UserError(f"the image cannot be read ({error})", name) from error
+
+
+def _too_large(name: str, size: str) -> UserError:
     return UserError(
         f"the image is too large ({size}; at most {MOST_PIXELS // 1_000_000} million)",
-        str(path),
+        name,
         "scale it down first",
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    # Asked first: `exif_transpose` copies images that need no turning.
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     """RGB over white where the image is transparent; 16-bit grey scaled to 8."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image, np.float64)
         return Image.fromarray((wide / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -63,8 +104,55 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_input(image: Image.Image, size: int) -> Tensor:
-    """The centre square of an image, its shorter side resized to `size`: uint8 (3, size, size)."""
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+def resize_shorter(
+    image: Image.Image, shorter: int, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """The whole image with its shorter side scaled to `shorter` pixels."""
+    size = scaled_size(*image.size, shorter)
+    return image if image.size == size else image.resize(size, _FILTERS[interpolation])
+
+
+def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Width and height after the shorter side is scaled to `shorter` pixels."""
+    if width <= height:
+        return shorter, max(shorter, int(shorter * height / width))
+    return max(shorter, int(shorter * width / height)), shorter
+
+
+def cut(
+    image: Image.Image,
+    shorter: int,
+    left: int,
+    top: int,
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:
+    """A square of an image whose shorter side was scaled to `shorter` pixels.
+
+    Only the pixels of the square are computed.
+
+    Args:
+        image: the image, of any scale of its own.
+        shorter: pixels of the scaled image's shorter side.
+        left: first column of the square in the scaled image.
+        top: first row of the square in the scaled image.
+        size: side of the square in pixels.
+    """
+    width, height = scaled_size(*image.size, shorter)
+    x, y = image.width / width, image.height / height
+    right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
+    return image.resize((size, size), _FILTERS[interpolation], (left * x, top * y, right, bottom))
+
+
+def centre(
+    image: Image.Image, shorter: int, size: int, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """The central square of an image whose shorter side was scaled to `shorter` pixels."""
+    width, height = scaled_size(*image.size, shorter)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return cut(image, shorter, left, top, size, interpolation)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB pixels as uint8 (3, H, W)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

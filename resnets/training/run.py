@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from resnets.data.cifar10 import CLASSES, Cifar10
+from resnets.data.preprocessing import Preprocessing
 from resnets.evaluation.classify import Result, evaluate
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes, write_json, writing
@@ -251,10 +252,10 @@ class Run:
         }
         size = self.train_data.images.shape[-1]
         network = self.recipe.network
-        card = model_file.make_card(network, list(CLASSES), size, provenance, [measured])
+        card = model_file.make_card(network, list(CLASSES), provenance, [measured])
         weights = self.training.network.state_dict()
-        mean = self.training.batches.normalize.mean
-        model_file.save(self.folder / "model.safetensors", weights, mean, card)
+        preprocessing = Preprocessing(size, size, self.training.batches.normalize.mean)
+        model_file.save(self.folder / "model.safetensors", weights, preprocessing, card)
         summary = {
             "network": network,
             "measured": measured,

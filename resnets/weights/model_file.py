@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from resnets.data.batches import Normalize
+from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import write_bytes
 
-FORMAT = "resnets-model-1"
+FORMAT = "resnets-model-2"
 MEAN = "preprocessing.mean"  # the mean image travels as a tensor beside the weights
 DEFAULT = "cifar-resnet20"
 
@@ -30,12 +30,12 @@ class Model:
     Args:
         network: in evaluation mode.
         card: network, classes, preprocessing, provenance and measured error.
-        mean: float32 (3, H, W), subtracted from pixels in 0..1.
+        preprocessing: from an image's pixels to the network's input.
     """
 
     network: nn.Module
     card: dict[str, Any]
-    mean: Tensor
+    preprocessing: Preprocessing
 
     @property
     def classes(self) -> list[str]:
@@ -43,46 +43,63 @@ class Model:
         return list(self.card["classes"])
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of the network's input."""
-        return int(self.card["preprocessing"]["size"])
+    def class_ids(self) -> list[str] | None:
+        """Identifiers of the classes, such as WordNet's, where the card has them."""
+        ids = self.card.get("class_ids")
+        return None if ids is None else list(ids)
 
     def normalize(self, device: torch.device) -> Normalize:
         """From uint8 images to the network's input, on `device`."""
-        return Normalize(self.mean.to(device))
+        return self.preprocessing.normalize(device)
 
 
 def make_card(
     network: str,
     classes: list[str],
-    size: int,
     provenance: dict[str, Any],
     measured: list[dict[str, Any]],
+    class_ids: list[str] | None = None,
 ) -> dict[str, Any]:
     """What travels with weights, so that they explain and use themselves."""
+    ids = {} if class_ids is None else {"class_ids": class_ids}
     return {
         "format": FORMAT,
         "network": network,
         "classes": classes,
-        "preprocessing": {
-            "size": size,
-            "resize": "shorter side, then centre crop",
-            "scale": "pixels / 255",
-            "mean": f"subtract the mean image, tensor {MEAN}",
-        },
+        **ids,
         "measured": measured,
         "provenance": provenance,
     }
 
 
-def save(path: Path, weights: dict[str, Tensor], mean: Tensor, card: dict[str, Any]) -> None:
-    """Write a model file atomically.
+def save(
+    path: Path, weights: dict[str, Tensor], preprocessing: Preprocessing, card: dict[str, Any]
+) -> None:
+    """Write a model file atomically: the weights, and a card that tells the preprocessing too.
 
     Raises:
         UserError: if it cannot be written; nothing is then left behind.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in {**weights, MEAN: mean}.items()}
-    write_bytes(path, safetensors.torch.save(tensors, {"card": json.dumps(card)}))
+    whole = {**weights, MEAN: preprocessing.mean}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items()}
+    std = preprocessing.std
+    facts = {
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
+        "colours": "RGB, pixels / 255",
+        "mean": f"tensor {MEAN}, subtracted",
+        "std": None if std is None else std.flatten().tolist(),
+    }
+    metadata = {"card": json.dumps({**card, "preprocessing": facts})}
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def read_preprocessing(facts: dict[str, Any], mean: Tensor) -> Preprocessing:
+    """The preprocessing that a card tells; raises `ValueError` or the like if it is none."""
+    std = None if facts["std"] is None else torch.tensor(facts["std"])[:, None, None]
+    size, resize = int(facts["size"]), int(facts["resize"])
+    return Preprocessing(size, resize, mean.float(), std, facts["interpolation"])
 
 
 def shipped() -> dict[str, Path]:
@@ -136,20 +153,18 @@ def load(name: str) -> Model:
         network.load_state_dict(tensors, assign=True)
         network.float()  # weights stored in half precision are used in float32
         _check(card, mean, network)
+        preprocessing = read_preprocessing(card["preprocessing"], mean)
     except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
         line = str(error).splitlines()[0]
         raise UserError(
             f"not a model file of this program ({type(error).__name__}: {line})", str(path)
         ) from error
-    return Model(network.requires_grad_(False).eval(), card, mean.float())
+    return Model(network.requires_grad_(False).eval(), card, preprocessing)
 
 
 def _check(card: dict[str, Any], mean: Tensor, network: nn.Module) -> None:
     """Raise `ValueError` if a card or its tensors cannot be used."""
     if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
-    size = int(card["preprocessing"]["size"])
-    if mean.shape != (3, size, size):
-        raise ValueError(f"the mean image is not {size} pixels a side")
     if not all(bool(torch.isfinite(t).all()) for t in (mean, *network.state_dict().values())):
         raise ValueError("weights are not finite numbers")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from resnets.cli import main as cli
 from resnets.data import cifar10, cifar10_sources
+from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.weights import model_file
 
@@ -44,8 +45,9 @@ def real_shape(monkeypatch, tiny):
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
     network = zoo.build("cifar-resnet8", 10)
-    card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), 32, {}, [])
-    model_file.save(path, network.state_dict(), model_file.torch.zeros(3, 32, 32), card)
+    card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), {}, [])
+    look = Preprocessing(32, 32, model_file.torch.zeros(3, 32, 32))
+    model_file.save(path, network.state_dict(), look, card)
     return path
 
 

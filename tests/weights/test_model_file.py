@@ -1,10 +1,12 @@
 """Model files carry everything needed to use them, and run nothing."""
 
+import json
 import pickle
 
 import pytest
 import torch
 
+from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -12,9 +14,9 @@ from resnets.weights import model_file
 
 def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
     network = zoo.build(name, len(classes)).eval()
-    card = model_file.make_card(name, list(classes), 32, {"who": "test"}, [])
+    card = model_file.make_card(name, list(classes), {"who": "test"}, [])
     mean = torch.rand(3, 32, 32)
-    model_file.save(path, network.state_dict(), mean, card)
+    model_file.save(path, network.state_dict(), Preprocessing(32, 32, mean), card)
     return network, mean
 
 
@@ -23,7 +25,7 @@ def test_a_saved_model_comes_back_whole(tmp_path):
     for name in (tmp_path / "model.safetensors", tmp_path):
         model = model_file.load(str(name))
         assert model.classes == ["ant", "bee", "cow"]
-        assert model.image_size == 32
+        assert model.preprocessing.size == 32
         x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         expected = network(x.float() / 255 - mean)
         torch.testing.assert_close(model.network(model.normalize(torch.device("cpu"))(x)), expected)
@@ -77,11 +79,13 @@ def test_a_run_without_a_model_says_how_to_finish(tmp_path):
 
 def spoilt(path, change):
     """A model file whose card or tensors were changed."""
-    network, mean = save(path)
-    card = model_file.make_card("cifar-resnet8", ["ant", "bee", "cow"], 32, {}, [])
-    weights = dict(network.state_dict())
-    mean = change(card, weights, mean)
-    model_file.save(path, weights, mean, card)
+    save(path)
+    with model_file.safetensors.safe_open(path, "pt") as file:
+        card = json.loads(file.metadata()["card"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    mean = change(card, weights, weights.pop(model_file.MEAN))
+    weights[model_file.MEAN] = mean
+    path.write_bytes(model_file.safetensors.torch.save(weights, {"card": json.dumps(card)}))
 
 
 def set_nan(card, weights, mean):
