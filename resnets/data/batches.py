@@ -6,6 +6,7 @@ few tensor operations, without worker processes (section 4.2's augmentation).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -58,13 +59,22 @@ class TrainBatches:
         pad: pixels of zeros around the normalised image, from which the crop is taken.
         flip: `random` in each epoch; `alternating`: random in the first epoch, then the
             other way round in every next one; or `none`.
+        parts: ranges of every batch that this process asks for; the whole by default.
     """
 
     def __init__(
-        self, data: Images, batch: int, seed: int, device: torch.device, pad: int, flip: FlipKind
+        self,
+        data: Images,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        pad: int,
+        flip: FlipKind,
+        parts: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.size, self.batch, self.seed, self.device = len(data), batch, seed, device
         self.pad, self.flip = pad, flip
+        self.parts = list(parts or [(0, batch)])
         mean = torch.from_numpy(data.pixel_mean())
         self.normalize = Normalize(mean.to(device))
         # Pixels last: a crop then gathers rows of channels, and the batch is channels_last.
@@ -78,13 +88,13 @@ class TrainBatches:
         """Epochs completed after `step` steps."""
         return step * self.batch / self.size
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`, from 0.
+    def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
+        """Part number `part` of batch number `step`, both from 0.
 
         Returns:
-            Images float32 (batch, 3, H, W) in channels_last memory, labels int64 (batch,).
+            Images float32 (n, 3, H, W) in channels_last memory, labels int64 (n,).
         """
-        plan = self._plan(step)
+        plan = self._plan(step).part(*self.parts[part])
         images = self._images.index_select(0, plan.order).float().mul_(1 / 255).sub_(self._mean)
         return self._cropped(images, plan), self._labels.index_select(0, plan.order)
 

@@ -17,9 +17,8 @@ from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
 MOST_PIXELS = 100_000_000
-EXTENSIONS = frozenset(
-    f".{kind}" for kind in ("avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp").split(" ")
-)
+_KINDS = "avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp"
+EXTENSIONS = frozenset(f".{kind}" for kind in _KINDS.split())
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # EXIF's tag
 
@@ -72,6 +71,21 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
         raise UserError("not an image" if content else "the file is empty", name) from error
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise UserError(f"the image cannot be read ({error})", name) from error
+
+
+def upright_size(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height of an image file once it is turned upright; only its head is read.
+
+    Raises:
+        UserError: if it is not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+        raise UserError("not an image" if content else "the file is empty", name) from error
+    return (height, width) if turned else (width, height)
 
 
 def _too_large(name: str, size: str) -> UserError:
@@ -141,7 +155,17 @@ def cut(
     width, height = scaled_size(*image.size, shorter)
     x, y = image.width / width, image.height / height
     right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
-    return image.resize((size, size), _FILTERS[interpolation], (left * x, top * y, right, bottom))
+    return cut_box(image, (left * x, top * y, right, bottom), size, interpolation)
+
+
+def cut_box(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:
+    """A part of an image (left, top, right, bottom, in its pixels) as a square of `size`."""
+    return image.resize((size, size), _FILTERS[interpolation], box)
 
 
 def centre(
