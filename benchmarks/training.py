@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from resnets.data import cifar10
 from resnets.models import zoo
 from resnets.support.files import make_folder, write_json
-from resnets.training import hardware, recipe
+from resnets.training import hardware, recipe_file
+from resnets.training.task import cifar_task
 from resnets.training.training import Training
 
 BATCH = 128
@@ -81,15 +82,19 @@ def published_steps(
 
 
 def our_steps(
-    data: cifar10.Images, network_name: str, device: torch.device, compiled: bool | str
+    data: cifar10.Cifar10, network_name: str, device: torch.device, compiled: bool | str
 ) -> Iterator[None]:
     """One training step of this project, the paper's recipe, for each `next`."""
-    plan = recipe.load("cifar10-paper", [f"network={network_name}", "schedule.gentle_start.lr=0.1"])
+    plan = recipe_file.load(
+        "cifar10-paper", [f"network={network_name}", "schedule.gentle_start.lr=0.1"]
+    )
     plan = plan.model_copy(update={"compile": compiled})
     hardware.prepare(plan, device)
-    training = Training(plan, data, device, hardware.resolve(plan, device))
+    training = Training(
+        plan, cifar_task(plan, data, device), device, hardware.resolve(plan, device)
+    )
     while True:
-        training.update(*training.batch())
+        training.update()
         if training.step % plan.log_every == 0:
             training.read()
         yield
@@ -122,14 +127,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     device = hardware.find_device(options.device)
-    train = cifar10.load(report=print).train
+    data = cifar10.load(report=print)
     finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     loops = {
-        "published loop": published_steps(train, options.network, device, options.workers),
-        "resnets": our_steps(train, options.network, device, "auto"),
+        "published loop": published_steps(data.train, options.network, device, options.workers),
+        "resnets": our_steps(data, options.network, device, "auto"),
     }
     if options.compiled:
-        loops["resnets, compiled"] = our_steps(train, options.network, device, True)
+        loops["resnets, compiled"] = our_steps(data, options.network, device, True)
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for steps in loops.values():
         next(steps)  # starts workers, compiles

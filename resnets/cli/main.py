@@ -14,8 +14,10 @@ HELP = "Deep residual networks, their plain twins, and the paper's experiments."
 # Every option stands in one place, so that verbs spell and explain it alike.
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME")]
 DataOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder or tar.gz with the official CIFAR-10 files.", metavar="PATH"),
+    str | None,
+    typer.Option(
+        help="Folder of images, or of the official CIFAR-10 files (or its tar.gz).", metavar="PATH"
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -70,6 +72,9 @@ def info(
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a TOML file.")],
     network: Annotated[str | None, typer.Option(help="Train another network.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from the weights of a model.", metavar="MODEL")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another order, start and crops.")] = None,
     data: DataOption = None,
     out: Annotated[
@@ -83,7 +88,7 @@ def train(
     """Train a network by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke, or your own."""
     from resnets.cli import train as verb
 
-    verb.train(recipe, network, seed, data, out, resume, device, settings or [])
+    verb.train(recipe, network, init, seed, data, out, resume, device, settings or [])
 
 
 @app.command(epilog=example("resnets resume runs/cifar10-fast-cifar-resnet20-seed0"))
@@ -114,7 +119,7 @@ def evaluate(
     """Test a model: error with its protocol, error of each class, confusion matrix."""
     from resnets.cli import use as verb
 
-    verb.evaluate(model, dataset, data, plot, device, json)
+    verb.evaluate(model, dataset, Path(data) if data else None, plot, device, json)
 
 
 @app.command(epilog=example("resnets predict photo.jpg another.png"))

@@ -19,10 +19,12 @@ def describe_run(run: Run) -> str:
     settings, recipe = run.settings, run.recipe
     form = "channels_last" if settings.channels_last else "NCHW"
     compiled = "compiled" if settings.compile else "eager"
+    task, processes = run.task, run.world.size
+    together = f"{processes} processes, " if processes > 1 else ""
     return (
-        f"{recipe.network} on {run.device}: {recipe.iterations:,} iterations of "
-        f"{recipe.batch} images, {len(run.train_data):,} to train, {len(run.test_data):,} to test; "
-        f"{settings.precision}, {form}, {compiled}"
+        f"{recipe.network} on {run.device}: {recipe.steps:,} iterations of {recipe.batch} images, "
+        f"{task.images:,} to train, {task.test_images:,} to test, {len(task.classes)} classes; "
+        f"{together}{settings.precision}, {form}, {compiled}"
     )
 
 
@@ -66,7 +68,7 @@ class Lines:
             return
         self._said = now
         assert self._run is not None
-        iterations, batch = self._run.recipe.iterations, self._run.recipe.batch
+        iterations, batch = self._run.recipe.steps, self._run.recipe.batch
         left = (iterations - metrics["step"]) * batch / max(metrics["images_per_second"], 1e-9)
         self.note(
             f"iteration {metrics['step']:6,} / {iterations:,}  {readings(metrics)}  "
@@ -125,7 +127,7 @@ class Bar(Lines):
         super().begin(run)
         first = "compiling ..." if run.settings.compile else "first iteration ..."
         self._task = self._progress.add_task(
-            "", total=run.recipe.iterations, completed=run.training.step, readings=first
+            "", total=run.recipe.steps, completed=run.training.step, readings=first
         )
         self._progress.start()
 
@@ -147,6 +149,15 @@ class Bar(Lines):
         self._progress.stop()
 
 
-def watch() -> Lines:
-    """A bar on a terminal, lines elsewhere."""
+class Silent(Lines):
+    """Nothing: what a process does that another speaks for."""
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def watch(speaks: bool = True) -> Lines:
+    """A bar on a terminal, lines elsewhere, nothing from a process that does not speak."""
+    if not speaks:
+        return Silent()
     return Bar() if sys.stdout.isatty() else Lines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -10,54 +11,96 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from resnets.cli.progress import Lines, duration, watch
-from resnets.data import cifar10
+from resnets.data import cifar10, folders
 from resnets.evaluation.plots import training_png
 from resnets.paper.numbers import cifar10_error
+from resnets.support import distributed
+from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training import hardware, metrics, recipe, run
+from resnets.training import hardware, metrics, recipe_file, run, run_folder
+from resnets.training.recipe import Recipe
+from resnets.training.task import Data
 
 
 def train(
     name: str,
     network: str | None,
+    init: str | None,
     seed: int | None,
-    data: Path | None,
+    data: str | None,
     out: Path | None,
     go_on: bool,
     device_name: str,
     settings: list[str],
 ) -> None:
     """Train anew, or go on where `go_on` and the run exists."""
-    options = [f'network="{network}"'] if network else []
+    strings = {"network": network, "init": init}
+    options = [f"{key}={json.dumps(value)}" for key, value in strings.items() if value]
     options += [f"seed={seed}"] if seed is not None else []
-    plan = recipe.load(name, [*settings, *options])
-    device = hardware.find_device(device_name)
-    folder = out or Path("runs") / f"{Path(name).stem}-{plan.network}-seed{plan.seed}"
-    exists = (folder / "recipe.json").exists()
-    if exists and go_on and run.read_recipe(folder).content_hash() == plan.content_hash():
-        _go_on(folder, data, None if device_name == "auto" else device)
-        return
-    run.refuse_existing(folder, plan)
-    _watched(
-        lambda looker: run.start(
-            folder, plan, cifar10.load(data, looker.note), device, looker, _command()
-        )
-    )
+    plan = recipe_file.load(name, [*settings, *options])
+    if plan.dataset == "photos" and data is None:
+        raise UserError(f"{name} needs images", mend="give a folder of images: --data FOLDER")
+    label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")
+    folder = out or Path("runs") / f"{Path(name).stem}-{label}-seed{plan.seed}"
+    with distributed.world() as world:
+        device = _device(device_name, world)
+        here = go_on and run_folder.is_run_of(folder, plan)
+        if world.broadcast_object(here):
+            _go_on(folder, data, None if device_name == "auto" else device, world)
+            return
+        if world.is_main:
+            run_folder.refuse_existing(folder, plan)
+
+        def begin(looker: Lines) -> run.Run:
+            images = _load(plan, data, looker)
+            place = data and str(Path(data).resolve() if "://" not in data else data)
+            return run_folder.start(folder, plan, images, device, looker, _command(), world, place)
+
+        _watched(begin, world)
 
 
-def resume(folder: Path, data: Path | None, device_name: str | None) -> None:
+def resume(folder: Path, data: str | None, device_name: str | None) -> None:
     """Go on with the run in `folder`."""
-    run.read_recipe(folder)
-    _go_on(folder, data, hardware.find_device(device_name) if device_name else None)
+    run_folder.read_recipe(folder)
+    with distributed.world() as world:
+        device = _device(device_name, world) if device_name else None
+        _go_on(folder, data, device, world)
 
 
-def _go_on(folder: Path, data: Path | None, device: Any) -> None:
+def _device(name: str, world: World) -> torch.device:
+    """The device of this process: of several, each takes a GPU of its own."""
+    device = hardware.find_device(name)
+    if device.type == "cuda" and world.size > 1:
+        return hardware.find_device(f"cuda:{world.local_rank}")
+    return device
+
+
+def _load(plan: Recipe, data: str | None, looker: Lines) -> Data:
+    if plan.dataset == "cifar10":
+        return cifar10.load(Path(data) if data else None, looker.note)
+    assert data is not None
+    return folders.load(Path(data), plan.photos.split_seed)
+
+
+def _go_on(folder: Path, data: str | None, device: torch.device | None, world: World) -> None:
     if (folder / "summary.json").exists():
-        print(f"{folder} is finished; use it with: {_program()} eval {shlex.quote(str(folder))}")
+        if world.is_main:
+            print(
+                f"{folder} is finished; use it with: {_program()} eval {shlex.quote(str(folder))}"
+            )
         return
-    _watched(lambda looker: run.resume(folder, cifar10.load(data, looker.note), device, looker))
+    plan = run_folder.read_recipe(folder)
+    place = data or run_folder.began(folder)["data"]["place"]
+    if device is None and world.size > 1:
+        device = _device(run_folder.began(folder)["device"], world)
+    _watched(
+        lambda looker: run_folder.resume(folder, _load(plan, place, looker), device, looker, world),
+        world,
+    )
 
 
 def _command() -> str:
@@ -72,16 +115,17 @@ def _program() -> str:
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 
 
-def _watched(make: Callable[[Lines], run.Run]) -> None:
+def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
     """Train a run with somebody looking on, and say how it ended."""
-    looker = watch()
+    looker = watch(world.is_main)
     try:
         made = make(looker)
         summary = made.train()
     except run.Interrupted as stop:
         looker.close()
-        print(f"Stopped at iteration {stop.step:,}, saved.")
-        print(f"Go on with: {_program()} resume {shlex.quote(str(stop.folder))}")
+        if world.is_main:
+            print(f"Stopped at iteration {stop.step:,}, saved.")
+            print(f"Go on with: {_program()} resume {shlex.quote(str(stop.folder))}")
         sys.exit(128 + stop.signal)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
@@ -89,8 +133,9 @@ def _watched(make: Callable[[Lines], run.Run]) -> None:
         raise UserError("out of memory", mend="try a smaller batch: --set batch=64") from error
     finally:
         looker.close()
-    _draw(made.folder, summary)
-    _report(made.folder, summary)
+    if world.is_main:
+        _draw(made.folder, summary)
+        _report(made.folder, summary)
 
 
 def _draw(folder: Path, summary: dict[str, Any]) -> None:
@@ -106,7 +151,7 @@ def _draw(folder: Path, summary: dict[str, Any]) -> None:
 
 def _report(folder: Path, summary: dict[str, Any]) -> None:
     measured, network = summary["measured"], summary["network"]
-    held_out = "held-out" if measured["split"] == "45k/5k" else "test"
+    held_out = "held-out" if measured.get("split") == "45k/5k" else "test"
     paper = cifar10_error(network)
     print()
     print(f"{network}  {held_out} error {measured['error']:.2f} %  ({measured['protocol']})")

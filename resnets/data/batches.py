@@ -6,7 +6,7 @@ few tensor operations, without worker processes (section 4.2's augmentation).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -60,6 +60,7 @@ class TrainBatches:
         flip: `random` in each epoch; `alternating`: random in the first epoch, then the
             other way round in every next one; or `none`.
         parts: ranges of every batch that this process asks for; the whole by default.
+        side: pixels a side to which the images of a step are scaled; their own by default.
     """
 
     def __init__(
@@ -71,10 +72,13 @@ class TrainBatches:
         pad: int,
         flip: FlipKind,
         parts: Sequence[tuple[int, int]] | None = None,
+        side: Callable[[int], int] | None = None,
     ) -> None:
         self.size, self.batch, self.seed, self.device = len(data), batch, seed, device
         self.pad, self.flip = pad, flip
         self.parts = list(parts or [(0, batch)])
+        self.side = side or (lambda step: data.images.shape[-1])
+        self.bad: dict[str, str] = {}
         mean = torch.from_numpy(data.pixel_mean())
         self.normalize = Normalize(mean.to(device))
         # Pixels last: a crop then gathers rows of channels, and the batch is channels_last.
@@ -96,7 +100,11 @@ class TrainBatches:
         """
         plan = self._plan(step).part(*self.parts[part])
         images = self._images.index_select(0, plan.order).float().mul_(1 / 255).sub_(self._mean)
-        return self._cropped(images, plan), self._labels.index_select(0, plan.order)
+        images = resized(self._cropped(images, plan), self.side(step))
+        return images, self._labels.index_select(0, plan.order)
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
 
     def _cropped(self, images: Tensor, plan: Plan) -> Tensor:
         """Random crops and flips of normalised images (N, H, W, 3)."""

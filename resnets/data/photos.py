@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -161,6 +161,7 @@ def training_mean(samples: Samples, look: Augmentation, seed: int, images: int =
     Raises:
         UserError: if none of them can be read.
     """
+    look = replace(look, kind="centre", flip=False, colour=0.0)
     chosen = np.random.default_rng([seed, 5]).permutation(len(samples))[:images]
     total = np.zeros((look.size, look.size, 3), np.int64)
     count = 0

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnets.data.cifar10 import Images
+from resnets.data.images import centre, decode, to_tensor
+from resnets.data.preprocessing import Preprocessing
+from resnets.data.samples import Samples
+from resnets.support.distributed import World
 
 SINGLE_VIEW = "single view of the original 32x32 image"  # section 4.2
 
@@ -71,6 +75,7 @@ def evaluate(
     classes: int,
     batch: int = 500,
     progress: Callable[[int], None] = lambda images: None,
+    world: World = World(),  # noqa: B008
 ) -> Result:
     """Test in float32 on the original images (section 4.2's single view).
 
@@ -82,12 +87,13 @@ def evaluate(
         classes: number of classes.
         batch: images at a time.
         progress: told the number of images done.
+        world: the processes that share the work.
     """
     was_training = network.training
     network.eval()
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     try:
-        for start in range(0, len(data), batch):
+        for start in range(world.rank * batch, len(data), world.size * batch):
             images = torch.from_numpy(np.array(data.images[start : start + batch])).to(device)
             labels = torch.from_numpy(data.labels[start : start + batch].astype(np.int64))
             inputs = normalize(images).contiguous(memory_format=torch.channels_last)
@@ -98,4 +104,39 @@ def evaluate(
             progress(min(start + batch, len(data)))
     finally:
         network.train(was_training)
+    world.all_reduce_sum(counts)
     return Result(counts.view(classes, classes).cpu().numpy(), SINGLE_VIEW)
+
+
+def evaluate_photos(
+    network: nn.Module,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    progress: Callable[[int], None],
+    world: World,
+) -> Result:
+    """PROVISIONAL."""
+    classes = len(samples.classes or ())
+    counts = torch.zeros(classes * classes, dtype=torch.int64)
+    was = network.training
+    network.eval()
+    with torch.no_grad():
+        for start in range(world.rank * 50, len(samples), world.size * 50):
+            rows = range(start, min(start + 50, len(samples)))
+            images = [
+                centre(
+                    decode(samples.read(i), samples.name(i)),
+                    preprocessing.resize,
+                    preprocessing.size,
+                    preprocessing.interpolation,
+                )
+                for i in rows
+            ]
+            x = preprocessing.normalize(device)(torch.stack([to_tensor(i) for i in images]))
+            answers = network(x.contiguous(memory_format=torch.channels_last)).argmax(1)
+            labels = torch.from_numpy(samples.labels[start : start + 50])
+            counts += torch.bincount(labels * classes + answers, minlength=classes * classes)
+    network.train(was)
+    world.all_reduce_sum(counts)
+    return Result(counts.view(classes, classes).numpy(), "centre crop")

@@ -7,12 +7,16 @@ network that the row describes. He et al. 2016, sections 3.1 to 3.4 and 4.2.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 BlockKind = Literal["basic", "bottleneck"]
 ShortcutKind = Literal["none", "A", "B", "C"]
@@ -172,6 +176,56 @@ class Bottleneck(Block):
         return out
 
 
+class Stage(nn.Sequential):
+    """The blocks that share one size of map.
+
+    With `save_memory` set, training keeps the input of every few blocks only and computes
+    what lies between again in the backward pass: memory for the square root of the depth.
+    """
+
+    save_memory = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, H / stride, W / stride)."""
+        if not (self.save_memory and self.training and torch.is_grad_enabled()):
+            for block in self:
+                x = block(x)
+            return x
+        blocks = list(self)
+        several = math.isqrt(len(blocks))
+        for start in range(0, len(blocks), several):
+            segment = blocks[start : start + several]
+            x = checkpoint(
+                nn.Sequential(*segment),
+                x,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=partial(_contexts, segment),
+            )
+        return x
+
+
+def _contexts(
+    blocks: Sequence[nn.Module],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds the computation of some blocks, and its repetition."""
+    return nullcontext(), _still(blocks)
+
+
+@contextmanager
+def _still(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep BN's running statistics from counting the same batch a second time."""
+    norms = [m for block in blocks for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    counting = [norm for norm in norms if norm.track_running_stats]
+    for norm in counting:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in counting:
+            norm.track_running_stats = True
+
+
 class ResidualNetwork(nn.Module):
     """The network that an `Architecture` describes, He-initialised (section 3.4).
 
@@ -203,7 +257,7 @@ class ResidualNetwork(nn.Module):
                     block(channels, width, stride, architecture.shortcut, architecture.stride_in)
                 )
                 channels = width * expansion
-            self.add_module(name, nn.Sequential(*blocks))
+            self.add_module(name, Stage(*blocks))
         self.fc = nn.Linear(channels, architecture.classes)
         self.reset_parameters()
 

@@ -69,6 +69,12 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        """The largest of every process's tensors, element by element, in place of each."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
 
 @contextmanager
 def world() -> Iterator[World]:

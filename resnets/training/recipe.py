@@ -1,22 +1,25 @@
-"""Recipes: everything that defines a training, as typed data read from TOML."""
+"""Recipes: everything that defines a training, as typed data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import tomllib
-from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from resnets.data.batches import FlipKind
+from resnets.data.crops import Augmentation, CropKind
+from resnets.data.preprocessing import Interpolation
 from resnets.models import zoo
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
 SWITCHES = ("channels_last", "compile")
@@ -53,22 +56,30 @@ class GentleStart(Section):
     """Shallower networks start at the full rate."""
 
 
+Steps = Annotated[int | float, Field(ge=0)]
+"""A number of iterations; of epochs in a recipe whose length is given in `epochs`."""
+
+
+def _array_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Schedule(Section):
     """The learning rate as a function of the step."""
 
-    kind: Literal["steps", "linear", "cosine"]
+    kind: Literal["steps", "linear", "cosine", "plateau"]
     lr: float = Field(gt=0, le=100)
-    drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """The rate for the whole batch; nothing scales it."""
+    drops: Annotated[tuple[Steps, ...], BeforeValidator(_array_to_tuple)] = ()
     """`steps`: the iterations at which the rate is multiplied by `factor`."""
     factor: float = Field(0.1, gt=0, lt=1)
-    warmup: int = Field(0, ge=0)
+    patience: int = Field(5, ge=1)
+    """`plateau`: the rate falls after this many tests without a lower training error."""
+    warmup: Steps = 0
     """Iterations over which the rate rises linearly from zero."""
+    head: float = Field(1.0, gt=0, le=1000)
+    """The classifier learns at this multiple of the rate."""
     gentle_start: GentleStart | None = None
-
-    @field_validator("drops", mode="before")
-    @classmethod
-    def _array_to_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _drops_rise(self) -> Schedule:
@@ -86,35 +97,113 @@ class Augment(Section):
     flip: FlipKind = "random"
 
 
+Pair = Annotated[tuple[float, float], BeforeValidator(_array_to_tuple)]
+Sides = Annotated[tuple[int, int], BeforeValidator(_array_to_tuple)]
+
+
+class Photos(Section):
+    """Section 3.4: how photographs are shown in training and in tests."""
+
+    size: int = Field(224, ge=8, le=2048)
+    """Pixels a side of what the network sees in training."""
+    test_size: int | None = Field(None, ge=8, le=2048)
+    """Pixels a side of what it sees in tests; `size` by default."""
+    resize: float = Field(256 / 224, ge=1, le=4)
+    """Shorter side of a test image in units of `test_size`, before its centre is cut out."""
+    crop: CropKind = "scale"
+    """`scale`: the paper's; `area`: GoogLeNet's, of random area and shape; `centre`."""
+    sides: Sides = (256, 480)
+    """`scale`: the shorter side is drawn from these pixels, for a `size` of 224."""
+    areas: Pair = (0.08, 1.0)
+    """`area`: smallest and largest part of the image."""
+    flip: bool = True
+    colour: float = Field(0.1, ge=0, le=10)
+    """Deviation of the coefficients of AlexNet's colour augmentation; 0 for none."""
+    mean: Literal["pixel", "channel", "imagenet"] = "channel"
+    """What is subtracted: the mean of each pixel or channel of the training images, or
+    ImageNet's, then also divided by its deviation. Weights of `init` bring their own."""
+    limit: int | None = Field(None, ge=2)
+    """At most so many images, drawn at random, to train on; and as many to test on."""
+    classes: int | None = Field(None, ge=2)
+    """Only the first so many classes."""
+    split_seed: int = Field(0, ge=0, lt=2**32)
+    """Which of the ways to part a folder that has no `val`."""
+    bad_images: float = Field(0.001, ge=0, le=1)
+    """The run stops when more than this part of the images cannot be read."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Photos:
+        if not 1 <= self.sides[0] <= self.sides[1] or self.sides[0] < 224:
+            raise ValueError("sides must rise, from 224 or more")
+        if not 0 < self.areas[0] <= self.areas[1] <= 1:
+            raise ValueError("areas must rise, from above 0 to at most 1")
+        return self
+
+    def augmentation(self, size: int, interpolation: Interpolation) -> Augmentation:
+        """What a training image is put through when the network sees `size` pixels a side."""
+        low, high = (max(size, round(side * size / 224)) for side in self.sides)
+        return Augmentation(
+            kind=self.crop,
+            size=size,
+            sides=(low, high),
+            areas=self.areas,
+            resize=round(size * self.resize),
+            flip=self.flip,
+            colour=self.colour,
+            interpolation=interpolation,
+        )
+
+
 class Progressive(Section):
     """Train on smaller images at first: `size` pixels a side before iteration `until`."""
 
-    size: int = Field(ge=8, le=32)
-    until: int = Field(ge=1)
+    size: int = Field(ge=8, le=2048)
+    until: Annotated[int | float, Field(gt=0)]
 
 
 class Recipe(Section):
     """One training, whole: with the data it decides every weight of the result."""
 
-    dataset: Literal["cifar10"] = "cifar10"
+    dataset: Literal["cifar10", "photos"] = "cifar10"
+    """`photos`: a folder of images, or shards of it."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Which of the ways to part the training images, for `45k/5k`."""
-    network: str = "cifar-resnet20"
+    network: str = ""
+    """May be left out where `init` names it."""
+    init: str | None = None
+    """The model whose weights to start from: a name, a file or a run folder."""
     seed: int = Field(0, ge=0, lt=2**32)
-    iterations: int = Field(ge=1)
-    batch: int = Field(128, ge=2, le=50_000)
+    iterations: int | None = Field(None, ge=1)
+    epochs: int | float | None = Field(None, gt=0)
+    """Instead of `iterations`; every other number of iterations is then one of epochs."""
+    batch: int = Field(128, ge=2, le=1_000_000)
+    """Images in one step of SGD, over all processes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images that go through the network at once, and whose statistics BN takes; the
+    gradients of several add up to one step. All of a process's images by default."""
     schedule: Schedule
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
+    photos: Photos = Photos()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights at every step, which is then tested and kept."""
+    batch_norm: Literal["batch", "frozen", "sync"] = "batch"
+    """`batch`: statistics of each process's own images, as in the paper; `sync`: of all
+    processes' images (GPUs only); `frozen`: those of `init`, with scale and shift fixed too."""
+    recompute_bn: int = Field(0, ge=0)
+    """Training images over which BN's statistics are taken anew before each test, as the
+    authors did; 0 keeps the moving averages."""
+    save_memory: bool = False
+    """Compute activations again in the backward pass instead of keeping them all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: Switch = "auto"
     compile: Switch = "auto"
     deterministic: bool = False
     """On GPUs: only kernels that repeat bit for bit (slower). CPUs always repeat."""
-    test_every: int = Field(1000, ge=1)
+    test_every: Annotated[int | float, Field(gt=0)] = 1000
     """Iterations between tests."""
     log_every: int = Field(50, ge=1)
     """Iterations between lines of metrics, each one reading of the device."""
@@ -124,155 +213,71 @@ class Recipe(Section):
     @field_validator("network")
     @classmethod
     def _network_exists(cls, value: str) -> str:
+        if not value:
+            return value
         try:
-            fits = value not in zoo.VGG_NAMES and zoo.architecture(value).stem == "cifar"
+            zoo.architecture(value) if value not in zoo.VGG_NAMES else None
         except UserError as error:
             raise ValueError(str(error)) from error
-        if not fits:
-            raise ValueError(
-                f"{value} is made for 224-pixel photographs; "
-                "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
-            )
+        if value in zoo.VGG_NAMES:
+            raise ValueError(f"{value} is here for comparison only; it is not trained")
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if not self.network and self.init is None:
+            raise ValueError("key 'network' is missing")
+        if (self.iterations is None) == (self.epochs is None):
+            raise ValueError("give the length as either iterations or epochs")
+        if self.dataset == "cifar10":
+            if self.network and zoo.architecture(self.network).stem != "cifar":
+                raise ValueError(
+                    f"{self.network} is made for 224-pixel photographs; "
+                    "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
+                )
+            if self.progressive and self.progressive.size > 32:
+                raise ValueError("progressive.size: CIFAR-10's images have 32 pixels a side")
+        if self.batch_norm == "frozen" and self.init is None:
+            raise ValueError("batch_norm = 'frozen' needs the statistics of an init")
+        if self.epochs is None:
+            counts = [*self.schedule.drops, self.schedule.warmup, self.test_every]
+            counts += [self.progressive.until] if self.progressive else []
+            if any(isinstance(count, float) for count in counts):
+                raise ValueError("drops, warmup, until and test_every are whole iterations")
+        return self
 
     def content_hash(self) -> str:
         """Hash of everything that decides the result; run folders are known by it."""
         facts = self.model_dump(mode="json", exclude={"checkpoint_seconds"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
+    def in_iterations(self, images: int) -> Recipe:
+        """This recipe with its length in iterations, for so many training images."""
+        if self.epochs is None:
+            return self
 
-def shipped() -> dict[str, str]:
-    """Names and texts of the recipes inside the package."""
-    folder = resources.files("resnets") / "recipes"
-    return {
-        Path(file.name).stem: file.read_text(encoding="utf-8")
-        for file in sorted(folder.iterdir(), key=lambda f: f.name)
-        if file.name.endswith(".toml")
-    }
+        def steps(epochs: float) -> int:
+            return max(1, round(epochs * images / self.batch)) if epochs else 0
 
+        schedule, progressive = self.schedule, self.progressive
+        return self.model_copy(
+            update={
+                "epochs": None,
+                "iterations": steps(self.epochs),
+                "test_every": steps(self.test_every),
+                "schedule": schedule.model_copy(
+                    update={
+                        "drops": tuple(steps(drop) for drop in schedule.drops),
+                        "warmup": steps(schedule.warmup),
+                    }
+                ),
+                "progressive": progressive
+                and progressive.model_copy(update={"until": steps(progressive.until)}),
+            }
+        )
 
-def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe: a shipped name or the path of a TOML file.
-
-    Args:
-        name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
-        settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
-            strings may be left out.
-
-    Raises:
-        UserError: naming the file, the line and the key, and the nearest known key.
-    """
-    recipes = shipped()
-    if name_or_path in recipes:
-        text, where = recipes[name_or_path], name_or_path
-    elif name_or_path.endswith(".toml") or "/" in name_or_path:
-        text, where = _read(Path(name_or_path)), name_or_path
-    else:
-        raise UserError(f"unknown recipe {name_or_path!r}", mend=nearest(name_or_path, recipes))
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"not valid TOML: {error}", where) from error
-    overridden = set()
-    for setting in settings:
-        overridden.add(_apply(values, setting))
-    return _validated(values, text, where, overridden)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(
-            "no such recipe file", str(path), f"shipped recipes: {', '.join(shipped())}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", str(path)) from error
-
-
-def _apply(values: dict[str, Any], setting: str) -> str:
-    """Put `table.key=value` into `values`; returns the dotted key."""
-    key, equals, text = setting.partition("=")
-    key = key.strip()
-    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-        raise UserError("not of the form key=value", f"--set {setting}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    table = values
-    *tables, last = key.split(".")
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise UserError(f"{name} is not a table", f"--set {setting}")
-    table[last] = value
-    return key
-
-
-def _validated(values: dict[str, Any], text: str, where: str, overridden: set[str]) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as failure:
-        raise _explained(failure.errors()[0], text, where, overridden) from failure
-
-
-def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str]) -> UserError:
-    """One line for the first thing that is wrong: file, line, key, and the nearest key."""
-    path = _key_path(error)
-    key = ".".join(path)
-    if any(key == o or o.startswith(f"{key}.") for o in overridden):
-        place = f"--set {key}"
-    else:
-        line = _line_of(text, path)
-        place = f"{where}, line {line}" if line else where
-    if error["type"] == "extra_forbidden":
-        table = _table(path[:-1])
-        known = table.model_fields if table else Recipe.model_fields
-        return UserError(f"unknown key {key!r}", place, nearest(path[-1], known))
-    if error["type"] == "missing":
-        return UserError(f"key {key!r} is missing", place)
-    given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "value_error":
-        given = ""
-    if path and path[-1] in SWITCHES:
-        message = "should be 'auto', true or false"
-    return UserError(f"{key}: {message}{given}", place)
-
-
-def _key_path(error: ErrorDetails) -> list[str]:
-    """The keys that lead to an error, without pydantic's names for parts of a type."""
-    path: list[str] = []
-    for part in error["loc"]:
-        table = _table(path)
-        unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]
-        if table is None or not (part in table.model_fields or unknown):
-            break
-        path.append(str(part))
-    return path
-
-
-def _table(path: list[str]) -> type[BaseModel] | None:
-    """The type of the recipe's table at `path`; None where a single value stands."""
-    model: type[BaseModel] | None = Recipe
-    for name in path:
-        field = model.model_fields.get(name) if model else None
-        kinds = [field.annotation, *get_args(field.annotation)] if field else []
-        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-    return model
-
-
-def _line_of(text: str, path: list[str]) -> int | None:
-    """Line, from 1, on which a key stands; None where it does not stand."""
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([\w.-]+)\]", line):
-            table = header[1].split(".")
-            if table == path:
-                return number
-        elif (entry := re.match(r"\s*([\w.-]+)\s*=", line)) and [
-            *table, *entry[1].split(".")
-        ] == path[: len(table) + entry[1].count(".") + 1]:  # fmt: skip
-            return number
-    return None
+    @property
+    def steps(self) -> int:
+        """Iterations of the whole training."""
+        assert self.iterations is not None, "in_iterations comes first"
+        return self.iterations

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +14,16 @@ from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
-from resnets.data.cifar10 import CLASSES, Cifar10
-from resnets.data.preprocessing import Preprocessing
-from resnets.evaluation.classify import Result, evaluate
+from resnets.evaluation.classify import Result
+from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.support.files import write_json, writing
 from resnets.training import checkpoint, hardware
 from resnets.training.metrics import MetricsLog
 from resnets.training.recipe import Recipe
+from resnets.training.task import Task
 from resnets.training.training import Training
 from resnets.weights import model_file
 
@@ -99,35 +99,45 @@ class Clock:
 class Run:
     """A recipe at work in its folder.
 
+    Of several processes each makes the same calls; rank 0 alone writes.
+
     Args:
         folder: holds recipe, environment, metrics, checkpoints and the final model.
-        recipe: what to do; nothing outside it changes the result.
-        data: CIFAR-10.
+        recipe: what to do, its length in iterations; nothing outside it changes the result.
+        task: the data.
         device: where to train.
         watch: whoever looks on.
         command: how the run was started, for the card.
+        world: the processes that train together.
+        init: the model whose weights to start from.
+        facts: what else the provenance says, such as which images were used.
     """
 
     def __init__(
         self,
         folder: Path,
         recipe: Recipe,
-        data: Cifar10,
+        task: Task,
         device: torch.device,
         watch: Watch,
         command: str,
+        world: World = World(),  # noqa: B008
+        init: model_file.Model | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
         hardware.prepare(recipe, device)
-        self.folder, self.recipe, self.device, self.watch = folder, recipe, device, watch
-        self.command = command
-        self.environment = hardware.environment(device)
-        self.train_data, self.test_data = data.split(recipe.split, recipe.split_seed)
+        self.folder, self.recipe, self.task = folder, recipe, task
+        self.device, self.watch, self.world = device, watch, world
+        self.command, self.facts = command, facts or {}
+        self.environment = {**hardware.environment(device), "processes": world.size}
         self.settings = hardware.resolve(recipe, device)
-        self.training = Training(recipe, self.train_data, device, self.settings)
+        self.training = Training(recipe, task, device, self.settings, world, init)
         self.clock = Clock()
         self.last_test: Result | None = None
+        self._kept: dict[str, Tensor] | None = None
         self._saved_at = time.monotonic()
         self._stop: int | None = None
+        self._told: set[str] = set()
 
     @property
     def checkpoints(self) -> Path:
@@ -143,40 +153,58 @@ class Run:
             Interrupted: after SIGINT or SIGTERM, the state saved.
             UserError: if the training diverges or the disk refuses.
         """
-        training, recipe = self.training, self.recipe
+        training = self.training
         self.watch.begin(self)
-        with self.alone(), self._signals(), MetricsLog(self.folder, training.step) as log:
+        with self._alone(), self._signals(), self._metrics() as log:
             self.clock.start()
-            while training.step < recipe.iterations:
-                images, labels = training.batch()
-                waited = self.clock.lap()
-                training.update(images, labels)
-                self.clock.updated(waited, self.clock.lap())
+            while training.step < self.recipe.steps:
+                waited = training.update()
+                self.clock.updated(waited, self.clock.lap() - waited)
                 self.watch.stepped(training.step)
                 self._after_update(log)
                 self.clock.start()
+        training.batches.close()
         return self._finish()
 
-    def _after_update(self, log: MetricsLog) -> None:
+    def _alone(self) -> AbstractContextManager[None]:
+        return alone(self.folder) if self.world.is_main else nullcontext()
+
+    def _metrics(self) -> AbstractContextManager[MetricsLog | None]:
+        if self.world.is_main:
+            return MetricsLog(self.folder, self.training.step)
+        return nullcontext()
+
+    def _after_update(self, log: MetricsLog | None) -> None:
         step, recipe = self.training.step, self.recipe
-        last = step == recipe.iterations
+        last = step == recipe.steps
         if step % recipe.log_every == 0 or last:
             self._log(log)
         if step % recipe.test_every == 0 or last:
             self._test(log)
-        if self._stop is not None and not last:
+        stop, due = self._agreed(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds)
+        if stop is not None and not last:
             self.save()
-            raise Interrupted(self.folder, step, self._stop)
-        if last or time.monotonic() - self._saved_at >= recipe.checkpoint_seconds:
+            raise Interrupted(self.folder, step, stop)
+        if last or due:
             self.save()
 
-    def _log(self, log: MetricsLog) -> None:
+    def _agreed(self, due: bool) -> tuple[int | None, bool]:
+        """The signal that stops every process, and whether rank 0 says a checkpoint is due."""
+        if self.world.size == 1:
+            return self._stop, due
+        mine = torch.tensor([self._stop or 0, int(due and self.world.is_main)])
+        signals = self.world.all_reduce_max(mine).tolist()
+        return signals[0] or None, bool(signals[1])
+
+    def _log(self, log: MetricsLog | None) -> None:
         reading = self.training.read()
         self.clock.waited_for_device(self.clock.lap())
+        self._report_bad_images()
         if reading is None:
             return
         if not reading.healthy:
             raise self._diverged(f"loss {reading.loss:.3g}")
+        bad = len(self.training.batches.bad)
         metrics = {
             "step": self.training.step,
             "epoch": round(self.training.batches.epoch_of(self.training.step), 3),
@@ -184,30 +212,51 @@ class Run:
             "train_error": round(reading.error, 3),
             "learning_rate": self.training.last_rate,
             **self.clock.rates(self.recipe.batch),
+            **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 2),
         }
-        log.write(metrics)
+        self._write(log, metrics)
+
+    def _write(self, log: MetricsLog | None, metrics: dict[str, Any]) -> None:
+        if log is not None:
+            log.write(metrics)
         self.watch.logged(metrics)
 
-    def _test(self, log: MetricsLog) -> None:
+    def _report_bad_images(self) -> None:
+        """Tell of images that could not be read; raises `UserError` if they are too many."""
+        bad = self.training.batches.bad
+        everyone = self.world.gather_objects(dict(bad)) or [{}]
+        union = self.world.broadcast_object({k: v for d in everyone for k, v in d.items()})
+        for name in union.keys() - self._told:
+            self.watch.note(f"left out: {union[name]}")
+        self._told |= union.keys()
+        bad.update(union)
+        limit = self.recipe.photos.bad_images
+        if len(bad) > limit * self.task.images:
+            share = 100 * len(bad) / self.task.images
+            raise UserError(
+                f"{len(bad)} of {self.task.images:,} training images cannot be read ({share:.2g} %,"
+                f" more than {100 * limit:.2g} %), the first: {next(iter(bad.values()))}",
+                mend="look with: resnets doctor, or allow more: --set photos.bad_images=0.05",
+            )
+
+    def _test(self, log: MetricsLog | None) -> None:
         self.last_test = self._evaluate()
+        self.training.tested()
         metrics = {"step": self.training.step, "test_error": round(self.last_test.error, 3)}
-        log.write(metrics)
-        self.watch.logged(metrics)
+        self._write(log, metrics)
 
     def _evaluate(self) -> Result:
-        total = len(self.test_data)
+        total = self.task.test_images
         # A test is not worth compiling for, and eager it is the same as in `resnets eval`.
         eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
-        with eager:
-            return evaluate(
-                self.training.network,
-                self.test_data,
-                self.training.batches.normalize,
-                self.device,
-                len(CLASSES),
-                progress=lambda images: self.watch.testing(images, total),
+        with eager, self.training.presented() as network:
+            result = self.task.test(
+                network, self.world, lambda images: self.watch.testing(images, total)
             )
+            if self.training.step == self.recipe.steps:
+                self._kept = {k: t.detach().clone() for k, t in network.state_dict().items()}
+        return result
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are no longer finite numbers."""
@@ -215,7 +264,10 @@ class Run:
             raise self._diverged("weights or loss are not finite")
         tensors, facts = self.training.state()
         facts["seconds"] = self.clock.training
-        checkpoint.save(self.checkpoints, tensors, facts)
+        facts["preprocessing"] = model_file.preprocessing_facts(self.task.preprocessing)
+        tensors[model_file.MEAN] = self.task.preprocessing.mean
+        if self.world.is_main:
+            checkpoint.save(self.checkpoints, tensors, facts)
         self._saved_at = time.monotonic()
 
     def restore(self, state: checkpoint.State) -> None:
@@ -223,6 +275,7 @@ class Run:
         tensors, facts = state
         self.training.restore(tensors, facts)
         self.clock.training = facts["seconds"]
+        self._told |= self.training.batches.bad.keys()
 
     def _diverged(self, what: str) -> UserError:
         kept = checkpoint.files(self.checkpoints)
@@ -236,52 +289,37 @@ class Run:
     def _finish(self) -> dict[str, Any]:
         # None: resumed from the last checkpoint, whose test stands in the metrics already.
         last_test = self.last_test or self._evaluate()
+        assert self._kept is not None
+        recipe, classes = self.recipe, list(self.task.classes)
         measured = {
-            "dataset": self.recipe.dataset,
-            "split": self.recipe.split,
-            **last_test.as_dict(CLASSES),
+            "dataset": recipe.dataset,
+            **({"split": recipe.split} if recipe.dataset == "cifar10" else {}),
+            **last_test.as_dict(classes),
         }
+        bad = sorted(self.training.batches.bad)
         provenance = {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "recipe_hash": self.recipe.content_hash(),
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_hash": recipe.content_hash(),
             "settings": self.settings.as_dict(),
             "command": self.command,
+            **self.facts,
+            **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.environment,
         }
-        size = self.train_data.images.shape[-1]
-        network = self.recipe.network
-        card = model_file.make_card(network, list(CLASSES), provenance, [measured])
-        weights = self.training.network.state_dict()
-        preprocessing = Preprocessing(size, size, self.training.batches.normalize.mean)
-        model_file.save(self.folder / "model.safetensors", weights, preprocessing, card)
+        card = model_file.make_card(recipe.network, classes, provenance, [measured])
         summary = {
-            "network": network,
+            "network": recipe.network,
             "measured": measured,
             "iterations": self.training.step,
             "provenance": provenance,
         }
-        write_json(self.folder / "summary.json", summary)
+        if self.world.is_main:
+            path = self.folder / "model.safetensors"
+            model_file.save(path, self._kept, self.task.preprocessing, card)
+            write_json(self.folder / "summary.json", summary)
         return summary
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder; the system ends that when this one ends."""
-        lock = FileLock(self.folder / ".lock")
-        with writing(self.folder):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout as error:
-                raise UserError(
-                    "another process is training in this folder",
-                    str(self.folder),
-                    "wait for its end",
-                ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -301,115 +339,22 @@ class Run:
                 signal.signal(number, handler)
 
 
-def start(
-    folder: Path, recipe: Recipe, data: Cifar10, device: torch.device, watch: Watch, command: str
-) -> Run:
-    """A new run in a new folder.
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the system ends that when this one ends.
 
     Raises:
-        UserError: if the folder holds something already, or cannot be written.
+        UserError: if another process is there.
     """
-    refuse_existing(folder, recipe)
-    run = Run(folder, recipe, data, device, watch, command)
-    make_folder(run.checkpoints)
-    with run.alone():
-        refuse_existing(folder, recipe)  # another process may have been quicker
-        _write_start(run, command)
-    return run
-
-
-def _write_start(run: Run, command: str) -> None:
-    """The files that a run folder begins with."""
-    folder, recipe, device = run.folder, run.recipe, run.device
-    run_facts = {
-        "command": command,
-        "device": str(device),
-        "settings": run.settings.as_dict(),
-        "recipe_hash": recipe.content_hash(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **run.environment,
-    }
-    write_json(folder / "environment.json", run_facts)
-    # Last, and atomically: a folder with a recipe is a whole run.
-    write_bytes(folder / "recipe.json", (recipe.model_dump_json(indent=2) + "\n").encode())
-
-
-def refuse_existing(folder: Path, recipe: Recipe) -> None:
-    """Raise `UserError` if a run cannot start in `folder` without losing something."""
-    if not folder.exists():
-        return
-    if (folder / "recipe.json").exists():
-        if read_recipe(folder).content_hash() == recipe.content_hash():
-            raise UserError(
-                "this run exists already",
-                str(folder),
-                f"go on with: resnets resume {folder}, or choose another --out",
-            )
-        raise UserError(
-            "this folder belongs to a run of another recipe", str(folder), "choose another --out"
-        )
-    # A start that was cut off before its recipe was written leaves nothing worth keeping.
-    abandoned = {folder / name for name in ("environment.json", "checkpoints", ".lock")}
-    if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
-        raise UserError(
-            "exists and is not a run folder", str(folder), "choose a new folder with --out"
-        )
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run folder.
-
-    Raises:
-        UserError: if the folder is none, or its recipe was altered.
-    """
-    path = folder / "recipe.json"
-    try:
-        return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError("not a run folder (no recipe.json)", str(folder)) from error
-    except ValueError as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"the recipe of this run is damaged ({line})", str(path)) from error
-
-
-def resume(folder: Path, data: Cifar10, device: torch.device | None, watch: Watch) -> Run:
-    """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
-
-    Args:
-        device: where to go on; the device that the run began on if None.
-
-    Raises:
-        UserError: if there is no run, or no checkpoint can be read or fits.
-    """
-    recipe, began = read_recipe(folder), _began(folder)
-    state = checkpoint.latest(folder / "checkpoints", watch.note)
-    device = device or hardware.find_device(began["device"])
-    run = Run(folder, recipe, data, device, watch, began["command"])
-    now = {**run.environment, "device": str(device), "settings": run.settings.as_dict()}
-    changed = [key for key in EXACT if began[key] != now[key]]
-    if changed:
-        watch.note(f"not bit for bit the run that began: other {', '.join(changed)}")
-    if state is None:
-        watch.note("no checkpoint yet: starting from iteration 0")
-    else:
+    lock = FileLock(folder / ".lock")
+    with writing(folder):
         try:
-            run.restore(state)
-        except UserError as error:
-            raise UserError(error.what, str(run.checkpoints), error.mend) from error
-    make_folder(run.checkpoints)
-    return run
-
-
-EXACT = ("device", "settings", "threads", "hardware", "packages")
-"""What must not change between start and resumption for the same bits to come out."""
-
-
-def _began(folder: Path) -> dict[str, Any]:
-    path = folder / "environment.json"
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(
+                "another process is training in this folder", str(folder), "wait for its end"
+            ) from error
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("command", *EXACT)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"is missing or damaged ({error})", str(path), "train anew with another --out"
-        ) from error
+        yield
+    finally:
+        lock.release()

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from resnets.data.batches import TrainBatches, resized
-from resnets.data.cifar10 import CLASSES, Images
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
+from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.training.averages import (
+    MovingAverage,
+    norms,
+    recompute_statistics,
+    take_from_main,
+)
 from resnets.training.hardware import Settings
 from resnets.training.recipe import Recipe
 from resnets.training.schedule import in_gentle_start, learning_rate
+from resnets.training.task import Task
+from resnets.weights.model_file import Model
 
 
 @dataclass(frozen=True)
@@ -36,46 +47,89 @@ class Training:
     """State of a training, moved forward by `update`; a function of recipe and step.
 
     Args:
-        recipe: what to do.
-        data: training images.
+        recipe: what to do, its length in iterations.
+        task: the data to do it with.
         device: where to do it.
         settings: precision and the like, already resolved for the device.
+        world: the processes that share every batch; each makes the same calls.
+        init: the model whose weights to start from.
+
+    Raises:
+        UserError: if the batch does not divide among the processes, or BN cannot be had.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Images, device: torch.device, settings: Settings
+        self,
+        recipe: Recipe,
+        task: Task,
+        device: torch.device,
+        settings: Settings,
+        world: World = World(),  # noqa: B008
+        init: Model | None = None,
     ) -> None:
-        self.recipe, self.device, self.settings = recipe, device, settings
+        self.recipe, self.device, self.settings, self.world = recipe, device, settings, world
         self.depth = zoo.architecture(recipe.network).layers
         torch.manual_seed(recipe.seed)
-        network = zoo.build(recipe.network, len(CLASSES)).to(device)
-        assert isinstance(network, ResidualNetwork)
-        if settings.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        self.network: ResidualNetwork = network
-        self.batches = TrainBatches(
-            data, recipe.batch, recipe.seed, device, recipe.augment.pad, recipe.augment.flip
-        )
+        self.network = self._make_network(task, init)
+        self.parts = shares(recipe, world)
+        self.batches = task.batches(self.parts)
         self.optimizer = self._make_optimizer()
+        self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.step = 0
         self.last_rate = 0.0
         self.started: int | None = None
         """The step that ended the gentle start of a deep network."""
+        self.errors: list[tuple[int, float]] = []
+        """Training error at each test, for a rate that falls on plateaus."""
         self._totals = torch.zeros(3, device=device)
+        self._since_test = [0.0, 0.0]
         if settings.compile:
-            compile_network(network, device)
+            compile_network(self.network, device)
+        self._shared = self._share_gradients()
+
+    def _make_network(self, task: Task, init: Model | None) -> ResidualNetwork:
+        network = zoo.build(self.recipe.network, len(task.classes))
+        assert isinstance(network, ResidualNetwork)
+        if init is not None:
+            start_from(network, init, task.classes)
+        if self.recipe.batch_norm == "frozen":
+            for layer in norms(network):
+                layer.requires_grad_(False)
+        if self.recipe.save_memory:
+            for name in network.stage_names:
+                network.get_submodule(name).save_memory = True  # type: ignore[assignment]
+        if self.recipe.batch_norm == "sync":
+            if self.device.type != "cuda":
+                raise UserError(
+                    "batch_norm = 'sync' needs GPUs",
+                    mend="use --set batch_norm=batch, as the paper",
+                )
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        network = network.to(self.device)
+        if self.settings.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        return network
+
+    def _share_gradients(self) -> nn.Module:
+        """The network, or a wrapper that averages the gradients of all processes."""
+        if self.world.size == 1:
+            return self.network
+        return DistributedDataParallel(
+            self.network, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def _make_optimizer(self) -> torch.optim.SGD:
         options = self.recipe.optimizer
-        parameters = list(self.network.parameters())
-        decayed = [p for p in parameters if options.decay == "all" or p.ndim > 1]
-        spared = [p for p in parameters if options.decay == "weights" and p.ndim == 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": spared, "weight_decay": 0.0},
-        ]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                decay = options.weight_decay
+                if options.decay == "weights" and parameter.ndim == 1:
+                    decay = 0.0
+                head = self.recipe.schedule.head if name.startswith("fc.") else 1.0
+                groups.setdefault((decay, head), []).append(parameter)
         return torch.optim.SGD(
-            groups,
+            [{"params": g, "weight_decay": d, "head": h} for (d, h), g in groups.items()],
             lr=self.recipe.schedule.lr,
             momentum=options.momentum,
             nesterov=options.nesterov,
@@ -85,36 +139,63 @@ class Training:
     def rate(self) -> float:
         """Learning rate of the next update."""
         r = self.recipe
-        return learning_rate(r.schedule, self.step, r.iterations, self.depth, self.started)
+        return learning_rate(r.schedule, self.step, r.steps, self.depth, self.started, self.errors)
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """The next update's images and labels."""
-        images, labels = self.batches(self.step)
-        progressive = self.recipe.progressive
-        if progressive and self.step < progressive.until:
-            images = resized(images, progressive.size)
+    def batch(self, part: int = 0) -> tuple[Tensor, Tensor]:
+        """A part of the next update's images and labels."""
+        images, labels = self.batches(self.step, part)
         if not self.settings.channels_last:
             images = images.contiguous()
         return images, labels
 
-    def update(self, images: Tensor, labels: Tensor) -> None:
-        """One step of SGD. Waits for nothing: the metrics stay on the device."""
+    def update(self) -> float:
+        """One step of SGD. Waits for no device: the metrics stay on it.
+
+        Returns:
+            Seconds that went into waiting for data.
+        """
         self.last_rate = self.rate
         for group in self.optimizer.param_groups:
-            group["lr"] = self.last_rate
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-        ):
-            logits = self.network(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+            group["lr"] = self.last_rate * group["head"]
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        waited = 0.0
+        for part in range(len(self.parts)):
+            start = time.perf_counter()
+            images, labels = self.batch(part)
+            waited += time.perf_counter() - start
+            self._add_gradients(images, labels, last=part == len(self.parts) - 1)
         self.optimizer.step()
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.network, self.step)
+        return waited
+
+    def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
+        """Forward and backward pass of a part of the batch."""
+        if not len(labels):
+            raise UserError("no image of a batch can be read", mend="resnets doctor tells why")
+        if self.recipe.batch_norm == "frozen":
+            for layer in norms(self.network):
+                layer.eval()
+        wait = not last and isinstance(self._shared, DistributedDataParallel)
+        with self._shared.no_sync() if wait else nullcontext():  # type: ignore[operator]
+            with self._autocast():
+                logits = self._shared(images)
+            smoothing = self.recipe.label_smoothing
+            loss = F.cross_entropy(
+                logits.float(), labels, label_smoothing=smoothing, reduction="sum"
+            )
+            # The mean over this process's share of the batch; an image that could not be
+            # read counts as one without gradient.
+            share = sum(end - start for start, end in self.parts)
+            (loss / share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum()
-            count = torch.full_like(loss, len(labels))
-            self._totals += torch.stack([loss * len(labels), wrong, count])
-        self.step += 1
+            self._totals += torch.stack([loss, wrong, torch.full_like(loss, len(labels))])
+
+    def _autocast(self) -> torch.autocast:
+        half = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def read(self) -> Reading | None:
         """Loss and error since the last reading, which they end; None if no update was made.
@@ -122,10 +203,11 @@ class Training:
         Also ends the gentle start of a deep network when the error has become small
         enough (section 4.2).
         """
-        loss, wrong, count = self._totals.tolist()
+        loss, wrong, count = self.world.all_reduce_sum(self._totals.clone()).tolist()
         if not count:
             return None
         self._totals.zero_()
+        self._since_test = [self._since_test[0] + wrong, self._since_test[1] + count]
         reading = Reading(loss / count, 100 * wrong / count)
         gentle = self.recipe.schedule.gentle_start
         if (
@@ -135,6 +217,32 @@ class Training:
         ):
             self.started = self.step
         return reading
+
+    def tested(self) -> None:
+        """A test was made: remember the training error up to here, for plateaus."""
+        wrong, count = self._since_test
+        if count and self.recipe.schedule.kind == "plateau":
+            self.errors.append((self.step, 100 * wrong / count))
+        self._since_test = [0.0, 0.0]
+
+    @contextmanager
+    def presented(self) -> Iterator[ResidualNetwork]:
+        """The network as it is tested and kept: averaged, its BN statistics taken anew."""
+        with self.average.applied(self.network) if self.average else nullcontext():
+            if self.recipe.recompute_bn:
+                steps = math.ceil(self.recipe.recompute_bn / self.recipe.batch)
+                with self._autocast():
+                    recompute_statistics(
+                        self.network, self._images_after_the_end(steps), self.world
+                    )
+            take_from_main(self.network, self.world)
+            yield self.network
+
+    def _images_after_the_end(self, steps: int) -> Iterator[Tensor]:
+        """Training images of the steps that would follow the last."""
+        for step in range(self.recipe.steps, self.recipe.steps + steps):
+            for part in range(len(self.parts)):
+                yield self.batches(step, part)[0]
 
     def healthy(self) -> bool:
         """Whether every weight and the loss since the last reading are finite numbers."""
@@ -148,10 +256,15 @@ class Training:
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
-        tensors["totals"] = self._totals
+        if self.average is not None:
+            tensors |= {f"average.{name}": t for name, t in self.average.tensors.items()}
+        tensors["totals"] = self.world.all_reduce_sum(self._totals.clone())
         facts = {
             "step": self.step,
             "started": self.started,
+            "errors": self.errors,
+            "since_test": self._since_test,
+            "bad": self.batches.bad,
             "network": self.recipe.network,
             "recipe": self.recipe.content_hash(),
         }
@@ -186,8 +299,59 @@ class Training:
             if momentum is not None:
                 buffer = torch.empty_like(parameter).copy_(momentum)
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self._totals.copy_(tensors["totals"])
+        if self.average is not None:
+            for name, tensor in self.average.tensors.items():
+                tensor.copy_(tensors[f"average.{name}"])
+        if self.world.is_main:
+            self._totals.copy_(tensors["totals"])
         self.step, self.started = facts["step"], facts["started"]
+        self.errors = [(step, error) for step, error in facts["errors"]]
+        self._since_test = facts["since_test"]
+        self.batches.bad.update(facts["bad"])
+
+
+def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:
+    """The parts of every batch that this process takes, one after the other.
+
+    Raises:
+        UserError: if the batch does not divide among the processes, or their share into
+            parts of `micro_batch` images.
+    """
+    share, rest = divmod(recipe.batch, world.size)
+    if rest:
+        raise UserError(
+            f"a batch of {recipe.batch} images does not divide among {world.size} processes",
+            mend=f"try --set batch={share * world.size or world.size}",
+        )
+    micro = recipe.micro_batch or share
+    if share % micro:
+        raise UserError(
+            f"micro_batch = {micro} does not divide a process's {share} images",
+            mend=f"try --set micro_batch={math.gcd(share, micro)}",
+        )
+    first = world.rank * share
+    return [(first + i, first + i + micro) for i in range(0, share, micro)]
+
+
+def start_from(network: ResidualNetwork, init: Model, classes: Sequence[str]) -> None:
+    """Give `network` the weights of `init`; its classifier only where the classes are the same.
+
+    Raises:
+        UserError: if the networks differ.
+    """
+    weights = init.network.state_dict()
+    if list(classes) not in (init.classes, init.class_ids):
+        weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
+    own = network.state_dict()
+    for name in own:
+        if not name.startswith("fc.") and (
+            name not in weights or weights[name].shape != own[name].shape
+        ):
+            raise UserError(
+                f"init is a {init.card['network']}, whose {name} does not fit the network",
+                mend=f"use --network {init.card['network']}",
+            )
+    network.load_state_dict(weights, strict=False)
 
 
 def compile_network(network: ResidualNetwork, device: torch.device) -> None:

@@ -82,8 +82,14 @@ def save(
     """
     whole = {**weights, MEAN: preprocessing.mean}
     tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items()}
+    whole_card = {**card, "preprocessing": preprocessing_facts(preprocessing)}
+    write_bytes(path, safetensors.torch.save(tensors, {"card": json.dumps(whole_card)}))
+
+
+def preprocessing_facts(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a card tells of the preprocessing, beside the tensor of the mean."""
     std = preprocessing.std
-    facts = {
+    return {
         "size": preprocessing.size,
         "resize": preprocessing.resize,
         "interpolation": preprocessing.interpolation,
@@ -91,8 +97,6 @@ def save(
         "mean": f"tensor {MEAN}, subtracted",
         "std": None if std is None else std.flatten().tolist(),
     }
-    metadata = {"card": json.dumps({**card, "preprocessing": facts})}
-    write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
 def read_preprocessing(facts: dict[str, Any], mean: Tensor) -> Preprocessing:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from resnets.cli.progress import Bar, Lines, duration
-from resnets.training import recipe
+from resnets.training import recipe_file
 
 METRICS = {
     "step": 50, "epoch": 0.5, "train_loss": 1.25, "train_error": 45.2, "learning_rate": 0.1,
@@ -17,11 +17,11 @@ METRICS = {
 
 def fake_run(compiled):
     return SimpleNamespace(
-        recipe=recipe.load("cifar10-fast"),
+        recipe=recipe_file.load("cifar10-fast"),
         settings=SimpleNamespace(precision="bf16", channels_last=True, compile=compiled),
         training=SimpleNamespace(step=0),
-        train_data=range(50_000),
-        test_data=range(10_000),
+        task=SimpleNamespace(images=50_000, test_images=10_000, classes=range(10)),
+        world=SimpleNamespace(size=1),
         device="cpu",
         folder="runs/x",
     )

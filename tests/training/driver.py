@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from resnets.data.cifar10 import Cifar10
-from resnets.training import run
+from resnets.training import run, run_folder
 from resnets.training.recipe import Recipe
 from tests.conftest import synthetic
 
@@ -51,9 +51,9 @@ def main():
     device = torch.device("cpu")
     try:
         if (folder / "recipe.json").exists():
-            made = run.resume(folder, data, device, watch)
+            made = run_folder.resume(folder, data, device, watch)
         else:
-            made = run.start(folder, recipe, data, device, watch, "driver")
+            made = run_folder.start(folder, recipe, data, device, watch, "driver")
         print(json.dumps(made.train()["measured"]["error"]), flush=True)
     except run.Interrupted as stop:
         print(stop, flush=True)

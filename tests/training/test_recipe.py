@@ -5,17 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnets.support.errors import UserError
-from resnets.training import recipe as recipes
+from resnets.training import recipe_file as recipes
 from resnets.training.recipe import Recipe, Schedule
 from resnets.training.schedule import learning_rate
 
 MINIMAL = 'iterations = 100\n\n[schedule]\nkind = "linear"\nlr = 0.1\n'
 
 
+NETWORKS = {
+    "cifar10-paper": "cifar-resnet20",
+    "cifar10-fast": "cifar-resnet20",
+    "cifar10-smoke": "cifar-resnet20",
+    "imagenet-paper": "resnet50",
+    "imagenet-90": "resnet50",
+    "imagenet-short": "resnet50-v1.5",
+    "finetune": "",
+}
+
+
 def test_the_shipped_recipes_load():
-    assert set(recipes.shipped()) == {"cifar10-paper", "cifar10-fast", "cifar10-smoke"}
-    for name in recipes.shipped():
-        assert recipes.load(name).network == "cifar-resnet20"
+    assert {name: recipes.load(name).network for name in recipes.shipped()} == NETWORKS
 
 
 def test_the_paper_recipe_is_section_4_2():
@@ -104,7 +113,13 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, messag
         ("cifar10-paper", ["compile=3"], "--set compile: compile: "),
         ("cifar10-paper", ["compile=True"], "should be .auto., true or false"),
         ("cifar10-paper", ["checkpoint_seconds=inf"], "finite"),
-        ("cifar10-paper", ["network=vgg16"], "made for 224-pixel photographs"),
+        ("cifar10-paper", ["network=vgg16"], "for comparison only"),
+        ("cifar10-paper", ["network=resnet50"], "made for 224-pixel photographs"),
+        ("cifar10-paper", ["epochs=3"], "either iterations or epochs"),
+        ("cifar10-paper", ["network="], "key 'network' is missing"),
+        ("cifar10-paper", ["test_every=0.5"], "whole iterations"),
+        ("cifar10-paper", ["progressive.size=40", "progressive.until=3"], "32 pixels a side"),
+        ("cifar10-paper", ["batch_norm=frozen"], "needs the statistics of an init"),
         ("cifar10-paper", ["network=cifar-resnt20"], "did you mean .*cifar-resnet20"),
     ],
 )

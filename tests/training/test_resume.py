@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resnets.support.errors import UserError
-from resnets.training import checkpoint, metrics, run
+from resnets.training import checkpoint, metrics, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.training import Training
 from resnets.weights import model_file
@@ -50,9 +50,9 @@ class Quiet(Steps):
 def train(folder, recipe, tiny, watch=None):
     watch = watch or Quiet()
     if (folder / "recipe.json").exists():
-        made = run.resume(folder, tiny, CPU, watch)
+        made = run_folder.resume(folder, tiny, CPU, watch)
     else:
-        made = run.start(folder, recipe, tiny, CPU, watch, "test")
+        made = run_folder.start(folder, recipe, tiny, CPU, watch, "test")
     return made.train()
 
 
@@ -248,18 +248,18 @@ def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
     train(tmp_path / "run", recipe, tiny)
     before = weights(tmp_path / "run")
     with pytest.raises(UserError, match=r"exists already.*resnets resume"):
-        run.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
     with pytest.raises(UserError, match="another recipe"):
-        run.start(tmp_path / "run", make_recipe(seed=5), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", make_recipe(seed=5), tiny, CPU, Quiet(), "test")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run folder"):
-        run.start(tmp_path / "mine", recipe, tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "mine", recipe, tiny, CPU, Quiet(), "test")
     after = weights(tmp_path / "run")
     cut_off = tmp_path / "cut-off"  # killed between its first files
     (cut_off / "checkpoints").mkdir(parents=True)
     (cut_off / "environment.json").write_text("{}")
-    run.start(cut_off, recipe, tiny, CPU, Quiet(), "test")
+    run_folder.start(cut_off, recipe, tiny, CPU, Quiet(), "test")
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
@@ -318,13 +318,14 @@ def test_a_changed_environment_is_said(tmp_path, tiny):
 
 
 def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_path, tiny):
-    original = Training.update
+    original = Training.batch
 
-    def poisoned(self, images, labels):
-        original(self, images * (float("nan") if self.step >= 7 else 1), labels)
+    def poisoned(self, part=0):
+        images, labels = original(self, part)
+        return images * (float("nan") if self.step >= 7 else 1), labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "update", poisoned)
+        patch.setattr(Training, "batch", poisoned)
         recipe = make_recipe(checkpoint_seconds=0)
         with pytest.raises(UserError, match=r"diverged.*checkpoint-00000007"):
             train(tmp_path, recipe, tiny)
@@ -337,21 +338,21 @@ def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny, 
     run_until(first, "step 3")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     # As if the other process had not been there yet at the first look.
-    original, looks = run.refuse_existing, []
+    original, looks = run_folder.refuse_existing, []
 
     def late(folder, recipe):
         looks.append(folder)
         if len(looks) > 1:
             original(folder, recipe)
 
-    monkeypatch.setattr(run, "refuse_existing", late)
+    monkeypatch.setattr(run_folder, "refuse_existing", late)
     with pytest.raises(UserError, match="another process is training"):
-        run.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
     first.kill()
     first.communicate()
     looks.clear()
     with pytest.raises(UserError, match="another recipe"):
-        run.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     assert before == after
 

@@ -6,6 +6,7 @@ import torch
 from resnets.support.errors import UserError
 from resnets.training import hardware
 from resnets.training.hardware import Settings
+from resnets.training.task import make_task
 from resnets.training.training import Training
 from tests.training.test_resume import make_recipe
 
@@ -14,7 +15,8 @@ PLAIN = Settings(precision="fp32", channels_last=False, compile=False)
 
 
 def make(tiny, settings=PLAIN, **changes):
-    return Training(make_recipe(**changes), tiny.train, CPU, settings)
+    recipe = make_recipe(**changes)
+    return Training(recipe, make_task(recipe, tiny, CPU), CPU, settings)
 
 
 def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(tiny):
@@ -25,7 +27,7 @@ def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(
     while training.started is None and training.step < 60:
         for _ in range(5):
             rates.append(training.rate)
-            training.update(*training.batch())
+            training.update()
         reading = training.read()
         assert (reading.error < 80) == (training.started is not None)
     assert training.started == training.step
@@ -62,7 +64,7 @@ def test_one_update_is_caffes_sgd(tiny):
     velocity = torch.zeros_like(weight)
     for _ in range(3):
         before, rate = weight.detach().clone(), training.rate
-        training.update(*training.batch())
+        training.update()
         velocity = 0.9 * velocity + weight.grad + 0.1 * before
         torch.testing.assert_close(weight.detach(), before - rate * velocity)
 
@@ -73,7 +75,7 @@ def test_progressive_sizes_and_memory_formats(tiny):
         images, labels = training.batch()
         assert images.shape[-1] == expected
         assert images.is_contiguous()
-        training.update(images, labels)
+        training.update()
     training = make(tiny, Settings("fp32", True, False))
     assert training.batch()[0].is_contiguous(memory_format=torch.channels_last)
 
@@ -81,7 +83,7 @@ def test_progressive_sizes_and_memory_formats(tiny):
 def test_a_reading_covers_the_updates_since_the_last(tiny):
     training = make(tiny)
     assert training.read() is None
-    training.update(*training.batch())
+    training.update()
     reading = training.read()
     assert 0 <= reading.error <= 100
     assert reading.loss > 0

@@ -1,0 +1,153 @@
+"""Recipe files: TOML text to a `Recipe`, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from resnets.support.errors import UserError, nearest
+from resnets.training.recipe import SWITCHES, Recipe
+
+
+def shipped() -> dict[str, str]:
+    """Names and texts of the recipes inside the package."""
+    folder = resources.files("resnets") / "recipes"
+    return {
+        Path(file.name).stem: file.read_text(encoding="utf-8")
+        for file in sorted(folder.iterdir(), key=lambda f: f.name)
+        if file.name.endswith(".toml")
+    }
+
+
+def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe: a shipped name or the path of a TOML file.
+
+    Args:
+        name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
+        settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
+            strings may be left out.
+
+    Raises:
+        UserError: naming the file, the line and the key, and the nearest known key.
+    """
+    recipes = shipped()
+    if name_or_path in recipes:
+        text, where = recipes[name_or_path], name_or_path
+    elif name_or_path.endswith(".toml") or "/" in name_or_path:
+        text, where = _read(Path(name_or_path)), name_or_path
+    else:
+        raise UserError(f"unknown recipe {name_or_path!r}", mend=nearest(name_or_path, recipes))
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"not valid TOML: {error}", where) from error
+    overridden = set()
+    for setting in settings:
+        overridden.add(_apply(values, setting))
+    return _validated(values, text, where, overridden)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            "no such recipe file", str(path), f"shipped recipes: {', '.join(shipped())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}", str(path)) from error
+
+
+def _apply(values: dict[str, Any], setting: str) -> str:
+    """Put `table.key=value` into `values`; returns the dotted key."""
+    key, equals, text = setting.partition("=")
+    key = key.strip()
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        raise UserError("not of the form key=value", f"--set {setting}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values
+    *tables, last = key.split(".")
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{name} is not a table", f"--set {setting}")
+    table[last] = value
+    return key
+
+
+def _validated(values: dict[str, Any], text: str, where: str, overridden: set[str]) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as failure:
+        raise _explained(failure.errors()[0], text, where, overridden) from failure
+
+
+def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str]) -> UserError:
+    """One line for the first thing that is wrong: file, line, key, and the nearest key."""
+    path = _key_path(error)
+    key = ".".join(path)
+    if any(key == o or o.startswith(f"{key}.") for o in overridden):
+        place = f"--set {key}"
+    else:
+        line = _line_of(text, path)
+        place = f"{where}, line {line}" if line else where
+    if error["type"] == "extra_forbidden":
+        table = _table(path[:-1])
+        known = table.model_fields if table else Recipe.model_fields
+        return UserError(f"unknown key {key!r}", place, nearest(path[-1], known))
+    if error["type"] == "missing":
+        return UserError(f"key {key!r} is missing", place)
+    given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "value_error":
+        given = ""
+    if path and path[-1] in SWITCHES:
+        message = "should be 'auto', true or false"
+    return UserError(f"{key}: {message}{given}" if key else message, place)
+
+
+def _key_path(error: ErrorDetails) -> list[str]:
+    """The keys that lead to an error, without pydantic's names for parts of a type."""
+    path: list[str] = []
+    for part in error["loc"]:
+        table = _table(path)
+        unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]
+        if table is None or not (part in table.model_fields or unknown):
+            break
+        path.append(str(part))
+    return path
+
+
+def _table(path: list[str]) -> type[BaseModel] | None:
+    """The type of the recipe's table at `path`; None where a single value stands."""
+    model: type[BaseModel] | None = Recipe
+    for name in path:
+        field = model.model_fields.get(name) if model else None
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return model
+
+
+def _line_of(text: str, path: list[str]) -> int | None:
+    """Line, from 1, on which a key stands; None where it does not stand."""
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([\w.-]+)\]", line):
+            table = header[1].split(".")
+            if table == path:
+                return number
+        elif (entry := re.match(r"\s*([\w.-]+)\s*=", line)) and [
+            *table, *entry[1].split(".")
+        ] == path[: len(table) + entry[1].count(".") + 1]:  # fmt: skip
+            return number
+    return None
