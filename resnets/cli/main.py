@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -145,5 +146,6 @@ def main() -> None:
     try:
         app(prog_name="resnets")
     except UserError as error:
-        print(f"resnets: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"resnets: {error}", file=sys.stderr)
         sys.exit(2)

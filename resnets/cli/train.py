@@ -48,12 +48,10 @@ def train(
     folder = out or Path("runs") / f"{Path(name).stem}-{label}-seed{plan.seed}"
     with distributed.world() as world:
         device = _device(device_name, world)
-        here = go_on and run_folder.is_run_of(folder, plan)
-        if world.broadcast_object(here):
+        if world.first(lambda: go_on and run_folder.is_run_of(folder, plan)):
             _go_on(folder, data, None if device_name == "auto" else device, world)
             return
-        if world.is_main:
-            run_folder.refuse_existing(folder, plan)
+        world.first(lambda: run_folder.refuse_existing(folder, plan))
 
         def begin(looker: Lines) -> run.Run:
             images = _load(plan, data, looker)
@@ -109,7 +107,9 @@ def _command() -> str:
 
 def _program() -> str:
     """How the user can call this program again: by its name only where it is on the PATH."""
-    return "resnets" if shutil.which("resnets") else sys.argv[0]
+    if shutil.which("resnets"):
+        return "resnets"
+    return "python -m resnets" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
 
 
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)

@@ -216,14 +216,15 @@ def _contexts(
 def _still(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Keep BN's running statistics from counting the same batch a second time."""
     norms = [m for block in blocks for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    counting = [norm for norm in norms if norm.track_running_stats]
-    for norm in counting:
-        norm.track_running_stats = False
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        for norm in counting:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class ResidualNetwork(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -62,6 +62,21 @@ class World:
         holder = [obj]
         dist.broadcast_object_list(holder)
         return holder[0]
+
+    def first(self, action: Callable[[], T]) -> T:
+        """What rank 0 gets by doing something for all; a `UserError` of its reaches all, too."""
+        result: T | UserError | None = None
+        if self.is_main:
+            try:
+                result = action()
+            except UserError as error:
+                if self.size == 1:
+                    raise
+                result = error
+        result = self.broadcast_object(result)
+        if isinstance(result, UserError):
+            raise result
+        return result  # type: ignore[return-value]
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of every process's tensor, in place of each."""

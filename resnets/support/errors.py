@@ -17,6 +17,10 @@ class UserError(Exception):
         line = f"{where}: {what}" if where else what
         super().__init__(" ".join((f"{line}; {mend}" if mend else line).split()))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+        """The three parts, so that another process gets the same error."""
+        return UserError, (self.what, self.where, self.mend)
+
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A mend that names the known words nearest to `name`, or all of them if few."""

@@ -42,8 +42,6 @@ def start(
         UserError: if the folder holds something already, or cannot be written, or the
             processes do not agree about the recipe.
     """
-    if world.is_main:
-        refuse_existing(folder, plan)
     agree(plan, data, world)
     init = model_file.load(plan.init) if plan.init else None
     network = plan.network or (init.card["network"] if init else "")
@@ -54,13 +52,15 @@ def start(
     task = make_task(recipe, data, device, task.preprocessing, world.size)
     facts = _data_facts(recipe, data, place)
     run = Run(folder, recipe, task, device, watch, command, world, init, facts)
-    if world.is_main:
-        make_folder(run.checkpoints)
-        with alone(folder):
-            refuse_existing(folder, plan)  # another process may have been quicker
-            _write_start(run, plan)
-    world.barrier()
+    world.first(lambda: _begin(run, plan))
     return run
+
+
+def _begin(run: Run, plan: Recipe) -> None:
+    make_folder(run.checkpoints)
+    with alone(run.folder):
+        refuse_existing(run.folder, plan)  # another command may have been quicker
+        _write_start(run, plan)
 
 
 def agree(plan: Recipe, data: Data, world: World) -> None:
@@ -172,8 +172,7 @@ def resume(
         raise UserError("these are not the images that the run began with", str(folder))
     agree(recipe, data, world)
     # Read by one process, so that all go on from the same step.
-    state = checkpoint.latest(folder / "checkpoints", watch.note) if world.is_main else None
-    state = world.broadcast_object(state)
+    state = world.first(lambda: checkpoint.latest(folder / "checkpoints", watch.note))
     device = device or hardware.find_device(start_facts["device"])
     init = model_file.load(recipe.init) if recipe.init and state is None else None
     preprocessing = init.preprocessing if init else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -114,9 +115,12 @@ class Training:
         """The network, or a wrapper that averages the gradients of all processes."""
         if self.world.size == 1:
             return self.network
-        return DistributedDataParallel(
-            self.network, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():
+            # The name of an option that changes between the versions that are supported.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            return DistributedDataParallel(
+                self.network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def _make_optimizer(self) -> torch.optim.SGD:
         options = self.recipe.optimizer

@@ -72,7 +72,7 @@ def test_one_update_is_caffes_sgd(tiny):
 def test_progressive_sizes_and_memory_formats(tiny):
     training = make(tiny, progressive={"size": 16, "until": 2})
     for expected in (16, 16, 32):
-        images, labels = training.batch()
+        images, _ = training.batch()
         assert images.shape[-1] == expected
         assert images.is_contiguous()
         training.update()
