@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnets.data.cifar10 import Cifar10, Images
 
@@ -26,3 +27,15 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("RESNETS_CACHE", str(folder))
     return folder
+
+
+def draw_photos(root, counts, size=(40, 32), seed=0):
+    """PNG files `root/<class>/<number>.png`, a class known by its colour."""
+    random = np.random.default_rng(seed)
+    for number, (name, count) in enumerate(counts.items()):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = random.integers(0, 60, (size[1], size[0], 3))
+            pixels[..., number % 3] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")

@@ -1,0 +1,192 @@
+"""Runs on photographs: resumption, bad images, weights to start from, every switch at once."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from resnets.data import folders
+from resnets.data.preprocessing import imagenet
+from resnets.models import zoo
+from resnets.support.errors import UserError
+from resnets.training import metrics, run, run_folder
+from resnets.training.recipe import Recipe
+from resnets.training.training import start_from
+from resnets.weights import model_file
+from tests.conftest import draw_photos
+from tests.training.test_resume import Quiet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(tmp_path, cache):
+    root = tmp_path / "photos"
+    draw_photos(root / "train", {"ant": 12, "bee": 12, "cow": 12})
+    draw_photos(root / "val", {"ant": 3, "bee": 2, "cow": 4}, seed=1)
+    return folders.load(root)
+
+
+def make_recipe(**changes):
+    values = {
+        "dataset": "photos",
+        "network": "cifar-resnet8",
+        "epochs": 4,
+        "batch": 6,
+        "test_every": 1,
+        "log_every": 1,
+        "checkpoint_seconds": 0,
+        "precision": "fp32",
+        "schedule": {"kind": "cosine", "lr": 0.05, "warmup": 0.5},
+        "photos": {"size": 24},
+        **changes,
+    }
+    return Recipe.model_validate_json(json.dumps(values))
+
+
+def start(folder, recipe, data, watch=None):
+    return run_folder.start(folder, recipe, data, CPU, watch or Quiet(), "test")
+
+
+def weights(folder):
+    return model_file.safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+EVERYTHING = {
+    "ema": 0.9,
+    "recompute_bn": 12,
+    "micro_batch": 3,
+    "save_memory": True,
+    "label_smoothing": 0.1,
+    "progressive": {"size": 16, "until": 2},
+    "schedule": {"kind": "plateau", "lr": 0.05, "patience": 1, "head": 2.0},
+    "photos": {"size": 24, "crop": "area", "mean": "pixel"},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING])
+def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, data, changes):
+    recipe = make_recipe(**changes)
+    start(tmp_path / "whole", recipe, data).train()
+
+    class Stop(Quiet):
+        def stepped(self, step):
+            if step in (7, 13):
+                signal.raise_signal(signal.SIGTERM)
+
+    out = tmp_path / "stopped"
+    with pytest.raises(run.Interrupted):
+        start(out, recipe, data, Stop()).train()
+    with pytest.raises(run.Interrupted):
+        run_folder.resume(out, data, CPU, Stop()).train()
+    run_folder.resume(out, data, CPU, Quiet()).train()
+    assert equal(weights(out), weights(tmp_path / "whole"))
+    keys = ("step", "train_loss", "test_error", "learning_rate")
+    told = [
+        [{k: r.get(k) for k in keys} for r in metrics.read(f)] for f in (out, tmp_path / "whole")
+    ]
+    assert told[0] == told[1]
+
+
+def test_the_network_learns_and_its_model_says_what_it_needs(tmp_path, data):
+    summary = start(tmp_path / "run", make_recipe(epochs=8), data).train()
+    assert summary["measured"]["images"] == 9
+    assert summary["measured"]["error"] < 34  # chance is 67
+    assert summary["iterations"] == 48
+    model = model_file.load(str(tmp_path / "run"))
+    assert model.classes == ["ant", "bee", "cow"]
+    assert (model.preprocessing.size, model.preprocessing.resize) == (24, 27)
+    pixels = torch.rand(2, 3, 24, 24)
+    assert model.network(pixels).shape == (2, 3)
+    again = run_folder.read_recipe(tmp_path / "run")
+    assert (again.iterations, again.epochs, again.schedule.warmup) == (48, None, 3)
+
+
+def test_other_images_than_at_the_start_are_refused(tmp_path, data):
+    start(tmp_path / "run", make_recipe(), data)
+    (tmp_path / "photos" / "train" / "ant" / "0.png").unlink()
+    with pytest.raises(UserError, match="not the images that the run began with"):
+        run_folder.resume(tmp_path / "run", folders.load(tmp_path / "photos"), CPU, Quiet())
+
+
+def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
+    (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
+
+    class Notes(Quiet):
+        def __init__(self):
+            self.notes = []
+            super().__init__()
+
+        def note(self, text):
+            self.notes.append(text)
+
+    with pytest.raises(UserError, match=r"1 of 36 training images.*2\.8 %.*bee/3\.png.*empty"):
+        start(tmp_path / "strict", make_recipe(), data).train()
+    watch = Notes()
+    recipe = make_recipe(photos={"size": 24, "bad_images": 0.1})
+    summary = start(tmp_path / "lenient", recipe, data, watch).train()
+    assert [n for n in watch.notes if "left out" in n] == ["left out: bee/3.png: the file is empty"]
+    assert summary["provenance"]["bad_images"] == ["bee/3.png"]
+    assert metrics.read(tmp_path / "lenient")[-2]["bad_images"] == 1
+
+
+def test_limits_shrink_the_data(tmp_path, data):
+    recipe = make_recipe(photos={"size": 24, "classes": 2, "limit": 10})
+    made = start(tmp_path / "run", recipe, data)
+    assert made.task.classes == ("ant", "bee")
+    assert (made.task.images, made.task.test_images) == (10, 5)
+
+
+def save_model(path, classes, name="cifar-resnet8"):
+    torch.manual_seed(5)
+    network = zoo.build(name, len(classes))
+    look = imagenet().resized_to(32)
+    model_file.save(path, network.state_dict(), look, model_file.make_card(name, classes, {}, []))
+    return network
+
+
+def test_fine_tuning_starts_from_given_weights_and_their_preprocessing(tmp_path, data):
+    path = tmp_path / "given.safetensors"
+    given = save_model(path, ["x", "y"])
+    made = start(tmp_path / "run", make_recipe(network="", init=str(path)), data)
+    assert made.recipe.network == "cifar-resnet8"
+    own = made.training.network.state_dict()
+    for name, tensor in given.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(own[name], tensor)
+    assert own["fc.weight"].shape[0] == 3
+    torch.testing.assert_close(made.task.preprocessing.std, imagenet().std)
+
+
+def test_the_classifier_stays_where_the_classes_are_the_same(tmp_path):
+    path = tmp_path / "given.safetensors"
+    given = save_model(path, ["a", "b"])
+    for classes, same in ((["a", "b"], True), (["b", "a"], False)):
+        network = zoo.build("cifar-resnet8", 2)
+        start_from(network, model_file.load(str(path)), classes)
+        assert torch.equal(network.fc.weight, given.fc.weight) == same
+
+
+def test_weights_of_another_network_are_refused(tmp_path, data):
+    path = tmp_path / "given.safetensors"
+    save_model(path, ["a", "b"])
+    recipe = make_recipe(network="cifar-resnet14", init=str(path))
+    with pytest.raises(UserError, match=r"init is a cifar-resnet8.*--network cifar-resnet8"):
+        start(tmp_path / "run", recipe, data)
+
+
+def test_frozen_statistics_stay_and_the_rest_learns(tmp_path, data):
+    path = tmp_path / "given.safetensors"
+    given = save_model(path, ["a", "b"]).state_dict()
+    recipe = make_recipe(network="", init=str(path), batch_norm="frozen", epochs=1)
+    start(tmp_path / "run", recipe, data).train()
+    for name, tensor in weights(tmp_path / "run").items():
+        if ".bn" in name or name.startswith("bn1"):
+            assert torch.equal(tensor, given[name]), name
+        elif "conv" in name:
+            assert not torch.equal(tensor, given[name]), name
