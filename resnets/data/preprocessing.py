@@ -41,11 +41,29 @@ class Normalize:
             shift: (N, 3), added to every pixel's red, green and blue on the scale 0..1.
         """
         mean = self.mean if self.mean.shape[1:] == images.shape[2:] else self._channel_mean
+        rows = images.permute(0, 2, 3, 1)
+        if rows.is_contiguous():
+            return self._by_rows(rows, mean, shift).permute(0, 3, 1, 2)
         pixels = images.float().mul_(1 / 255)
         if shift is not None:
             pixels += shift[:, :, None, None]
         pixels -= mean
         return pixels if self.std is None else pixels.div_(self.std)
+
+    def _by_rows(self, images: Tensor, mean: Tensor, shift: Tensor | None) -> Tensor:
+        """The same for images (N, H, W, 3), as one product and one sum of whole rows.
+
+        Operations with three numbers for the last dimension would take ten times as long.
+        """
+        count, height, width, _ = images.shape
+        divisor = torch.ones(3, device=images.device) if self.std is None else self.std.flatten()
+        offset = -mean.permute(1, 2, 0)[None]  # (1, H or 1, W or 1, 3)
+        if shift is not None:
+            offset = offset + shift[:, None, None, :]
+        offset = (offset / divisor).expand(-1, -1, width, -1).flatten(2)
+        scale = (1 / (255 * divisor)).repeat(width)
+        pixels = images.reshape(count, height, width * 3).float().mul_(scale).add_(offset)
+        return pixels.view(count, height, width, 3)
 
 
 @dataclass(frozen=True)
