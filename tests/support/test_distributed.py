@@ -1,0 +1,82 @@
+"""Processes that work together: each collective gives what it says, alone and among others."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.support.distributed import World, world
+from resnets.support.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TASK = """
+import json, sys, torch
+from resnets.support.distributed import world
+with world() as we:
+    we.barrier()
+    names = we.gather_objects(f"rank {we.rank}")
+    told = we.broadcast_object(f"from {we.rank}")
+    total = we.all_reduce_sum(torch.tensor([we.rank + 1.0, 2.0])).tolist()
+    with world() as inner:
+        same = inner == we
+    print(json.dumps([we.rank, we.size, we.local_rank, we.is_main, names, told, total, same]))
+assert not torch.distributed.is_initialized()
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_alone_every_call_is_the_identity(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with world() as we:
+        assert we == World(0, 1, 0)
+        assert we.is_main
+        we.barrier()
+        assert we.gather_objects("mine") == ["mine"]
+        assert we.broadcast_object("mine") == "mine"
+        assert we.all_reduce_sum(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_three_processes_meet():
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "3"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", TASK],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(3)
+    ]
+    answers = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    everyone = ["rank 0", "rank 1", "rank 2"]
+    for rank, answer in enumerate(answers):
+        names = everyone if rank == 0 else None
+        assert answer == [rank, 3, rank, rank == 0, names, "from 0", [6.0, 6.0], True]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK is None, not a number; start them with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes did not meet"),
+    ],
+)
+def test_an_incomplete_environment_is_told(monkeypatch, variables, message):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), world():
+        pass
