@@ -74,6 +74,22 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
         raise UserError(f"the image cannot be read ({error})", name) from error
 
 
+def planned_size(content: bytes) -> tuple[int, int]:
+    """Upright width and height by an image file's header alone, without decoding its pixels.
+
+    A plan, not a promise: (0, 0) where there is no telling, and files that keep their
+    orientation behind their pixels are taken as they lie.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+                return (image.height, image.width) if turned else image.size
+    except Exception:  # whatever is wrong with the file, decoding it will tell
+        return 0, 0
+
+
 def _too_large(name: str, size: str) -> UserError:
     return UserError(
         f"the image is too large ({size}; at most {MOST_PIXELS // 1_000_000} million)",
