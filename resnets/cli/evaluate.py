@@ -229,10 +229,12 @@ def _print_matrix(result: classify.Result, classes: tuple[str, ...]) -> None:
 
 def _print_worst(result: classify.Result, names: list[str], count: int = 5) -> None:
     """The hardest classes and the most frequent mistakes of many classes."""
+    if not result.wrong:
+        return
     shown = result.confusion.sum(1)
     errors = [(e, n, int(s)) for e, n, s in zip(result.class_errors(), names, shown, strict=True)]
     print("\nWorst classes (error, images):")
-    for error, name, images in sorted((row for row in errors if row[2]), reverse=True)[:count]:
+    for error, name, images in sorted((row for row in errors if row[0] > 0), reverse=True)[:count]:
         print(f"  {error:6.2f} % of {images:4}  {name}")
     print("\nMost frequent mistakes (images, true class, answer):")
     for pair in result.worst_pairs(count):
