@@ -44,7 +44,7 @@ def run_test(
     is exchanged until all are done.
 
     Args:
-        model: its network on `device`, in channels_last.
+        model: its network on `device`, in channels_last; its mode is restored.
         samples: the images.
         views: how they are shown.
         device: where to compute.
@@ -183,6 +183,8 @@ def _rows(
     done = 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool = ThreadPoolExecutor(max_workers=min(cores or 1, 16))
+    was_training = model.network.training
+    model.network.eval()
     try:
         groups = _groups(samples, mine, views, batch, pool)
         for loaded in _decoded(samples, groups, views, pool):
@@ -193,6 +195,7 @@ def _rows(
             progress(done)
     finally:
         pool.shutdown(cancel_futures=True)
+        model.network.train(was_training)
     return chances
 
 

@@ -158,8 +158,10 @@ class Dense:
 @torch.no_grad()
 def map_side(network: ResidualNetwork, size: int) -> int:
     """Side of the last map for a crop of `size` pixels: 7 for 224 (Table 1)."""
-    device = next(network.parameters()).device
+    device, was_training = next(network.parameters()).device, network.training
+    network.eval()  # so that BN's statistics stay as they are
     maps = network.features(torch.zeros(1, 3, size, size, device=device))
+    network.train(was_training)
     return maps[network.stage_names[-1]].shape[-1]
 
 
