@@ -102,7 +102,9 @@ def run_cifar10(
     """
     if model.classes != list(CLASSES):
         raise UserError(
-            "the model was trained on other classes than CIFAR-10's", model.card["network"]
+            "the model was trained on other classes than CIFAR-10's",
+            model.card["network"],
+            "give a folder with photos of its classes",
         )
     whole = len(images)
     index = drawn(whole, limit)
