@@ -106,21 +106,58 @@ def resume(
     verb.resume(run, data, device)
 
 
-@app.command("eval", epilog=example("resnets eval cifar-resnet20 cifar10 --plot confusion.png"))
+@app.command("eval", epilog=example("resnets eval resnet50.safetensors photos --views ten-crop"))
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
-    dataset: Annotated[str, typer.Argument(help="The data set to test on: cifar10.")] = "cifar10",
-    data: DataOption = None,
+    dataset: Annotated[
+        str, typer.Argument(help="cifar10, or a folder of photos.", metavar="DATA")
+    ] = "cifar10",
+    views: Annotated[str, typer.Option(help="center, ten-crop or dense.")] = "center",
+    image_size: Annotated[
+        int | None, typer.Option(min=32, max=2048, help="Crops of N pixels.", metavar="N")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only N images, drawn at random.", metavar="N")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops at a time.", metavar="N")] = None,
+    save_scores: Annotated[
+        Path | None, typer.Option(help="Keep every image's scores.", metavar="FILE")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the confusion matrix.", metavar="FILE.png")
     ] = None,
+    data: DataOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Test a model: error with its protocol, error of each class, confusion matrix."""
-    from resnets.cli import use as verb
+    """Test a model by a protocol of the paper: errors, worst classes, confusion."""
+    from resnets.cli import evaluate as verb
 
-    verb.evaluate(model, dataset, Path(data) if data else None, plot, device, json)
+    options = verb.Options(
+        Path(data) if data else None,
+        views,
+        image_size,
+        limit,
+        batch,
+        save_scores,
+        plot,
+        device,
+        as_json=json,
+    )
+    verb.evaluate(model, dataset, options)
+
+
+@app.command(epilog=example("resnets ensemble resnet50.scores resnet101.scores"))
+def ensemble(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files from eval --save-scores.", metavar="FILE...")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Test several models as one: the mean of their probabilities."""
+    from resnets.cli import evaluate as verb
+
+    verb.ensemble(files, json)
 
 
 @app.command(epilog=example("resnets predict photo.jpg another.png"))

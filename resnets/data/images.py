@@ -83,9 +83,19 @@ def upright_size(content: bytes, name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "over 178 million pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise UserError("not an image" if content else "the file is empty", name) from error
     return (height, width) if turned else (width, height)
+
+
+def planned_size(content: bytes) -> tuple[int, int]:
+    """As `upright_size`, but (0, 0) where there is no telling: decoding will tell what is wrong."""
+    try:
+        return upright_size(content, "")
+    except UserError:
+        return 0, 0
 
 
 def _too_large(name: str, size: str) -> UserError:

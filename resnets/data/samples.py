@@ -110,12 +110,16 @@ def fingerprint(samples: Samples) -> str:
     return digest.hexdigest()[:16]
 
 
+def drawn(count: int, images: int | None, seed: int = 0) -> NDArray[np.int64]:
+    """At most `images` of `count`, drawn at random by `seed`, in ascending order."""
+    return np.sort(np.random.default_rng([seed, 3]).permutation(count)[:images])
+
+
 def limited(samples: Samples, images: int | None, seed: int = 0) -> Samples:
     """At most `images` of a set, drawn at random by `seed`."""
     if images is None or images >= len(samples):
         return samples
-    order = np.random.default_rng([seed, 3]).permutation(len(samples))
-    return Subset(samples, np.sort(order[:images]))
+    return Subset(samples, drawn(len(samples), images, seed))
 
 
 def with_classes(samples: Samples, names: Sequence[str]) -> Samples:

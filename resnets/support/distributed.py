@@ -26,6 +26,7 @@ class World:
     """This process among those at the same task.
 
     Every process must make the same calls in the same order; with one process they are free.
+    They raise `UserError` if another process ended meanwhile.
 
     Args:
         rank: the number of this process, from 0.
@@ -45,14 +46,16 @@ class World:
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
     def gather_objects(self, obj: T) -> list[T] | None:
         """Every process's object, in the order of the ranks, to rank 0; None to the others."""
         if self.size == 1:
             return [obj]
         gathered: list[T | None] | None = [None] * self.size if self.is_main else None
-        dist.gather_object(obj, gathered)
+        with _together():
+            dist.gather_object(obj, gathered)
         return gathered  # type: ignore[return-value]
 
     def broadcast_object(self, obj: T) -> T:
@@ -60,7 +63,8 @@ class World:
         if self.size == 1:
             return obj
         holder = [obj]
-        dist.broadcast_object_list(holder)
+        with _together():
+            dist.broadcast_object_list(holder)
         return holder[0]
 
     def first(self, action: Callable[[], T]) -> T:
@@ -81,13 +85,15 @@ class World:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of every process's tensor, in place of each."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with _together():
+                dist.all_reduce(tensor)
         return tensor
 
     def all_reduce_max(self, tensor: Tensor) -> Tensor:
         """The largest of every process's tensors, element by element, in place of each."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            with _together():
+                dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
 
@@ -129,6 +135,15 @@ def world() -> Iterator[World]:
     dist.destroy_process_group()
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of gloo and NCCL alike; the cause stands with the other one
+        raise UserError("another process ended or does not answer", mend=_SEE) from error
+
+
+_SEE = "see its message"
 _MEND = "start them with torchrun, for example: torchrun --nproc-per-node 2 -m resnets ..."
 
 

@@ -15,9 +15,16 @@ from resnets.data.cifar10 import CLASSES, Cifar10
 from resnets.data.photos import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import PhotoSet, Samples, fingerprint, limited, with_classes
-from resnets.evaluation.classify import Result, evaluate, evaluate_photos
+from resnets.evaluation import views
+from resnets.evaluation.classify import Result, evaluate
+from resnets.evaluation.testing import run_test
 from resnets.support.distributed import World
 from resnets.training.recipe import Recipe
+from resnets.weights import model_file
+from resnets.weights.model_file import Model
+
+TEST_BATCH = 64
+"""Images that the network is given at a time in a test."""
 
 Progress = Callable[[int], None]
 Parts = Sequence[tuple[int, int]]
@@ -97,7 +104,6 @@ def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
             device,
             len(CLASSES),
             progress=progress,
-            world=world,
         ),
     )
 
@@ -154,7 +160,9 @@ def photo_task(
             parts,
             default_threads(processes),
         ),
-        test=partial(_test_photos, samples=test, preprocessing=shown, device=device),
+        test=partial(
+            _test_photos, name=recipe.network, samples=test, preprocessing=shown, device=device
+        ),
     )
 
 
@@ -162,11 +170,22 @@ def _test_photos(
     network: nn.Module,
     world: World,
     progress: Progress,
+    name: str,
     samples: Samples,
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> Result:
-    return evaluate_photos(network, samples, preprocessing, device, progress, world)
+    """A test on central crops, shared among the processes; all get its result."""
+    classes = list(samples.classes or ())
+    model = Model(network, model_file.make_card(name, classes, {}, []), preprocessing)
+    was_training = network.training
+    network.eval()
+    try:
+        shown = views.Center(preprocessing)
+        scores = run_test(model, samples, shown, device, TEST_BATCH, we=world, progress=progress)
+    finally:
+        network.train(was_training)
+    return world.broadcast_object(scores.result() if scores else None)  # type: ignore[return-value]
 
 
 def _measured(recipe: Recipe, train: Samples) -> Preprocessing:

@@ -1,44 +1,16 @@
 """The command line as a user meets it: answers, one-line errors, exit codes."""
 
 import json
-import sys
 import tempfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.cli import main as cli
 from resnets.data import cifar10, cifar10_sources
 from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.weights import model_file
-
-
-@pytest.fixture
-def resnets(monkeypatch, capsys, tmp_path):
-    """Runs `resnets ...` in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resnets", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def real_shape(monkeypatch, tiny):
-    """The small synthetic data in the place of CIFAR-10."""
-    monkeypatch.setattr(cifar10, "load", lambda data=None, report=None: tiny)
-    return tiny
 
 
 @pytest.fixture
@@ -63,7 +35,7 @@ SETTINGS = ("batch=50", "iterations=6", "test_every=3", "log_every=2", "progress
 SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--set", s)))
 
 
-@pytest.mark.parametrize("verb", ["", "info", "train", "resume", "eval", "predict"])
+@pytest.mark.parametrize("verb", ["", "info", "train", "resume", "eval", "ensemble", "predict"])
 def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(*([verb] if verb else []), "--help")
     assert code == 0

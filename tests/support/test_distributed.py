@@ -35,6 +35,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def start(task, size):
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", task],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(size)
+    ]
+
+
 def test_alone_every_call_is_the_identity(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with world() as we:
@@ -47,22 +60,34 @@ def test_alone_every_call_is_the_identity(monkeypatch):
 
 
 def test_three_processes_meet():
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "3"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", TASK],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(3)
-    ]
+    running = start(TASK, 3)
     answers = [json.loads(process.communicate(timeout=120)[0]) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     everyone = ["rank 0", "rank 1", "rank 2"]
     for rank, answer in enumerate(answers):
         names = everyone if rank == 0 else None
         assert answer == [rank, 3, rank, rank == 0, names, "from 0", [6.0, 6.0], True]
+
+
+DESERTED = """
+import sys
+from resnets.support.distributed import world
+from resnets.support.errors import UserError
+with world() as we:
+    we.barrier()
+    if we.rank == 1:
+        sys.exit(3)
+    try:
+        we.gather_objects(1)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_who_waits_for_a_process_that_ended_is_told():
+    waiting, ended = start(DESERTED, 2)
+    assert b"another process ended" in waiting.communicate(timeout=120)[0]
+    assert ended.wait(timeout=120) == 3
 
 
 @pytest.mark.parametrize(

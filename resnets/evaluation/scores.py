@@ -1,0 +1,198 @@
+"""Score files: what a model gave to every class of every image, kept for later and combined."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from resnets.evaluation.classify import Result, measure
+from resnets.support.errors import UserError
+from resnets.support.files import write_bytes
+
+FORMAT = "resnets-scores-1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A test's outcome for every image.
+
+    Args:
+        probabilities: float32 (N, classes).
+        labels: int64 (N,), columns of `probabilities`.
+        names: the images' names, unique.
+        classes: class names.
+        class_ids: identifiers of the classes, such as WordNet's, where the model has them.
+        protocol: how the images were shown.
+        model: what gave the scores.
+    """
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    protocol: str
+    model: str
+    class_ids: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def result(self) -> Result:
+        """The errors."""
+        return measure(self.probabilities, self.labels, self.protocol)
+
+    def images_hash(self) -> str:
+        """Which images these are, and their labels; their order does not matter."""
+        lines = sorted(f"{n}\0{c}" for n, c in zip(self.names, self.labels.tolist(), strict=True))
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def save(path: Path, scores: Scores) -> None:
+    """Write a score file atomically: safetensors with JSON metadata.
+
+    Raises:
+        UserError: if it cannot be written; nothing is then left behind.
+    """
+    names = "\0".join(scores.names).encode("utf-8", "surrogateescape")
+    tensors: dict[str, NDArray[Any]] = {
+        "probabilities": np.ascontiguousarray(scores.probabilities, np.float32),
+        "labels": np.ascontiguousarray(scores.labels, np.int64),
+        "names": np.frombuffer(names, np.uint8),
+    }
+    facts = {
+        "format": FORMAT,
+        "model": scores.model,
+        "protocol": scores.protocol,
+        "images": len(scores),
+        "images_hash": scores.images_hash(),
+        "classes": scores.classes,
+        "class_ids": scores.class_ids,
+    }
+    write_bytes(path, safetensors.numpy.save(tensors, {"scores": json.dumps(facts)}))
+
+
+def load(path: Path) -> Scores:
+    """Read a score file.
+
+    Raises:
+        UserError: if it is missing, truncated, damaged, or no score file.
+    """
+    if not path.is_file():
+        raise UserError("no such score file", str(path), "make one: resnets eval --save-scores")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"not a readable score file ({error})", str(path)) from error
+    try:
+        facts = json.loads(metadata["scores"])
+        names = tensors["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+        ids = facts["class_ids"]
+        scores = Scores(
+            tensors["probabilities"],
+            tensors["labels"],
+            tuple(names),
+            tuple(facts["classes"]),
+            str(facts["protocol"]),
+            str(facts["model"]),
+            None if ids is None else tuple(ids),
+        )
+        _check(scores, facts)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"not a score file of this program ({reason})", str(path)) from error
+    return scores
+
+
+def _check(scores: Scores, facts: dict[str, object]) -> None:
+    """Raise `ValueError` if a file's parts do not fit each other."""
+    if facts["format"] != FORMAT:
+        raise ValueError(f"format {facts['format']!r} is not {FORMAT!r}")
+    chances, labels = scores.probabilities, scores.labels
+    if chances.dtype != np.float32 or labels.dtype != np.int64:
+        raise ValueError(f"numbers of type {chances.dtype} and {labels.dtype}")
+    images, classes = len(scores.names), len(scores.classes)
+    if chances.shape != (images, classes) or labels.shape != (images,):
+        raise ValueError(f"{images} names, {classes} classes, but scores of {chances.shape}")
+    if scores.class_ids is not None and len(scores.class_ids) != classes:
+        raise ValueError(f"{len(scores.class_ids)} identifiers for {classes} classes")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError("labels of other classes")
+    if not np.allclose(chances.sum(1), 1, atol=1e-3) or chances.min() < 0:
+        raise ValueError("its scores are no probabilities")
+    if facts["images_hash"] != scores.images_hash():
+        raise ValueError("its images or labels were altered")
+
+
+def combine(members: list[Scores], files: list[str]) -> Scores:
+    """The mean of several models' probabilities for the same images, as of one model.
+
+    Args:
+        members: one or more; images may stand in another order than the first one's.
+        files: what to call each in messages.
+
+    Raises:
+        UserError: if images, labels or classes are not the same.
+    """
+    first, total = members[0], members[0].probabilities.astype(np.float64)
+    for other, file in zip(members[1:], files[1:], strict=True):
+        _same_classes(first, other, files[0], file)
+        total += other.probabilities[_order(first, other, files[0], file)]
+    if len(members) == 1:
+        return first
+    protocols = list(dict.fromkeys(member.protocol for member in members))
+    return replace(
+        first,
+        probabilities=(total / len(members)).astype(np.float32),
+        protocol=f"mean of {len(members)} models' probabilities; {'; '.join(protocols)}",
+        model=" + ".join(member.model for member in members),
+    )
+
+
+def _same_classes(first: Scores, other: Scores, first_file: str, file: str) -> None:
+    if len(first.classes) != len(other.classes):
+        raise UserError(
+            f"has {len(other.classes)} classes, not {len(first.classes)} like {first_file}", file
+        )
+    # One model may call the classes by name, another by the identifier only.
+    if {first.classes, first.class_ids} & {other.classes, other.class_ids} - {None}:
+        return
+    pairs = zip(first.classes, other.classes, strict=True)
+    number, (ours, theirs) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+    raise UserError(f"class {number} is {theirs!r}, not {ours!r} like in {first_file}", file)
+
+
+def _order(first: Scores, other: Scores, first_file: str, file: str) -> NDArray[np.int64]:
+    """Where the first one's images stand in the other; raises `UserError` if one is missing."""
+    place = {name: row for row, name in enumerate(other.names)}
+    if len(first) != len(other):
+        raise UserError(
+            f"is of {len(other):,} images, not of the {len(first):,} of {first_file}",
+            file,
+            "combine tests of the same images",
+        )
+    order = np.array([place.get(name, -1) for name in first.names], np.int64)
+    if (order < 0).any():
+        name = first.names[int(np.flatnonzero(order < 0)[0])]
+        raise UserError(
+            f"is of other images than {first_file}: {name} is missing",
+            file,
+            "combine tests of the same images",
+        )
+    wrong = np.flatnonzero(other.labels[order] != first.labels)
+    if len(wrong):
+        raise UserError(
+            f"labels {first.names[wrong[0]]} as class {other.labels[order][wrong[0]]}, "
+            f"not {first.labels[wrong[0]]} like {first_file}",
+            file,
+        )
+    return order

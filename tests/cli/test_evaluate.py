@@ -1,0 +1,163 @@
+"""`resnets eval` and `resnets ensemble` as a user meets them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.data import cifar10
+from resnets.evaluation import scores
+from tests.cli.test_cli import one_line
+from tests.evaluation import photos
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, cache):
+    """A model and photographs that it may be tested on."""
+    photos.save_model(tmp_path / "m.safetensors")
+    photos.write(tmp_path / "photos", 13)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("center", "centre crop of 32 pixels from shorter side 36"),
+        ("ten-crop", "10 crops of 32 pixels from shorter side 36, softmax averaged"),
+        ("dense", "fully convolutional at shorter sides 32, 37, 55, 69, 91, with flips"),
+    ],
+)
+def test_every_protocol(resnets, here, name, protocol):
+    code, out, err = resnets("eval", "m.safetensors", "photos", "--views", name, "--batch", 5)
+    assert (code, err) == (0, "")
+    assert f"protocol: {protocol}" in out
+    assert "95 % interval" in out
+    assert "of 13 images" in out
+    assert "images/s" in out
+
+
+def test_json_and_scores_agree(resnets, here):
+    code, out, _ = resnets("eval", "m.safetensors", "photos", "--json", "--save-scores", "a.scores")
+    assert code == 0
+    facts, kept = json.loads(out), scores.load(here / "a.scores")
+    assert facts["error"] == pytest.approx(kept.result().error, abs=1e-4)
+    assert facts["images"] == len(kept) == 13
+    assert kept.model == "cifar-resnet8 (m.safetensors)"
+    assert set(facts["class_errors"]) == set(photos.CLASSES)
+    assert np.sum(facts["confusion"]) == 13
+    for key in ("error_interval", "top5_error", "top5_interval", "worst_pairs"):
+        assert key in facts
+    smaller = resnets("eval", "m.safetensors", "photos", "--image-size", "64", "--limit", "4")[1]
+    assert "centre crop of 64 pixels from shorter side 72; 4 of 13 images at random" in smaller
+
+
+def test_an_ensemble(resnets, here):
+    photos.save_model(here / "n.safetensors", seed=1)
+    for name in "mn":
+        model = f"{name}.safetensors"
+        assert resnets("eval", model, "photos", "--save-scores", f"{name}.scores")[0] == 0
+    code, out, _ = resnets("ensemble", "m.scores", "n.scores")
+    assert code == 0
+    assert "protocol: mean of 2 models' probabilities; centre crop" in out
+    assert "m.scores: cifar-resnet8 (m.safetensors), error" in out
+    facts = json.loads(resnets("ensemble", "m.scores", "n.scores", "--json")[1])
+    both = [scores.load(here / f"{name}.scores") for name in "mn"]
+    mean = sum(one.probabilities for one in both) / 2
+    assert facts["wrong"] == (mean.argmax(1) != both[0].labels).sum()
+    assert [one["file"] for one in facts["members"]] == ["m.scores", "n.scores"]
+    assert facts["members"][1]["error"] == pytest.approx(both[1].result().error, abs=1e-4)
+
+
+def test_many_classes_are_told_by_the_worst(resnets, here):
+    classes = [*photos.CLASSES, *(f"class{n}" for n in range(120))]
+    photos.save_model(here / "many.safetensors", classes)
+    code, out, _ = resnets("eval", "many.safetensors", "photos")
+    assert code == 0
+    assert "Worst classes" in out
+    assert " -> " in out
+    assert "class119" not in out.split("Most frequent")[0], "classes without images have no error"
+    code, _, err = resnets("eval", "many.safetensors", "photos", "--plot", "c.png")
+    assert code == 2
+    assert "126 classes do not fit a picture" in one_line(err)
+
+
+def test_cifar10_scores(resnets, real_shape, tmp_path):
+    photos.save_model(tmp_path / "m.safetensors", cifar10.CLASSES)
+    code, out, _ = resnets("eval", "m.safetensors", "--save-scores", "c.scores", "--plot", "c.png")
+    assert code == 0
+    assert "single view of the original 32x32 image" in out
+    assert Image.open(tmp_path / "c.png").format == "PNG"
+    kept = scores.load(tmp_path / "c.scores")
+    assert (kept.labels == real_shape.test.labels).all()
+    code, out, _ = resnets("eval", "m.safetensors", "--limit", "20")
+    assert "20 of 200 images at random" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photos", "--views", "tencrop"), "did you mean ten-crop"),
+        (("nowhere",), "nowhere: no such folder or data set"),
+        (("m.safetensors",), "m.safetensors: is not a folder"),
+        (("cifar10", "--views", "dense"), "CIFAR-10 is tested on a single view"),
+        (("cifar10", "--image-size", "64"), "--image-size: CIFAR-10 is tested on a single view"),
+        (("cifar10",), "trained on other classes than CIFAR-10's"),
+        (("photos", "--data", "photos"), "--data: is for cifar10 only"),
+        (("photos", "--save-scores", "none/a.scores"), "no such folder"),
+        (("photos", "--save-scores", "photos"), "--save-scores photos: is a folder"),
+        (("photos", "--plot", "c.gif"), "ending in .png"),
+        (("strange",), "class 'yak' is not among the model's 6 classes; take a model of these 2"),
+        (("broken",), "bee/1.png: "),
+        (("empty",), "no images"),
+    ],
+)
+def test_mistakes_are_one_line(resnets, here, real_shape, arguments, message):
+    photos.write(here / "strange", 2, ("yak", "ant"))
+    photos.write(here / "broken", 3)
+    (here / "broken" / "bee" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (here / "empty").mkdir()
+    before = sorted(here.rglob("*"))
+    code, out, err = resnets("eval", "m.safetensors", *arguments)
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert {p for p in here.rglob("*") if "cache" not in p.parts} <= set(before)
+
+
+def test_mistakes_with_ensembles_are_one_line(resnets, here):
+    photos.write(here / "others", 14)
+    for folder in ("photos", "others"):
+        name = f"{folder}.scores"
+        assert resnets("eval", "m.safetensors", folder, "--save-scores", name)[0] == 0
+    (here / "cut.scores").write_bytes((here / "photos.scores").read_bytes()[:-9])
+    for files, message in (
+        (("photos.scores", "others.scores"), "others.scores: is of 14 images, not of the 13"),
+        (("photos.scores", "cut.scores"), "cut.scores: not a readable score file"),
+        (("m.safetensors",), "m.safetensors: not a score file"),
+        (("photos.scores", "photos.scores"), "photos.scores: is given twice"),
+        (("nowhere.scores",), "nowhere.scores: no such score file"),
+    ):
+        code, out, err = resnets("ensemble", *files)
+        assert (code, out) == (2, "")
+        assert message in one_line(err)
+
+
+def test_torchrun_prints_once_and_finds_the_same(resnets, here):
+    options = ("eval", "m.safetensors", "photos", "--views", "ten-crop", "--json")
+    alone = json.loads(resnets(*options, "--save-scores", "alone.scores")[1])
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*start, "-m", "resnets", *options, "--save-scores", "shared.scores"]
+    paths = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        command, cwd=here, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=True
+    )
+    shared = json.loads(done.stdout)
+    assert {**shared, "images_per_second": 0} == {**alone, "images_per_second": 0}
+    rows = [scores.load(here / f"{name}.scores").probabilities for name in ("alone", "shared")]
+    np.testing.assert_allclose(*rows, atol=1e-6)
