@@ -18,6 +18,7 @@ BlockKind = Literal["basic", "bottleneck"]
 ShortcutKind = Literal["none", "A", "B", "C"]
 StrideIn = Literal["1x1", "3x3"]
 StemKind = Literal["imagenet", "cifar"]
+PoolKind = Literal["padded", "ceil"]
 
 BOTTLENECK_EXPANSION = 4  # Table 1: the last 1x1 has four times the filters of the 3x3
 
@@ -35,6 +36,9 @@ class Architecture:
         stride_in: the bottleneck convolution that carries the stride: `1x1` as in
             the paper (v1) or `3x3` (v1.5). Without meaning for basic blocks.
         classes: number of outputs.
+        pool: how the `imagenet` stem's 3x3/2 max pool halves the map: `padded` by one pixel
+            on every side, or `ceil`, as the authors' framework does it: no padding, the last
+            window cut off at the border. The same size, shifted by one pixel.
 
     Raises:
         ValueError: if a choice is unknown or a size is not positive.
@@ -47,6 +51,7 @@ class Architecture:
     stem: StemKind
     stride_in: StrideIn = "1x1"
     classes: int = 1000
+    pool: PoolKind = "padded"
 
     def __post_init__(self) -> None:
         for field, kinds in (
@@ -54,6 +59,7 @@ class Architecture:
             ("shortcut", ShortcutKind),
             ("stem", StemKind),
             ("stride_in", StrideIn),
+            ("pool", PoolKind),
         ):
             if getattr(self, field) not in get_args(kinds):
                 raise ValueError(
@@ -185,7 +191,10 @@ class ResidualNetwork(nn.Module):
         channels = architecture.widths[0]
         if architecture.stem == "imagenet":
             self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+            ceil = architecture.pool == "ceil"
+            self.maxpool: nn.Module = nn.MaxPool2d(
+                3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil
+            )
         else:
             self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
