@@ -30,6 +30,7 @@ FILES = ("train-images", "train-labels", "test-images", "test-labels")
 IMAGES_PER_BATCH = 10_000
 ROW = 1 + 3 * 32 * 32  # binary version: one label byte, then the pixels
 
+
 class Opener:
     """The files of a folder or of a tar archive, found by their bare names."""
 

@@ -32,7 +32,9 @@ def test_a_host_that_answers_badly_fails_as_a_source(tmp_path, answer):
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(fetch.SourceFailed):
-            fetch.download(f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file")
+            fetch.download(
+                f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
+            )
         thread.join()
 
 
@@ -51,7 +53,9 @@ def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(fetch.SourceFailed, match="too slow"):
-            fetch.download(f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file")
+            fetch.download(
+                f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
+            )
         done.set()
         thread.join()
 
