@@ -169,9 +169,13 @@ def write(model: Model, out: Path, to: str) -> list[Path]:
         keras.write_tfjs(files[0], network, look)
     else:
         files = caffe.write(out.with_suffix(caffe.MODEL), network, look)
-    card = files[0].with_suffix(".card.json")
+    card = _card_of(files[0])
     write_json(card, _card(model, files[0], to))
     return [*files, card]
+
+
+def _card_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.card.json")
 
 
 def _card(model: Model, file: Path, to: str) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _card(model: Model, file: Path, to: str) -> dict[str, Any]:
 
 def _with_card(found: Foreign) -> Foreign:
     """What our card beside a file says about it."""
-    path = Path(found.where).with_suffix(".card.json")
+    path = _card_of(Path(found.where))
     if not path.exists():
         return found
     try:

@@ -57,7 +57,19 @@ class _Graph:
                          padding="valid", data_format="channels_last")  # fmt: skip
 
     def add(self, name: str, x: str, y: str) -> str:
-        return self._add("Add", f"add_{name}", x, y)
+        return self._add("Add", f"add_{name}", y, x)
+
+    def sorted(self) -> list[dict[str, Any]]:
+        """The layers in the order in which Keras will number them: farthest from the end first.
+
+        H5 files hold tensors in this order, and Keras does not look at their names.
+        """
+        far: dict[str, int] = {}
+        for layer in reversed(self.layers):
+            far.setdefault(layer["name"], 0)
+            for source, *_ in (node for nodes in layer["inbound_nodes"] for node in nodes):
+                far[source] = max(far.get(source, 0), far[layer["name"]] + 1)
+        return sorted(self.layers, key=lambda layer: -far[layer["name"]])
 
     def head(self, x: str, classes: int) -> str:
         x = self._add("GlobalAveragePooling2D", "avg_pool", x, data_format="channels_last")
@@ -82,7 +94,7 @@ def describe(row: Architecture, size: int, eps: float) -> dict[str, Any]:
         "class_name": "Model",
         "config": {
             "name": "resnet",
-            "layers": graph.layers,
+            "layers": graph.sorted(),
             "input_layers": [["input_1", 0, 0]],
             "output_layers": [[output, 0, 0]],
         },

@@ -38,9 +38,9 @@ def run(graph, tensors, x, eps=None):
             assert settings["strides"] == [1, 1] or settings["padding"] == "valid"
             first = F.conv2d(first, kernel, tensor["bias"], settings["strides"], pad)
         elif kind == "BatchNormalization":
-            scale = tensor["gamma"] / (
-                tensor["moving_variance"] + (eps or settings["epsilon"])
-            ).sqrt()
+            scale = (
+                tensor["gamma"] / (tensor["moving_variance"] + (eps or settings["epsilon"])).sqrt()
+            )
             shift = tensor["beta"] - tensor["moving_mean"] * scale
             first = first * scale[:, None, None] + shift[:, None, None]
         elif kind == "Activation":

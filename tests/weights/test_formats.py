@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from resnets.models import zoo
 from resnets.support.errors import UserError
-from resnets.weights import foreign, formats, naming
+from resnets.weights import caffe_proto, foreign, formats, naming
 from tests.weights.nets import answers, look, model, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
@@ -97,8 +99,8 @@ def test_biases_and_another_eps_are_folded_exactly():
     weight, bias = torch.randn(5, 3, 3, 3), torch.randn(5)
     gamma, beta, mean = torch.randn(3, 5)
     variance = torch.rand(5) * 0.01
-    state = foreign.assemble({"conv1": (weight, bias)}, {"bn1": (gamma, beta, mean, variance, 1e-3)},
-                             None)  # fmt: skip
+    norms = {"bn1": (gamma, beta, mean, variance, 1e-3)}
+    state = foreign.assemble({"conv1": (weight, bias)}, norms, None)
     rgb = torch.randn(2, 3, 9, 9)
     there = torch.nn.functional.conv2d(rgb.flip(1), weight, bias)
     there = torch.nn.functional.batch_norm(there, mean, variance, gamma, beta, eps=1e-3)
@@ -230,7 +232,7 @@ def test_a_card_of_another_file_is_refused(tmp_path):
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.999])
 def test_truncated_files_are_one_line(tmp_path, to, keep):
     main = formats.write(model("tiny-v1.5"), tmp_path / PLACES[to], to)[0]
-    main.with_suffix(".card.json").unlink()
+    main.with_name(f"{main.name}.card.json").unlink()
     if to == "tfjs":
         main = next(main.parent.glob("group1-shard*"))
     content = main.read_bytes()
@@ -252,11 +254,72 @@ def test_the_authors_file_names_belong_together(tmp_path):
     formats.write(model("tiny-ceil"), tmp_path / "net.caffemodel", "caffe")
     (tmp_path / "net.caffemodel").rename(tmp_path / "ResNet-50-model.caffemodel")
     (tmp_path / "net.prototxt").rename(tmp_path / "ResNet-50-deploy.prototxt")
-    (tmp_path / "net.card.json").unlink()
+    (tmp_path / "net.caffemodel.card.json").unlink()
     for name in ("ResNet-50-model.caffemodel", "ResNet-50-deploy.prototxt", ""):
         after = formats.read(tmp_path / name)
         # The mean image lies beside them, on Caffe's scale.
-        torch.testing.assert_close(answers(after), answers(model("tiny-ceil")), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            answers(after), answers(model("tiny-ceil")), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_caffe_as_the_authors_wrote_it(tmp_path):
+    """Sums of statistics with their factor, a bias in front of BN, shapes of old files."""
+    before = model("tiny-ceil")
+    path, *_ = formats.write(before, tmp_path / "net.caffemodel", "caffe")
+    net = caffe_proto.messages()["Net"]()
+    net.ParseFromString(path.read_bytes())
+    layers = {layer.name: layer for layer in net.layer}
+
+    def change(blob, by):
+        blob.data = by(np.frombuffer(blob.data, np.float32)).astype("<f4").tobytes()
+
+    for layer in net.layer:
+        if layer.type == "BatchNorm":
+            for blob in layer.blobs:
+                change(blob, lambda a: 3 * a)
+    bias = layers["conv1"].blobs.add()
+    bias.data = np.arange(4, dtype="<f4").tobytes()
+    change(layers["bn_conv1"].blobs[0], lambda a: a + 3 * np.arange(4))
+    (weight, *_) = layers["fc7"].blobs
+    weight.num, weight.channels, (weight.height, weight.width) = 1, 1, weight.shape.dim
+    weight.ClearField("shape")
+    path.write_bytes(net.SerializeToString())
+    (tmp_path / "net.caffemodel.card.json").unlink()
+    after = formats.read(path)
+    torch.testing.assert_close(answers(after), answers(before), rtol=1e-4, atol=1e-4)
+    origin = after.card["provenance"]["converted_from"]
+    assert origin["convolution_biases"] == "folded into the means of BN"
+
+
+def test_keras_weights_without_a_graph(tmp_path):
+    """Layers named as in today's keras.applications: v1, BGR, eps 1.001e-5."""
+    h5py = pytest.importorskip("h5py")
+    before = model("tiny")
+    formats.write(before, tmp_path / "whole.h5", "keras-h5")
+    with (
+        h5py.File(tmp_path / "whole.h5") as whole,
+        h5py.File(tmp_path / "weights.h5", "w") as file,
+    ):
+        names = []
+        for layer, group in whole["model_weights"].items():
+            name = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc7": "predictions"}.get(layer)
+            if found := re.fullmatch(r"(res|bn)(\d)([ab])_branch(1|2[abc])", layer):
+                kind, stage, letter, branch = found.groups()
+                place = ["1", "2a", "2b", "2c"].index(branch)
+                end = "conv" if kind == "res" else "bn"
+                name = f"conv{stage}_block{'ab'.index(letter) + 1}_{place}_{end}"
+            names.append((name or layer).encode())
+            group.copy(group, file, name or layer)
+        file.attrs["layer_names"] = names
+    after = formats.read(tmp_path / "weights.h5")
+    assert after.card["network"] == "tiny"
+    assert after.card["provenance"]["converted_from"]["bn_eps"] == [1.001e-5]
+    assert after.preprocessing.size == 224
+    moved = replace(after.preprocessing, mean=before.preprocessing.mean)
+    torch.testing.assert_close(
+        answers(replace(after, preprocessing=moved)), answers(before), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -298,7 +361,9 @@ def test_what_is_no_weights_is_one_line(tmp_path, name, content, message):
 
 def test_a_pickle_of_more_than_tensors_is_never_run(tmp_path):
     torch.save(model("tiny18").network, tmp_path / "whole.pth")
-    with pytest.raises(UserError, match=r"holds more than tensors.*; save its state_dict\(\) alone"):
+    with pytest.raises(
+        UserError, match=r"holds more than tensors.*; save its state_dict\(\) alone"
+    ):
         formats.read(tmp_path / "whole.pth")
 
 
