@@ -1,5 +1,8 @@
 """Shared fixtures: a small synthetic CIFAR-10, and a cache folder of the test's own."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,3 +42,12 @@ def draw_photos(root, counts, size=(40, 32), seed=0):
             pixels = random.integers(0, 60, (size[1], size[0], 3))
             pixels[..., number % 3] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+def shared_data(name: str) -> Path:
+    """A folder of real data beside the repository, or in `RESNETS_SHARED`; skips without it."""
+    root = os.environ.get("RESNETS_SHARED")
+    path = (Path(root) if root else Path(__file__).parents[2] / "shared" / "data") / name
+    if not path.exists():
+        pytest.skip(f"real data are not here: {path}")
+    return path

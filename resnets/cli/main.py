@@ -178,6 +178,30 @@ def predict(
     verb.predict(images, model, top, device, json)
 
 
+@app.command(epilog=example("resnets convert resnet50.pth mine.safetensors"))
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A model of ours, a file of another program, or NAME@SOURCE.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The file to write (timm, tfjs: a folder).")],
+    network: Annotated[
+        str | None, typer.Option(help="The network; by default what the weights fit.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="resnets, torchvision, timm, keras-h5, tfjs or caffe; by default what the "
+            "ending of OUT says.",
+            metavar="FORMAT",
+        ),
+    ] = None,
+) -> None:
+    """Read weights of torchvision, timm, Keras or Caffe, or write ours for them."""
+    from resnets.cli import convert as verb
+
+    verb.convert(source, out, network, to)
+
+
 def main() -> None:
     """Run the command line: a user's mistake is one line on stderr and exit code 2."""
     try:

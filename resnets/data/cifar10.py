@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import cifar10_sources as sources
-from resnets.data.cifar10_sources import FILES, Arrays, SourceFailed
+from resnets.data.cifar10_sources import FILES, Arrays
 from resnets.support.errors import UserError
+from resnets.support.fetch import SourceFailed
 from resnets.support.files import atomic_write, cache_folder, make_folder
 
 CLASSES = (

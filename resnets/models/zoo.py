@@ -24,6 +24,8 @@ VGG_NAMES = ("vgg16", "vgg19")  # the complexity baseline of section 3.3, from t
 
 _CIFAR_NAME = re.compile(r"cifar-(resnet|plain)(\d+)(?:-([abc]))?")
 _SHORTCUTS: dict[str, ShortcutKind] = {"a": "A", "b": "B", "c": "C"}
+CEIL = "-ceil"
+"""Suffix of an ImageNet network whose stem pools as the authors' framework does."""
 
 
 def _imagenet_rows() -> dict[str, Architecture]:
@@ -61,11 +63,17 @@ def names() -> list[str]:
 def architecture(name: str) -> Architecture:
     """The row called `name`; CIFAR names take any depth 6n+2 and a shortcut suffix.
 
+    The ending `-ceil` on an ImageNet network means `Architecture.pool`, for weights that
+    come from the authors' framework.
+
     Raises:
         UserError: if there is no such network, naming the nearest ones.
     """
     if name in NAMED:
         return NAMED[name]
+    base = NAMED.get(name.removesuffix(CEIL))
+    if base is not None and base.stem == "imagenet":
+        return replace(base, pool="ceil")
     cifar = _CIFAR_NAME.fullmatch(name)
     if not cifar:
         raise UserError(f"unknown network {name!r}", mend=nearest(name, names()))

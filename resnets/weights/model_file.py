@@ -113,10 +113,12 @@ def shipped() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The file of a model: a shipped name, a model file, or a run folder.
+    """The file of a model: a shipped name, a model file, a run folder, or a named source.
+
+    A named source, such as `resnet50@msra`, is fetched and converted if it is not cached.
 
     Raises:
-        UserError: if there is no such model.
+        UserError: if there is no such model, or its source cannot be had.
     """
     path = Path(name)
     if path.is_dir():
@@ -131,13 +133,17 @@ def find(name: str) -> Path:
     models = shipped()
     if name in models:
         return models[name]
+    if "@" in name:
+        from resnets.weights import sources
+
+        return sources.fetch(name)
     if path.suffix or "/" in name:
         raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
     raise UserError(f"unknown model {name!r}", mend=nearest(name, models))
 
 
 def load(name: str) -> Model:
-    """Read a shipped model, a model file or the model of a run folder.
+    """Read a shipped model, a model file, the model of a run folder, or of a named source.
 
     Raises:
         UserError: if it is missing, truncated, or not a model file of ours.

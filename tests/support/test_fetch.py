@@ -1,0 +1,75 @@
+"""What a network can do wrong is a `SourceFailed`, not a traceback."""
+
+import contextlib
+import hashlib
+import socket
+import threading
+
+import pytest
+
+from resnets.support import fetch
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"",
+    ],
+)
+def test_a_host_that_answers_badly_fails_as_a_source(tmp_path, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(fetch.SourceFailed):
+            fetch.download(
+                f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
+            )
+        thread.join()
+
+
+def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "SLOW_AFTER_SECONDS", 0.3)
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+                while not done.wait(0.05):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(fetch.SourceFailed, match="too slow"):
+            fetch.download(
+                f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
+            )
+        done.set()
+        thread.join()
+
+
+def test_an_unreachable_host_and_a_missing_npm_fail_as_sources(tmp_path, monkeypatch):
+    with pytest.raises(fetch.SourceFailed, match="cannot be reached"):
+        fetch.download("http://127.0.0.1:9/file.tar.gz", tmp_path / "file")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(fetch.SourceFailed, match="npm is not installed"):
+        fetch.npm_pack("package@1.0.0", tmp_path)
+
+
+def test_a_whole_file_arrives(tmp_path):
+    (tmp_path / "there").write_bytes(b"content")
+    path = fetch.download((tmp_path / "there").as_uri(), tmp_path / "here")
+    assert path.read_bytes() == b"content"
+    assert fetch.digest(path) == hashlib.sha256(b"content").hexdigest()
