@@ -69,7 +69,7 @@ def info(
     verb.show(network, image_size, json)
 
 
-@app.command(epilog=example("resnets train cifar10-paper --network cifar-plain56 --seed 1"))
+@app.command(epilog=example("resnets train finetune --data photos/ --init resnet18@torchvision-v1"))
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a TOML file.")],
     network: Annotated[str | None, typer.Option(help="Train another network.")] = None,
@@ -78,6 +78,15 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another order, start and crops.")] = None,
     data: DataOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Train and test on at most so many images.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Only the first so many classes.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=2048, help="Pixels a side of photographs.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder; runs/RECIPE-NETWORK-SEED by default.", metavar="FOLDER"),
@@ -86,10 +95,15 @@ def train(
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke, or your own."""
+    """Train a network by a recipe.
+
+    Recipes: cifar10-paper, cifar10-fast, cifar10-smoke; imagenet-paper, imagenet-90,
+    imagenet-short and finetune for folders of photographs; or a file of your own.
+    """
     from resnets.cli import train as verb
 
-    verb.train(recipe, network, init, seed, data, out, resume, device, settings or [])
+    keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
+    verb.train(recipe, keys, image_size, data, out, resume, device, settings or [])
 
 
 @app.command(epilog=example("resnets resume runs/cifar10-fast-cifar-resnet20-seed0"))

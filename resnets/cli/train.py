@@ -28,20 +28,23 @@ from resnets.training.task import Data
 
 def train(
     name: str,
-    network: str | None,
-    init: str | None,
-    seed: int | None,
+    keys: dict[str, str | int | None],
+    image_size: int | None,
     data: str | None,
     out: Path | None,
     go_on: bool,
     device_name: str,
     settings: list[str],
 ) -> None:
-    """Train anew, or go on where `go_on` and the run exists."""
-    strings = {"network": network, "init": init}
-    options = [f"{key}={json.dumps(value)}" for key, value in strings.items() if value]
-    options += [f"seed={seed}"] if seed is not None else []
+    """Train anew, or go on where `go_on` and the run exists.
+
+    Args:
+        keys: keys of the recipe that have an option of their own.
+    """
+    options = [f"{key}={json.dumps(value)}" for key, value in keys.items() if value is not None]
     plan = recipe_file.load(name, [*settings, *options])
+    if image_size is not None:
+        plan = plan.at_size(image_size)
     if plan.dataset == "photos" and data is None:
         raise UserError(f"{name} needs images", mend="give a folder of images: --data FOLDER")
     label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")

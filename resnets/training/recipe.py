@@ -122,10 +122,6 @@ class Photos(Section):
     mean: Literal["pixel", "channel", "imagenet"] = "channel"
     """What is subtracted: the mean of each pixel or channel of the training images, or
     ImageNet's, then also divided by its deviation. Weights of `init` bring their own."""
-    limit: int | None = Field(None, ge=2)
-    """At most so many images, drawn at random, to train on; and as many to test on."""
-    classes: int | None = Field(None, ge=2)
-    """Only the first so many classes."""
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Which of the ways to part a folder that has no `val`."""
     bad_images: float = Field(0.001, ge=0, le=1)
@@ -169,6 +165,10 @@ class Recipe(Section):
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Which of the ways to part the training images, for `45k/5k`."""
+    limit: int | None = Field(None, ge=2)
+    """At most so many images, drawn at random, to train on; and as many to test on."""
+    classes: int | None = Field(None, ge=2)
+    """Only the first so many classes."""
     network: str = ""
     """May be left out where `init` names it."""
     init: str | None = None
@@ -275,6 +275,25 @@ class Recipe(Section):
                 and progressive.model_copy(update={"until": steps(progressive.until)}),
             }
         )
+
+    def at_size(self, size: int) -> Recipe:
+        """This recipe for photographs of `size` pixels a side; its other sizes shrink alike.
+
+        Raises:
+            UserError: if it is not for photographs, or the size is beyond what recipes take.
+        """
+        if self.dataset != "photos":
+            raise UserError(
+                "CIFAR-10's images have 32 pixels a side", "--image-size", "leave it out"
+            )
+        scale = size / self.photos.size
+        facts = self.model_dump()
+        facts["photos"]["size"] = size
+        if self.photos.test_size is not None:
+            facts["photos"]["test_size"] = round(scale * self.photos.test_size)
+        if self.progressive is not None:
+            facts["progressive"]["size"] = max(8, round(scale * self.progressive.size))
+        return Recipe.model_validate(facts)
 
     @property
     def steps(self) -> int:

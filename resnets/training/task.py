@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resnets.data.batches import TrainBatches
-from resnets.data.cifar10 import CLASSES, Cifar10
+from resnets.data.cifar10 import CLASSES, Cifar10, Images
 from resnets.data.photos import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
-from resnets.data.samples import PhotoSet, Samples, fingerprint, limited, with_classes
+from resnets.data.samples import PhotoSet, Samples, drawn, fingerprint, limited, with_classes
 from resnets.evaluation import views
 from resnets.evaluation.classify import Result, evaluate
 from resnets.evaluation.testing import run_test
@@ -79,11 +80,12 @@ def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
 
 def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
     """CIFAR-10 as section 4.2 shows it."""
-    train, test = data.split(recipe.split, recipe.split_seed)
+    train, test = (shrunk(images, recipe) for images in data.split(recipe.split, recipe.split_seed))
+    classes = CLASSES[: recipe.classes]
     side = train.images.shape[-1]
     preprocessing = Preprocessing(side, side, torch.from_numpy(train.pixel_mean()))
     return Task(
-        classes=CLASSES,
+        classes=classes,
         preprocessing=preprocessing,
         images=len(train),
         test_images=len(test),
@@ -102,19 +104,28 @@ def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
             test,
             preprocessing.normalize(device),
             device,
-            len(CLASSES),
+            len(classes),
             progress=progress,
         ),
     )
 
 
+def shrunk(images: Images, recipe: Recipe) -> Images:
+    """CIFAR-10's images after the recipe's limits."""
+    index = np.arange(len(images))
+    if recipe.classes is not None:
+        index = np.flatnonzero(images.labels < recipe.classes)
+    if recipe.limit is not None:
+        index = index[drawn(len(index), recipe.limit)]
+    return images if len(index) == len(images) else images.subset(index)
+
+
 def photo_sets(recipe: Recipe, data: PhotoSet) -> tuple[Samples, Samples]:
     """The images to train and to test on, after the recipe's limits."""
     train, test = data.train, data.val
-    photos = recipe.photos
-    if photos.classes is not None and photos.classes < len(data.classes):
-        train, test = (with_classes(s, data.classes[: photos.classes]) for s in (train, test))
-    return limited(train, photos.limit), limited(test, photos.limit)
+    if recipe.classes is not None and recipe.classes < len(data.classes):
+        train, test = (with_classes(s, data.classes[: recipe.classes]) for s in (train, test))
+    return limited(train, recipe.limit), limited(test, recipe.limit)
 
 
 def photo_task(

@@ -10,7 +10,7 @@ from resnets.data import folders
 from resnets.data.preprocessing import imagenet
 from resnets.models import zoo
 from resnets.support.errors import UserError
-from resnets.training import metrics, run, run_folder
+from resnets.training import metrics, recipe_file, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.training import start_from
 from resnets.weights import model_file
@@ -136,10 +136,29 @@ def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
 
 
 def test_limits_shrink_the_data(tmp_path, data):
-    recipe = make_recipe(photos={"size": 24, "classes": 2, "limit": 10})
+    recipe = make_recipe(classes=2, limit=10)
     made = start(tmp_path / "run", recipe, data)
     assert made.task.classes == ("ant", "bee")
     assert (made.task.images, made.task.test_images) == (10, 5)
+
+
+def test_limits_shrink_cifar_10_too(tmp_path, tiny):
+    recipe = Recipe(network="cifar-resnet8", iterations=2, batch=4, classes=3, limit=50,
+                    schedule={"kind": "linear", "lr": 0.1})  # fmt: skip
+    made = run_folder.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
+    assert made.task.classes == ("airplane", "automobile", "bird")
+    assert (made.task.images, made.task.test_images) == (50, 50)
+    summary = made.train()
+    assert summary["measured"]["images"] == 50
+    assert len(summary["measured"]["confusion"]) == 3
+
+
+def test_another_image_size_scales_the_rest():
+    short = recipe_file.load("imagenet-short").at_size(88)
+    sizes = (short.photos.size, short.photos.test_size, short.progressive.size)
+    assert sizes == (88, 112, 64)
+    with pytest.raises(UserError, match="32 pixels a side"):
+        recipe_file.load("cifar10-fast").at_size(16)
 
 
 def save_model(path, classes, name="cifar-resnet8"):
