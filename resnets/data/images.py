@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import struct
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
 MOST_PIXELS = 100_000_000
-EXTENSIONS = frozenset(
-    f".{kind}" for kind in ("avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp").split(" ")
-)
+EXTENSIONS = frozenset({
+    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+    ".tiff", ".webp",
+})  # fmt: skip
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# For good: `warnings.catch_warnings` is not safe in threads. What Pillow warns of (broken EXIF
+# data, sizes below our own limit) leaves the pixels usable.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\b")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -55,22 +73,54 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
     Raises:
         UserError: if it is empty, truncated, not an image, or larger than `MOST_PIXELS`.
     """
+    with _opened(content, name) as image:
+        width, height = image.size
+        if shorter is not None and min(width, height) >= 2 * shorter:
+            scale = shorter / min(width, height)
+            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        return _as_rgb(_upright(image))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says about itself.
+
+    Args:
+        format: `JPEG`, `PNG`, `WEBP`, ...
+        mode: Pillow's word for the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
+        width: pixels as stored, before any turning.
+        height: likewise.
+        orientation: EXIF's number; 1 is upright.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+
+
+def read_header(content: bytes, name: str) -> Header:
+    """What the file says about itself, without its pixels; raises like `decode`."""
+    with _opened(content, name) as image:
+        turn = _orientation(image)
+        return Header(image.format or "", image.mode, image.width, image.height, turn)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise _too_large(name, f"{width} x {height} pixels")
-                if shorter is not None and min(width, height) >= 2 * shorter:
-                    scale = shorter / min(width, height)
-                    image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-                return _as_rgb(_upright(image))
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise _too_large(name, f"{width} x {height} pixels")
+            yield image
     except Image.DecompressionBombError as error:
         raise _too_large(name, "over 178 million pixels") from error
     except UnidentifiedImageError as error:
         raise UserError("not an image" if content else "the file is empty", name) from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+    except _BROKEN as error:
         raise UserError(f"the image cannot be read ({error})", name) from error
 
 
@@ -82,11 +132,18 @@ def _too_large(name: str, size: str) -> UserError:
     )
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; upright where EXIF data are absent or broken."""
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return turn if turn in _TURNS else 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    # Asked first: `exif_transpose` copies images that need no turning.
-    if image.getexif().get(_ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    turn = _orientation(image)
+    return image if turn == 1 else image.transpose(_TURNS[turn])
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
