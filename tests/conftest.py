@@ -1,5 +1,8 @@
 """Shared fixtures: a small synthetic CIFAR-10, and a cache folder of the test's own."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -26,3 +29,12 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("RESNETS_CACHE", str(folder))
     return folder
+
+
+def shared_data(name: str) -> Path:
+    """Real data beside the repository or below `RESNETS_SHARED`; skips the test where absent."""
+    base = os.environ.get("RESNETS_SHARED") or Path(__file__).parents[2] / "shared" / "data"
+    path = Path(base) / name
+    if not path.exists():
+        pytest.skip(f"no real data at {path}")
+    return path

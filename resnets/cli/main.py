@@ -135,6 +135,33 @@ def predict(
     verb.predict(images, model, top, device, json)
 
 
+@app.command(epilog=example("resnets doctor photos --quarantine photos/.quarantine"))
+def doctor(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures.", metavar="FILE.html")
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add unreadable images to a list; DATA/.quarantine is heeded everywhere.",
+            metavar="LIST",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Images decoded at once; all cores by default.")
+    ] = None,
+) -> None:
+    """Read every image of a folder and report what would break or distort a training.
+
+    Exits with 1 if there are errors, 0 if there are only warnings and notes.
+    """
+    from resnets.cli import doctor as verb
+
+    verb.examine(data, json, html, quarantine, threads)
+
+
 def main() -> None:
     """Run the command line: a user's mistake is one line on stderr and exit code 2."""
     try:

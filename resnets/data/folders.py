@@ -119,11 +119,11 @@ def load(folder: Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
         UserError: if there are no images, fewer than two classes, classes in `val` that
             `train` does not have, or too few images to set any aside.
     """
-    train = _subfolder(folder, TRAIN)
+    train = subfolder(folder, TRAIN)
     if train is None:
         return _parted(_trainable(by_class(folder, folder)), split_seed, share)
     samples = _trainable(by_class(train, folder))
-    val = _subfolder(folder, VAL)
+    val = subfolder(folder, VAL)
     if val is None:
         return _parted(samples, split_seed, share)
     return PhotoSet(samples, _validation(val, samples.classes or (), folder))
@@ -138,10 +138,10 @@ def load_test(folder: Path) -> Samples:
     listed = label_files.find(folder, label_files.NUMBERED)
     if listed is not None:
         return _listed(folder, *label_files.read_numbers(listed))
-    val = _subfolder(folder, VAL)
+    val = subfolder(folder, VAL)
     if val is None:
         return _filled(by_class(folder, folder))
-    train = _subfolder(folder, TRAIN)
+    train = subfolder(folder, TRAIN)
     if train is not None:  # classes without images are none to the training either
         return _validation(val, _used(_filled(by_class(train, folder))).classes or (), folder)
     return _filled(by_class(val, folder))
@@ -193,7 +193,8 @@ def existing(root: Path) -> Path:
     return root
 
 
-def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
+def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first folder of these names below `folder`; raises `UserError` if that is none."""
     existing(folder)
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 

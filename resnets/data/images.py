@@ -107,6 +107,16 @@ def read_header(content: bytes, name: str) -> Header:
         return Header(image.format or "", image.mode, image.width, image.height, turn)
 
 
+def intact_png(content: bytes) -> bool:
+    """Whether a PNG's checksums fit; decoding does not look at them."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except _BROKEN:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
