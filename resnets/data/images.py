@@ -78,6 +78,7 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
         if shorter is not None and min(width, height) >= 2 * shorter:
             scale = shorter / min(width, height)
             image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        image.load()  # before EXIF data are read, whose faults are overlooked
         return _as_rgb(_upright(image))
 
 
@@ -145,7 +146,8 @@ def _too_large(name: str, size: str) -> UserError:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; upright where EXIF data are absent or broken."""
     try:
-        turn = image.getexif().get(_ORIENTATION, 1)
+        # Not PNG's own method, which would read all pixels for data that stand behind them.
+        turn = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except _BROKEN:
         return 1
     return turn if turn in _TURNS else 1
@@ -159,7 +161,6 @@ def _upright(image: Image.Image) -> Image.Image:
 def _as_rgb(image: Image.Image) -> Image.Image:
     """RGB over white where the image is transparent; 16-bit grey scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image, np.float64)

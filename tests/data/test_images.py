@@ -204,6 +204,16 @@ def test_a_bad_file_is_one_clear_error(content, message, shorter):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", [4, 40, 200])
+def test_a_png_with_a_broken_stream_is_an_error(place):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    content = bytearray(saved(Image.fromarray(noise), "PNG"))
+    start = content.index(b"IDAT") + place
+    content[start : start + 8] = b"\xff" * 8
+    with pytest.raises(UserError, match="cannot be read"):
+        images.decode(bytes(content), "it")
+
+
 @given(st.integers(0, 5000), st.integers(0, 255))
 def test_a_spoilt_byte_is_an_image_or_a_user_error(place, value):
     content = bytearray(SPOILT)
