@@ -162,6 +162,28 @@ def doctor(
     verb.examine(data, json, html, quarantine, threads)
 
 
+@app.command(epilog=example("resnets shards photos shards --resize 256"))
+def shards(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="OUT")],
+    resize: Annotated[
+        int | None,
+        typer.Option(min=16, help="Scale longer shorter sides down to this.", metavar="PIXELS"),
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality where scaled.")] = 90,
+    images_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="As many as 128 MB hold by default.")
+    ] = None,
+) -> None:
+    """Write a folder of images as WebDataset tar shards, to train on from disk or a URL.
+
+    A writing that was interrupted goes on when the command is repeated.
+    """
+    from resnets.cli import shards as verb
+
+    verb.write(data, out, resize, quality, images_per_shard)
+
+
 def main() -> None:
     """Run the command line: a user's mistake is one line on stderr and exit code 2."""
     try:

@@ -121,11 +121,11 @@ def load(folder: Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
     """
     train = subfolder(folder, TRAIN)
     if train is None:
-        return _parted(_trainable(by_class(folder, folder)), split_seed, share)
+        return parted(_trainable(by_class(folder, folder)), split_seed, share)
     samples = _trainable(by_class(train, folder))
     val = subfolder(folder, VAL)
     if val is None:
-        return _parted(samples, split_seed, share)
+        return parted(samples, split_seed, share)
     return PhotoSet(samples, _validation(val, samples.classes or (), folder))
 
 
@@ -351,7 +351,7 @@ def _used(samples: Folder) -> Folder:
     return Folder(samples.root, samples._names, samples._ends, renumbered, kept)
 
 
-def _parted(samples: Folder, seed: int, share: float) -> PhotoSet:
+def parted(samples: Samples, seed: int, share: float) -> PhotoSet:
     """Set a share of each class aside, at least one image of a class that has two."""
     random = np.random.default_rng([seed, 2])
     held_out = np.zeros(len(samples), bool)
