@@ -104,19 +104,20 @@ def _look_at(files: folders.Folder, index: int) -> _Seen:
         seen.header = read_header(content, "")
         image = decode(content, "", look_alikes.SIDE)
     except UserError as error:
-        seen.wrong = _kind_of(error.what, content), error.what
+        seen.wrong = _kind_of(error.what), error.what
         return seen
     seen.look = look_alikes.look(image)
     seen.wrong = _damage(seen.header, content)
     return seen
 
 
-def _kind_of(message: str, content: bytes) -> str:
+def _kind_of(message: str) -> str:
     if "too large" in message:
         return "too-large"
     if message == "not an image":
         return "not-an-image"
-    return "truncated" if "truncated" in message or "end of file" in message else "corrupt"
+    cut = any(sign in message.lower() for sign in ("truncated", "end of file", "end of data"))
+    return "truncated" if cut else "corrupt"
 
 
 def _damage(header: Header, content: bytes) -> tuple[str, str] | None:

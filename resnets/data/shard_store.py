@@ -23,6 +23,7 @@ BOUND = "RESNETS_SHARD_CACHE_GB"
 _PAUSES = (0.5, 2.0)  # seconds before the second and third attempt
 _TOUCH_EVERY = 30.0  # seconds between two notes that a shard is in use
 _PIECE = 1 << 20
+_MEND = "check the address and the network"
 
 
 class Store(Protocol):
@@ -151,11 +152,11 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     try:
         with _open(url) as source:
             yield source
+    except urllib.error.HTTPError as error:
+        raise UserError(f"cannot be fetched ({error.code} {error.reason})", url, _MEND) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise UserError(
-            f"cannot be fetched ({reason})", url, "check the address and the network"
-        ) from error
+        raise UserError(f"cannot be fetched ({reason})", url, _MEND) from error
 
 
 def _open(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
