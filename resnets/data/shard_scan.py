@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes
 
 _VAL = re.compile(r"(^|[^a-z])(val|valid|validation|test)([^a-z]|$)")
+_END = 1024  # bytes of zeros at the end of every tar file
 _RANGE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -61,7 +63,13 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
     parts: dict[str, _Part] = {}
     for name in names:
         split = "val" if _VAL.search(name.rpartition("://")[2].lower()) else "train"
-        _add(parts.setdefault(split, _Part()), store, name)
+        path = store.path(File(name, None, "", 0))
+        try:
+            _add(parts.setdefault(split, _Part()), path, name)
+        except UserError:
+            if store.windowed:  # a mended shard at the same address must be seen
+                path.unlink(missing_ok=True)
+            raise
     if "train" not in parts:
         parts["train"] = parts.pop("val")
     words = {word for part in parts.values() for word in part.words}
@@ -99,8 +107,7 @@ def _class_names(words: set[str], classes: list[str] | None, where: str) -> list
     return classes
 
 
-def _add(part: _Part, store: Store, name: str) -> None:
-    path = store.path(File(name, None, "", 0))
+def _add(part: _Part, path: Path, name: str) -> None:
     number, before = len(part.files), len(part.names)
     try:
         with tarfile.open(path, "r:") as tar:
@@ -114,6 +121,10 @@ def _add(part: _Part, store: Store, name: str) -> None:
         raise UserError("the shard is missing", str(path)) from error
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"the shard is truncated or no tar file ({error})", name, MEND) from error
+    with path.open("rb") as file:
+        file.seek(-_END, os.SEEK_END)
+        if any(file.read()):  # cut between two members, which tarfile passes over
+            raise UserError("the shard is truncated: it has no end marker", name, MEND)
     part.files.append(File(name, path.stat().st_size, "", len(part.names) - before))
 
 

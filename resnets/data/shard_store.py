@@ -125,6 +125,8 @@ class WebStore:
             while piece := source.read(_PIECE):
                 digest.update(piece)
                 target.write(piece)
+            if getattr(source, "length", 0):  # what the server announced and did not send
+                raise UserError("the connection broke off", url, _MEND)
         refuse_size(target.tell(), file, url)
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise UserError("the shard is damaged: its SHA-256 differs", url, MEND)

@@ -58,7 +58,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.requests.append(self.path.rpartition("/")[2])
-        super().do_GET()
+        if "broken-off" in self.path:
+            self.send_response(200)
+            self.send_header("Content-Length", "10240")
+            self.end_headers()
+            self.wfile.write(bytes(1024))
+        else:
+            super().do_GET()
 
 
 @pytest.fixture
@@ -486,6 +492,22 @@ def test_shards_of_others_are_indexed_once(tmp_path, serve, by, monkeypatch):
         assert len(Quiet.requests) == 4
 
 
+def test_broken_shards_of_others_do_not_stay_in_the_cache(tmp_path, serve, cache):
+    others(tmp_path / "set")
+    path = tmp_path / "set/set-train-0001.tar"
+    whole = path.read_bytes()
+    cut(path, 0.4)
+    url = serve(tmp_path / "set")
+    where = url + "/set-train-{0000..0001}.tar"
+    with pytest.raises(UserError, match=r"set-train-0001.tar: the shard is truncated"):
+        shards.load(where)
+    path.write_bytes(whole)
+    assert len(shards.load_test(where)) == 12
+    with pytest.raises(UserError, match=r"broken-off.tar: .*(broke off|IncompleteRead)"):
+        shards.load(f"{url}/broken-off.tar")
+    assert not list(cache.rglob("*broken-off.tar"))
+
+
 def test_class_names_of_others(tmp_path):
     named = others(tmp_path / "named", ("owl", "ant", "bee"))
     assert shards.load(named).classes == ("ant", "bee", "owl")
@@ -523,7 +545,7 @@ def test_missing_members_are_named(tmp_path, members, message):
         shards.load(tmp_path)
 
 
-@pytest.mark.parametrize("keep", [100, 700, 5200, 9000])
+@pytest.mark.parametrize("keep", [100, 700, 5200, 7168, 9000, 21504])
 def test_a_truncated_shard_of_others_is_named(tmp_path, keep):
     members = [(f"{i}.{k}", b"1" * 3000) for i in range(3) for k in ("jpg", "cls")]
     tar(tmp_path / "a.tar", members)
