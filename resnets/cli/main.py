@@ -216,6 +216,55 @@ def convert(
     verb.convert(source, out, network, to)
 
 
+@app.command(epilog=example("resnets doctor photos --quarantine photos/.quarantine"))
+def doctor(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures.", metavar="FILE.html")
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add unreadable images to a list; DATA/.quarantine is heeded everywhere.",
+            metavar="LIST",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Images decoded at once; all cores by default.")
+    ] = None,
+) -> None:
+    """Read every image of a folder and report what would break or distort a training.
+
+    Exits with 1 if there are errors, 0 if there are only warnings and notes.
+    """
+    from resnets.cli import doctor as verb
+
+    verb.examine(data, json, html, quarantine, threads)
+
+
+@app.command(epilog=example("resnets shards photos shards --resize 256"))
+def shards(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="OUT")],
+    resize: Annotated[
+        int | None,
+        typer.Option(min=16, help="Scale longer shorter sides down to this.", metavar="PIXELS"),
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality where scaled.")] = 90,
+    images_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="As many as 128 MB hold by default.")
+    ] = None,
+) -> None:
+    """Write a folder of images as WebDataset tar shards, to train on from disk or a URL.
+
+    A writing that was interrupted goes on when the command is repeated.
+    """
+    from resnets.cli import shards as verb
+
+    verb.write(data, out, resize, quality, images_per_shard)
+
+
 def main() -> None:
     """Run the command line: a user's mistake is one line on stderr and exit code 2."""
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from resnets.cli.progress import Lines, duration, watch
-from resnets.data import cifar10, folders
+from resnets.data import cifar10, sources
 from resnets.evaluation.plots import training_png
 from resnets.paper.numbers import cifar10_error
 from resnets.support import distributed
@@ -84,7 +84,7 @@ def _load(plan: Recipe, data: str | None, looker: Lines) -> Data:
     if plan.dataset == "cifar10":
         return cifar10.load(Path(data) if data else None, looker.note)
     assert data is not None
-    return folders.load(Path(data), plan.photos.split_seed)
+    return sources.open_training(data, plan.photos.split_seed)
 
 
 def _go_on(folder: Path, data: str | None, device: torch.device | None, world: World) -> None:

@@ -5,16 +5,21 @@ Layouts:
         and a file that maps its images to classes;
     single: `<class>/*`, of which a share is set aside for testing;
     listed: images with a `labels.tsv` that numbers each one's class, for testing only.
+
+Images listed in the file `.quarantine` of the data folder are left out in every layout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import time_ns
 from typing import IO
 
 import numpy as np
@@ -28,6 +33,11 @@ from resnets.support.files import atomic_write, cache_folder, make_folder
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
 INDEX_FORMAT = 1
+QUARANTINE = ".quarantine"
+"""Paths of images to leave out, one a line, below the data folder; # begins a comment."""
+
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a change of a folder is sure to show in its time."""
 
 
 class Folder:
@@ -76,6 +86,13 @@ class Folder:
         except OSError as error:
             raise UserError(f"the image cannot be read ({error})", str(path)) from error
 
+    def kept(self, chosen: NDArray[np.bool_]) -> Folder:
+        """The same folder with the chosen images only."""
+        lengths = np.diff(self._ends, prepend=0)
+        names = self._names[np.repeat(chosen, lengths)]
+        ends = np.cumsum(lengths[chosen])
+        return Folder(self.root, names, ends, self.labels[chosen], self.classes)
+
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         return shuffled(len(self), seed, epoch)
 
@@ -99,17 +116,17 @@ def load(folder: Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
         share: part of each class that is set aside for testing in such a folder.
 
     Raises:
-        UserError: if there are no images, fewer than two classes, or classes in `val` that
-            `train` does not have.
+        UserError: if there are no images, fewer than two classes, classes in `val` that
+            `train` does not have, or too few images to set any aside.
     """
-    train = _subfolder(folder, TRAIN)
+    train = subfolder(folder, TRAIN)
     if train is None:
-        return _parted(_trainable(by_class(folder)), split_seed, share)
-    samples = _trainable(by_class(train))
-    val = _subfolder(folder, VAL)
+        return parted(_trainable(by_class(folder, folder)), split_seed, share)
+    samples = _trainable(by_class(train, folder))
+    val = subfolder(folder, VAL)
     if val is None:
-        return _parted(samples, split_seed, share)
-    return PhotoSet(samples, _validation(val, samples.classes or ()))
+        return parted(samples, split_seed, share)
+    return PhotoSet(samples, _validation(val, samples.classes or (), folder))
 
 
 def load_test(folder: Path) -> Samples:
@@ -121,32 +138,39 @@ def load_test(folder: Path) -> Samples:
     listed = label_files.find(folder, label_files.NUMBERED)
     if listed is not None:
         return _listed(folder, *label_files.read_numbers(listed))
-    val = _subfolder(folder, VAL)
+    val = subfolder(folder, VAL)
     if val is None:
-        return _filled(by_class(folder))
-    train = _subfolder(folder, TRAIN)
-    if train is not None:
-        return _validation(val, _class_names(train))
-    return _filled(by_class(val))
+        return _filled(by_class(folder, folder))
+    train = subfolder(folder, TRAIN)
+    if train is not None:  # classes without images are none to the training either
+        return _validation(val, _used(_filled(by_class(train, folder))).classes or (), folder)
+    return _filled(by_class(val, folder))
 
 
-def by_class(root: Path) -> Folder:
+def by_class(root: Path, data: Path | None = None) -> Folder:
     """Every image of `<class>/**` below `root`; classes are the folders' sorted names.
 
     Hidden files and folders, and files that are no images by their ending, are left out. The
     index is kept in the cache folder and made anew when a folder's content changed.
 
+    Args:
+        root: the folder of class folders.
+        data: the data folder, whose quarantine is heeded.
+
     Raises:
-        UserError: if `root` is missing or no folder.
+        UserError: if `root` is missing, no folder, or unreadable.
     """
-    root = _existing(root)
+    root = existing(root)
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
     cached = cache_folder("folders", f"{key}.npz")
     index = _read_index(cached, root)
     if index is None:
         index = _scan(root)
-        _write_index(cached, index)
-    return Folder(root, index.names, index.ends, index.labels, tuple(index.classes))
+        if max(index.times) < time_ns() - _SETTLED:
+            with contextlib.suppress(UserError):  # it only saves time
+                _write_index(cached, index)
+    samples = Folder(root, index.names, index.ends, index.labels, tuple(index.classes))
+    return samples if data is None else _without_quarantined(samples, data)
 
 
 @dataclass(frozen=True)
@@ -160,7 +184,8 @@ class _Index:
     """When each folder last gained or lost an entry, in nanoseconds."""
 
 
-def _existing(root: Path) -> Path:
+def existing(root: Path) -> Path:
+    """The folder itself; raises `UserError` if it is none."""
     if not root.exists():
         raise UserError("no such folder", str(root))
     if not root.is_dir():
@@ -168,39 +193,79 @@ def _existing(root: Path) -> Path:
     return root
 
 
-def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    _existing(folder)
+def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first folder of these names below `folder`; raises `UserError` if that is none."""
+    existing(folder)
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
-    """Names of the class folders below `root`."""
-    with os.scandir(root) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+def quarantined(data: Path) -> list[str]:
+    """Paths that the quarantine of a data folder lists, with `/` between their parts."""
+    try:
+        text = (data / QUARANTINE).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot be read ({error})", str(data / QUARANTINE)) from error
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    return [line.removeprefix("./") for line in lines if line and not line.startswith("#")]
 
 
-def _walk(folder: Path, below: str = "") -> Iterator[tuple[str, int, list[str]]]:
-    """Each folder below `folder` with its time and its images, in a fixed order."""
-    with os.scandir(folder / below) as entries:
-        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    time = (folder / below).stat().st_mtime_ns
+def _without_quarantined(samples: Folder, data: Path) -> Folder:
+    prefix = "" if samples.root == data else f"{samples.root.relative_to(data).as_posix()}/"
+    dropped = {n.removeprefix(prefix) for n in quarantined(data) if n.startswith(prefix)}
+    if not dropped:
+        return samples
+    return samples.kept(np.array([samples.name(i) not in dropped for i in range(len(samples))]))
+
+
+def _listing(folder: Path) -> list[os.DirEntry[str]]:
+    """The visible entries of a folder by name."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [e for e in entries if not e.name.startswith(".")]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the folder cannot be read: {reason}", str(folder)) from error
+    return sorted(visible, key=lambda e: e.name)
+
+
+def is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is an image by its ending."""
+    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()  # noqa: PTH122
+
+
+def _walk(
+    folder: Path, below: str = "", above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, int, list[str]]]:
+    """Each folder below `folder` with its time and its images, in a fixed order.
+
+    Links that lead back to a folder above them are not followed.
+    """
+    real = os.path.realpath(folder / below)
+    if real in above:
+        return
+    time = (folder / below).stat().st_mtime_ns  # first: a change while we look then shows
+    visible = _listing(folder / below)
     prefix = f"{below}/" if below else ""
-    images = [
-        prefix + e.name
-        for e in visible
-        if os.path.splitext(e.name)[1].lower() in EXTENSIONS and e.is_file()  # noqa: PTH122
-    ]
-    yield below, time, images
+    yield below, time, [prefix + e.name for e in visible if is_image(e)]
     for entry in visible:
-        if entry.is_dir():
-            yield from _walk(folder, prefix + entry.name)
+        if _is_folder(entry):
+            yield from _walk(folder, prefix + entry.name, (*above, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _scan(root: Path) -> _Index:
-    classes = list(_class_names(root))
+    folders, times = [""], [root.stat().st_mtime_ns]
+    classes = [e.name for e in _listing(root) if _is_folder(e)]
     names: list[str] = []
     labels: list[int] = []
-    folders, times = [""], [root.stat().st_mtime_ns]
     for label, name in enumerate(classes):
         for folder, time, images in _walk(root, name):
             folders.append(folder)
@@ -249,7 +314,7 @@ def _read_index(path: Path, root: Path) -> _Index | None:
         for folder, time in zip(folders, times, strict=True):
             if (root / folder).stat().st_mtime_ns != time:
                 return None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return index if index.classes != [""] else None
 
@@ -272,6 +337,13 @@ def _trainable(samples: Folder) -> Folder:
             samples.where,
             "put the images of each class into a folder of its own",
         )
+    return _used(samples)
+
+
+def _used(samples: Folder) -> Folder:
+    """The same without classes that have no images."""
+    classes = samples.classes or ()
+    present = np.unique(samples.labels)
     if len(present) == len(classes):
         return samples
     renumbered = np.searchsorted(present, samples.labels)
@@ -279,7 +351,7 @@ def _trainable(samples: Folder) -> Folder:
     return Folder(samples.root, samples._names, samples._ends, renumbered, kept)
 
 
-def _parted(samples: Folder, seed: int, share: float) -> PhotoSet:
+def parted(samples: Samples, seed: int, share: float) -> PhotoSet:
     """Set a share of each class aside, at least one image of a class that has two."""
     random = np.random.default_rng([seed, 2])
     held_out = np.zeros(len(samples), bool)
@@ -288,15 +360,32 @@ def _parted(samples: Folder, seed: int, share: float) -> PhotoSet:
         count = min(max(1, round(share * len(index))), len(index) - 1)
         held_out[random.permutation(index)[:count]] = True
     train, val = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    if not len(val):
+        raise UserError("no class has two images, so that one can be set aside", samples.where)
     return PhotoSet(Subset(samples, train), Subset(samples, val))
 
 
-def _validation(root: Path, classes: tuple[str, ...]) -> Samples:
-    """The images to test on, labelled by the training classes."""
+def flat(root: Path) -> tuple[Path, Path] | None:
+    """Where the images of a flat folder lie, and the file that says their classes.
+
+    A folder with class folders is not flat, though such a file may lie beside them.
+    """
     mapping = label_files.find(root, label_files.MAPPINGS)
-    if mapping is not None:
-        return _flat(root, mapping, classes)
-    samples = _filled(by_class(root))
+    if mapping is None:
+        return None
+    entries = _listing(root)
+    if any(is_image(e) for e in entries):
+        return root, mapping
+    folders = [e.name for e in entries if _is_folder(e)]
+    return (root / "images", mapping) if folders == ["images"] else None  # Tiny ImageNet
+
+
+def _validation(root: Path, classes: tuple[str, ...], data: Path) -> Samples:
+    """The images to test on, labelled by the training classes."""
+    found = flat(root)
+    if found is not None:
+        return _filled(_without_quarantined(_mapped(*found, classes), data))
+    samples = _filled(by_class(root, data))
     own = samples.classes or ()
     present = set(np.unique(samples.labels).tolist())
     unknown = [name for label, name in enumerate(own) if label in present and name not in classes]
@@ -312,7 +401,7 @@ def _validation(root: Path, classes: tuple[str, ...]) -> Samples:
     return Folder(samples.root, samples._names, samples._ends, labels, classes)
 
 
-def _flat(root: Path, mapping: Path, classes: tuple[str, ...]) -> Folder:
+def _mapped(root: Path, mapping: Path, classes: tuple[str, ...]) -> Folder:
     """ImageNet's own layout: a flat folder, and a file that says each image's class."""
     names, words, lines = label_files.read_classes(mapping, root)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -328,7 +417,7 @@ def _flat(root: Path, mapping: Path, classes: tuple[str, ...]) -> Folder:
 
 def _listed(root: Path, names: list[str], numbers: list[int], lines: list[int]) -> Folder:
     _refuse_missing(root, names, root / label_files.NUMBERED[0], lines)
-    return packed(root, names, numbers, None)
+    return _filled(_without_quarantined(packed(root, names, numbers, None), root))
 
 
 def _refuse_missing(root: Path, names: list[str], listing: Path, lines: list[int]) -> None:

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import struct
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
 MOST_PIXELS = 100_000_000
-_KINDS = "avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp"
-EXTENSIONS = frozenset(f".{kind}" for kind in _KINDS.split())
+EXTENSIONS = frozenset({
+    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+    ".tiff", ".webp",
+})  # fmt: skip
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# For good: `warnings.catch_warnings` is not safe in threads. What Pillow warns of (broken EXIF
+# data, sizes below our own limit) leaves the pixels usable.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\b")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -54,48 +73,77 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
     Raises:
         UserError: if it is empty, truncated, not an image, or larger than `MOST_PIXELS`.
     """
+    with _opened(content, name) as image:
+        width, height = image.size
+        if shorter is not None and min(width, height) >= 2 * shorter:
+            scale = shorter / min(width, height)
+            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        image.load()  # before EXIF data are read, whose faults are overlooked
+        return _as_rgb(_upright(image))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says about itself.
+
+    Args:
+        format: `JPEG`, `PNG`, `WEBP`, ...
+        mode: Pillow's word for the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
+        width: pixels as stored, before any turning.
+        height: likewise.
+        orientation: EXIF's number; 1 is upright.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+
+
+def read_header(content: bytes, name: str) -> Header:
+    """What the file says about itself, without its pixels; raises like `decode`."""
+    with _opened(content, name) as image:
+        turn = _orientation(image)
+        return Header(image.format or "", image.mode, image.width, image.height, turn)
+
+
+def intact_png(content: bytes) -> bool:
+    """Whether a PNG's checksums fit; decoding does not look at them."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise _too_large(name, f"{width} x {height} pixels")
-                if shorter is not None and min(width, height) >= 2 * shorter:
-                    scale = shorter / min(width, height)
-                    image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-                return _as_rgb(_upright(image))
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except _BROKEN:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise _too_large(name, f"{width} x {height} pixels")
+            yield image
     except Image.DecompressionBombError as error:
         raise _too_large(name, "over 178 million pixels") from error
     except UnidentifiedImageError as error:
         raise UserError("not an image" if content else "the file is empty", name) from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+    except _BROKEN as error:
         raise UserError(f"the image cannot be read ({error})", name) from error
 
 
 def upright_size(content: bytes, name: str) -> tuple[int, int]:
-    """Width and height of an image file once it is turned upright; only its head is read.
+    """Width and height once the image is turned upright, by its header; raises like `decode`.
 
-    Raises:
-        UserError: if it is not an image.
+    A PNG whose orientation stands behind its pixels is taken as it lies.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, "over 178 million pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
-        raise UserError("not an image" if content else "the file is empty", name) from error
-    return (height, width) if turned else (width, height)
-
-
-def planned_size(content: bytes) -> tuple[int, int]:
-    """As `upright_size`, but (0, 0) where there is no telling: decoding will tell what is wrong."""
-    try:
-        return upright_size(content, "")
-    except UserError:
-        return 0, 0
+    header = read_header(content, name)
+    if header.orientation >= 5:
+        return header.height, header.width
+    return header.width, header.height
 
 
 def _too_large(name: str, size: str) -> UserError:
@@ -106,17 +154,24 @@ def _too_large(name: str, size: str) -> UserError:
     )
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; upright where EXIF data are absent or broken."""
+    try:
+        # Not PNG's own method, which would read all pixels for data that stand behind them.
+        turn = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return turn if turn in _TURNS else 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    # Asked first: `exif_transpose` copies images that need no turning.
-    if image.getexif().get(_ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    turn = _orientation(image)
+    return image if turn == 1 else image.transpose(_TURNS[turn])
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     """RGB over white where the image is transparent; 16-bit grey scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image, np.float64)

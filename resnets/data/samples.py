@@ -103,10 +103,11 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 def fingerprint(samples: Samples) -> str:
     """Hash of the names and labels of all images: which images these are."""
-    digest = hashlib.sha256("\n".join(samples.classes or ()).encode())
+    names = "\n".join(samples.classes or ())
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
     digest.update(np.ascontiguousarray(samples.labels, np.int64).tobytes())
     for index in range(len(samples)):
-        digest.update(samples.name(index).encode() + b"\n")
+        digest.update(samples.name(index).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()[:16]
 
 

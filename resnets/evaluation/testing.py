@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.cifar10 import CLASSES, Images
-from resnets.data.images import decode, planned_size
+from resnets.data.images import decode, upright_size
 from resnets.data.samples import Samples, drawn, limited
 from resnets.evaluation.classify import SINGLE_VIEW, probabilities
 from resnets.evaluation.scores import Scores
@@ -211,15 +211,19 @@ def _groups(
     if not isinstance(views, Dense):
         return [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
     alike: dict[tuple[Shape, ...], list[int]] = {}
-    sizes = pool.map(lambda index: planned_size(samples.read(index)), mine)
+    sizes = pool.map(lambda index: upright_size(samples.read(index), told(samples, index)), mine)
     for index, (width, height) in zip(mine, sizes, strict=True):
-        shapes = views.shapes(width, height) if width and height else ()
-        alike.setdefault(shapes, []).append(index)
+        alike.setdefault(views.shapes(width, height), []).append(index)
     return [
         group[start : start + batch]
         for group in alike.values()
         for start in range(0, len(group), batch)
     ]
+
+
+def told(samples: Samples, index: int) -> str:
+    """An image's name in messages."""
+    return f"{samples.where}: {samples.name(index)}"
 
 
 def _decoded(
@@ -228,7 +232,7 @@ def _decoded(
     """The pictures of each group, those of the next ones being decoded meanwhile."""
 
     def load(index: int) -> tuple[int, list[Tensor]]:
-        name = f"{samples.where}: {samples.name(index)}"
+        name = told(samples, index)
         image = decode(samples.read(index), name)
         try:
             return index, views.pictures(image)

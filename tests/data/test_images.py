@@ -1,0 +1,300 @@
+"""Image files of every kind become the same upright RGB pixels; bad ones are one clear error."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from resnets.data import images
+from resnets.support.errors import UserError
+
+# The package silences these; pytest makes its own list of filters.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+
+
+def picture(width=96, height=64):
+    """A smooth picture whose four corners differ."""
+    y, x = np.mgrid[0:height, 0:width]
+    red, green = 255 * x / (width - 1), 255 * y / (height - 1)
+    return np.stack([red, green, np.full_like(red, 60)], 2).astype(np.uint8)
+
+
+def saved(image, kind, **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def decoded(content, **settings):
+    image = images.decode(content, "it", **settings)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def close(a, b, tolerance=8):
+    assert a.shape == b.shape
+    return np.abs(a - b.astype(int)).mean() < tolerance
+
+
+LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "PPM": {}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_keep_every_pixel(kind):
+    pixels = picture()
+    content = saved(Image.fromarray(pixels), kind, **LOSSLESS[kind])
+    assert np.array_equal(decoded(content), pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"subsampling": 0}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("AVIF", {}),
+    ],
+)
+def test_lossy_formats_come_close(kind, settings):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pixels = picture()
+    assert close(decoded(saved(Image.fromarray(pixels), kind, **settings)), pixels)
+
+
+def test_cmyk_is_not_inverted():
+    pixels = picture()
+    assert close(decoded(saved(Image.fromarray(pixels).convert("CMYK"), "JPEG")), pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_greyscale_has_three_equal_channels(kind):
+    grey = picture()[..., 0]
+    pixels = decoded(saved(Image.fromarray(grey), kind))
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+    assert close(pixels[..., 0], grey, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind):
+    grey = picture()[..., 0]
+    pixels = decoded(saved(Image.fromarray(grey.astype(np.uint16) * 257), kind))
+    assert np.array_equal(pixels[..., 1], grey)
+
+
+def test_sixteen_bit_rgb():
+    import struct
+    import zlib
+
+    pixels = picture()
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = pixels.shape[:2]
+    wide = (pixels.astype(np.uint16) * 257).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert np.array_equal(decoded(content), pixels)
+
+
+def test_black_and_white():
+    dots = np.arange(64 * 64).reshape(64, 64) % 3 == 0
+    pixels = decoded(saved(Image.fromarray(dots), "PNG"))
+    assert np.array_equal(pixels[..., 0], dots * 255)
+
+
+def test_transparency_is_over_white():
+    pixels = np.dstack([picture(), np.full((64, 96), 255, np.uint8)])
+    pixels[:32, :, 3] = 0
+    pixels[32:, :48, 3] = 128
+    for content in (
+        saved(Image.fromarray(pixels), "PNG"),
+        saved(Image.fromarray(pixels), "WEBP", lossless=True, exact=True),
+    ):
+        shown = decoded(content)
+        assert (shown[:32] == 255).all()
+        assert np.array_equal(shown[32:, 48:], pixels[32:, 48:, :3])
+        half = (pixels[32:, :48, :3].astype(int) + 255) / 2
+        assert np.abs(shown[32:, :48] - half).max() <= 2
+
+
+def test_palette_with_transparent_entries():
+    image = Image.fromarray(np.repeat(np.arange(4, dtype=np.uint8), 16).reshape(8, 8), "P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    shown = decoded(saved(image, "PNG", transparency=bytes([255, 0, 255, 255])))
+    assert shown[0, 0].tolist() == [255, 0, 0]
+    assert shown[2, 0].tolist() == [255, 255, 255]
+    assert shown[4, 0].tolist() == [0, 0, 255]
+
+
+def test_a_colour_key_is_transparent():
+    pixels = picture()
+    pixels[:8] = (10, 20, 30)
+    shown = decoded(saved(Image.fromarray(pixels), "PNG", transparency=(10, 20, 30)))
+    assert (shown[:8] == 255).all()
+    assert np.array_equal(shown[8:], pixels[8:])
+
+
+UNTURNED = {  # what a viewer does with each of EXIF's orientations
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda p: np.rot90(p),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("turn", UNTURNED)
+def test_exif_orientation(turn, kind):
+    pixels = picture()
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    content = saved(Image.fromarray(pixels), kind, exif=exif)
+    assert close(decoded(content), UNTURNED[turn](pixels))
+    assert images.read_header(content, "it").orientation == turn
+
+
+@pytest.mark.parametrize("turn", [0, 9, 700])
+def test_an_impossible_orientation_is_upright(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    pixels = picture()
+    assert close(decoded(saved(Image.fromarray(pixels), "JPEG", exif=exif)), pixels)
+
+
+def test_broken_exif_data_do_not_cost_the_image():
+    pixels = picture()
+    content = saved(Image.fromarray(pixels), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01")
+    assert close(decoded(content), pixels)
+    content = saved(Image.fromarray(pixels), "JPEG", exif=b"Exif\0\0nothing like a table")
+    assert close(decoded(content), pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>404 not found</html>", "not an image"),
+        (saved(Image.fromarray(picture(300, 300)), "JPEG")[:2000], "cannot be read"),
+        (saved(Image.fromarray(picture(300, 300)), "PNG")[:500], "cannot be read"),
+        (saved(Image.fromarray(picture(300, 300)), "WEBP")[:300], "cannot be read"),
+        (saved(Image.new("1", (13_000, 9_000)), "PNG"), "too large"),
+        (saved(Image.new("1", (20_000, 9_000)), "PNG"), "too large"),
+    ],
+    ids=["empty", "text", "cut jpeg", "cut png", "cut webp", "large", "bomb"],
+)
+@pytest.mark.parametrize("shorter", [None, 32])
+def test_a_bad_file_is_one_clear_error(content, message, shorter):
+    with pytest.raises(UserError, match=message) as caught:
+        images.decode(content, "folder/it.jpg", shorter)
+    assert "folder/it.jpg" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [4, 40, 200])
+def test_a_png_with_a_broken_stream_is_an_error(place):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    content = bytearray(saved(Image.fromarray(noise), "PNG"))
+    start = content.index(b"IDAT") + place
+    content[start : start + 8] = b"\xff" * 8
+    with pytest.raises(UserError, match="cannot be read"):
+        images.decode(bytes(content), "it")
+
+
+@given(st.integers(0, 5000), st.integers(0, 255))
+def test_a_spoilt_byte_is_an_image_or_a_user_error(place, value):
+    content = bytearray(SPOILT)
+    content[place % len(content)] = value
+    try:
+        image = images.decode(bytes(content), "it")
+    except UserError:
+        return
+    assert image.mode == "RGB"
+
+
+SPOILT = saved(Image.fromarray(picture(40, 30)), "PNG")
+
+
+def test_reading_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="no such image"):
+        images.read_image(tmp_path / "absent.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        images.read_image(tmp_path)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 100))
+def test_a_jpeg_is_scaled_only_where_enough_pixels_remain(width, height, shorter):
+    content = saved(Image.new("RGB", (width, height), "teal"), "JPEG")
+    image = images.decode(content, "it", shorter)
+    assert min(image.size) >= min(shorter, width, height)
+    if min(width, height) >= 2 * shorter + 2:
+        assert min(image.size) <= (min(width, height) + 1) // 2
+    if min(width, height) < 2 * shorter:
+        assert image.size == (width, height)
+
+
+def test_scaled_decoding_shows_the_same_picture_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = picture(480, 320)
+    content = saved(Image.fromarray(pixels), "JPEG", exif=exif)
+    small = images.decode(content, "it", 80)
+    assert small.size == (80, 120)
+    whole = images.decode(content, "it").resize(small.size, Image.Resampling.BOX)
+    assert close(np.asarray(small).astype(int), np.asarray(whole), 3)
+
+
+def test_the_header_tells_what_is_stored():
+    content = saved(Image.fromarray(picture()).convert("CMYK"), "JPEG")
+    assert images.read_header(content, "it") == images.Header("JPEG", "CMYK", 96, 64, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (256, 256), (97, 411)])
+def test_a_cut_is_the_crop_of_the_resized_image(width, height, interpolation):
+    image = Image.fromarray(picture(width, height))
+    whole = images.resize_shorter(image, 128, interpolation)
+    assert min(whole.size) == 128
+    left, top = (whole.width - 100) // 2, (whole.height - 100) // 3
+    part = images.cut(image, 128, left, top, 100, interpolation)
+    expected = np.asarray(whole.crop((left, top, left + 100, top + 100))).astype(int)
+    assert np.abs(np.asarray(part).astype(int) - expected).max() <= 3
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(8, 64), st.data())
+def test_any_cut_within_the_scaled_image_can_be_made(width, height, size, data):
+    shorter = data.draw(st.integers(size, 80))
+    scaled = images.scaled_size(width, height, shorter)
+    left = data.draw(st.integers(0, scaled[0] - size))
+    top = data.draw(st.integers(0, scaled[1] - size))
+    image = Image.new("RGB", (width, height), (1, 2, 3))
+    part = images.cut(image, shorter, left, top, size)
+    assert part.size == (size, size)
+    assert part.getpixel((size - 1, size - 1)) == (1, 2, 3)
+
+
+def test_the_centre_is_the_middle():
+    image = Image.fromarray(picture(300, 200))
+    part = np.asarray(images.centre(image, 100, 80)).astype(int)
+    assert np.abs(part[:, ::-1, 0] + part[..., 0] - 255).max() <= 3
+    assert np.abs(part[::-1, :, 1] + part[..., 1] - 255).max() <= 4
+
+
+def test_to_tensor():
+    pixels = picture()
+    tensor = images.to_tensor(Image.fromarray(pixels))
+    assert tensor.shape == (3, 64, 96)
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
