@@ -211,7 +211,7 @@ def _groups(
     if not isinstance(views, Dense):
         return [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
     alike: dict[tuple[Shape, ...], list[int]] = {}
-    sizes = pool.map(lambda index: upright_size(samples.read(index), told(samples, index)), mine)
+    sizes = pool.map(lambda index: upright_size(samples.read(index), named(samples, index)), mine)
     for index, (width, height) in zip(mine, sizes, strict=True):
         alike.setdefault(views.shapes(width, height), []).append(index)
     return [
@@ -221,7 +221,7 @@ def _groups(
     ]
 
 
-def told(samples: Samples, index: int) -> str:
+def named(samples: Samples, index: int) -> str:
     """An image's name in messages."""
     return f"{samples.where}: {samples.name(index)}"
 
@@ -232,7 +232,7 @@ def _decoded(
     """The pictures of each group, those of the next ones being decoded meanwhile."""
 
     def load(index: int) -> tuple[int, list[Tensor]]:
-        name = told(samples, index)
+        name = named(samples, index)
         image = decode(samples.read(index), name)
         try:
             return index, views.pictures(image)

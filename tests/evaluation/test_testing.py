@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.data.images import decode, planned_size
+from resnets.data.images import decode, upright_size
 from resnets.data.sources import open_test
 from resnets.evaluation import testing, views
 from resnets.evaluation.testing import labels_for, run_test
@@ -65,7 +65,7 @@ def test_a_plan_that_errs_changes_nothing(model, cache, tmp_path, monkeypatch):
     """Headers tell sizes for grouping only: the decoded images' own sizes count."""
     folder = photos.write(tmp_path / "photos", 7)
     expected = run(model, folder, "dense").probabilities
-    monkeypatch.setattr(testing, "planned_size", lambda content: (40, 40))
+    monkeypatch.setattr(testing, "upright_size", lambda content, name: (40, 40))
     np.testing.assert_allclose(run(model, folder, "dense").probabilities, expected, atol=1e-6)
 
 
@@ -76,8 +76,11 @@ def test_sizes_from_headers_are_upright(tmp_path, kind, turned):
     path = tmp_path / f"photo.{kind}"
     Image.new("RGB", (40, 30)).save(path, exif=exif.tobytes() if turned else b"")
     content = path.read_bytes()
-    assert planned_size(content) == decode(content, "").size == ((30, 40) if turned else (40, 30))
-    assert planned_size(b"no image") == (0, 0)
+    assert (
+        upright_size(content, "") == decode(content, "").size == ((30, 40) if turned else (40, 30))
+    )
+    with pytest.raises(UserError, match="not an image"):
+        upright_size(b"no image", "")
 
 
 @pytest.mark.parametrize("name", ["center", "dense"])
