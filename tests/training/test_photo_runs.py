@@ -161,6 +161,20 @@ def test_another_image_size_scales_the_rest():
         recipe_file.load("cifar10-fast").at_size(16)
 
 
+@pytest.mark.parametrize("name", ["imagenet-paper", "imagenet-90", "imagenet-short", "finetune"])
+def test_every_recipe_for_photographs_shrinks_to_a_laptop(tmp_path, data, name):
+    settings = ["batch=4", "iterations=2", "test_every=1", "recompute_bn=4", "network=resnet18"]
+    if name != "imagenet-paper":  # whose length is in iterations already
+        settings[1:3] = ["epochs=0.3", "test_every=0.1", "schedule.warmup=0.1"]
+    if name == "finetune":
+        save_model(tmp_path / "given.safetensors", ["a", "b"], "resnet18")
+        settings[-2:] = [f"init={tmp_path / 'given.safetensors'}"]
+    recipe = recipe_file.load(name, settings).at_size(32)
+    summary = start(tmp_path / "run", recipe, data).train()
+    assert summary["measured"]["images"] == 9
+    assert summary["iterations"] in (2, 3)
+
+
 def save_model(path, classes, name="cifar-resnet8"):
     torch.manual_seed(5)
     network = zoo.build(name, len(classes))
