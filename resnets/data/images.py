@@ -77,12 +77,16 @@ def upright_size(content: bytes, name: str) -> tuple[int, int]:
     """Width and height of an image file once it is turned upright; only its head is read.
 
     Raises:
-        UserError: if it is not an image.
+        UserError: if it is not an image, or larger than Pillow opens.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+                turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "over 178 million pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise UserError("not an image" if content else "the file is empty", name) from error
     return (height, width) if turned else (width, height)
@@ -152,10 +156,16 @@ def cut(
         top: first row of the square in the scaled image.
         size: side of the square in pixels.
     """
-    width, height = scaled_size(*image.size, shorter)
-    x, y = image.width / width, image.height / height
-    right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
-    return cut_box(image, (left * x, top * y, right, bottom), size, interpolation)
+    return cut_box(image, square(*image.size, shorter, left, top, size), size, interpolation)
+
+
+def square(
+    width: int, height: int, shorter: int, left: int, top: int, size: int
+) -> tuple[float, float, float, float]:
+    """Where `cut` takes its square from: left, top, right, bottom in the image's own pixels."""
+    scaled = scaled_size(width, height, shorter)
+    x, y = width / scaled[0], height / scaled[1]
+    return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
 
 
 def cut_box(
@@ -172,9 +182,13 @@ def centre(
     image: Image.Image, shorter: int, size: int, interpolation: Interpolation = "bilinear"
 ) -> Image.Image:
     """The central square of an image whose shorter side was scaled to `shorter` pixels."""
-    width, height = scaled_size(*image.size, shorter)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = central(*scaled_size(*image.size, shorter), size)
     return cut(image, shorter, left, top, size, interpolation)
+
+
+def central(width: int, height: int, size: int) -> tuple[int, int]:
+    """Left and top of the central square of `size` pixels."""
+    return round((width - size) / 2), round((height - size) / 2)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
