@@ -20,7 +20,7 @@ MOST_PIXELS = 100_000_000
 _KINDS = "avif bmp gif jpe jpeg jpg pgm png pnm ppm tif tiff webp"
 EXTENSIONS = frozenset(f".{kind}" for kind in _KINDS.split())
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ORIENTATION = 0x0112  # EXIF's tag
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_image(path: Path) -> Image.Image:
@@ -84,7 +84,7 @@ def upright_size(content: bytes, name: str) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION, 1) >= 5
+                turned = image.getexif().get(ORIENTATION, 1) >= 5
     except Image.DecompressionBombError as error:
         raise _too_large(name, "over 178 million pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
@@ -102,7 +102,7 @@ def _too_large(name: str, size: str) -> UserError:
 
 def _upright(image: Image.Image) -> Image.Image:
     # Asked first: `exif_transpose` copies images that need no turning.
-    if image.getexif().get(_ORIENTATION, 1) == 1:
+    if image.getexif().get(ORIENTATION, 1) == 1:
         return image
     return ImageOps.exif_transpose(image)
 

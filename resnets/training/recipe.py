@@ -126,6 +126,9 @@ class Photos(Section):
     """At most so many images, drawn at random, to train on; and as many to test on."""
     classes: int | None = Field(None, ge=2)
     """Only the first so many classes."""
+    decoder: Literal["pillow", "dali"] = "pillow"
+    """What decodes the training images: `dali` (NVIDIA DALI) does so on the GPU, and its pixels
+    differ from Pillow's by a grey level here and there."""
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Which of the ways to part a folder that has no `val`."""
     bad_images: float = Field(0.001, ge=0, le=1)
