@@ -28,6 +28,8 @@ from resnets.support.errors import UserError
 
 BORDER = 16
 """Pixels that are decoded around a crop, so that its own are those of the whole image."""
+REFUSALS = 16
+"""Images that DALI may refuse, and Pillow read, before it has decoded any."""
 
 
 class DaliBatches(PhotoBatches):
@@ -37,7 +39,7 @@ class DaliBatches(PhotoBatches):
     refuses. Which of the two it is depends on the image alone, never on its neighbours.
 
     Raises:
-        UserError: without DALI; and at the first batch if DALI decodes nothing.
+        UserError: without DALI; and by a batch, if DALI decodes nothing that Pillow does.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class DaliBatches(PhotoBatches):
         self._most = max(end - start for start, end in self.parts)
         self._worker = ThreadPoolExecutor(1, "dali")  # the only thread that touches pipelines
         self._pipelines: dict[Interpolation, Any] = {}
-        self._works = False
+        self._refused: int | None = 0  # images; None once DALI has decoded one
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -97,18 +99,27 @@ class DaliBatches(PhotoBatches):
             if self._stream is not None:
                 pixels = torch.empty_like(pixels, device=self.device)
             refused = self._fill(part, rows, pixels)
-            self._works |= len(refused) < len(rows)
-            if not self._works and any(row not in part.bad for row in refused):
-                raise UserError(
-                    f"NVIDIA DALI decodes none of the images: {next(iter(refused.values()))}",
-                    mend="mend its installation, or photos.decoder = 'pillow'",
-                )
+            self._look_at(part, refused)
             if self._stream is not None:
                 by_pillow = sorted({*range(len(pixels))} - part.encoded.keys() | refused.keys())
                 if by_pillow:
                     pixels[by_pillow] = torch.from_numpy(part.pixels[by_pillow]).to(self.device)
                 self._stream.synchronize()
         part.decoded = pixels
+
+    def _look_at(self, part: Part, refused: dict[int, str]) -> None:
+        """Stop where DALI decodes nothing at all, rather than leave everything to Pillow."""
+        if len(refused) < len(part.encoded):
+            self._refused = None
+        if self._refused is None:
+            return
+        self._refused += sum(row not in part.bad for row in refused)
+        if self._refused >= REFUSALS:
+            words = next(reversed(refused.values())).split("encountered:")[-1]
+            raise UserError(
+                f"NVIDIA DALI decodes none of the images ({words.strip()})",
+                mend="mend its installation, or photos.decoder = 'pillow'",
+            )
 
     def _fill(self, part: Part, rows: list[int], pixels: Tensor) -> dict[int, str]:
         """Decode some rows to `pixels`; those that DALI refuses by Pillow, to the part's own.
@@ -161,15 +172,9 @@ class DaliBatches(PhotoBatches):
 
     def _pipeline(self, interpolation: Interpolation) -> Any:
         if interpolation not in self._pipelines:
-            index = self.device.index
-            if self.device.type == "cuda" and index is None:
-                index = torch.cuda.current_device()
+            gpu = None if self._stream is None else self._stream.device.index
             self._pipelines[interpolation] = make_pipeline(
-                self._dali,
-                self._most,
-                self._threads,
-                index if self.device.type == "cuda" else None,
-                interpolation,
+                self._dali, self._most, self._threads, gpu, interpolation
             )
         return self._pipelines[interpolation]
 
