@@ -6,7 +6,8 @@ Both show the same crops of the same files, the paper's: shorter side uniform in
 224 pixels, flip, PCA colours, mean and deviation; and, without colours, crops by area. The peer
 decodes and scales the whole image, then crops, as torchvision's transforms do. Both run on one
 thread; rounds alternate, and each figure is the median of the rounds' images per second of
-processor time. The pixels of both are compared as well.
+processor time. The pixels of both are compared as well. With `--dali`, NVIDIA DALI on the CPU
+is a third.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import io
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from resnets.data import crops, folders
 from resnets.data.crops import Augmentation, colour_shift
+from resnets.data.dali import DaliBatches
 from resnets.data.photos import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.data.samples import Samples, limited
@@ -35,6 +39,7 @@ from resnets.training import hardware
 
 BATCH = 32
 LOOK = Augmentation("scale", 224)
+Pipeline = Callable[[Samples, Augmentation], list[Tensor]]
 KINDS = {
     "paper": LOOK,
     "area": Augmentation("area", 224, colour=0.0),
@@ -88,11 +93,16 @@ class InTurn:
         """Done already."""
 
 
-def our_batches(samples: Samples, look: Augmentation) -> list[Tensor]:
+def our_batches(
+    samples: Samples, look: Augmentation, kind: type[PhotoBatches] = PhotoBatches
+) -> list[Tensor]:
     cpu = torch.device("cpu")
-    made = PhotoBatches(samples, BATCH, 0, cpu, lambda step: look, imagenet().normalize(cpu))
+    normalize = imagenet().normalize(cpu)
+    made = kind(samples, BATCH, 0, cpu, lambda step: look, normalize, threads=1)
     made.close()
     made._pool = InTurn()  # type: ignore[assignment]
+    if isinstance(made, DaliBatches):
+        made._worker = InTurn()  # type: ignore[assignment]
     batches = []
     for step in range(len(samples) // BATCH):
         made._coming = {step: made._begin(step)}  # nothing ahead: what is timed is what is used
@@ -109,9 +119,11 @@ def grey_levels_apart(one: list[Tensor], other: list[Tensor]) -> float:
     )
 
 
-def measure(samples: Samples, look: Augmentation, rounds: int) -> dict[str, object]:
-    rates: dict[str, list[float]] = {"torchvision": [], "resnets": []}
-    pipelines = {"torchvision": peer_batches, "resnets": our_batches}
+def measure(samples: Samples, look: Augmentation, rounds: int, dali: bool) -> dict[str, object]:
+    pipelines: dict[str, Pipeline] = {"torchvision": peer_batches, "resnets": our_batches}
+    if dali:
+        pipelines["resnets, dali"] = partial(our_batches, kind=DaliBatches)
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
     images = len(samples) // BATCH * BATCH
     for _ in range(rounds):
         for name, pipeline in pipelines.items():
@@ -128,10 +140,15 @@ def measure(samples: Samples, look: Augmentation, rounds: int) -> dict[str, obje
             }
             for name, values in rates.items()
         },
-        "ratio": round(medians["resnets"] / medians["torchvision"], 2),
-        "grey_levels_apart": round(
-            grey_levels_apart(peer_batches(samples, look), our_batches(samples, look)), 2
-        ),
+        "ratio": {
+            name: round(medians[name] / medians["torchvision"], 2) for name in list(pipelines)[1:]
+        },
+        "grey_levels_apart": {
+            name: round(
+                grey_levels_apart(peer_batches(samples, look), pipelines[name](samples, look)), 2
+            )
+            for name in list(pipelines)[1:]
+        },
     }
 
 
@@ -140,6 +157,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs")
     parser.add_argument("--images", type=int, default=192, help="how many of them")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dali", action="store_true", help="also NVIDIA DALI, on the CPU")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -147,7 +165,7 @@ def main() -> None:
     our_batches(samples, LOOK)  # files into the system's cache
     facts: dict[str, object] = {}
     for name, look in KINDS.items():
-        facts[name] = row = measure(samples, look, options.rounds)
+        facts[name] = row = measure(samples, look, options.rounds, options.dali)
         print(f"{name} crops: {row}")
     if options.out:
         make_folder(options.out.parent)

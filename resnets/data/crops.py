@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from resnets.data.images import centre, cut, cut_box, decode, scaled_size, upright_size
+from resnets.data.images import central, cut_box, decode, scaled_size, square, upright_size
 from resnets.data.preprocessing import Interpolation
 
 CropKind = Literal["scale", "area", "centre"]
@@ -75,11 +74,55 @@ def show(
     Raises:
         UserError: if the image cannot be read.
     """
-    image = _cropped(content, name, look, random)
-    mirrored = look.flip and random.random() < 0.5
-    pixels = np.asarray(image)
-    out[:] = pixels[:, ::-1] if mirrored else pixels
-    return colour_shift(random, look.colour)
+    # Only JPEGs can be decoded smaller, for which their size must be known beforehand.
+    whole = None if content.startswith(b"\xff\xd8") else decode(content, name)
+    width, height = upright_size(content, name) if whole is None else whole.size
+    crop = draw(width, height, look, random)
+    image = whole or decode(content, name, crop.shorter)
+    x, y = image.width / width, image.height / height
+    left, top, right, bottom = crop.box
+    box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+    pixels = np.asarray(cut_box(image, box, look.size, look.interpolation))
+    out[:] = pixels[:, ::-1] if crop.flip else pixels
+    return crop.shift
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is shown of an image.
+
+    Args:
+        box: left, top, right and bottom in the upright image's pixels.
+        shorter: to this shorter side, in pixels, the image may be scaled before it is cropped.
+        flip: whether the crop is mirrored.
+        shift: float32 (3,), to be added to red, green and blue on the scale 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    shorter: int
+    flip: bool
+    shift: NDArray[np.float32]
+
+
+def draw(width: int, height: int, look: Augmentation, random: np.random.Generator) -> Crop:
+    """The crop of an image of so many pixels, whoever decodes it."""
+    size = look.size
+    if look.kind == "area":
+        box: tuple[float, float, float, float] = area_box(width, height, look.areas, random)
+        # No smaller than the box needs to fill the crop.
+        part = min(box[2] - box[0], box[3] - box[1]) / min(width, height)
+        shorter = math.ceil(size / part)
+    else:
+        shorter = look.resize
+        if look.kind == "scale":
+            shorter = int(random.integers(look.sides[0], look.sides[1] + 1))
+        scaled = scaled_size(width, height, shorter)
+        left, top = central(*scaled, size)
+        if look.kind == "scale":
+            left, top = random.integers(0, [scaled[0] - size + 1, scaled[1] - size + 1]).tolist()
+        box = square(width, height, shorter, left, top, size)
+    flip = bool(look.flip and random.random() < 0.5)
+    return Crop(box, shorter, flip, colour_shift(random, look.colour))
 
 
 def colour_shift(random: np.random.Generator, deviation: float) -> NDArray[np.float32]:
@@ -89,29 +132,6 @@ def colour_shift(random: np.random.Generator, deviation: float) -> NDArray[np.fl
     alphas = random.normal(0, deviation, 3)
     shift: NDArray[np.float32] = (PCA_VECTORS @ (alphas * PCA_VALUES)).astype(np.float32)
     return shift
-
-
-def _cropped(
-    content: bytes, name: str, look: Augmentation, random: np.random.Generator
-) -> Image.Image:
-    size = look.size
-    if look.kind == "centre":
-        image = decode(content, name, look.resize)
-        return centre(image, look.resize, size, look.interpolation)
-    if look.kind == "scale":
-        shorter = int(random.integers(look.sides[0], look.sides[1] + 1))
-        image = decode(content, name, shorter)
-        width, height = scaled_size(*image.size, shorter)
-        left, top = random.integers(0, [width - size + 1, height - size + 1])
-        return cut(image, shorter, int(left), int(top), size, look.interpolation)
-    width, height = upright_size(content, name)
-    box = area_box(width, height, look.areas, random)
-    # Decoded no smaller than the box needs to fill the crop.
-    part = min(box[2] - box[0], box[3] - box[1]) / min(width, height)
-    image = decode(content, name, math.ceil(size / part))
-    x, y = image.width / width, image.height / height
-    scaled = (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
-    return cut_box(image, scaled, size, look.interpolation)
 
 
 def area_box(

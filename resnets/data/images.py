@@ -25,7 +25,7 @@ EXTENSIONS = frozenset({
     ".tiff", ".webp",
 })  # fmt: skip
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ORIENTATION = 0x0112  # EXIF's tag
+ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -158,7 +158,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; upright where EXIF data are absent or broken."""
     try:
         # Not PNG's own method, which would read all pixels for data that stand behind them.
-        turn = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        turn = Image.Image.getexif(image).get(ORIENTATION, 1)
     except _BROKEN:
         return 1
     return turn if turn in _TURNS else 1
@@ -217,10 +217,16 @@ def cut(
         top: first row of the square in the scaled image.
         size: side of the square in pixels.
     """
-    width, height = scaled_size(*image.size, shorter)
-    x, y = image.width / width, image.height / height
-    right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
-    return cut_box(image, (left * x, top * y, right, bottom), size, interpolation)
+    return cut_box(image, square(*image.size, shorter, left, top, size), size, interpolation)
+
+
+def square(
+    width: int, height: int, shorter: int, left: int, top: int, size: int
+) -> tuple[float, float, float, float]:
+    """Where `cut` takes its square from: left, top, right, bottom in the image's own pixels."""
+    scaled = scaled_size(width, height, shorter)
+    x, y = width / scaled[0], height / scaled[1]
+    return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
 
 
 def cut_box(
@@ -237,9 +243,13 @@ def centre(
     image: Image.Image, shorter: int, size: int, interpolation: Interpolation = "bilinear"
 ) -> Image.Image:
     """The central square of an image whose shorter side was scaled to `shorter` pixels."""
-    width, height = scaled_size(*image.size, shorter)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = central(*scaled_size(*image.size, shorter), size)
     return cut(image, shorter, left, top, size, interpolation)
+
+
+def central(width: int, height: int, size: int) -> tuple[int, int]:
+    """Left and top of the central square of `size` pixels."""
+    return round((width - size) / 2), round((height - size) / 2)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

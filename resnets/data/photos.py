@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.crops import Augmentation, show
+from resnets.data.crops import Augmentation, Crop, show
 from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
 from resnets.support.errors import UserError
@@ -31,13 +33,31 @@ def default_threads(processes: int = 1) -> int:
     return max(1, (cores or 1) // processes)
 
 
+Chance = Callable[[], np.random.Generator]
+"""What decides about one image of one epoch: the same generator at each call, at its start."""
+
+
+class Encoded(NamedTuple):
+    """An image that waits for a decoder of whole batches."""
+
+    content: bytes
+    size: tuple[int, int]
+    crop: Crop
+    chance: Chance
+
+
 @dataclass
-class _Part:
+class Part:
     """Some images of a batch on their way: pixels, colour shifts, and who works on them."""
 
+    look: Augmentation
     pixels: NDArray[np.uint8]
     shifts: NDArray[np.float32]
     index: NDArray[np.int64]
+    encoded: dict[int, Encoded] = field(default_factory=dict)
+    """By row; empty where images are decoded one by one."""
+    decoded: Tensor | None = None
+    """All pixels, on the device, where batches are decoded as a whole."""
     work: list[Future[None]] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
     """Rows that could not be read, and why."""
@@ -77,7 +97,7 @@ class PhotoBatches:
         self.bad: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(threads or default_threads(), "photos")
         self._orders: dict[int, NDArray[np.int64]] = {}
-        self._coming: dict[int, _Part] = {}
+        self._coming: dict[int, Part] = {}
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
@@ -103,13 +123,14 @@ class PhotoBatches:
         self._coming.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, number: int) -> _Part:
+    def _begin(self, number: int) -> Part:
         step, part_number = divmod(number, len(self.parts))
         start, end = self.parts[part_number]
         look = self.look(step)
         positions = np.arange(step * self.batch + start, step * self.batch + end)
         index = np.empty(len(positions), np.int64)
-        part = _Part(
+        part = Part(
+            look,
             np.empty((len(positions), look.size, look.size, 3), np.uint8),
             np.zeros((len(positions), 3), np.float32),
             index,
@@ -117,21 +138,33 @@ class PhotoBatches:
         for row, position in enumerate(positions.tolist()):
             epoch, place = divmod(position, self.size)
             index[row] = self._order(epoch)[place]
-            part.work.append(self._pool.submit(self._read, part, row, epoch, look))
+            part.work.append(self._pool.submit(self._read, part, row, epoch))
         return part
 
-    def _read(self, part: _Part, row: int, epoch: int, look: Augmentation) -> None:
+    def _read(self, part: Part, row: int, epoch: int) -> None:
         number = int(part.index[row])
-        random = np.random.default_rng([self.seed, 4, epoch, number])
-        name = self.samples.name(number)
+        chance = partial(np.random.default_rng, [self.seed, 4, epoch, number])
         try:
             content = self.samples.read(number)
-            part.shifts[row] = show(content, name, look, random, part.pixels[row])
+        except UserError as error:
+            part.bad[row] = f"{self.samples.name(number)}: {error.what}"
+        else:
+            self._take(part, row, content, chance)
+
+    def _take(self, part: Part, row: int, content: bytes, chance: Chance) -> None:
+        """Decode one image into its row, or say why it cannot be."""
+        name = self.samples.name(int(part.index[row]))
+        try:
+            part.shifts[row] = show(content, name, part.look, chance(), part.pixels[row])
         except UserError as error:
             part.bad[row] = f"{name}: {error.what}"
 
-    def _finished(self, part: _Part) -> tuple[Tensor, Tensor]:
-        pixels, shifts = torch.from_numpy(part.pixels), torch.from_numpy(part.shifts)
+    def _pixels(self, part: Part) -> Tensor:
+        """The part's pixels, uint8 (n, size, size, 3), on any device."""
+        return torch.from_numpy(part.pixels)
+
+    def _finished(self, part: Part) -> tuple[Tensor, Tensor]:
+        pixels, shifts = self._pixels(part), torch.from_numpy(part.shifts)
         labels = torch.from_numpy(self.samples.labels[part.index])
         if part.bad:
             for row, reason in part.bad.items():
@@ -139,7 +172,9 @@ class PhotoBatches:
             good = torch.tensor([row not in part.bad for row in range(len(labels))])
             pixels, shifts, labels = pixels[good], shifts[good], labels[good]
         if self.device.type == "cuda":
-            pixels, shifts, labels = (t.pin_memory() for t in (pixels, shifts, labels))
+            pixels, shifts, labels = (
+                t if t.is_cuda else t.pin_memory() for t in (pixels, shifts, labels)
+            )
         pixels, shifts, labels = (
             t.to(self.device, non_blocking=True) for t in (pixels, shifts, labels)
         )

@@ -122,6 +122,9 @@ class Photos(Section):
     mean: Literal["pixel", "channel", "imagenet"] = "channel"
     """What is subtracted: the mean of each pixel or channel of the training images, or
     ImageNet's, then also divided by its deviation. Weights of `init` bring their own."""
+    decoder: Literal["pillow", "dali"] = "pillow"
+    """What decodes the training images: `dali` (NVIDIA DALI) does so on the GPU, and its pixels
+    differ from Pillow's by a grey level here and there."""
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Which of the ways to part a folder that has no `val`."""
     bad_images: float = Field(0.001, ge=0, le=1)

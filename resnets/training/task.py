@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from resnets.data.batches import TrainBatches
 from resnets.data.cifar10 import CLASSES, Cifar10, Images
+from resnets.data.dali import DaliBatches
 from resnets.data.photos import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import PhotoSet, Samples, drawn, fingerprint, limited, with_classes
@@ -161,7 +162,7 @@ def photo_task(
         preprocessing=shown,
         images=len(train),
         test_images=len(test),
-        batches=lambda parts: PhotoBatches(
+        batches=lambda parts: (DaliBatches if photos.decoder == "dali" else PhotoBatches)(
             train,
             recipe.batch,
             recipe.seed,

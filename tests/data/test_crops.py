@@ -89,6 +89,24 @@ def test_boxes_by_area_lie_inside(width, height, seed):
     assert 0 <= top < bottom <= height
 
 
+@given(
+    kind=st.sampled_from(["scale", "area", "centre"]),
+    width=st.integers(1, 2000),
+    height=st.integers(1, 2000),
+    seed=st.integers(0, 100),
+)
+def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
+    kind, width, height, seed
+):
+    look = Augmentation(kind, 32, sides=(36, 60), resize=40)
+    crop = crops.draw(width, height, look, np.random.default_rng(seed))
+    left, top, right, bottom = crop.box
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    across = min(right - left, bottom - top) * crop.shorter / min(width, height)
+    assert across >= 32 - 1  # the scaled longer side is a whole number
+
+
 def test_a_large_jpeg_is_decoded_at_a_smaller_scale_and_shows_the_same():
     look = Augmentation("scale", 64, sides=(70, 70), flip=False, colour=0)
     small, _ = shown(gradient(1200, 900, "JPEG"), look, 3)
