@@ -95,7 +95,7 @@ def _go_on(folder: Path, data: str | None, device: torch.device | None, world: W
             )
         return
     plan = run_folder.read_recipe(folder)
-    place = data or run_folder.began(folder)["data"]["place"]
+    place = data or run_folder.began(folder)["place"]
     if device is None and world.size > 1:
         device = _device(run_folder.began(folder)["device"], world)
     _watched(

@@ -50,17 +50,17 @@ def start(
     task = make_task(recipe, data, device, preprocessing, world.size)
     recipe = recipe.in_iterations(task.images)
     task = make_task(recipe, data, device, task.preprocessing, world.size)
-    facts = _data_facts(recipe, data, place)
+    facts = {"data": data_fingerprint(recipe, data)}
     run = Run(folder, recipe, task, device, watch, command, world, init, facts)
-    world.first(lambda: _begin(run, plan))
+    world.first(lambda: _begin(run, plan, place))
     return run
 
 
-def _begin(run: Run, plan: Recipe) -> None:
+def _begin(run: Run, plan: Recipe, place: str | None) -> None:
     make_folder(run.checkpoints)
     with alone(run.folder):
         refuse_existing(run.folder, plan)  # another command may have been quicker
-        _write_start(run, plan)
+        _write_start(run, plan, place)
 
 
 def agree(plan: Recipe, data: Data, world: World) -> None:
@@ -81,11 +81,7 @@ def agree(plan: Recipe, data: Data, world: World) -> None:
             )
 
 
-def _data_facts(recipe: Recipe, data: Data, place: str | None) -> dict[str, Any]:
-    return {"data": {"place": place, "fingerprint": data_fingerprint(recipe, data)}}
-
-
-def _write_start(run: Run, plan: Recipe) -> None:
+def _write_start(run: Run, plan: Recipe, place: str | None) -> None:
     """The files that a run folder begins with."""
     folder, recipe, device = run.folder, run.recipe, run.device
     run_facts = {
@@ -93,6 +89,7 @@ def _write_start(run: Run, plan: Recipe) -> None:
         "device": device.type if run.world.size > 1 else str(device),
         "settings": run.settings.as_dict(),
         "plan": plan.content_hash(),
+        "place": place,
         "recipe_hash": recipe.content_hash(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **run.facts,
@@ -167,8 +164,8 @@ def resume(
             not those that it began with.
     """
     recipe, start_facts = read_recipe(folder), began(folder)
-    facts = _data_facts(recipe, data, start_facts["data"]["place"])
-    if facts["data"]["fingerprint"] != start_facts["data"]["fingerprint"]:
+    facts = {"data": data_fingerprint(recipe, data)}
+    if facts["data"] != start_facts["data"]:
         raise UserError("these are not the images that the run began with", str(folder))
     agree(recipe, data, world)
     # Read by one process, so that all go on from the same step.
@@ -208,7 +205,7 @@ def began(folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("command", "plan", "data", *EXACT)}
+        return {key: facts[key] for key in ("command", "plan", "place", "data", *EXACT)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"is missing or damaged ({error})", str(path), "train anew with another --out"
