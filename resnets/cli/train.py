@@ -115,6 +115,7 @@ def _program() -> str:
     return "python -m resnets" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
 
 
+PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 
 
@@ -131,6 +132,8 @@ def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
             print(f"Go on with: {_program()} resume {shlex.quote(str(stop.folder))}")
         sys.exit(128 + stop.signal)
     except (MemoryError, RuntimeError) as error:
+        if world.size > 1 and PEER_LOST.search(str(error)):
+            raise UserError("another process ended", mend="see its message") from error
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         raise UserError("out of memory", mend="try a smaller batch: --set batch=64") from error

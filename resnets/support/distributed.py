@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from resnets.support.errors import UserError
 
@@ -126,13 +129,40 @@ def world() -> Iterator[World]:
         if local_rank < torch.cuda.device_count():
             torch.cuda.set_device(local_rank)
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+        store = dist.PrefixStore(_meet(store, rank, size), store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"the {size} processes did not meet ({line})", mend=_MEND) from error
     yield World(rank, size, local_rank)
     # Not after a failure: the others may wait in another call, and closing would wait for them.
     dist.destroy_process_group()
+
+
+def _meet(store: Any, rank: int, size: int) -> str:
+    """A word that only the processes of this start know, to keep their keys in `store` apart.
+
+    When torchrun restarts processes it may give them the same store, in which the addresses
+    of the ones that died still stand. So rank 0 makes up a word and asks who is there; the
+    others answer with words of their own until rank 0 says theirs again.
+    """
+    word = uuid.uuid4().hex
+    if rank == 0:
+        store.set("resnets/word", word)
+        for other in range(1, size):
+            theirs = store.get(f"resnets/{word}/{other}").decode()  # waits for it
+            store.set(f"resnets/{theirs}", word)
+        return word
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while time.monotonic() < end:
+        asked = store.get("resnets/word").decode()  # perhaps of an earlier start
+        store.set(f"resnets/{asked}/{rank}", word)
+        if store.check([f"resnets/{word}"]):
+            agreed: str = store.get(f"resnets/{word}").decode()
+            return agreed
+        time.sleep(0.02)
+    raise RuntimeError("no answer from process 0")
 
 
 @contextmanager

@@ -5,12 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from resnets.support.distributed import World, world
+from resnets.support.distributed import _meet, World, world
 from resnets.support.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -105,3 +107,17 @@ def test_an_incomplete_environment_is_told(monkeypatch, variables, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message), world():
         pass
+
+
+def test_processes_meet_where_an_earlier_start_left_its_words():
+    """Restarted by torchrun, they may be given the store of the ones that died."""
+    store = torch.distributed.HashStore()
+    for key, word in (("word", "old"), ("old/1", "dead"), ("old/2", "dead"), ("dead", "old")):
+        store.set(f"resnets/{key}", word)
+    with ThreadPoolExecutor(3) as threads:
+        # The first two wait for the third, which asks them.
+        late = [threads.submit(_meet, store, rank, 3) for rank in (1, 2)]
+        time.sleep(0.1)
+        words = {threads.submit(_meet, store, 0, 3).result(60), *(w.result(60) for w in late)}
+    assert len(words) == 1
+    assert words != {"old"}
