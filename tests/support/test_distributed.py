@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets.support.distributed import _meet, World, world
+from resnets.support.distributed import World, _meet, world
 from resnets.support.errors import UserError
 
 ROOT = Path(__file__).parents[2]
