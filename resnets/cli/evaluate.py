@@ -23,7 +23,7 @@ from resnets.paper.numbers import cifar10_error
 from resnets.support.distributed import World, world
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training.hardware import find_device
+from resnets.training.hardware import environment, find_device
 from resnets.weights import model_file
 
 MATRIX = 20
@@ -63,7 +63,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
         seconds = time.perf_counter() - start
         network = model.card["network"]
         found = replace(found, model=network if name == network else f"{network} ({name})")
-        _tell(model, where, found, seconds, options)
+        _tell(model, where, found, seconds, options, environment(device))
 
 
 def _refuse(where: str, options: Options) -> None:
@@ -139,7 +139,12 @@ def _memory() -> Iterator[None]:
 
 
 def _tell(
-    model: model_file.Model, where: str, found: Scores, seconds: float, options: Options
+    model: model_file.Model,
+    where: str,
+    found: Scores,
+    seconds: float,
+    options: Options,
+    facts_of_machine: dict[str, Any],
 ) -> None:
     """Print a result, then write the files asked for: a full disk must not cost the result."""
     result, speed = found.result(), len(found) / seconds
@@ -147,7 +152,7 @@ def _tell(
     if options.as_json:
         facts = {"model": model.card["network"], "dataset": where}
         measured = {**result.as_dict(found.classes), "images_per_second": round(speed, 2)}
-        print(json.dumps({**facts, **measured}, indent=2))
+        print(json.dumps({**facts, **measured, **facts_of_machine}, indent=2))
     else:
         parameters = complexity.parameters(model.network)
         print(f"{found.model} ({parameters:,} parameters) on {dataset}")

@@ -74,8 +74,54 @@ def cifar10_fast() -> str:
     return _markdown(("`cifar-resnet20` on CIFAR-10", "test error"), rows)
 
 
+VIEWS = ("center", "ten-crop", "dense")
+
+
+def protocols() -> str:
+    """The authors' ResNet-50 by the paper's three tests, from `results/protocols/`."""
+    rows = []
+    for data in ("labelled-photos", "imagenet-samples"):
+        for view in VIEWS:
+            path = RESULTS / "protocols" / f"{data}-{view}.json"
+            if path.exists():
+                found = json.loads(path.read_text())
+                low, high = found["error_interval"]
+                rows.append(
+                    [
+                        f"{data}, `{view}`",
+                        f"{found['images']}",
+                        f"{found['error']:.1f} % ({low:.1f} to {high:.1f})",
+                        f"{found['top5_error']:.1f} %",
+                    ]
+                )
+    header = ("`resnet50@msra`", "images", "top-1 error (95 % interval)", "top-5 error")
+    return _markdown(header, rows)
+
+
+def finetune() -> str:
+    """The `finetune` recipe on a small folder, from `results/finetune-ants-bees/`."""
+    runs = [
+        json.loads(path.read_text()) for path in sorted(RESULTS.glob("finetune-ants-bees/*.json"))
+    ]
+    rows = [
+        [
+            f"seed {run['provenance']['recipe']['seed']}",
+            f"{run['measured']['wrong']} of {run['measured']['images']}",
+            f"{run['measured']['error']:.1f} %",
+        ]
+        for run in runs
+    ]
+    errors = [run["measured"]["error"] for run in runs]
+    if len(errors) > 1:
+        mean, spread = statistics.mean(errors), statistics.stdev(errors)
+        rows.append([f"mean of {len(errors)} seeds", "", f"{mean:.1f} +- {spread:.1f} %"])
+    return _markdown(("`finetune` from `resnet50@msra`", "wrong", "test error"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10_fast": cifar10_fast,
+    "protocols": protocols,
+    "finetune": finetune,
     "networks": networks,
     "networks_short": lambda: networks(SHORT),
 }
