@@ -130,8 +130,8 @@ TABLES: dict[str, Callable[[], str]] = {
 def rewrite(text: str) -> str:
     """`text` with every marked table made anew."""
     return re.sub(
-        r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)",
-        lambda m: m[1] + TABLES[m[2]]() + m[3],
+        r"(<!-- table: (\w+) -->\n).*?\n?(<!-- end -->)",
+        lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}",
         text,
         flags=re.DOTALL,
     )
