@@ -153,18 +153,23 @@ class Run:
             Interrupted: after SIGINT or SIGTERM, the state saved.
             UserError: if the training diverges or the disk refuses.
         """
-        training = self.training
         self.watch.begin(self)
-        with self._alone(), self._signals(), self._metrics() as log:
+        try:
+            with self._alone(), self._signals(), self._metrics() as log:
+                self._updates(log)
+            return self._finish()
+        finally:
+            self.training.batches.close()
+
+    def _updates(self, log: MetricsLog | None) -> None:
+        training = self.training
+        self.clock.start()
+        while training.step < self.recipe.steps:
+            waited = training.update()
+            self.clock.updated(waited, self.clock.lap() - waited)
+            self.watch.stepped(training.step)
+            self._after_update(log)
             self.clock.start()
-            while training.step < self.recipe.steps:
-                waited = training.update()
-                self.clock.updated(waited, self.clock.lap() - waited)
-                self.watch.stepped(training.step)
-                self._after_update(log)
-                self.clock.start()
-        training.batches.close()
-        return self._finish()
 
     def _alone(self) -> AbstractContextManager[None]:
         return alone(self.folder) if self.world.is_main else nullcontext()
