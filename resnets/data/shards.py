@@ -225,7 +225,7 @@ def _tars(
     out = cache_folder("shards", f"index-{key}")
     path = out / MANIFEST
     try:
-        return store, read_manifest(path.read_bytes(), str(path)), FolderStore(out)
+        return store, read_manifest(path.read_bytes(), str(path), own=True), FolderStore(out)
     except (OSError, UserError):
         manifest = scan(store, names, classes, out)
     write_bytes(path, manifest.text().encode())
