@@ -132,16 +132,18 @@ def load(folder: Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
 def load_test(folder: Path) -> Samples:
     """The images to test a model on: those of `val` if there is one, else all.
 
+    All includes those that a training on the same folder showed: of a folder without `val` it
+    sets only a share aside.
+
     Raises:
         UserError: if there are none.
     """
     listed = label_files.find(folder, label_files.NUMBERED)
     if listed is not None:
         return _listed(folder, *label_files.read_numbers(listed))
-    val = subfolder(folder, VAL)
+    train, val = subfolder(folder, TRAIN), subfolder(folder, VAL)
     if val is None:
-        return _filled(by_class(folder, folder))
-    train = subfolder(folder, TRAIN)
+        return _filled(by_class(train or folder, folder))
     if train is not None:  # classes without images are none to the training either
         return _validation(val, _used(_filled(by_class(train, folder))).classes or (), folder)
     return _filled(by_class(val, folder))
@@ -231,8 +233,13 @@ def _listing(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is an image by its ending."""
-    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()  # noqa: PTH122
+    """Whether an entry is an image by its ending, and a file."""
+    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122
+        return False
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _walk(
@@ -250,20 +257,27 @@ def _walk(
     prefix = f"{below}/" if below else ""
     yield below, time, [prefix + e.name for e in visible if is_image(e)]
     for entry in visible:
-        if _is_folder(entry):
+        if is_folder(entry):
             yield from _walk(folder, prefix + entry.name, (*above, real))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
+def any_below(root: Path) -> bool:
+    """Whether any image lies in a folder of `root`."""
+    inside = (e.name for e in _listing(root) if is_folder(e))
+    return any(images for name in inside for _, _, images in _walk(root, name))
+
+
 def _scan(root: Path) -> _Index:
     folders, times = [""], [root.stat().st_mtime_ns]
-    classes = [e.name for e in _listing(root) if _is_folder(e)]
+    classes = [e.name for e in _listing(root) if is_folder(e)]
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -376,7 +390,7 @@ def flat(root: Path) -> tuple[Path, Path] | None:
     entries = _listing(root)
     if any(is_image(e) for e in entries):
         return root, mapping
-    folders = [e.name for e in entries if _is_folder(e)]
+    folders = [e.name for e in entries if is_folder(e)]
     return (root / "images", mapping) if folders == ["images"] else None  # Tiny ImageNet
 
 

@@ -99,6 +99,12 @@ def write(
         return _Writer(splits, out, source, threads, progress).write(images.classes)
 
 
+def refuse_within(data: Path, out: Path) -> None:
+    """Raise `UserError` if the shards would lie among the images that they are made from."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"lies in the images' folder {data}", str(out), "choose another folder")
+
+
 def _finished(out: Path, source: dict[str, Any]) -> Manifest | None:
     """The set that is already there; raises `UserError` if it is another one."""
     path = out / MANIFEST

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data import folders, label_files
 from resnets.data.folders import existing, parted
 from resnets.data.samples import PhotoSet, Samples, shuffled
 from resnets.data.shard_index import (
@@ -139,11 +140,19 @@ class Shards:
 
 
 def are_shards(where: str | Path) -> bool:
-    """Whether this is an address, or a folder with shards in it."""
+    """Whether this is an address, or a folder of shards.
+
+    Tar files beside folders of images, or beside a file that numbers images, are no shards:
+    ImageNet's own archives may lie beside what was unpacked from them.
+    """
     if "://" in str(where):
         return True
     folder = Path(where)
-    return (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))
+    if (folder / MANIFEST).is_file():
+        return True
+    if not folder.is_dir() or label_files.find(folder, label_files.NUMBERED):
+        return False
+    return bool(_tars_in(folder)) and not folders.any_below(folder)
 
 
 def load(where: str | Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
@@ -206,7 +215,7 @@ def _folder(folder: Path) -> tuple[Store, Manifest, Store]:
     path = folder / MANIFEST
     if path.is_file():
         return store, read_manifest(path.read_bytes(), str(path)), store
-    tars = sorted(folder.glob("*.tar"))
+    tars = _tars_in(folder)
     if not tars:
         raise UserError("no shards here", str(folder), f"give a folder with {MANIFEST}")
     classes = None
@@ -215,6 +224,10 @@ def _folder(folder: Path) -> tuple[Store, Manifest, Store]:
         classes = [name.strip() for name in classes if name.strip()]
     state = repr([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in tars]).encode()
     return _tars(store, [p.name for p in tars], classes, state + repr(classes).encode())
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
 
 def _tars(

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from resnets.data import folders, samples
+from resnets.data import doctor, folders, samples
 from resnets.support.errors import UserError
 
 
@@ -415,3 +415,18 @@ def test_a_class_that_is_all_in_quarantine_is_none(tmp_path):
     fill(tmp_path, *TWO, "train/ant/1.jpg")
     (tmp_path / ".quarantine").write_text("train/ant/1.jpg\n")
     assert folders.load(tmp_path).classes == folders.load_test(tmp_path).classes == ("cat", "dog")
+
+
+def test_train_alone_is_tested_by_its_classes(tmp_path):
+    fill(tmp_path, *(f"train/{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
+    images = folders.load_test(tmp_path)
+    assert (len(images), images.classes) == (10, folders.load(tmp_path).classes)
+
+
+@pytest.mark.parametrize("link", ["cat/loop.jpg", "cat/loop", "loop", "loop.jpg"])
+def test_a_link_to_itself_is_left_out(tmp_path, link):
+    fill(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
+    (tmp_path / link).symlink_to((tmp_path / link).name)
+    assert len(folders.load_test(tmp_path)) == 10
+    found = doctor.examine(tmp_path, threads=1).findings
+    assert ("cat" not in link) or [f for f in found if f.paths == (link,)]

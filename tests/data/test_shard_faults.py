@@ -5,6 +5,7 @@ import json
 import pytest
 
 from resnets.data import shards
+from resnets.data.sources import open_test, open_training
 from resnets.support.errors import UserError
 from tests.data.test_shards import made, others, own_cache, photos, serve, tar  # noqa: F401
 
@@ -79,3 +80,26 @@ def test_long_numbers_are_names(tmp_path, word):
     tar(tmp_path / "a.tar", samples(4, word=word))
     assert shards.load_test(tmp_path).classes == (word.format(0), word.format(1))
     assert shards.load_test(tmp_path).labels.tolist() == [0, 1, 0, 1]
+
+
+def test_class_folders_win_over_tars_beside_them(tmp_path):
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / "imagenet" / name).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "imagenet" / name / f"{i}.jpg").touch()
+    tar(tmp_path / "imagenet/ILSVRC2012_img_val.tar", samples(4))
+    assert len(open_test(str(tmp_path / "imagenet"))) == 4
+    assert open_training(str(tmp_path / "imagenet")).classes == ("cat", "dog")
+    tar(tmp_path / "listed/all.tar", samples(4))
+    tar(tmp_path / "listed/._all.tar", [])
+    assert open_test(str(tmp_path / "listed")).classes == ("0", "1")
+    (tmp_path / "listed/0.jpg").touch()
+    (tmp_path / "listed/labels.tsv").write_text("file\tclass_index\n0.jpg\t5\n")
+    assert open_test(str(tmp_path / "listed")).classes is None
+
+
+def test_the_seed_of_the_parting_reaches_shards(tmp_path):
+    tar(tmp_path / "a.tar", samples(20))
+    parts = [open_training(str(tmp_path), seed).val for seed in (0, 1, 0)]
+    names = [{part.name(i) for i in range(len(part))} for part in parts]
+    assert names[0] == names[2] != names[1]
