@@ -1,13 +1,15 @@
 """Shards that are hostile, damaged, or not what their names say."""
 
 import json
+import shutil
 
 import pytest
 
-from resnets.data import shards
+from resnets.data import folders, shard_writer, shards
 from resnets.data.sources import open_test, open_training
 from resnets.support.errors import UserError
-from tests.data.test_shards import made, others, own_cache, photos, serve, tar  # noqa: F401
+from tests.conftest import draw_photos
+from tests.data.test_shards import cut, made, own_cache, photos, refusing_index, serve, tar  # noqa: F401
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,40 @@ def test_the_seed_of_the_parting_reaches_shards(tmp_path):
     parts = [open_training(str(tmp_path), seed).val for seed in (0, 1, 0)]
     names = [{part.name(i) for i in range(len(part))} for part in parts]
     assert names[0] == names[2] != names[1]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "no index"])
+def test_a_finished_set_that_lost_a_shard_is_mended(made, photos, damage):  # noqa: F811
+    before = {p.name: p.read_bytes() for p in made.iterdir()}
+    path = made / ("val.index.npz" if damage == "no index" else "train-000003.tar")
+    if damage == "cut":
+        cut(path)
+    else:
+        path.unlink()
+    shard_writer.write(folders.load(photos), made, images_per_shard=2)
+    assert {p.name: p.read_bytes() for p in made.iterdir()} == before
+
+
+def test_a_set_whose_images_changed_is_not_finished(tmp_path):
+    draw_photos(tmp_path / "photos", {"ant": 4, "bee": 4})
+    out = tmp_path / "out"
+    shard_writer.write(folders.load(tmp_path / "photos"), out)
+    shutil.copy(tmp_path / "photos/ant/0.png", tmp_path / "photos/ant/1.png")
+    with pytest.raises(UserError, match="images changed since"):
+        shard_writer.write(folders.load(tmp_path / "photos"), out)
+
+
+def test_a_writing_is_not_resumed_with_changed_images(tmp_path, monkeypatch):
+    draw_photos(tmp_path / "photos", {"ant": 4, "bee": 4})
+    images, out = folders.load(tmp_path / "photos"), tmp_path / "out"
+    monkeypatch.setattr(shard_writer, "write_bytes", refusing_index(shard_writer.write_bytes))
+    with pytest.raises(UserError, match="full"):
+        shard_writer.write(images, out)
+    monkeypatch.undo()
+    shutil.copy(tmp_path / "photos/ant/0.png", tmp_path / "photos/ant/1.png")
+    shutil.copy(tmp_path / "photos/ant/0.png", tmp_path / "photos/ant/2.png")
+    shard_writer.write(images, out)
+    read = shards.load(out).train
+    assert [read.read(i) for i in range(len(read))] == [
+        images.train.read(i) for i in range(len(images.train))
+    ]
