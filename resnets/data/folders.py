@@ -438,5 +438,7 @@ def _refuse_missing(root: Path, names: list[str], listing: Path, lines: list[int
     with os.scandir(root) as entries:
         there = {entry.name for entry in entries}
     for name, line in zip(names, lines, strict=True):
-        if name not in there and not (root / name).exists():
-            raise UserError(f"names an image that is not there: {name}", f"{listing}, line {line}")
+        if name not in there and not label_files.is_there(root, name):
+            raise UserError(
+                f"names an image that is not there: {name[:200]}", f"{listing}, line {line}"
+            )

@@ -98,11 +98,13 @@ class Shards:
 
     def _check(self, content: bytes, length: int, path: Path) -> None:
         if len(content) < _HEADER + length:
-            raise UserError("the shard is truncated", str(path), MEND)
+            raise UserError("the shard is truncated", str(path), self._store.mend)
         size = content[124:136].strip(b"\0 ")
         fits = size.isdigit() and int(size, 8) == length
         if content[257:262] != b"ustar" or not fits:
-            raise UserError("the shard has no image where its index says", str(path), MEND)
+            raise UserError(
+                "the shard has no image where its index says", str(path), self._store.mend
+            )
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Every image once. At an address, images are shuffled within windows of shards.

@@ -130,11 +130,11 @@ class _Survey:
     ) -> None:
         there = {e.name: e for e in self._entries(root)}
         for name, label, line in zip(names, classes, lines, strict=True):
-            if name in there or (root / name).exists():
+            if name in there or label_files.is_there(root, name):
                 self._image(split, label, self._relative(root / name))
             else:
                 where = f"{listing.name}, line {line}: names an image that is not there"
-                self.report.add("label-file", where, self._relative(root / name))
+                self.report.add("label-file", where, self._relative(root / name[:200]))
         for name in there.keys() - set(names):
             entry = there[name]
             if name.startswith("."):

@@ -142,3 +142,13 @@ def test_a_writing_is_not_resumed_with_changed_images(tmp_path, monkeypatch):
     assert [read.read(i) for i in range(len(read))] == [
         images.train.read(i) for i in range(len(images.train))
     ]
+
+
+def test_shards_of_others_that_changed_at_the_server(tmp_path, serve, cache):  # noqa: F811
+    tar(tmp_path / "set/a.tar", samples(4))
+    read = shards.load_test(f"{serve(tmp_path / 'set')}/a.tar")
+    (kept,) = cache.rglob("*a.tar")
+    kept.unlink()
+    tar(tmp_path / "set/a.tar", samples(40))
+    with pytest.raises(UserError, match=f"if the shards changed, delete {cache}/shards"):
+        read.read(0)
