@@ -49,6 +49,7 @@ class Folder:
         ends: where each name ends in `names`, int64.
         labels: int64.
         classes: see `Samples`.
+        left_out: see `Samples`.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Folder:
         ends: NDArray[np.int64],
         labels: NDArray[np.int64],
         classes: tuple[str, ...] | None,
+        left_out: int = 0,
     ) -> None:
-        self.root, self.labels, self.classes = root, labels, classes
+        self.root, self.labels, self.classes, self.left_out = root, labels, classes, left_out
         self._names, self._ends = names, ends
 
     @property
@@ -87,11 +89,16 @@ class Folder:
             raise UserError(f"the image cannot be read ({error})", str(path)) from error
 
     def kept(self, chosen: NDArray[np.bool_]) -> Folder:
-        """The same folder with the chosen images only."""
+        """The same folder with the chosen images only, the others being left out."""
         lengths = np.diff(self._ends, prepend=0)
         names = self._names[np.repeat(chosen, lengths)]
         ends = np.cumsum(lengths[chosen])
-        return Folder(self.root, names, ends, self.labels[chosen], self.classes)
+        left_out = self.left_out + int((~chosen).sum())
+        return Folder(self.root, names, ends, self.labels[chosen], self.classes, left_out)
+
+    def relabelled(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> Folder:
+        """The same images with other labels."""
+        return Folder(self.root, self._names, self._ends, labels, classes, self.left_out)
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         return shuffled(len(self), seed, epoch)
@@ -362,7 +369,7 @@ def _used(samples: Folder) -> Folder:
         return samples
     renumbered = np.searchsorted(present, samples.labels)
     kept = tuple(classes[i] for i in present)
-    return Folder(samples.root, samples._names, samples._ends, renumbered, kept)
+    return samples.relabelled(renumbered, kept)
 
 
 def parted(samples: Samples, seed: int, share: float) -> PhotoSet:
@@ -412,7 +419,7 @@ def _validation(root: Path, classes: tuple[str, ...], data: Path) -> Samples:
         )
     numbers = np.array([classes.index(n) if n in classes else -1 for n in own], np.int64)
     labels = numbers[samples.labels]
-    return Folder(samples.root, samples._names, samples._ends, labels, classes)
+    return samples.relabelled(labels, classes)
 
 
 def _mapped(root: Path, mapping: Path, classes: tuple[str, ...]) -> Folder:

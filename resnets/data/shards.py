@@ -63,6 +63,7 @@ class Shards:
         self.labels = index.labels
         self._window_of: NDArray[np.int64] | None = None
         self._begun: set[int] = set()
+        self.left_out = 0
 
     @property
     def where(self) -> str:
