@@ -14,6 +14,7 @@ def write(
     data: Path, out: Path, resize: int | None, quality: int, images_per_shard: int | None
 ) -> None:
     """Write the shards and print what was written."""
+    shard_writer.refuse_within(data, out)
     images = folders.load(data)
     began = monotonic()
     with counting("images") as progress:

@@ -49,6 +49,7 @@ class Folder:
         ends: where each name ends in `names`, int64.
         labels: int64.
         classes: see `Samples`.
+        left_out: see `Samples`.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Folder:
         ends: NDArray[np.int64],
         labels: NDArray[np.int64],
         classes: tuple[str, ...] | None,
+        left_out: int = 0,
     ) -> None:
-        self.root, self.labels, self.classes = root, labels, classes
+        self.root, self.labels, self.classes, self.left_out = root, labels, classes, left_out
         self._names, self._ends = names, ends
 
     @property
@@ -87,11 +89,16 @@ class Folder:
             raise UserError(f"the image cannot be read ({error})", str(path)) from error
 
     def kept(self, chosen: NDArray[np.bool_]) -> Folder:
-        """The same folder with the chosen images only."""
+        """The same folder with the chosen images only, the others being left out."""
         lengths = np.diff(self._ends, prepend=0)
         names = self._names[np.repeat(chosen, lengths)]
         ends = np.cumsum(lengths[chosen])
-        return Folder(self.root, names, ends, self.labels[chosen], self.classes)
+        left_out = self.left_out + int((~chosen).sum())
+        return Folder(self.root, names, ends, self.labels[chosen], self.classes, left_out)
+
+    def relabelled(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> Folder:
+        """The same images with other labels."""
+        return Folder(self.root, self._names, self._ends, labels, classes, self.left_out)
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         return shuffled(len(self), seed, epoch)
@@ -132,16 +139,18 @@ def load(folder: Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
 def load_test(folder: Path) -> Samples:
     """The images to test a model on: those of `val` if there is one, else all.
 
+    All includes those that a training on the same folder showed: of a folder without `val` it
+    sets only a share aside.
+
     Raises:
         UserError: if there are none.
     """
     listed = label_files.find(folder, label_files.NUMBERED)
     if listed is not None:
         return _listed(folder, *label_files.read_numbers(listed))
-    val = subfolder(folder, VAL)
+    train, val = subfolder(folder, TRAIN), subfolder(folder, VAL)
     if val is None:
-        return _filled(by_class(folder, folder))
-    train = subfolder(folder, TRAIN)
+        return _filled(by_class(train or folder, folder))
     if train is not None:  # classes without images are none to the training either
         return _validation(val, _used(_filled(by_class(train, folder))).classes or (), folder)
     return _filled(by_class(val, folder))
@@ -231,8 +240,13 @@ def _listing(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is an image by its ending."""
-    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()  # noqa: PTH122
+    """Whether an entry is an image by its ending, and a file."""
+    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122
+        return False
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _walk(
@@ -250,20 +264,27 @@ def _walk(
     prefix = f"{below}/" if below else ""
     yield below, time, [prefix + e.name for e in visible if is_image(e)]
     for entry in visible:
-        if _is_folder(entry):
+        if is_folder(entry):
             yield from _walk(folder, prefix + entry.name, (*above, real))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
+def any_below(root: Path) -> bool:
+    """Whether any image lies in a folder of `root`."""
+    inside = (e.name for e in _listing(root) if is_folder(e))
+    return any(images for name in inside for _, _, images in _walk(root, name))
+
+
 def _scan(root: Path) -> _Index:
     folders, times = [""], [root.stat().st_mtime_ns]
-    classes = [e.name for e in _listing(root) if _is_folder(e)]
+    classes = [e.name for e in _listing(root) if is_folder(e)]
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -348,7 +369,7 @@ def _used(samples: Folder) -> Folder:
         return samples
     renumbered = np.searchsorted(present, samples.labels)
     kept = tuple(classes[i] for i in present)
-    return Folder(samples.root, samples._names, samples._ends, renumbered, kept)
+    return samples.relabelled(renumbered, kept)
 
 
 def parted(samples: Samples, seed: int, share: float) -> PhotoSet:
@@ -376,7 +397,7 @@ def flat(root: Path) -> tuple[Path, Path] | None:
     entries = _listing(root)
     if any(is_image(e) for e in entries):
         return root, mapping
-    folders = [e.name for e in entries if _is_folder(e)]
+    folders = [e.name for e in entries if is_folder(e)]
     return (root / "images", mapping) if folders == ["images"] else None  # Tiny ImageNet
 
 
@@ -398,7 +419,7 @@ def _validation(root: Path, classes: tuple[str, ...], data: Path) -> Samples:
         )
     numbers = np.array([classes.index(n) if n in classes else -1 for n in own], np.int64)
     labels = numbers[samples.labels]
-    return Folder(samples.root, samples._names, samples._ends, labels, classes)
+    return samples.relabelled(labels, classes)
 
 
 def _mapped(root: Path, mapping: Path, classes: tuple[str, ...]) -> Folder:
@@ -424,5 +445,7 @@ def _refuse_missing(root: Path, names: list[str], listing: Path, lines: list[int
     with os.scandir(root) as entries:
         there = {entry.name for entry in entries}
     for name, line in zip(names, lines, strict=True):
-        if name not in there and not (root / name).exists():
-            raise UserError(f"names an image that is not there: {name}", f"{listing}, line {line}")
+        if name not in there and not label_files.is_there(root, name):
+            raise UserError(
+                f"names an image that is not there: {name[:200]}", f"{listing}, line {line}"
+            )

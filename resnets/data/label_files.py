@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from resnets.data.images import EXTENSIONS
 from resnets.support.errors import UserError
 
 NUMBERED = ("labels.tsv",)
 """Columns `file` and `class_index`: the number of a model's output."""
+
+MOST_CLASSES = 1_000_000
 
 MAPPINGS = (
     "val_annotations.txt",
@@ -42,18 +46,15 @@ def read_numbers(path: Path) -> tuple[list[str], list[int], list[int]]:
     """Images, class numbers, and the lines on which they stand.
 
     Raises:
-        UserError: if a column is missing, a class is no number, or an image is listed twice.
+        UserError: if a column is missing, a class is no number or beyond `MOST_CLASSES`, or an
+            image is listed twice.
     """
     names: list[str] = []
     numbers: list[int] = []
     lines: list[int] = []
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        for needed in ("file", "class_index"):
-            if needed not in (rows.fieldnames or ()):
-                raise UserError(f"has no column {needed!r}", str(path))
-        for row in rows:
-            line = rows.line_num
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for line, row in _rows(rows, path):
             try:
                 number = int(row["class_index"])
             except (TypeError, ValueError) as error:
@@ -62,6 +63,8 @@ def read_numbers(path: Path) -> tuple[list[str], list[int], list[int]]:
                 ) from error
             if number < 0:
                 raise UserError(f"class number {number} is negative", f"{path}, line {line}")
+            if number > MOST_CLASSES:
+                raise UserError(f"class number {number} is too large", f"{path}, line {line}")
             if not row["file"]:
                 raise UserError("names no file", f"{path}, line {line}")
             names.append(row["file"])
@@ -71,6 +74,30 @@ def read_numbers(path: Path) -> tuple[list[str], list[int], list[int]]:
         raise UserError("lists no images", str(path))
     refuse_twice(path, names, lines)
     return names, numbers, lines
+
+
+def _rows(
+    rows: csv.DictReader[str], path: Path
+) -> Iterator[tuple[int, dict[str | Any, str | Any]]]:
+    """The rows with their lines; raises `UserError` if a column is missing or a cell endless."""
+    try:
+        for needed in ("file", "class_index"):
+            if needed not in (rows.fieldnames or ()):
+                raise UserError(f"has no column {needed!r}", str(path))
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"cannot be read ({error})", f"{path}, line {rows.reader.line_num}"
+        ) from error
+
+
+def is_there(folder: Path, name: str) -> bool:
+    """Whether a listed image exists; no file has a name that the system refuses."""
+    try:
+        return (folder / name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def read_classes(path: Path, folder: Path) -> tuple[list[str], list[str], list[int]]:
@@ -87,7 +114,10 @@ def read_classes(path: Path, folder: Path) -> tuple[list[str], list[str], list[i
     rows = []
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     for line, row in enumerate(text.split("\n"), 1):
-        words = _columns(row.rstrip("\r"))
+        try:
+            words = _columns(row.rstrip("\r"))
+        except csv.Error as error:
+            raise UserError(f"cannot be read ({error})", f"{path}, line {line}") from error
         if words and not (line == 1 and words[0].lower() in _HEADINGS):
             rows.append((words, line))
     if not rows:

@@ -31,6 +31,10 @@ class Samples(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """The class of each image."""
 
+    @property
+    def left_out(self) -> int:
+        """How many images a quarantine keeps out of the set."""
+
     def __len__(self) -> int:
         """Number of images."""
 
@@ -75,7 +79,7 @@ class Subset:
         classes: tuple[str, ...] | None = None,
     ) -> None:
         self._samples, self._index = samples, index
-        self.where = samples.where
+        self.where, self.left_out = samples.where, samples.left_out
         self.labels = samples.labels[index] if labels is None else labels
         self.classes = samples.classes if classes is None else classes
 

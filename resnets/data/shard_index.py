@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from resnets.support.errors import UserError
 
 FORMAT = 1
 MANIFEST = "shards.json"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,23 @@ class Manifest:
         return json.dumps({**values, "splits": splits}, indent=1) + "\n"
 
 
-def read_manifest(content: bytes, where: str) -> Manifest:
-    """`shards.json`; raises `UserError` if it is damaged or of a later format."""
+def read_manifest(content: bytes, where: str, own: bool = False) -> Manifest:
+    """`shards.json`; raises `UserError` if it is damaged or of a later format.
+
+    Args:
+        content: of the file.
+        where: its path or address.
+        own: whether we made it for shards of others, and it may name any file or address.
+    """
     try:
         values = json.loads(content)
         if values["format"] > FORMAT:
             raise UserError("was written by a later version of resnets", where, "update resnets")
         splits = {
-            str(name): Split([File(**f) for f in split["shards"]], File(**split["index"]))
+            str(name): Split(
+                [read_file(f, where, own) for f in split["shards"]],
+                read_file(split["index"], where),
+            )
             for name, split in values["splits"].items()
         }
         if "train" not in splits:
@@ -125,6 +136,16 @@ def read_manifest(content: bytes, where: str) -> Manifest:
         return Manifest([str(name) for name in values["classes"]], splits, values["source"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError("is no description of shards, or damaged", where, MEND) from error
+
+
+def read_file(values: dict[str, Any], where: str, own: bool = False) -> File:
+    """A file's description; raises `UserError` if it may lead out of the set's folder."""
+    file = File(**values)
+    if not (isinstance(file.bytes, int) or (own and file.bytes is None)):
+        raise TypeError("bytes")
+    if not own and not _PLAIN.fullmatch(file.file):
+        raise UserError(f"{file.file!r} is no plain name of a file", where, "do not trust this set")
+    return file
 
 
 def file_of(name: str, content: bytes, images: int) -> File:

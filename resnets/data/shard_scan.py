@@ -18,7 +18,10 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes
 
 _VAL = re.compile(r"(^|[^a-z])(val|valid|validation|test)([^a-z]|$)")
-_END = 1024  # bytes of zeros at the end of every tar file
+_END = 1024  # bytes of zeros at least, at the end of every tar file
+_PIECE = 1 << 20
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
+_PADDED = re.compile(r"[0-9]{1,9}")
 _RANGE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -49,7 +52,8 @@ class _Part:
 def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -> Manifest:
     """Index the shards `names` and keep the index in the folder `out`.
 
-    Shards whose names speak of `val`, `valid`, `validation` or `test` are to test on.
+    Shards whose names speak of `val`, `valid`, `validation` or `test` are to test on; what all
+    names begin with, such as a host and its folders, says nothing.
 
     Args:
         store: gives the shards.
@@ -60,12 +64,16 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
     Raises:
         UserError: if a shard is truncated or compressed, or an image or its class is missing.
     """
+    if not names:
+        raise UserError("stands for no shards", store.where)
     parts: dict[str, _Part] = {}
+    common = "".join(os.path.commonprefix(names).rpartition("/")[:2])  # noqa: RUF071
     for name in names:
-        split = "val" if _VAL.search(name.rpartition("://")[2].lower()) else "train"
+        own = name.removeprefix(common).removesuffix(".tar")
+        split = "val" if _VAL.search(own.lower()) else "train"
         path = store.path(File(name, None, "", 0))
         try:
-            _add(parts.setdefault(split, _Part()), path, name)
+            _add(parts.setdefault(split, _Part()), path, name, own)
         except UserError:
             if store.windowed:  # a mended shard at the same address must be seen
                 path.unlink(missing_ok=True)
@@ -75,13 +83,11 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
     words = {word for part in parts.values() for word in part.words}
     if not words:
         raise UserError("the shards hold no images", store.where)
-    known = _class_names(words, classes, store.where)
-    numbers = {name: number for number, name in enumerate(known)}
-    numbered = all(word.isdecimal() for word in words)
+    known, numbers = _classes(words, classes, store.where)
     make_folder(out)
     splits = {}
     for split, part in parts.items():
-        labels = [int(word) if numbered else numbers[word] for word in part.words]
+        labels = [numbers[word] for word in part.words]
         index = Index(
             np.array(part.shard, np.int32),
             np.array(part.offset, np.int64),
@@ -96,18 +102,28 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
     return Manifest(known, splits, {"scanned": True})
 
 
-def _class_names(words: set[str], classes: list[str] | None, where: str) -> list[str]:
-    if not all(word.isdecimal() for word in words):
-        return sorted(words)
-    count = max(map(int, words)) + 1
+def _classes(
+    words: set[str], classes: list[str] | None, where: str
+) -> tuple[list[str], dict[str, int]]:
+    """Class names, and the label that each word in the shards stands for.
+
+    Words are numbers if all are below 100,000 without leading zeros, as WordNet's offsets are
+    not, or if they number the known classes.
+    """
+    number = _NUMBER if classes is None else _PADDED
+    if not all(number.fullmatch(word) for word in words):
+        names = sorted(words)
+        return names, {name: number for number, name in enumerate(names)}
+    numbers = {word: int(word) for word in words}
+    count = max(numbers.values()) + 1
     if classes is None:
-        return [str(number) for number in range(count)]
+        return [str(number) for number in range(count)], numbers
     if count > len(classes):
         raise UserError(f"class {count - 1} is beyond the {len(classes)} of classes.txt", where)
-    return classes
+    return classes, numbers
 
 
-def _add(part: _Part, path: Path, name: str) -> None:
+def _add(part: _Part, path: Path, name: str, own: str) -> None:
     number, before = len(part.files), len(part.names)
     try:
         with tarfile.open(path, "r:") as tar:
@@ -115,16 +131,12 @@ def _add(part: _Part, path: Path, name: str) -> None:
                 part.shard.append(number)
                 part.offset.append(image.offset_data)
                 part.length.append(image.size)
-                part.names.append(f"{Path(name).stem}/{key}{Path(image.name).suffix}")
+                part.names.append(f"{own}/{key}{Path(image.name).suffix}")
                 part.words.append(word)
     except FileNotFoundError as error:
         raise UserError("the shard is missing", str(path)) from error
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"the shard is truncated or no tar file ({error})", name, MEND) from error
-    with path.open("rb") as file:
-        file.seek(-_END, os.SEEK_END)
-        if any(file.read()):  # cut between two members, which tarfile passes over
-            raise UserError("the shard is truncated: it has no end marker", name, MEND)
     part.files.append(File(name, path.stat().st_size, "", len(part.names) - before))
 
 
@@ -150,8 +162,22 @@ def _samples(
         elif ending == "cls":
             content = tar.extractfile(member)
             word = content.read().decode("utf-8", "replace").strip() if content else None
+    _refuse_rest(tar, size, name)
     if key:
         yield _whole(key, image, word, name)
+
+
+def _refuse_rest(tar: tarfile.TarFile, size: int, name: str) -> None:
+    """Raise `UserError` unless zeros follow the last member: tarfile passes over all else."""
+    if size - tar.offset < _END:
+        raise UserError("the shard is truncated: it has no end marker", name, MEND)
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    while piece := tar.fileobj.read(_PIECE):
+        rest = piece.lstrip(b"\0")
+        if rest:
+            at = tar.fileobj.tell() - len(rest)
+            raise UserError(f"the shard is damaged at byte {at:,}", name, MEND)
 
 
 def _whole(

@@ -33,6 +33,9 @@ class Store(Protocol):
     windowed: bool
     """Whether few shards should be needed at a time."""
 
+    mend: str
+    """How to mend a shard that is not what its index says."""
+
     def path(self, file: File) -> Path:
         """The file on this machine; raises `UserError` if it is absent or damaged."""
 
@@ -41,6 +44,7 @@ class FolderStore:
     """Shards in a folder of this machine."""
 
     windowed = False
+    mend = MEND
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.where = folder, str(folder)
@@ -64,7 +68,7 @@ class WebStore:
 
     Args:
         url: the folder's address, without a slash at its end.
-        key: what tells this content from another at the same address.
+        key: what tells this content from another at the same address, if anything does.
     """
 
     windowed = True
@@ -73,6 +77,9 @@ class WebStore:
         self.where = url
         digest = hashlib.sha256(url.encode() + b"\0" + key).hexdigest()[:24]
         self.folder = cache_folder("shards", digest)
+        self.mend = MEND
+        if not key:  # nobody tells when shards of others change
+            self.mend = f"if the shards changed, delete {cache_folder('shards')}"
         self._touched: dict[str, float] = {}
 
     def path(self, file: File) -> Path:
@@ -118,8 +125,7 @@ class WebStore:
 
         atomic_write(path, write)
 
-    @staticmethod
-    def _copy(url: str, target: IO[bytes], file: File) -> None:
+    def _copy(self, url: str, target: IO[bytes], file: File) -> None:
         digest = hashlib.sha256()
         with opened(url) as source:
             while piece := source.read(_PIECE):
@@ -127,16 +133,16 @@ class WebStore:
                 target.write(piece)
             if getattr(source, "length", 0):  # what the server announced and did not send
                 raise UserError("the connection broke off", url, _MEND)
-        refuse_size(target.tell(), file, url)
+        refuse_size(target.tell(), file, url, self.mend)
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise UserError("the shard is damaged: its SHA-256 differs", url, MEND)
 
 
-def refuse_size(size: int, file: File, where: str) -> None:
+def refuse_size(size: int, file: File, where: str, mend: str = MEND) -> None:
     """Raise `UserError` if a file has not the size that it should have."""
     if file.bytes is not None and size != file.bytes:
         what = "is truncated" if size < file.bytes else "is not the one that was written"
-        raise UserError(f"the shard {what}: {size:,} of {file.bytes:,} bytes", where, MEND)
+        raise UserError(f"the shard {what}: {size:,} of {file.bytes:,} bytes", where, mend)
 
 
 def address(base: str, file: str) -> str:

@@ -28,8 +28,10 @@ from resnets.data.shard_index import (
     Split,
     file_of,
     names_of,
+    read_file,
     read_manifest,
 )
+from resnets.data.shard_store import FolderStore
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, make_folder, write_bytes, writing
 from resnets.support.parallel import in_threads
@@ -83,6 +85,7 @@ def write(
     """
     splits = {"train": images.train, "val": images.val}
     source: dict[str, Any] = {name: fingerprint(samples) for name, samples in splits.items()}
+    source["state"] = {name: _state(samples) for name, samples in splits.items()}
     source |= {"resize": resize, "quality": quality if resize else None}
     source["images_per_shard"] = images_per_shard
     make_folder(out)
@@ -99,17 +102,41 @@ def write(
         return _Writer(splits, out, source, threads, progress).write(images.classes)
 
 
+def refuse_within(data: Path, out: Path) -> None:
+    """Raise `UserError` if the shards would lie among the images that they are made from."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"lies in the images' folder {data}", str(out), "choose another folder")
+
+
 def _finished(out: Path, source: dict[str, Any]) -> Manifest | None:
-    """The set that is already there; raises `UserError` if it is another one."""
+    """The set that is already there and whole; raises `UserError` if it is another one."""
     path = out / MANIFEST
     if not path.is_file():
         return None
     manifest = read_manifest(path.read_bytes(), str(path))
     if manifest.source != source:
         raise UserError(
-            "holds shards of other images or settings", str(out), "choose another folder"
+            "holds shards of other images or settings, or images changed since they were written",
+            str(out),
+            "choose another folder, or delete this one",
         )
+    try:
+        for split in manifest.splits.values():
+            FolderStore(out).check([*split.shards, split.index])
+    except UserError:
+        path.unlink()  # first: until all are written anew, this is no set
+        return None
     return manifest
+
+
+def _state(samples: Samples) -> str:
+    """Hash of the sizes and times of the images' files, by which a change of content shows."""
+    digest = hashlib.sha256()
+    for index in range(len(samples)):
+        with contextlib.suppress(OSError):  # reading it will tell
+            facts = (Path(samples.where) / samples.name(index)).stat()
+            digest.update(f"{index} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 class _Writer:
@@ -144,7 +171,9 @@ class _Writer:
                     lines.append(json.loads(line))
         there = {}
         for line in lines[1:]:
-            written = _Written(File(**line["file"]), line["offsets"], line["lengths"])
+            written = _Written(
+                read_file(line["file"], str(state)), line["offsets"], line["lengths"]
+            )
             path = self.out / written.file.file
             if lines[0] != self.source:
                 path.unlink(missing_ok=True)

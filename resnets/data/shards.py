@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data import folders, label_files
 from resnets.data.folders import existing, parted
 from resnets.data.samples import PhotoSet, Samples, shuffled
 from resnets.data.shard_index import (
@@ -62,6 +63,7 @@ class Shards:
         self.labels = index.labels
         self._window_of: NDArray[np.int64] | None = None
         self._begun: set[int] = set()
+        self.left_out = 0
 
     @property
     def where(self) -> str:
@@ -97,11 +99,13 @@ class Shards:
 
     def _check(self, content: bytes, length: int, path: Path) -> None:
         if len(content) < _HEADER + length:
-            raise UserError("the shard is truncated", str(path), MEND)
+            raise UserError("the shard is truncated", str(path), self._store.mend)
         size = content[124:136].strip(b"\0 ")
         fits = size.isdigit() and int(size, 8) == length
         if content[257:262] != b"ustar" or not fits:
-            raise UserError("the shard has no image where its index says", str(path), MEND)
+            raise UserError(
+                "the shard has no image where its index says", str(path), self._store.mend
+            )
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Every image once. At an address, images are shuffled within windows of shards.
@@ -139,11 +143,19 @@ class Shards:
 
 
 def are_shards(where: str | Path) -> bool:
-    """Whether this is an address, or a folder with shards in it."""
+    """Whether this is an address, or a folder of shards.
+
+    Tar files beside folders of images, or beside a file that numbers images, are no shards:
+    ImageNet's own archives may lie beside what was unpacked from them.
+    """
     if "://" in str(where):
         return True
     folder = Path(where)
-    return (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))
+    if (folder / MANIFEST).is_file():
+        return True
+    if not folder.is_dir() or label_files.find(folder, label_files.NUMBERED):
+        return False
+    return bool(_tars_in(folder)) and not folders.any_below(folder)
 
 
 def load(where: str | Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
@@ -206,7 +218,7 @@ def _folder(folder: Path) -> tuple[Store, Manifest, Store]:
     path = folder / MANIFEST
     if path.is_file():
         return store, read_manifest(path.read_bytes(), str(path)), store
-    tars = sorted(folder.glob("*.tar"))
+    tars = _tars_in(folder)
     if not tars:
         raise UserError("no shards here", str(folder), f"give a folder with {MANIFEST}")
     classes = None
@@ -217,6 +229,10 @@ def _folder(folder: Path) -> tuple[Store, Manifest, Store]:
     return _tars(store, [p.name for p in tars], classes, state + repr(classes).encode())
 
 
+def _tars_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+
+
 def _tars(
     store: Store, names: list[str], classes: list[str] | None, state: bytes
 ) -> tuple[Store, Manifest, Store]:
@@ -225,7 +241,7 @@ def _tars(
     out = cache_folder("shards", f"index-{key}")
     path = out / MANIFEST
     try:
-        return store, read_manifest(path.read_bytes(), str(path)), FolderStore(out)
+        return store, read_manifest(path.read_bytes(), str(path), own=True), FolderStore(out)
     except (OSError, UserError):
         manifest = scan(store, names, classes, out)
     write_bytes(path, manifest.text().encode())

@@ -13,13 +13,13 @@ def open_training(where: str, split_seed: int = 0) -> PhotoSet:
     """The images to train on and to test on at `where`: a folder, or shards at a path or URL.
 
     Args:
-        split_seed: which of the ways to part a folder that has no `val`.
+        split_seed: which of the ways to part a set that has no `val`.
 
     Raises:
         UserError: if there is nothing, or what is there cannot be trained on.
     """
     if shards.are_shards(where):
-        return shards.load(where)
+        return shards.load(where, split_seed)
     return folders.load(Path(where), split_seed)
 
 

@@ -64,7 +64,7 @@ class _Survey:
             path = self._relative(Path(entry.path))
             if entry.name.startswith("."):
                 self._ignore("hidden", entry)
-            elif entry.is_dir():
+            elif folders.is_folder(entry):
                 self.report.splits[split][entry.name] = 0
                 self._class(split, entry.name, Path(entry.path), ())
             elif folders.is_image(entry):
@@ -80,9 +80,9 @@ class _Survey:
         for entry in self._entries(folder):
             if entry.name.startswith("."):
                 self._ignore("hidden", entry)
-            elif entry.is_dir():
+            elif folders.is_folder(entry):
                 self._class(split, name, Path(entry.path), (*above, real))
-            elif entry.is_symlink() and not entry.is_file():
+            elif entry.is_symlink() and not Path(entry.path).is_file():
                 path = self._relative(Path(entry.path))
                 self.report.add("unreadable", "a link to a file that is not there", path)
             elif folders.is_image(entry):
@@ -130,11 +130,11 @@ class _Survey:
     ) -> None:
         there = {e.name: e for e in self._entries(root)}
         for name, label, line in zip(names, classes, lines, strict=True):
-            if name in there or (root / name).exists():
+            if name in there or label_files.is_there(root, name):
                 self._image(split, label, self._relative(root / name))
             else:
                 where = f"{listing.name}, line {line}: names an image that is not there"
-                self.report.add("label-file", where, self._relative(root / name))
+                self.report.add("label-file", where, self._relative(root / name[:200]))
         for name in there.keys() - set(names):
             entry = there[name]
             if name.startswith("."):
@@ -149,7 +149,11 @@ class _Survey:
         """Folders and files beside train and val are used for nothing."""
         used = {path.name for path in parts.values()}
         for entry in self._entries(self.folder):
-            if entry.name not in used and not entry.name.startswith(".") and entry.is_dir():
+            if (
+                entry.name not in used
+                and not entry.name.startswith(".")
+                and folders.is_folder(entry)
+            ):
                 self.report.ignored[f"beside {' and '.join(sorted(used))}"] += 1
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:

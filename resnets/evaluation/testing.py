@@ -81,7 +81,7 @@ def run_test(
         labels,
         names,
         tuple(model.classes),
-        _told(views.protocol, len(samples), whole),
+        _told(views.protocol, len(samples), whole, samples.left_out),
         model.card["network"],
         None if ids is None else tuple(ids),
     )
@@ -119,7 +119,9 @@ def run_cifar10(
     return Scores(chances, labels, names, CLASSES, protocol, model.card["network"])
 
 
-def _told(protocol: str, images: int, whole: int) -> str:
+def _told(protocol: str, images: int, whole: int, left_out: int = 0) -> str:
+    if left_out:
+        protocol += f"; {left_out:,} in quarantine left out"
     return protocol if images == whole else f"{protocol}; {images:,} of {whole:,} images at random"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import one_line, resnets  # noqa: F401
+from tests.cli.test_cli import one_line
 
 
 @pytest.fixture
@@ -22,21 +22,21 @@ def photos(tmp_path, cache):
 
 
 @pytest.mark.parametrize("verb", ["doctor", "shards"])
-def test_help_fits_a_screen_and_shows_an_example(resnets, verb):  # noqa: F811
+def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(verb, "--help")
     assert code == 0
     assert len(out.splitlines()) <= 24
     assert f"Example: resnets {verb}" in out
 
 
-def test_a_clean_folder(resnets, photos):  # noqa: F811
+def test_a_clean_folder(resnets, photos):
     code, out, err = resnets("doctor", "photos")
     assert (code, err) == (0, "")
     assert "12 images" in out
     assert "0 errors, 0 warnings, 0 notes" in out
 
 
-def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):  # noqa: F811
+def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     bad = photos / "train/cat/1.jpg"
     bad.write_bytes(bad.read_bytes()[:900])
     code, out, err = resnets("shards", "photos", "out")
@@ -56,7 +56,7 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     assert "train: 5 images in 1 shard" in out
 
 
-def test_shards_are_not_written_over_others(resnets, photos):  # noqa: F811
+def test_shards_are_not_written_over_others(resnets, photos):
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
     code, _, err = resnets("shards", "photos", "out", "--resize", "32")
@@ -72,10 +72,13 @@ def test_shards_are_not_written_over_others(resnets, photos):  # noqa: F811
         (("doctor", "photos", "--quarantine", "photos"), "is a folder"),
         (("shards", "nowhere", "out"), "no such folder"),
         (("shards", "photos/train/cat", "out"), "no images"),
-        (("shards", "photos", "photos/train/cat/0.jpg"), "cannot write"),
+        (("shards", "photos", "file/out"), "cannot write"),
+        (("shards", "photos", "photos"), "lies in the images' folder"),
+        (("shards", "photos", "photos/train/../out"), "lies in the images' folder"),
     ],
 )
-def test_mistakes_are_one_line(resnets, photos, arguments, message):  # noqa: F811
+def test_mistakes_are_one_line(resnets, photos, arguments, message):
+    (photos.parent / "file").touch()
     code, _, err = resnets(*arguments)
     assert code == 2
     assert message in one_line(err)

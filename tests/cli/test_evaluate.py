@@ -58,6 +58,14 @@ def test_json_and_scores_agree(resnets, here):
     assert "centre crop of 64 pixels from shorter side 72; 4 of 13 images at random" in smaller
 
 
+def test_images_in_quarantine_are_counted(resnets, here):
+    (here / "photos/.quarantine").write_text("ant/0.png\nant/nowhere.png\n")
+    code, out, err = resnets("eval", "m.safetensors", "photos", "--json", "--limit", "4")
+    assert (code, err) == (0, "photos: 1 in quarantine left out\n")
+    told = "1 in quarantine left out; 4 of 12 images at random"
+    assert json.loads(out)["protocol"].endswith(told)
+
+
 def test_an_ensemble(resnets, here):
     photos.save_model(here / "n.safetensors", seed=1)
     for name in "mn":

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from resnets.data import folders, samples
+from resnets.data import doctor, folders, samples
 from resnets.support.errors import UserError
 
 
@@ -340,6 +340,9 @@ def test_class_folders_win_over_a_mapping_beside_them(tmp_path):
         ("i_1.JPEG n02\ni_1.JPEG n01\n", r"val_map.txt, line 2: lists i_1.JPEG again"),
         ("n01\nn02\n", r"val_map.txt: has 2 classes for 3 images"),
         ("\n", r"val_map.txt: lists no images"),
+        ("i" * 300 + " n01\n", r"val_map.txt, line 1: names an image that is not there: iii"),
+        ('i_1.JPEG,n01\n"i_2.JPEG,n02\n', r"val_map.txt, line 2: needs an image and its class"),
+        ("x" * 200_000 + ",n02\n", r"val_map.txt, line 1: cannot be read"),
     ],
 )
 def test_mistakes_in_a_mapping_name_the_line(tmp_path, text, message):
@@ -347,6 +350,7 @@ def test_mistakes_in_a_mapping_name_the_line(tmp_path, text, message):
     (tmp_path / "val/val_map.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         folders.load(tmp_path)
+    assert doctor.examine(tmp_path, threads=1).findings
 
 
 def test_numbered_images(tmp_path):
@@ -370,6 +374,10 @@ def test_numbered_images(tmp_path):
         ("file\tclass_index\nx.jpg\t1\nx.jpg\t2\n", "line 3: lists x.jpg again"),
         ("file\tclass_index\n\t1\n", "line 2: names no file"),
         ("file\tclass_index\n", "lists no images"),
+        ("file\tclass_index\nx.jpg\t" + "9" * 23, "line 2: class number 9+ is too large"),
+        ("file\tclass_index\n" + "x" * 300 + "\t1", "line 2: names an image that is not there"),
+        ('file\tclass_index\n"x.jpg\t1\n', 'line 2: names an image that is not there: "x.jpg'),
+        ("file\tclass_index\n" + "x" * 200_000 + "\t1", "line 2: cannot be read"),
         ("", "no column 'file'"),
     ],
 )
@@ -378,6 +386,7 @@ def test_mistakes_in_numbers_name_the_line(tmp_path, text, message):
     (tmp_path / "labels.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
         folders.load_test(tmp_path)
+    doctor.examine(tmp_path, threads=1)
 
 
 # --- quarantine ---
@@ -415,3 +424,18 @@ def test_a_class_that_is_all_in_quarantine_is_none(tmp_path):
     fill(tmp_path, *TWO, "train/ant/1.jpg")
     (tmp_path / ".quarantine").write_text("train/ant/1.jpg\n")
     assert folders.load(tmp_path).classes == folders.load_test(tmp_path).classes == ("cat", "dog")
+
+
+def test_train_alone_is_tested_by_its_classes(tmp_path):
+    fill(tmp_path, *(f"train/{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
+    images = folders.load_test(tmp_path)
+    assert (len(images), images.classes) == (10, folders.load(tmp_path).classes)
+
+
+@pytest.mark.parametrize("link", ["cat/loop.jpg", "cat/loop", "loop", "loop.jpg"])
+def test_a_link_to_itself_is_left_out(tmp_path, link):
+    fill(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
+    (tmp_path / link).symlink_to((tmp_path / link).name)
+    assert len(folders.load_test(tmp_path)) == 10
+    found = doctor.examine(tmp_path, threads=1).findings
+    assert ("cat" not in link) or [f for f in found if f.paths == (link,)]
