@@ -16,9 +16,7 @@ HELP = "Deep residual networks, their plain twins, and the paper's experiments."
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME")]
 DataOption = Annotated[
     str | None,
-    typer.Option(
-        help="Folder of images, or of the official CIFAR-10 files (or its tar.gz).", metavar="PATH"
-    ),
+    typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH"),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -69,7 +67,7 @@ def info(
     verb.show(network, image_size, json)
 
 
-@app.command(epilog=example("resnets train finetune --data photos/ --init resnet18@torchvision-v1"))
+@app.command(epilog=example("resnets train finetune --data photos/"))
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a TOML file.")],
     network: Annotated[str | None, typer.Option(help="Train another network.")] = None,
@@ -95,11 +93,8 @@ def train(
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe.
-
-    Recipes: cifar10-paper, cifar10-fast, cifar10-smoke; imagenet-paper, imagenet-90,
-    imagenet-short and finetune for folders of photographs; or a file of your own.
-    """
+    """Train by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs
+    imagenet-paper, imagenet-90, imagenet-short, finetune; or a file of your own."""
     from resnets.cli import train as verb
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
