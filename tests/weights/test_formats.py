@@ -323,6 +323,34 @@ def test_keras_weights_without_a_graph(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "pool"),
+    [
+        ({}, "padded"),
+        ({"padding": [[0, 1], [0, 1]]}, "ceil"),
+        ({"padding": [[1, 0], [1, 0]]}, None),
+        ({"padding": [[0, 0], [0, 0]]}, None),
+        ({"pool_size": [2, 2]}, None),
+        ({"strides": [1, 1]}, None),
+    ],
+)
+def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, pool):
+    files = formats.write(model("tiny"), tmp_path / "web", "tfjs")
+    files[-1].unlink()
+    document = json.loads(files[0].read_text())
+    for layer in document["modelTopology"]["model_config"]["config"]["layers"]:
+        if layer["config"]["name"] in ("pool1_pad", "pool1"):
+            layer["config"].update({k: v for k, v in change.items() if k in layer["config"]})
+            if layer["config"]["name"] == "pool1":
+                layer["config"]["padding"] = "valid"
+    files[0].write_text(json.dumps(document))
+    if pool is None:
+        with pytest.raises(UserError, match="layer 'pool1': pools otherwise"):
+            formats.read(files[0])
+    else:
+        assert formats.read(files[0]).network.architecture.pool == pool
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (("type: ", "typ "), "not a readable prototxt"),
