@@ -51,6 +51,22 @@ def find(path: Path) -> tuple[Path, Path]:
     return pair[0], pair[1]
 
 
+def found(path: Path) -> list[Path]:
+    """The files that `read` reads, the caffemodel first; raises `UserError` like `find`."""
+    model, graph = find(path)
+    return [model, graph, *_means(graph)]
+
+
+def _means(graph: Path) -> list[Path]:
+    return sorted(graph.parent.glob("*mean.binaryproto"))
+
+
+def written(path: Path) -> list[Path]:
+    """The files that `write` writes, the caffemodel first."""
+    path = path.with_suffix(MODEL)
+    return [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
+
+
 def read(path: Path) -> Foreign:
     """A Caffe model, given its caffemodel, its prototxt or their folder.
 
@@ -91,7 +107,7 @@ def read(path: Path) -> Foreign:
         else:
             classifier = (arrays[0].reshape(len(arrays[1]), -1), arrays[1])
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
-    preprocessing = caffe_preprocessing(*_input(graph, graph_path.parent))
+    preprocessing = caffe_preprocessing(*_input(graph, _means(graph_path)))
     notes = {
         "colours": "BGR, folded into the first convolution",
         "graph": graph_path.name,
@@ -178,11 +194,10 @@ def _pool(graph: Any, path: Path) -> PoolKind:
     raise UserError("has no pool", str(path))
 
 
-def _input(graph: Any, folder: Path) -> tuple[int, Tensor | None]:
-    """Side of the input, and the mean image where one lies in the folder: RGB of 0..1."""
+def _input(graph: Any, files: list[Path]) -> tuple[int, Tensor | None]:
+    """Side of the input, and the mean image where there is one: RGB of 0..1."""
     shape = list(graph.input_dim) or [d for s in graph.input_shape for d in s.dim]
     size = int(shape[-1]) if shape else 224
-    files = sorted(folder.glob("*mean.binaryproto"))
     if not files:
         return size, None
     mean = _array(_read_message("BlobProto", files[0])).flip(0) / 255
@@ -192,11 +207,8 @@ def _input(graph: Any, folder: Path) -> tuple[int, Tensor | None]:
     return size, mean if fits else mean.mean((1, 2), keepdim=True)
 
 
-def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> list[Path]:
+def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
     """Write a caffemodel at `path`, its deploy prototxt and its mean image beside it.
-
-    Returns:
-        The files, the caffemodel first.
 
     Raises:
         UserError: if protobuf is missing, Caffe has no such layers, or they cannot be written.
@@ -226,11 +238,9 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
     image = (255 * preprocessing.mean.double()).float().flip(0).expand(3, side, side)
     mean.num, mean.channels, mean.height, mean.width = 1, 3, side, side
     mean.data = image.contiguous().numpy().astype("<f4").tobytes()
-    files = [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
     contents = (net.SerializeToString(), text.encode(), mean.SerializeToString())
-    for file, content in zip(files, contents, strict=True):
+    for file, content in zip(written(path), contents, strict=True):
         write_bytes(file, content)
-    return files
 
 
 def _fill(blob: Any, tensor: Tensor) -> None:
