@@ -170,7 +170,7 @@ def _foreign(
         "convolution_biases": "folded into the means of BN" if biases else "none",
     }
     return Foreign(
-        assemble(convolutions, norms, classifier), origin, str(path), _stride_in(graph),
+        assemble(convolutions, norms, classifier, str(path)), origin, str(path), _stride_in(graph),
         _pool(graph, path), caffe_preprocessing(_size(graph)), notes=notes,
     )  # fmt: skip
 

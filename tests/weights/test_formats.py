@@ -292,6 +292,67 @@ def test_caffe_as_the_authors_wrote_it(tmp_path):
     assert origin["convolution_biases"] == "folded into the means of BN"
 
 
+def blob_of(net, layer, number):
+    return {known.name: known for known in net.layer}[layer].blobs[number]
+
+
+def two_factors(net):
+    blob_of(net, "bn_conv1", 2).CopyFrom(blob_of(net, "bn_conv1", 0))
+
+
+def odd_bytes(net):
+    blob_of(net, "conv1", 0).data = blob_of(net, "conv1", 0).data[:-3]
+
+
+def short_weight(net):
+    blob = blob_of(net, "conv1", 0)
+    blob.data = blob.data[:40]
+    blob.ClearField("shape")
+
+
+def long_bias(net):
+    {known.name: known for known in net.layer}["conv1"].blobs.add().data = bytes(4 * 5)
+
+
+def short_classifier(net):
+    blob_of(net, "fc7", 1).data = blob_of(net, "fc7", 1).data[:-4]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (two_factors, "layer 'bn_conv1': divides by 4 numbers instead of one"),
+        (odd_bytes, r"layer 'conv1': a tensor of shape \(4, 3, 7, 7\) has 2,349 bytes"),
+        (short_weight, r"tensors of conv1 do not go together: \(10,\)"),
+        (long_bias, r"tensors of conv1 do not go together: .*\(5,\)"),
+        (short_classifier, r"layer 'fc7': a tensor of shape \(7,\) has 24 bytes"),
+    ],
+)
+def test_a_caffemodel_whose_sizes_do_not_fit_is_one_line(tmp_path, damage, message):
+    path, *_ = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
+    net = caffe_proto.messages()["Net"]()
+    net.ParseFromString(path.read_bytes())
+    damage(net)
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(UserError, match=message):
+        formats.read(path)
+
+
+@pytest.mark.parametrize(("height", "side"), [(97, 97), (64, None)])
+def test_an_input_layer_tells_the_size_of_images(tmp_path, height, side):
+    files = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
+    text = re.sub(r"input_dim: \d+\n|input: .*\n", "", files[1].read_text())
+    shape = f"shape {{ dim: 1 dim: 3 dim: {height} dim: 97 }}"
+    layer = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ {shape} }} }}\n'
+    files[1].write_text(layer + text)
+    files[-1].unlink()
+    if side is None:
+        with pytest.raises(UserError, match="not square"):
+            formats.read(files[1])
+    else:
+        assert formats.read(files[1]).preprocessing.size == side
+
+
 def test_keras_weights_without_a_graph(tmp_path):
     """Layers named as in today's keras.applications: v1, BGR, eps 1.001e-5."""
     h5py = pytest.importorskip("h5py")
