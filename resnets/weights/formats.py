@@ -227,6 +227,7 @@ def _with_card(found: Foreign) -> Foreign:
         card = json.loads(path.read_bytes())
         if card["sha256"] != digest(Path(found.where)):
             raise UserError("describes another file", str(path), "remove it")
+        model_file.check_card(card)
         facts = card["preprocessing"]
         std = None if facts["std"] is None else foreign.channels(facts["std"])
         look = Preprocessing(
@@ -238,6 +239,6 @@ def _with_card(found: Foreign) -> Foreign:
             found.state, found.origin, found.where, found.stride_in, found.pool, look, kept,
             {**found.notes, "preprocessing": f"of {path.name}"},
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"not a readable card ({line})", str(path)) from error

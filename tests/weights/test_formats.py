@@ -215,7 +215,7 @@ def test_option_a_and_plain_twins_cannot_be_told_apart(tmp_path):
 def test_a_wrong_number_of_classes_says_how_to_train_a_classifier(tmp_path):
     found = formats.write(model("tiny18", 7), tmp_path / "model.pth", "torchvision")
     card = json.loads(found[-1].read_text())
-    card["classes"] = ["ant", "bee"]
+    card["classes"] = card["class_ids"] = ["ant", "bee"]
     found[-1].write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"know 7 classes, not 2; .*resnets train finetune"):
         formats.read(tmp_path / "model.pth")
