@@ -149,12 +149,13 @@ def load(name: str) -> Model:
         UserError: if it is missing, truncated, or not a model file of ours.
     """
     path = find(name)
+    convert = f"if it is another program's: resnets convert {name} mine.safetensors"
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path)) from error
+        raise UserError(f"not a readable model file ({error})", str(path), convert) from error
     try:
         card = json.loads(metadata["card"])
         check_card(card)
@@ -169,7 +170,9 @@ def load(name: str) -> Model:
     except (LookupError, AttributeError, ValueError, TypeError, RuntimeError, UserError) as error:
         line = str(error).splitlines()[0]
         raise UserError(
-            f"not a model file of this program ({type(error).__name__}: {line})", str(path)
+            f"not a model file of this program ({type(error).__name__}: {line})",
+            str(path),
+            "" if "card" in metadata else convert,
         ) from error
     return Model(network.requires_grad_(False).eval(), card, preprocessing)
 
