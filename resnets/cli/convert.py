@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnets.support.errors import UserError
 from resnets.weights import formats, model_file
 
 
 def convert(source: str, out: Path, network: str | None, to: str | None) -> None:
     """Read weights of any known kind, write them as another, say what was done."""
     kind = formats.format_of(out, to)
-    path = Path(source)
-    model = formats.read(path if path.exists() else model_file.find(source), network)
-    if out.exists() and out.resolve() == path.resolve():
-        raise UserError("would overwrite its source", str(out), "give another name")
+    path = Path(source) if Path(source).exists() else model_file.find(source)
+    formats.refuse_overwriting(path, out, kind)
+    model = formats.read(path, network)
     files = formats.write(model, out, kind)
     look = model.preprocessing
     print(f"{model.card['network']} with {len(model.classes):,} classes, as {kind}:")

@@ -91,6 +91,8 @@ class Preprocessing:
             raise ValueError(f"the mean image is not {self.size} pixels a side")
         if self.std is not None and self.std.shape != (3, 1, 1):
             raise ValueError("the deviation is not one number for each of three channels")
+        if self.std is not None and not bool(((self.std > 0) & self.std.isfinite()).all()):
+            raise ValueError(f"cannot divide by the deviation {self.std.flatten().tolist()}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"unknown interpolation {self.interpolation!r}")
 

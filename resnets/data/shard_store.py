@@ -178,7 +178,8 @@ def _open(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     try:
         found: contextlib.AbstractContextManager[IO[bytes]] = fsspec.open(url, "rb")
     except ImportError as error:
-        raise UserError(f"this kind of address is not known ({error})", url) from error
+        mend = "pip install what it names, such as s3fs"
+        raise UserError(f"fsspec needs a plugin ({error})", url, mend) from error
     return found
 
 

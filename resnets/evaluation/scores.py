@@ -17,7 +17,7 @@ from resnets.evaluation.classify import Result, measure
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 
-FORMAT = "resnets-scores-1"
+FORMAT = "resnets-scores-2"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Scores:
         probabilities: float32 (N, classes).
         labels: int64 (N,), columns of `probabilities`.
         names: the images' names, unique.
+        contents: uint64 (N,), `content_hash` of each image.
         classes: class names.
         class_ids: identifiers of the classes, such as WordNet's, where the model has them.
         protocol: how the images were shown.
@@ -37,6 +38,7 @@ class Scores:
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    contents: NDArray[np.uint64]
     classes: tuple[str, ...]
     protocol: str
     model: str
@@ -51,8 +53,14 @@ class Scores:
 
     def images_hash(self) -> str:
         """Which images these are, and their labels; their order does not matter."""
-        lines = sorted(f"{n}\0{c}" for n, c in zip(self.names, self.labels.tolist(), strict=True))
+        rows = zip(self.names, self.labels.tolist(), self.contents.tolist(), strict=True)
+        lines = sorted(f"{name}\0{label}\0{content}" for name, label, content in rows)
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def content_hash(content: bytes) -> int:
+    """Eight bytes that tell an image's content from another's."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
 
 
 def save(path: Path, scores: Scores) -> None:
@@ -66,6 +74,7 @@ def save(path: Path, scores: Scores) -> None:
         "probabilities": np.ascontiguousarray(scores.probabilities, np.float32),
         "labels": np.ascontiguousarray(scores.labels, np.int64),
         "names": np.frombuffer(names, np.uint8),
+        "contents": np.ascontiguousarray(scores.contents, np.uint64),
     }
     facts = {
         "format": FORMAT,
@@ -95,12 +104,15 @@ def load(path: Path) -> Scores:
         raise UserError(f"not a readable score file ({error})", str(path)) from error
     try:
         facts = json.loads(metadata["scores"])
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']!r} is not {FORMAT!r}")
         names = tensors["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
         ids = facts["class_ids"]
         scores = Scores(
             tensors["probabilities"],
             tensors["labels"],
             tuple(names),
+            tensors["contents"],
             tuple(facts["classes"]),
             str(facts["protocol"]),
             str(facts["model"]),
@@ -115,12 +127,12 @@ def load(path: Path) -> Scores:
 
 def _check(scores: Scores, facts: dict[str, object]) -> None:
     """Raise `ValueError` if a file's parts do not fit each other."""
-    if facts["format"] != FORMAT:
-        raise ValueError(f"format {facts['format']!r} is not {FORMAT!r}")
     chances, labels = scores.probabilities, scores.labels
     if chances.dtype != np.float32 or labels.dtype != np.int64:
         raise ValueError(f"numbers of type {chances.dtype} and {labels.dtype}")
     images, classes = len(scores.names), len(scores.classes)
+    if scores.contents.dtype != np.uint64 or scores.contents.shape != (images,):
+        raise ValueError("its images have no hashes")
     if chances.shape != (images, classes) or labels.shape != (images,):
         raise ValueError(f"{images} names, {classes} classes, but scores of {chances.shape}")
     if scores.class_ids is not None and len(scores.class_ids) != classes:
@@ -185,6 +197,14 @@ def _order(first: Scores, other: Scores, first_file: str, file: str) -> NDArray[
         name = first.names[int(np.flatnonzero(order < 0)[0])]
         raise UserError(
             f"is of other images than {first_file}: {name} is missing",
+            file,
+            "combine tests of the same images",
+        )
+    changed = np.flatnonzero(other.contents[order] != first.contents)
+    if len(changed):
+        raise UserError(
+            f"is of other images than {first_file}: {len(changed):,} of the same names differ, "
+            f"first {first.names[changed[0]]}",
             file,
             "combine tests of the same images",
         )

@@ -16,7 +16,7 @@ from resnets.data.cifar10 import CLASSES, Images
 from resnets.data.images import decode, upright_size
 from resnets.data.samples import Samples, drawn, limited
 from resnets.evaluation.classify import SINGLE_VIEW, probabilities
-from resnets.evaluation.scores import Scores
+from resnets.evaluation.scores import Scores, content_hash
 from resnets.evaluation.views import Dense, Shape, Views, score
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
@@ -25,7 +25,10 @@ from resnets.weights.model_file import Model
 AHEAD = 2
 """Groups of images that are decoded before the network wants them."""
 
-Loaded = list[tuple[int, list[Tensor]]]
+Loaded = list[tuple[int, int, list[Tensor]]]
+"""An image's number, the hash of its content, its pictures."""
+Rows = tuple[NDArray[np.float32], NDArray[np.uint64]]
+"""Probabilities and hashes of images' contents."""
 
 
 def run_test(
@@ -64,13 +67,13 @@ def run_test(
     samples = limited(samples, limit)
     labels = labels_for(samples, model)
     mine = range(we.rank, len(samples), we.size)
-    rows = _rows(model, samples, mine, views, device, batch, progress)
-    gathered = we.gather_objects(rows)
+    gathered = we.each(lambda: _rows(model, samples, mine, views, device, batch, progress))
     if gathered is None:
         return None
     chances = np.empty((len(samples), len(model.classes)), np.float32)
+    contents = np.empty(len(samples), np.uint64)
     for rank, part in enumerate(gathered):
-        chances[rank :: we.size] = part
+        chances[rank :: we.size], contents[rank :: we.size] = part
     if not np.isfinite(chances).all():
         first = samples.name(int(np.flatnonzero(~np.isfinite(chances).all(1))[0]))
         raise UserError("the network's scores are not finite numbers", first)
@@ -80,6 +83,7 @@ def run_test(
         chances,
         labels,
         names,
+        contents,
         tuple(model.classes),
         _told(views.protocol, len(samples), whole, samples.left_out),
         model.card["network"],
@@ -115,8 +119,9 @@ def run_cifar10(
     )
     names = tuple(f"test/{number:05}" for number in index)
     labels = images.labels.astype(np.int64)
+    contents = np.array([content_hash(image.tobytes()) for image in images.images], np.uint64)
     protocol = _told(SINGLE_VIEW, len(index), whole)
-    return Scores(chances, labels, names, CLASSES, protocol, model.card["network"])
+    return Scores(chances, labels, names, contents, CLASSES, protocol, model.card["network"])
 
 
 def _told(protocol: str, images: int, whole: int, left_out: int = 0) -> str:
@@ -179,10 +184,11 @@ def _rows(
     device: torch.device,
     batch: int,
     progress: Callable[[int], None],
-) -> NDArray[np.float32]:
-    """Probabilities of the images `mine`, in their order."""
+) -> Rows:
+    """Probabilities of the images `mine` and hashes of their contents, in their order."""
     normalize, budget = views.look.normalize(device), batch * views.look.size**2
     chances = np.empty((len(mine), len(model.classes)), np.float32)
+    contents = np.empty(len(mine), np.uint64)
     place = {index: row for row, index in enumerate(mine)}
     done = 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -192,15 +198,17 @@ def _rows(
     try:
         groups = _groups(samples, mine, views, batch, pool)
         for loaded in _decoded(samples, groups, views, pool):
-            for index, scales in _alike(loaded):
+            for index, content, _ in loaded:
+                contents[place[index]] = content
+            for indices, scales in _alike(loaded):
                 found = score(views, model.network, normalize, device, scales, budget)
-                chances[[place[i] for i in index]] = found.cpu().numpy()
+                chances[[place[i] for i in indices]] = found.cpu().numpy()
             done += len(loaded)
             progress(done)
     finally:
         pool.shutdown(cancel_futures=True)
         model.network.train(was_training)
-    return chances
+    return chances, contents
 
 
 def _groups(
@@ -233,15 +241,15 @@ def _decoded(
 ) -> Iterator[Loaded]:
     """The pictures of each group, those of the next ones being decoded meanwhile."""
 
-    def load(index: int) -> tuple[int, list[Tensor]]:
-        name = named(samples, index)
-        image = decode(samples.read(index), name)
+    def load(index: int) -> tuple[int, int, list[Tensor]]:
+        name, content = named(samples, index), samples.read(index)
+        image = decode(content, name)
         try:
-            return index, views.pictures(image)
+            return index, content_hash(content), views.pictures(image)
         except UserError as error:
             raise UserError(error.what, name, error.mend) from error
 
-    waiting: deque[list[Future[tuple[int, list[Tensor]]]]] = deque()
+    waiting: deque[list[Future[tuple[int, int, list[Tensor]]]]] = deque()
     for group in groups:
         waiting.append([pool.submit(load, index) for index in group])
         if len(waiting) > AHEAD:
@@ -252,8 +260,8 @@ def _decoded(
 
 def _alike(loaded: Loaded) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Images whose pictures have the same sizes: their numbers, and the pictures of each scale."""
-    alike: dict[tuple[torch.Size, ...], Loaded] = {}
-    for index, scales in loaded:
+    alike: dict[tuple[torch.Size, ...], list[tuple[int, list[Tensor]]]] = {}
+    for index, _, scales in loaded:
         alike.setdefault(tuple(pictures.shape for pictures in scales), []).append((index, scales))
     for members in alike.values():
         every = zip(*(scales for _, scales in members), strict=True)

@@ -61,6 +61,25 @@ class World:
             dist.gather_object(obj, gathered)
         return gathered  # type: ignore[return-value]
 
+    def each(self, action: Callable[[], T]) -> list[T] | None:
+        """What every process gets, like `gather_objects`; a `UserError` of any reaches all."""
+        mine: T | UserError
+        try:
+            mine = action()
+        except UserError as error:
+            if self.size == 1:
+                raise
+            mine = error
+        gathered = self.gather_objects(mine)
+
+        def check() -> None:
+            for found in gathered or ():
+                if isinstance(found, UserError):
+                    raise found
+
+        self.first(check)
+        return gathered  # type: ignore[return-value]
+
     def broadcast_object(self, obj: T) -> T:
         """Rank 0's object; what the others give is ignored."""
         if self.size == 1:

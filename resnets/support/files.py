@@ -33,6 +33,14 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write at `path` into a `UserError`."""
     try:
         yield
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        kind = "folder" if there.is_dir() else "file"
+        raise UserError(
+            f"cannot write: the {kind} {there} is in the way",
+            str(path),
+            "move it away or give another name",
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -51,6 +51,22 @@ def find(path: Path) -> tuple[Path, Path]:
     return pair[0], pair[1]
 
 
+def found(path: Path) -> list[Path]:
+    """The files that `read` reads, the caffemodel first; raises `UserError` like `find`."""
+    model, graph = find(path)
+    return [model, graph, *_means(graph)]
+
+
+def _means(graph: Path) -> list[Path]:
+    return sorted(graph.parent.glob("*mean.binaryproto"))
+
+
+def written(path: Path) -> list[Path]:
+    """The files that `write` writes, the caffemodel first."""
+    path = path.with_suffix(MODEL)
+    return [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
+
+
 def read(path: Path) -> Foreign:
     """A Caffe model, given its caffemodel, its prototxt or their folder.
 
@@ -61,7 +77,7 @@ def read(path: Path) -> Foreign:
     """
     model_path, graph_path = find(path)
     graph, model = _read_graph(graph_path), _read_message("Net", model_path)
-    blobs = {layer.name: [_array(blob) for blob in layer.blobs] for layer in model.layer}
+    blobs = {layer.name: layer.blobs for layer in model.layer}
     convolutions: dict[str, tuple[Tensor, Tensor | None]] = {}
     statistics: dict[str, tuple[Tensor, Tensor, float]] = {}
     affine: dict[str, tuple[Tensor, Tensor]] = {}
@@ -70,8 +86,8 @@ def read(path: Path) -> Foreign:
     for layer in graph.layer:
         if layer.type not in ("Convolution", "BatchNorm", "Scale", "InnerProduct"):
             continue
-        module, arrays = naming.ours(layer.name), blobs.get(layer.name, [])
-        where = f"{model_path}, layer {layer.name!r}"
+        module, where = naming.ours(layer.name), f"{model_path}, layer {layer.name!r}"
+        arrays = [_array(blob, where) for blob in blobs.get(layer.name, ())]
         if module is None:
             raise UserError("is of no network of the paper", where)
         needed = 3 if layer.type == "BatchNorm" else 1 if layer.type == "Convolution" else 2
@@ -82,6 +98,8 @@ def read(path: Path) -> Foreign:
             biases = biases or bias is not None
             convolutions[module] = (arrays[0], bias)
         elif layer.type == "BatchNorm":
+            if arrays[2].numel() != 1:
+                raise UserError(f"divides by {arrays[2].numel()} numbers instead of one", where)
             factor = arrays[2].item()
             scale = 0 if factor == 0 else 1 / factor
             eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else EPS
@@ -89,18 +107,17 @@ def read(path: Path) -> Foreign:
         elif layer.type == "Scale":
             affine[module] = (arrays[0], arrays[1])
         else:
-            classifier = (arrays[0].reshape(len(arrays[1]), -1), arrays[1])
+            classifier = (arrays[0], arrays[1])
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
-    preprocessing = caffe_preprocessing(*_input(graph, graph_path.parent))
+    preprocessing = caffe_preprocessing(*_input(graph, graph_path))
     notes = {
         "colours": "BGR, folded into the first convolution",
         "graph": graph_path.name,
         "convolution_biases": "folded into the means of BN" if biases else "none",
     }
-    return Foreign(
-        assemble(convolutions, norms, classifier), "Caffe", str(model_path), _stride_in(graph),
-        _pool(graph, graph_path), preprocessing, notes=notes,
-    )  # fmt: skip
+    state = assemble(convolutions, norms, classifier, str(model_path))
+    return Foreign(state, "Caffe", str(model_path), _stride_in(graph), _pool(graph, graph_path),
+                   preprocessing, notes=notes)  # fmt: skip
 
 
 def _read_message(kind: str, path: Path) -> Any:
@@ -132,19 +149,25 @@ def _read_graph(path: Path) -> Any:
     return net
 
 
-def _array(blob: Any) -> Tensor:
-    """A blob's tensor, without the leading ones of old files."""
-    if blob.double_data:
-        data = np.frombuffer(blob.double_data, "<f8").astype(np.float32)
-    else:
-        data = np.frombuffer(blob.data, "<f4").copy()
+def _array(blob: Any, where: str) -> Tensor:
+    """A blob's tensor, without the leading ones of old files; flat if it tells no shape.
+
+    Raises:
+        UserError: if it holds more or less than its shape says.
+    """
+    raw, kind = (blob.double_data, "<f8") if blob.double_data else (blob.data, "<f4")
+    size = np.dtype(kind).itemsize
+    data = np.frombuffer(raw[: len(raw) // size * size], kind).astype(np.float32)
     shape = list(blob.shape.dim)
     if not shape:
         shape = [blob.num, blob.channels, blob.height, blob.width]
-        while len(shape) > 1 and shape[0] == 1:
+        while len(shape) > 1 and shape[0] in (0, 1):
             shape.pop(0)
-    tensor = torch.from_numpy(data)
-    return tensor.reshape(shape) if tensor.numel() == np.prod(shape) else tensor
+    if shape == [0]:  # none of the four told
+        shape = [len(data)]
+    if min(shape) < 0 or size * int(np.prod(shape)) != len(raw):
+        raise UserError(f"a tensor of shape {tuple(shape)} has {len(raw):,} bytes", where)
+    return torch.from_numpy(data).reshape(shape)
 
 
 def _stride(layer: Any) -> int:
@@ -178,25 +201,27 @@ def _pool(graph: Any, path: Path) -> PoolKind:
     raise UserError("has no pool", str(path))
 
 
-def _input(graph: Any, folder: Path) -> tuple[int, Tensor | None]:
-    """Side of the input, and the mean image where one lies in the folder: RGB of 0..1."""
-    shape = list(graph.input_dim) or [d for s in graph.input_shape for d in s.dim]
+def _input(graph: Any, path: Path) -> tuple[int, Tensor | None]:
+    """Side of the input, and the mean image where there is one: RGB of 0..1."""
+    layers = [layer.input_param for layer in graph.layer if layer.type == "Input"]
+    shapes = [*graph.input_shape, *(shape for param in layers for shape in param.shape)]
+    shape = list(graph.input_dim) or [side for shape in shapes for side in shape.dim]
+    if shape and shape[-2:] != [shape[-1]] * 2:
+        raise UserError(f"images of {shape} are not square", str(path))
     size = int(shape[-1]) if shape else 224
-    files = sorted(folder.glob("*mean.binaryproto"))
+    files = _means(path)
     if not files:
         return size, None
-    mean = _array(_read_message("BlobProto", files[0])).flip(0) / 255
+    mean = _array(_read_message("BlobProto", files[0]), str(files[0]))
     if mean.ndim != 3 or len(mean) != 3:
         raise UserError("not a mean image of three channels", str(files[0]))
+    mean = mean.flip(0) / 255
     fits = mean.shape[1:] == (size, size)
     return size, mean if fits else mean.mean((1, 2), keepdim=True)
 
 
-def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> list[Path]:
+def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
     """Write a caffemodel at `path`, its deploy prototxt and its mean image beside it.
-
-    Returns:
-        The files, the caffemodel first.
 
     Raises:
         UserError: if protobuf is missing, Caffe has no such layers, or they cannot be written.
@@ -226,11 +251,9 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
     image = (255 * preprocessing.mean.double()).float().flip(0).expand(3, side, side)
     mean.num, mean.channels, mean.height, mean.width = 1, 3, side, side
     mean.data = image.contiguous().numpy().astype("<f4").tobytes()
-    files = [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
     contents = (net.SerializeToString(), text.encode(), mean.SerializeToString())
-    for file, content in zip(files, contents, strict=True):
+    for file, content in zip(written(path), contents, strict=True):
         write_bytes(file, content)
-    return files
 
 
 def _fill(blob: Any, tensor: Tensor) -> None:

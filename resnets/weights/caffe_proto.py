@@ -27,12 +27,14 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "pad": (4, "uint32"), "global_pooling": (12, "bool"), "round_mode": (13, "uint32"),
     },
     "InnerProduct": {"num_output": (1, "uint32")},
+    "Input": {"shape": (1, "BlobShape*")},
     "Layer": {
         "name": (1, "string"), "type": (2, "string"), "bottom": (3, "string*"),
         "top": (4, "string*"), "blobs": (7, "BlobProto*"),
         "convolution_param": (106, "Convolution"),
         "inner_product_param": (117, "InnerProduct"), "pooling_param": (121, "Pooling"),
         "batch_norm_param": (139, "BatchNorm"), "scale_param": (142, "Scale"),
+        "input_param": (143, "Input"),
     },
     "Net": {
         "name": (1, "string"), "input": (3, "string*"), "input_dim": (4, "int64*"),

@@ -68,6 +68,7 @@ def assemble(
     convolutions: Mapping[str, tuple[Tensor, Tensor | None]],
     norms: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor, float]],
     classifier: tuple[Tensor, Tensor] | None,
+    where: str = "",
 ) -> dict[str, Tensor]:
     """Tensors of a network that takes BGR images as those of ours, which takes RGB; exact.
 
@@ -78,11 +79,22 @@ def assemble(
         convolutions: weight (out, in, H, W) and bias, by our names.
         norms: gamma, beta, mean, variance and eps, by our names.
         classifier: weight (classes, in) and bias.
+        where: the file, for messages.
+
+    Raises:
+        UserError: if a layer's tensors have shapes that do not go together.
     """
+
+    def check(name: str, dimensions: int, weight: Tensor, *vectors: Tensor) -> None:
+        if weight.ndim != dimensions or any(v.shape != weight.shape[:1] for v in vectors):
+            shapes = ", ".join(str(tuple(t.shape)) for t in (weight, *vectors))
+            raise UserError(f"tensors of {name} do not go together: {shapes}", where)
+
     state: dict[str, Tensor] = {}
     for name, (weight, bias) in convolutions.items():
-        state[f"{name}.weight"] = weight.flip(1) if name == "conv1" else weight
         norm = naming.bn_of(name)
+        check(name, 4, weight, *norms.get(norm, ())[:4], *(() if bias is None else (bias,)))
+        state[f"{name}.weight"] = weight.flip(1) if name == "conv1" else weight
         if norm in norms:
             gamma, beta, mean, variance, eps = norms[norm]
             shift = 0.0 if bias is None else bias.double()
@@ -91,6 +103,7 @@ def assemble(
             state[f"{norm}.running_var"] = (variance.double() + (eps - EPS)).float()
             state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
     if classifier is not None:
+        check("fc", 2, *classifier)
         state["fc.weight"], state["fc.bias"] = classifier
     return {name: tensor.contiguous() for name, tensor in state.items()}
 

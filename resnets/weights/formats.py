@@ -135,6 +135,29 @@ def format_of(out: Path, to: str | None) -> str:
     return to
 
 
+def refuse_overwriting(source: Path, out: Path, to: str) -> None:
+    """Raise `UserError` if writing `out` in the format `to` would replace a file of `source`."""
+    kind = recognise(source)
+    there = caffe.found(source) if kind == "caffe" else _files(source, kind)
+    read = {path.resolve() for path in (*there, _card_of(there[0]))}
+    written = _files(out, to)
+    for path in (*written, _card_of(written[0])):
+        if path.resolve() in read:
+            raise UserError("would overwrite its source", str(path), "give another name or folder")
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    """The files of a model at `path`, the main file first; of shards, those there already."""
+    if kind == "timm":
+        return [path / torch_files.TIMM_WEIGHTS, path / torch_files.TIMM_CONFIG]
+    if kind == "tfjs":
+        main = path if path.suffix == ".json" else path / keras.MODEL_JSON
+        return [main, *main.parent.glob("*.bin")]
+    if kind == "caffe":
+        return caffe.written(path)
+    return [path / "model.safetensors" if path.is_dir() else path]
+
+
 def write(model: Model, out: Path, to: str) -> list[Path]:
     """Write a model in a format; other programs' files get our card beside them.
 
@@ -161,14 +184,15 @@ def write(model: Model, out: Path, to: str) -> list[Path]:
         torch_files.write(out, network)
     elif to == "timm":
         torch_files.write_timm(out, network, look, model.card)
-        files = [out / torch_files.TIMM_WEIGHTS, out / torch_files.TIMM_CONFIG]
+        files = _files(out, to)
     elif to == "keras-h5":
         keras.write_h5(out, network, look)
     elif to == "tfjs":
-        files = [out if out.suffix == ".json" else out / keras.MODEL_JSON]
+        files = _files(out, to)[:1]
         keras.write_tfjs(files[0], network, look)
     else:
-        files = caffe.write(out.with_suffix(caffe.MODEL), network, look)
+        files = _files(out, to)
+        caffe.write(out, network, look)
     card = _card_of(files[0])
     write_json(card, _card(model, files[0], to))
     return [*files, card]
@@ -203,6 +227,7 @@ def _with_card(found: Foreign) -> Foreign:
         card = json.loads(path.read_bytes())
         if card["sha256"] != digest(Path(found.where)):
             raise UserError("describes another file", str(path), "remove it")
+        model_file.check_card(card)
         facts = card["preprocessing"]
         std = None if facts["std"] is None else foreign.channels(facts["std"])
         look = Preprocessing(
@@ -214,6 +239,6 @@ def _with_card(found: Foreign) -> Foreign:
             found.state, found.origin, found.where, found.stride_in, found.pool, look, kept,
             {**found.notes, "preprocessing": f"of {path.name}"},
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"not a readable card ({line})", str(path)) from error

@@ -170,8 +170,8 @@ def _foreign(
         "convolution_biases": "folded into the means of BN" if biases else "none",
     }
     return Foreign(
-        assemble(convolutions, norms, classifier), origin, str(path), _stride_in(graph),
-        _pool(graph), caffe_preprocessing(_size(graph)), notes=notes,
+        assemble(convolutions, norms, classifier, str(path)), origin, str(path), _stride_in(graph),
+        _pool(graph, path), caffe_preprocessing(_size(graph)), notes=notes,
     )  # fmt: skip
 
 
@@ -201,14 +201,23 @@ def _stride_in(graph: dict[str, dict[str, Any]]) -> StrideIn:
     return "1x1"
 
 
-def _pool(graph: dict[str, dict[str, Any]]) -> PoolKind:
-    for settings in graph.values():
-        if settings["class_name"] == "MaxPooling2D":
-            if settings["padding"] == "same":
-                return "ceil"
-            pads = [s for n, s in graph.items() if f'"{n}"' in settings["inbound"]]
-            before = next((s["padding"] for s in pads if s["class_name"] == "ZeroPadding2D"), None)
-            return "padded" if before in ([[1, 1], [1, 1]], 1, [1, 1]) else "ceil"
+def _pool(graph: dict[str, dict[str, Any]], path: Path) -> PoolKind:
+    """`padded` where there is no graph: weights without one are of `keras.applications`."""
+    for name, pool in graph.items():
+        if pool["class_name"] != "MaxPooling2D":
+            continue
+        pads = [s for n, s in graph.items() if f'"{n}"' in pool["inbound"]]
+        before = next((s.get("padding") for s in pads if s["class_name"] == "ZeroPadding2D"), 0)
+        if (pool.get("pool_size"), pool.get("strides")) == ([3, 3], [2, 2]):
+            form = (pool.get("padding"), before)
+            if form in (("valid", [[1, 1], [1, 1]]), ("valid", [1, 1]), ("valid", 1)):
+                return "padded"
+            if form in (("valid", [[0, 1], [0, 1]]), ("same", 0)):
+                return "ceil"  # `same` of an even side pads only behind
+        raise UserError(
+            "pools otherwise than by 3x3/2 padded by one pixel on all sides or behind only",
+            f"{path}, layer {name!r}",
+        )
     return "padded"
 
 

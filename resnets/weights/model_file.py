@@ -149,32 +149,43 @@ def load(name: str) -> Model:
         UserError: if it is missing, truncated, or not a model file of ours.
     """
     path = find(name)
+    convert = f"if it is another program's: resnets convert {name} mine.safetensors"
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path)) from error
+        raise UserError(f"not a readable model file ({error})", str(path), convert) from error
     try:
         card = json.loads(metadata["card"])
+        check_card(card)
         mean = tensors.pop(MEAN)
         with torch.device("meta"):
             network = zoo.build(card["network"], len(card["classes"]))
         network.load_state_dict(tensors, assign=True)
         network.float()  # weights stored in half precision are used in float32
-        _check(card, mean, network)
+        if not all(bool(torch.isfinite(t).all()) for t in (mean, *network.state_dict().values())):
+            raise ValueError("weights are not finite numbers")
         preprocessing = read_preprocessing(card["preprocessing"], mean)
-    except (KeyError, ValueError, TypeError, RuntimeError, UserError) as error:
+    except (LookupError, AttributeError, ValueError, TypeError, RuntimeError, UserError) as error:
         line = str(error).splitlines()[0]
         raise UserError(
-            f"not a model file of this program ({type(error).__name__}: {line})", str(path)
+            f"not a model file of this program ({type(error).__name__}: {line})",
+            str(path),
+            "" if "card" in metadata else convert,
         ) from error
     return Model(network.requires_grad_(False).eval(), card, preprocessing)
 
 
-def _check(card: dict[str, Any], mean: Tensor, network: nn.Module) -> None:
-    """Raise `ValueError` if a card or its tensors cannot be used."""
+def check_card(card: dict[str, Any]) -> None:
+    """Raise `ValueError` or the like if a card of this format tells no classes or network."""
     if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
-    if not all(bool(torch.isfinite(t).all()) for t in (mean, *network.state_dict().values())):
-        raise ValueError("weights are not finite numbers")
+    if not isinstance(card["network"], str):
+        raise ValueError(f"network {card['network']!r} is no name")
+    classes, ids = card["classes"], card.get("class_ids")
+    for names in (classes, classes if ids is None else ids):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("classes or class_ids are no list of names")
+    if not classes or (ids is not None and len(ids) != len(classes)):
+        raise ValueError(f"{len(classes)} classes, {len(ids or ())} class_ids")

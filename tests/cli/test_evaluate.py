@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from resnets.data import cifar10
+from resnets.data.sources import open_test
 from resnets.evaluation import scores
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
@@ -140,12 +141,15 @@ def test_mistakes_are_one_line(resnets, here, real_shape, arguments, message):
 
 def test_mistakes_with_ensembles_are_one_line(resnets, here):
     photos.write(here / "others", 14)
-    for folder in ("photos", "others"):
+    with Image.open(photos.write(here / "changed", 13) / "bee" / "7.png") as image:
+        image.convert("L").save(here / "changed" / "bee" / "7.png")
+    for folder in ("photos", "others", "changed"):
         name = f"{folder}.scores"
         assert resnets("eval", "m.safetensors", folder, "--save-scores", name)[0] == 0
     (here / "cut.scores").write_bytes((here / "photos.scores").read_bytes()[:-9])
     for files, message in (
         (("photos.scores", "others.scores"), "others.scores: is of 14 images, not of the 13"),
+        (("photos.scores", "changed.scores"), "1 of the same names differ, first bee/7.png"),
         (("photos.scores", "cut.scores"), "cut.scores: not a readable score file"),
         (("m.safetensors",), "m.safetensors: not a score file"),
         (("photos.scores", "photos.scores"), "photos.scores: is given twice"),
@@ -156,18 +160,32 @@ def test_mistakes_with_ensembles_are_one_line(resnets, here):
         assert message in one_line(err)
 
 
+def torchrun(here, *options):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    return subprocess.run(
+        [*start, "-m", "resnets", *options],
+        cwd=here, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 def test_torchrun_prints_once_and_finds_the_same(resnets, here):
     options = ("eval", "m.safetensors", "photos", "--views", "ten-crop", "--json")
     alone = json.loads(resnets(*options, "--save-scores", "alone.scores")[1])
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*start, "-m", "resnets", *options, "--save-scores", "shared.scores"]
-    paths = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
-    done = subprocess.run(
-        command, cwd=here, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=True
-    )
-    shared = json.loads(done.stdout)
-    for result in (shared, alone):
-        del result["images_per_second"], result["threads"]  # torchrun gives each process one
-    assert shared == alone
-    rows = [scores.load(here / f"{name}.scores").probabilities for name in ("alone", "shared")]
-    np.testing.assert_allclose(*rows, atol=1e-6)
+    shared = json.loads(torchrun(here, *options, "--save-scores", "shared.scores").stdout)
+    other = {"images_per_second": 0, "threads": 0}  # torchrun gives each process one thread
+    assert {**shared, **other} == {**alone, **other}
+    found = [scores.load(here / f"{name}.scores") for name in ("alone", "shared")]
+    np.testing.assert_allclose(*(one.probabilities for one in found), atol=1e-6)
+    assert found[0].images_hash() == found[1].images_hash()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_torchrun_names_an_unreadable_image_once_whoever_reads_it(here, number):
+    bad = open_test(str(here / "photos")).name(number)
+    (here / "photos" / bad).write_bytes(b"no image")
+    done = torchrun(here, "eval", "m.safetensors", "photos")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("resnets: ")]
+    assert done.returncode != 0
+    assert len(lines) == 1
+    assert f"photos: {bad}: " in lines[0]

@@ -17,7 +17,9 @@ def make(count=9, classes=7, seed=0, model="one"):
     chances = random.dirichlet(np.ones(classes), count).astype(np.float32)
     labels = np.arange(count) % classes
     names = tuple(f"class/{n}-\N{SNOWMAN}\udc80.png" for n in range(count))
-    return Scores(chances, labels, names, tuple("abcdefg"[:classes]), "views", model, None)
+    contents = 1000 + np.arange(count, dtype=np.uint64)
+    known = tuple("abcdefg"[:classes])
+    return Scores(chances, labels, names, contents, known, "views", model, None)
 
 
 @pytest.mark.parametrize("ids", [None, tuple("1234567")])
@@ -27,6 +29,7 @@ def test_a_file_comes_back_as_it_was(tmp_path, ids):
     after = scores.load(tmp_path / "a.scores")
     assert (after.probabilities == before.probabilities).all()
     assert (after.labels == before.labels).all()
+    assert (after.contents == before.contents).all()
     for field in ("names", "classes", "protocol", "model", "class_ids"):
         assert getattr(after, field) == getattr(before, field)
     assert [p.name for p in tmp_path.iterdir()] == ["a.scores"]
@@ -41,6 +44,7 @@ def test_the_mean_of_probabilities():
         probabilities=second.probabilities[shuffled],
         labels=second.labels[shuffled],
         names=tuple(second.names[i] for i in shuffled),
+        contents=second.contents[shuffled],
     )
     found = combine(members, ["a", "b", "c"])
     expected = (members[0].probabilities + second.probabilities + members[2].probabilities) / 3
@@ -70,6 +74,10 @@ def other_label(whole):
         (lambda s: make(8), "b: is of 8 images, not of the 9 of a"),
         (lambda s: make(9, 6), "b: has 6 classes, not 7 like a"),
         (lambda s: replace(s, names=(*s.names[:8], "new")), r"b: is of other images.*8-.* missing"),
+        (
+            lambda s: replace(s, contents=s.contents[::-1].copy()),
+            r"b: is of other images than a: 8 of the same names differ, first class/0",
+        ),
         (lambda s: replace(s, classes=tuple("abcdefz")), "b: class 6 is 'z', not 'g' like in a"),
         (other_label, r"b: labels class/3-.* as class 0, not 3 like a"),
     ],
@@ -107,6 +115,8 @@ def set_tensor(name, value):
         (lambda c: altered(c, set_tensor("labels", np.arange(9) + 1)), "other classes"),
         (lambda c: altered(c, set_tensor("labels", np.zeros(9, np.int64))), "were altered"),
         (lambda c: altered(c, set_tensor("labels", np.zeros(9))), "numbers of type"),
+        (lambda c: altered(c, set_tensor("contents", np.zeros(9, np.uint64))), "were altered"),
+        (lambda c: altered(c, set_tensor("contents", np.zeros(9))), "no hashes"),
         (
             lambda c: altered(c, set_tensor("probabilities", np.ones((9, 7), np.float32))),
             "no probabilities",

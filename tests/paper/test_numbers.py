@@ -31,6 +31,21 @@ def test_every_table_has_a_header_and_equal_rows():
         assert len({line.count("|") for line in lines}) == 1
 
 
+def test_rewrite_fills_an_empty_block_and_touches_nothing_around_it():
+    text = "before\n<!-- table: networks_short -->\n<!-- end -->\nafter\n"
+    table = tables.TABLES["networks_short"]()
+    filled = f"before\n<!-- table: networks_short -->\n{table}\n<!-- end -->\nafter\n"
+    assert tables.rewrite(text) == filled
+    assert tables.rewrite(filled) == filled
+
+
+def test_rewrite_keeps_the_text_between_an_empty_block_and_the_next():
+    empty = "<!-- table: networks_short -->\n<!-- end -->"
+    old = "<!-- table: networks_short -->\nold\n<!-- end -->"
+    filled = tables.rewrite(empty)
+    assert tables.rewrite(f"{empty}\nbetween\n{old}\n") == f"{filled}\nbetween\n{filled}\n"
+
+
 def test_rewrite_replaces_only_what_is_marked():
     text = "before\n<!-- table: networks -->\nold\n<!-- end -->\nafter"
     new = tables.rewrite(text)

@@ -31,13 +31,26 @@ def test_a_write_replaces_the_whole_file(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("path", ["absent/file", "file/below"])
-def test_a_place_that_cannot_be_written_is_a_users_error(tmp_path, path):
-    (tmp_path / "file").write_text("in the way")
+def test_a_place_that_cannot_be_written_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
-        files.write_bytes(tmp_path / path, b"x")
-    with pytest.raises(UserError, match="cannot write"):
-        files.make_folder(tmp_path / "file" / "below")
+        files.write_bytes(tmp_path / "absent" / "file", b"x")
+
+
+@pytest.mark.parametrize(
+    ("write", "path", "what"),
+    [
+        (files.write_json, "file/below", "the file .*/file is in the way"),
+        (files.write_json, "folder", "the folder .*/folder is in the way"),
+        (lambda path, _: files.make_folder(path), "file", "the file .*/file is in the way"),
+        (lambda path, _: files.make_folder(path), "file/a/b", "the file .*/file is in the way"),
+    ],
+)
+def test_what_is_in_the_way_of_a_file_or_folder_is_told(tmp_path, write, path, what):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"cannot write: {what}; move it away"):
+        write(tmp_path / path, {})
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
 
 
 def test_the_cache_folder_follows_the_platform_and_the_override(monkeypatch, tmp_path):

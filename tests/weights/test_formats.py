@@ -215,7 +215,7 @@ def test_option_a_and_plain_twins_cannot_be_told_apart(tmp_path):
 def test_a_wrong_number_of_classes_says_how_to_train_a_classifier(tmp_path):
     found = formats.write(model("tiny18", 7), tmp_path / "model.pth", "torchvision")
     card = json.loads(found[-1].read_text())
-    card["classes"] = ["ant", "bee"]
+    card["classes"] = card["class_ids"] = ["ant", "bee"]
     found[-1].write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"know 7 classes, not 2; .*resnets train finetune"):
         formats.read(tmp_path / "model.pth")
@@ -292,6 +292,67 @@ def test_caffe_as_the_authors_wrote_it(tmp_path):
     assert origin["convolution_biases"] == "folded into the means of BN"
 
 
+def blob_of(net, layer, number):
+    return {known.name: known for known in net.layer}[layer].blobs[number]
+
+
+def two_factors(net):
+    blob_of(net, "bn_conv1", 2).CopyFrom(blob_of(net, "bn_conv1", 0))
+
+
+def odd_bytes(net):
+    blob_of(net, "conv1", 0).data = blob_of(net, "conv1", 0).data[:-3]
+
+
+def short_weight(net):
+    blob = blob_of(net, "conv1", 0)
+    blob.data = blob.data[:40]
+    blob.ClearField("shape")
+
+
+def long_bias(net):
+    {known.name: known for known in net.layer}["conv1"].blobs.add().data = bytes(4 * 5)
+
+
+def short_classifier(net):
+    blob_of(net, "fc7", 1).data = blob_of(net, "fc7", 1).data[:-4]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (two_factors, "layer 'bn_conv1': divides by 4 numbers instead of one"),
+        (odd_bytes, r"layer 'conv1': a tensor of shape \(4, 3, 7, 7\) has 2,349 bytes"),
+        (short_weight, r"tensors of conv1 do not go together: \(10,\)"),
+        (long_bias, r"tensors of conv1 do not go together: .*\(5,\)"),
+        (short_classifier, r"layer 'fc7': a tensor of shape \(7,\) has 24 bytes"),
+    ],
+)
+def test_a_caffemodel_whose_sizes_do_not_fit_is_one_line(tmp_path, damage, message):
+    path, *_ = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
+    net = caffe_proto.messages()["Net"]()
+    net.ParseFromString(path.read_bytes())
+    damage(net)
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(UserError, match=message):
+        formats.read(path)
+
+
+@pytest.mark.parametrize(("height", "side"), [(97, 97), (64, None)])
+def test_an_input_layer_tells_the_size_of_images(tmp_path, height, side):
+    files = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
+    text = re.sub(r"input_dim: \d+\n|input: .*\n", "", files[1].read_text())
+    shape = f"shape {{ dim: 1 dim: 3 dim: {height} dim: 97 }}"
+    layer = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ {shape} }} }}\n'
+    files[1].write_text(layer + text)
+    files[-1].unlink()
+    if side is None:
+        with pytest.raises(UserError, match="not square"):
+            formats.read(files[1])
+    else:
+        assert formats.read(files[1]).preprocessing.size == side
+
+
 def test_keras_weights_without_a_graph(tmp_path):
     """Layers named as in today's keras.applications: v1, BGR, eps 1.001e-5."""
     h5py = pytest.importorskip("h5py")
@@ -320,6 +381,34 @@ def test_keras_weights_without_a_graph(tmp_path):
     torch.testing.assert_close(
         answers(replace(after, preprocessing=moved)), answers(before), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "pool"),
+    [
+        ({}, "padded"),
+        ({"padding": [[0, 1], [0, 1]]}, "ceil"),
+        ({"padding": [[1, 0], [1, 0]]}, None),
+        ({"padding": [[0, 0], [0, 0]]}, None),
+        ({"pool_size": [2, 2]}, None),
+        ({"strides": [1, 1]}, None),
+    ],
+)
+def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, pool):
+    files = formats.write(model("tiny"), tmp_path / "web", "tfjs")
+    files[-1].unlink()
+    document = json.loads(files[0].read_text())
+    for layer in document["modelTopology"]["model_config"]["config"]["layers"]:
+        if layer["config"]["name"] in ("pool1_pad", "pool1"):
+            layer["config"].update({k: v for k, v in change.items() if k in layer["config"]})
+            if layer["config"]["name"] == "pool1":
+                layer["config"]["padding"] = "valid"
+    files[0].write_text(json.dumps(document))
+    if pool is None:
+        with pytest.raises(UserError, match="layer 'pool1': pools otherwise"):
+            formats.read(files[0])
+    else:
+        assert formats.read(files[0]).network.architecture.pool == pool
 
 
 @pytest.mark.parametrize(

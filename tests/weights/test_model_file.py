@@ -60,6 +60,16 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         model_file.load(str(tmp_path / "foreign.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
+def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
+    path = tmp_path / name
+    state = {"fc.bias": torch.zeros(2)}
+    save_theirs = model_file.safetensors.torch.save_file if name.endswith("s") else torch.save
+    save_theirs(state, path)
+    with pytest.raises(UserError, match=f"resnets convert {path} mine.safetensors"):
+        model_file.load(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -112,7 +122,15 @@ def set_in(*keys, value):
         set_in("preprocessing", value={}),
         set_in("preprocessing", "size", value="abc"),
         set_in("preprocessing", "size", value=64),
+        set_in("preprocessing", "std", value=1.0),
+        set_in("preprocessing", "std", value=[0.2, 0.2, 0]),
+        set_in("preprocessing", "std", value=[0.2, 0.2, float("nan")]),
         set_in("network", value="resnet3"),
+        set_in("network", value=5),
+        set_in("classes", value=[]),
+        set_in("classes", value="abc"),
+        set_in("classes", value=["ant", "bee", 3]),
+        set_in("class_ids", value=["one", "two"]),
         set_in("classes", value=["one"]),
         lambda card, weights, mean: torch.zeros(2, 2),
     ],

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -61,6 +63,26 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
     assert lines == []
 
 
+def test_processes_that_want_the_same_source_fetch_it_once(cache, offer, weights, monkeypatch):
+    offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
+    fetched, download = [], sources.download
+    together = threading.Barrier(3)
+
+    def counted(url, path):
+        fetched.append(url)
+        return download(url, path)
+
+    def fetch(_):
+        together.wait()
+        return sources.fetch("tiny18@here", lambda line: None)
+
+    monkeypatch.setattr(sources, "download", counted)
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(fetch, range(3)))
+    assert len(fetched) == len(paths) == 1
+    assert model_file.load("tiny18@here").card["network"] == "tiny18"
+
+
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:-1] + b"\7", lambda b: b""])
 def test_a_damaged_cache_is_replaced(cache, offer, weights, spoil):
     offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
@@ -88,7 +110,7 @@ def test_files_are_tried_in_order_with_a_line_for_each_failure(cache, offer, wei
     offer(row("tiny18", missing, altered), "tiny18@there")
     with pytest.raises(UserError, match=r"could not be had \(.*none.*altered.*wrong sha256"):
         sources.fetch("tiny18@there", lines.append)
-    assert not list(cache.glob("weights/*there*"))
+    assert not list(cache.glob("weights/tiny18@there*"))
 
 
 def test_weights_of_another_network_than_the_source_says(cache, offer, weights):
