@@ -52,14 +52,18 @@ def train(
     with distributed.world() as world:
         device = _device(device_name, world)
         if world.first(lambda: go_on and run_folder.is_run_of(folder, plan)):
-            _go_on(folder, data, None if device_name == "auto" else device, world)
+            chosen = None if device_name == "auto" else device
+            _go_on(folder, data, chosen, world, plan.photos.bad_images)
             return
         world.first(lambda: run_folder.refuse_existing(folder, plan))
 
         def begin(looker: Lines) -> run.Run:
-            images = _load(plan, data, looker)
+            found: list[Data] = []
+            world.each(lambda: found.append(_load(plan, data, looker)))
             place = data and str(Path(data).resolve() if "://" not in data else data)
-            return run_folder.start(folder, plan, images, device, looker, _command(), world, place)
+            return run_folder.start(
+                folder, plan, found[0], device, looker, _command(), world, place
+            )
 
         _watched(begin, world)
 
@@ -87,7 +91,13 @@ def _load(plan: Recipe, data: str | None, looker: Lines) -> Data:
     return sources.open_training(data, plan.photos.split_seed)
 
 
-def _go_on(folder: Path, data: str | None, device: torch.device | None, world: World) -> None:
+def _go_on(
+    folder: Path,
+    data: str | None,
+    device: torch.device | None,
+    world: World,
+    bad_images: float | None = None,
+) -> None:
     if (folder / "summary.json").exists():
         if world.is_main:
             print(
@@ -99,7 +109,9 @@ def _go_on(folder: Path, data: str | None, device: torch.device | None, world: W
     if device is None and world.size > 1:
         device = _device(run_folder.began(folder)["device"], world)
     _watched(
-        lambda looker: run_folder.resume(folder, _load(plan, place, looker), device, looker, world),
+        lambda looker: run_folder.resume(
+            folder, _load(plan, place, looker), device, looker, world, bad_images
+        ),
         world,
     )
 
@@ -136,7 +148,8 @@ def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
             raise UserError("another process ended", mend="see its message") from error
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        raise UserError("out of memory", mend="try a smaller batch: --set batch=64") from error
+        mend = "try --set save_memory=true, or fewer images at once: --set micro_batch=16"
+        raise UserError("out of memory", mend=mend) from error
     finally:
         looker.close()
     if world.is_main:

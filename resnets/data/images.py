@@ -39,7 +39,10 @@ _TURNS = {
 # data, sizes below our own limit) leaves the pixels usable.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\b")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
+_BROKEN = (  # what Pillow raises for files that are damaged in one way or another
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, TypeError, LookupError,
+    AttributeError, ArithmeticError,
+)  # fmt: skip
 
 
 def read_image(path: Path) -> Image.Image:

@@ -221,7 +221,8 @@ def _contexts(
 @contextmanager
 def _still(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Keep BN's running statistics from counting the same batch a second time."""
-    norms = [m for block in blocks for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    kind = nn.modules.batchnorm._BatchNorm  # of one process or of several
+    norms = [m for block in blocks for m in block.modules() if isinstance(m, kind)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -83,7 +83,7 @@ class Schedule(Section):
 
     @model_validator(mode="after")
     def _drops_rise(self) -> Schedule:
-        if list(self.drops) != sorted(set(self.drops)):
+        if list(self.drops) != sorted(self.drops):
             raise ValueError("drops must rise")
         if self.drops and self.kind != "steps":
             raise ValueError(f"drops belong to kind = 'steps', not {self.kind!r}")
@@ -132,6 +132,8 @@ class Photos(Section):
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Photos:
+        if self.mean == "pixel" and self.test_size not in (None, self.size):
+            raise ValueError("mean = 'pixel' needs tests of the training's size; use 'channel'")
         if not 1 <= self.sides[0] <= self.sides[1] or self.sides[0] < 224:
             raise ValueError("sides must rise, from 224 or more")
         if not 0 < self.areas[0] <= self.areas[1] <= 1:
@@ -227,21 +229,28 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
+    def _norms_and_sizes(self) -> Recipe:
+        if self.batch_norm == "frozen" and self.init is None:
+            raise ValueError("batch_norm = 'frozen' needs the statistics of an init")
+        if self.batch_norm == "frozen" and self.recompute_bn:
+            raise ValueError("batch_norm = 'frozen' leaves nothing to recompute_bn")
+        full = self.photos.size if self.dataset == "photos" else 32
+        if self.progressive and self.progressive.size > full:
+            raise ValueError(f"progressive.size: the images have {full} pixels a side")
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         if not self.network and self.init is None:
             raise ValueError("key 'network' is missing")
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
-        if self.dataset == "cifar10":
-            if self.network and zoo.architecture(self.network).stem != "cifar":
-                raise ValueError(
-                    f"{self.network} is made for 224-pixel photographs; "
-                    "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
-                )
-            if self.progressive and self.progressive.size > 32:
-                raise ValueError("progressive.size: CIFAR-10's images have 32 pixels a side")
-        if self.batch_norm == "frozen" and self.init is None:
-            raise ValueError("batch_norm = 'frozen' needs the statistics of an init")
+        stem = zoo.architecture(self.network).stem if self.network else "cifar"
+        if self.dataset == "cifar10" and stem != "cifar":
+            raise ValueError(
+                f"{self.network} is made for 224-pixel photographs; "
+                "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
+            )
         if self.epochs is None:
             counts = [*self.schedule.drops, self.schedule.warmup, self.test_every]
             counts += [self.progressive.until] if self.progressive else []
@@ -251,7 +260,9 @@ class Recipe(Section):
 
     def content_hash(self) -> str:
         """Hash of everything that decides the result; run folders are known by it."""
-        facts = self.model_dump(mode="json", exclude={"checkpoint_seconds"})
+        facts = self.model_dump(
+            mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
+        )
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def in_iterations(self, images: int) -> Recipe:
@@ -296,7 +307,10 @@ class Recipe(Section):
             facts["photos"]["test_size"] = round(scale * self.photos.test_size)
         if self.progressive is not None:
             facts["progressive"]["size"] = max(8, round(scale * self.progressive.size))
-        return Recipe.model_validate(facts)
+        try:
+            return Recipe.model_validate(facts)
+        except ValueError as error:
+            raise UserError("does not suit this recipe", f"--image-size {size}") from error
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -238,11 +239,14 @@ class Run:
         bad.update(union)
         limit = self.recipe.photos.bad_images
         if len(bad) > limit * self.task.images:
+            self.save()
             share = 100 * len(bad) / self.task.images
+            enough = min(1.0, math.ceil(2 * share) / 100)
             raise UserError(
                 f"{len(bad)} of {self.task.images:,} training images cannot be read ({share:.2g} %,"
                 f" more than {100 * limit:.2g} %), the first: {next(iter(bad.values()))}",
-                mend="look with: resnets doctor, or allow more: --set photos.bad_images=0.05",
+                mend="look with: resnets doctor, or allow more and go on: "
+                f"--resume --set photos.bad_images={enough}",
             )
 
     def _test(self, log: MetricsLog | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,20 @@ def start(
     network = plan.network or (init.card["network"] if init else "")
     recipe = plan.model_copy(update={"network": network})
     preprocessing = init.preprocessing if init else None
-    task = make_task(recipe, data, device, preprocessing, world.size)
+    task = make_task(recipe, data, device, preprocessing, _neighbours(world))
     recipe = recipe.in_iterations(task.images)
-    task = make_task(recipe, data, device, task.preprocessing, world.size)
+    task = make_task(recipe, data, device, task.preprocessing, _neighbours(world))
     facts = {"data": data_fingerprint(recipe, data)}
     run = Run(folder, recipe, task, device, watch, command, world, init, facts)
     world.first(lambda: _begin(run, plan, place))
+    if init is not None:
+        run.save()  # a resumption must not depend on where the weights came from
     return run
+
+
+def _neighbours(world: World) -> int:
+    """Processes of this training on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if world.size > 1 else 1
 
 
 def _begin(run: Run, plan: Recipe, place: str | None) -> None:
@@ -153,17 +161,22 @@ def resume(
     device: torch.device | None,
     watch: Watch,
     world: World = World(),  # noqa: B008
+    bad_images: float | None = None,
 ) -> Run:
     """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
 
     Args:
         device: where to go on; the device that the run began on if None.
+        bad_images: another limit than at the start.
 
     Raises:
         UserError: if there is no run, no checkpoint can be read or fits, or the images are
             not those that it began with.
     """
     recipe, start_facts = read_recipe(folder), began(folder)
+    if bad_images is not None:
+        photos = recipe.photos.model_copy(update={"bad_images": bad_images})
+        recipe = recipe.model_copy(update={"photos": photos})
     facts = {"data": data_fingerprint(recipe, data)}
     if facts["data"] != start_facts["data"]:
         raise UserError("these are not the images that the run began with", str(folder))
@@ -177,7 +190,7 @@ def resume(
         preprocessing = model_file.read_preprocessing(
             state[1]["preprocessing"], state[0][model_file.MEAN]
         )
-    task = make_task(recipe, data, device, preprocessing, world.size)
+    task = make_task(recipe, data, device, preprocessing, _neighbours(world))
     run = Run(folder, recipe, task, device, watch, start_facts["command"], world, init, facts)
     name = device.type if world.size > 1 else str(device)
     now = {**run.environment, "device": name, "settings": run.settings.as_dict()}

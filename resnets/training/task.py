@@ -21,6 +21,7 @@ from resnets.evaluation import views
 from resnets.evaluation.classify import Result, evaluate
 from resnets.evaluation.testing import run_test
 from resnets.support.distributed import World
+from resnets.support.errors import UserError
 from resnets.training.recipe import Recipe
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
@@ -126,6 +127,9 @@ def photo_sets(recipe: Recipe, data: PhotoSet) -> tuple[Samples, Samples]:
     train, test = data.train, data.val
     if recipe.classes is not None and recipe.classes < len(data.classes):
         train, test = (with_classes(s, data.classes[: recipe.classes]) for s in (train, test))
+    for samples, doing in ((train, "train"), (test, "test")):
+        if not len(samples):
+            raise UserError(f"no images to {doing} on are left", samples.where, "take more classes")
     return limited(train, recipe.limit), limited(test, recipe.limit)
 
 
@@ -197,7 +201,7 @@ def _test_photos(
         scores = run_test(model, samples, shown, device, TEST_BATCH, we=world, progress=progress)
     finally:
         network.train(was_training)
-    return world.broadcast_object(scores.result() if scores else None)  # type: ignore[return-value]
+    return world.broadcast_object(scores.result() if scores is not None else None)  # type: ignore[return-value]
 
 
 def _measured(recipe: Recipe, train: Samples) -> Preprocessing:

@@ -31,6 +31,9 @@ from resnets.training.schedule import in_gentle_start, learning_rate
 from resnets.training.task import Task
 from resnets.weights.model_file import Model
 
+NOTHING = -100
+"""The label of an image that is none: it adds nothing to loss and gradients."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -73,6 +76,7 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.network = self._make_network(task, init)
         self.parts = shares(recipe, world)
+        self._images = task.images
         self.batches = task.batches(self.parts)
         self.optimizer = self._make_optimizer()
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
@@ -176,14 +180,15 @@ class Training:
 
     def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
         """Forward and backward pass of a part of the batch."""
-        if not len(labels):
-            raise UserError("no image of a batch can be read", mend="resnets doctor tells why")
+        if not len(labels):  # none could be read; the other processes wait for gradients: none
+            images = images.new_zeros((2, *images.shape[1:]))
+            labels = labels.new_full((2,), NOTHING)
         if self.recipe.batch_norm == "frozen":
             for layer in norms(self.network):
                 layer.eval()
         wait = not last and isinstance(self._shared, DistributedDataParallel)
         with self._shared.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            with self._autocast():
+            with self._autocast(), _single_values():
                 logits = self._shared(images)
             smoothing = self.recipe.label_smoothing
             loss = F.cross_entropy(
@@ -194,8 +199,9 @@ class Training:
             share = sum(end - start for start, end in self.parts)
             (loss / share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            wrong = (logits.argmax(1) != labels).sum()
-            self._totals += torch.stack([loss, wrong, torch.full_like(loss, len(labels))])
+            shown = labels != NOTHING
+            wrong = ((logits.argmax(1) != labels) & shown).sum()
+            self._totals += torch.stack([loss, wrong, shown.sum()])
 
     def _autocast(self) -> torch.autocast:
         half = self.settings.precision == "bf16"
@@ -234,7 +240,8 @@ class Training:
         """The network as it is tested and kept: averaged, its BN statistics taken anew."""
         with self.average.applied(self.network) if self.average else nullcontext():
             if self.recipe.recompute_bn:
-                steps = math.ceil(self.recipe.recompute_bn / self.recipe.batch)
+                images = min(self.recipe.recompute_bn, self._images)
+                steps = math.ceil(images / self.recipe.batch)
                 with self._autocast():
                     recompute_statistics(
                         self.network, self._images_after_the_end(steps), self.world
@@ -343,19 +350,29 @@ def start_from(network: ResidualNetwork, init: Model, classes: Sequence[str]) ->
     Raises:
         UserError: if the networks differ.
     """
+    other = init.network
+    assert isinstance(other, ResidualNetwork)
+    if other.architecture.with_classes(1) != network.architecture.with_classes(1):
+        name = init.card["network"]
+        raise UserError(f"init is a {name}, which is another network", mend=f"use --network {name}")
     weights = init.network.state_dict()
     if list(classes) not in (init.classes, init.class_ids):
         weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
-    own = network.state_dict()
-    for name in own:
-        if not name.startswith("fc.") and (
-            name not in weights or weights[name].shape != own[name].shape
-        ):
-            raise UserError(
-                f"init is a {init.card['network']}, whose {name} does not fit the network",
-                mend=f"use --network {init.card['network']}",
-            )
     network.load_state_dict(weights, strict=False)
+
+
+@contextmanager
+def _single_values() -> Iterator[None]:
+    """Say what it means when BN has one value for a channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "BN has a single value for a channel: one image, whose last map is one pixel",
+            mend="take a larger micro_batch or larger images",
+        ) from error
 
 
 def compile_network(network: ResidualNetwork, device: torch.device) -> None:

@@ -175,6 +175,46 @@ def test_every_recipe_for_photographs_shrinks_to_a_laptop(tmp_path, data, name):
     assert summary["iterations"] in (2, 3)
 
 
+def test_a_part_without_readable_images_adds_nothing(tmp_path, data):
+    (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
+    recipe = make_recipe(batch=4, micro_batch=1, epochs=1, photos={"size": 24, "bad_images": 0.1})
+    summary = start(tmp_path / "run", recipe, data).train()
+    assert summary["provenance"]["bad_images"] == ["bee/3.png"]
+    assert all(r["train_loss"] < 20 for r in metrics.read(tmp_path / "run") if "train_loss" in r)
+
+
+def test_a_run_with_too_many_bad_images_goes_on_with_a_higher_limit(tmp_path, data):
+    (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"--resume --set photos\.bad_images=0\.06"):
+        start(out, make_recipe(), data).train()
+    allowed = make_recipe(photos={"size": 24, "bad_images": 0.06})
+    assert run_folder.is_run_of(out, allowed)
+    made = run_folder.resume(out, data, CPU, Quiet(), bad_images=0.06)
+    assert made.training.step > 0
+    made.train()
+    whole = tmp_path / "whole"
+    start(whole, allowed, data).train()
+    assert equal(weights(out), weights(whole))
+
+
+def test_no_images_of_the_classes_left_to_test_on_is_one_line(tmp_path, cache):
+    root = tmp_path / "photos"
+    draw_photos(root / "train", {"ant": 3, "bee": 3, "cow": 3})
+    draw_photos(root / "val", {"cow": 3})
+    with pytest.raises(UserError, match="no images to test on"):
+        start(tmp_path / "run", make_recipe(classes=2), folders.load(root))
+
+
+def test_a_resumption_does_not_need_the_weights_that_it_started_from(tmp_path, data):
+    path = tmp_path / "given.safetensors"
+    save_model(path, ["a", "b"])
+    out = tmp_path / "run"
+    start(out, make_recipe(network="", init=str(path)), data)
+    path.unlink()
+    run_folder.resume(out, data, CPU, Quiet()).train()
+
+
 def save_model(path, classes, name="cifar-resnet8"):
     torch.manual_seed(5)
     network = zoo.build(name, len(classes))
@@ -208,9 +248,10 @@ def test_the_classifier_stays_where_the_classes_are_the_same(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path, data):
     path = tmp_path / "given.safetensors"
     save_model(path, ["a", "b"])
-    recipe = make_recipe(network="cifar-resnet14", init=str(path))
-    with pytest.raises(UserError, match=r"init is a cifar-resnet8.*--network cifar-resnet8"):
-        start(tmp_path / "run", recipe, data)
+    for other in ("cifar-resnet14", "cifar-plain8", "cifar-resnet8-b"):
+        recipe = make_recipe(network=other, init=str(path))
+        with pytest.raises(UserError, match=r"init is a cifar-resnet8.*--network cifar-resnet8"):
+            start(tmp_path / "run", recipe, data)
 
 
 def test_frozen_statistics_stay_and_the_rest_learns(tmp_path, data):

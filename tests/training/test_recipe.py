@@ -120,6 +120,9 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, messag
         ("cifar10-paper", ["test_every=0.5"], "whole iterations"),
         ("cifar10-paper", ["progressive.size=40", "progressive.until=3"], "32 pixels a side"),
         ("cifar10-paper", ["batch_norm=frozen"], "needs the statistics of an init"),
+        ("finetune", ["recompute_bn=100"], "leaves nothing to recompute_bn"),
+        ("imagenet-short", ["photos.size=64"], "the images have 64 pixels a side"),
+        ("imagenet-paper", ["photos.test_size=256"], "needs tests of the training's size"),
         ("cifar10-paper", ["network=cifar-resnt20"], "did you mean .*cifar-resnet20"),
     ],
 )
