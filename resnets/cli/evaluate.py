@@ -158,7 +158,8 @@ def _tell(
     else:
         parameters = complexity.parameters(model.network)
         print(f"{found.model} ({parameters:,} parameters) on {dataset}")
-        _print_result(result, found.classes, cifar10_error(model.card["network"]))
+        paper = cifar10_error(model.card["network"]) if where == "cifar10" else None
+        _print_result(result, found.classes, paper)
     if options.save_scores:
         scores.save(options.save_scores, found)
     if options.plot:

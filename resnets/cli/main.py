@@ -75,9 +75,7 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Start from the weights of a model.", metavar="MODEL")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Another order, start and crops.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another order, start and crops.")] = None,
     data: DataOption = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Train and test on at most so many images.")

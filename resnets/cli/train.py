@@ -16,7 +16,7 @@ import torch
 from resnets.cli.progress import Lines, duration, watch
 from resnets.data import cifar10, sources
 from resnets.evaluation.plots import training_png
-from resnets.paper.numbers import cifar10_error
+from resnets.paper.numbers import PaperError, cifar10_error
 from resnets.support import distributed
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
@@ -100,8 +100,11 @@ def _go_on(
 ) -> None:
     if (folder / "summary.json").exists():
         if world.is_main:
+            photos = run_folder.read_recipe(folder).dataset == "photos"
+            use = "predict --model {} photo.jpg" if photos else "eval {}"
             print(
-                f"{folder} is finished; use it with: {_program()} eval {shlex.quote(str(folder))}"
+                f"{folder} is finished; use it with: "
+                f"{_program()} {use.format(shlex.quote(str(folder)))}"
             )
         return
     plan = run_folder.read_recipe(folder)
@@ -157,9 +160,15 @@ def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
         _report(made.folder, summary)
 
 
+def _paper(summary: dict[str, Any]) -> PaperError | None:
+    """The paper's error on the same data, if it has one."""
+    on_cifar = summary["measured"]["dataset"] == "cifar10"
+    return cifar10_error(summary["network"]) if on_cifar else None
+
+
 def _draw(folder: Path, summary: dict[str, Any]) -> None:
     """The training curve as a picture, where matplotlib is installed."""
-    paper = cifar10_error(summary["network"])
+    paper = _paper(summary)
     title = f"{summary['network']}: {summary['measured']['error']:.2f} % test error"
     try:
         png = training_png(metrics.read(folder), title, paper.error if paper else None)
@@ -171,7 +180,7 @@ def _draw(folder: Path, summary: dict[str, Any]) -> None:
 def _report(folder: Path, summary: dict[str, Any]) -> None:
     measured, network = summary["measured"], summary["network"]
     held_out = "held-out" if measured.get("split") == "45k/5k" else "test"
-    paper = cifar10_error(network)
+    paper = _paper(summary)
     print()
     print(f"{network}  {held_out} error {measured['error']:.2f} %  ({measured['protocol']})")
     if paper:

@@ -354,7 +354,10 @@ def start_from(network: ResidualNetwork, init: Model, classes: Sequence[str]) ->
     assert isinstance(other, ResidualNetwork)
     if other.architecture.with_classes(1) != network.architecture.with_classes(1):
         name = init.card["network"]
-        raise UserError(f"init is a {name}, which is another network", mend=f"use --network {name}")
+        raise UserError(
+            f"init is a {name}, which is another network",
+            mend=f"use --network {name}, or give an --init of yours",
+        )
     weights = init.network.state_dict()
     if list(classes) not in (init.classes, init.class_ids):
         weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
