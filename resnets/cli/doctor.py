@@ -9,6 +9,7 @@ from pathlib import Path
 from resnets.cli.counter import counting
 from resnets.data import doctor, doctor_report
 from resnets.data.folders import existing
+from resnets.data.shards import are_shards
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 
@@ -18,6 +19,12 @@ def examine(
 ) -> None:
     """Examine a folder, print the report, write what was asked for; exit 1 on errors."""
     existing(data)
+    if are_shards(data):
+        raise UserError(
+            "these are shards; the doctor reads folders of images",
+            str(data),
+            "give the folder that they were made from",
+        )
     for option, path in (("--html", page), ("--quarantine", listing)):
         if path and path.is_dir():
             raise UserError("is a folder", f"{option} {path}", "give the name of a file")

@@ -232,7 +232,7 @@ def doctor(
 ) -> None:
     """Read every image of a folder and report what would break or distort a training.
 
-    Exits with 1 if there are errors, 0 if there are only warnings and notes.
+    Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
     """
     from resnets.cli import doctor as verb
 

@@ -24,4 +24,4 @@ def write(
         )
     for line in shard_writer.summaries(manifest):
         print(line)
-    print(f"{out}: finished in {monotonic() - began:.1f} s; give it wherever a folder is asked for")
+    print(f"{out}: finished in {monotonic() - began:.1f} s; train on it with --data, or test on it")

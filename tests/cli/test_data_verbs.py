@@ -56,6 +56,13 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     assert "train: 5 images in 1 shard" in out
 
 
+def test_the_doctor_does_not_condemn_shards(resnets, photos):
+    assert resnets("shards", "photos", "s")[0] == 0
+    code, _, err = resnets("doctor", "s")
+    assert code == 2
+    assert "these are shards" in one_line(err)
+
+
 def test_shards_are_not_written_over_others(resnets, photos):
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
