@@ -1,0 +1,257 @@
+"""`resnets paper list`, `run` and `report`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from resnets.cli.paper_progress import watch
+from resnets.cli.progress import about
+from resnets.data import sources
+from resnets.paper import estimate, experiments, launch
+from resnets.paper.experiments import Choice, Experiment
+from resnets.paper.jobs import Budget, DataSet, Job, Place
+from resnets.paper.store import Store
+from resnets.support.errors import UserError, nearest
+from resnets.training import recipe_file
+from resnets.training.hardware import find_device
+from resnets.training.task import data_fingerprint
+
+BUDGETS: tuple[Budget, ...] = ("full", "short", "smoke")
+LAUNCHERS = ("local", "ray")
+ON_A_GPU = 4
+"""Trainings of small networks side by side on one GPU, which a single one does not fill."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of experiments, beside which."""
+
+    budget: str = "full"
+    seeds: int = 1
+    only: tuple[str, ...] = ()
+    data: str | None = None
+    image_size: int | None = None
+    results: Path = Path("results/paper")
+    runs: Path = Path("runs/paper")
+    jobs: int | None = None
+    launcher: str = "local"
+
+    @property
+    def place(self) -> Place:
+        """Where results and run folders are."""
+        return Place(Store(self.results), self.runs)
+
+    def choice(self, experiment: Experiment) -> Choice:
+        """What is asked of one experiment."""
+        budget = next((b for b in BUDGETS if b == self.budget), None)
+        if budget is None:
+            mend = nearest(self.budget, BUDGETS)
+            raise UserError(f"unknown budget {self.budget!r}", "--budget", mend)
+        return Choice(budget, self.seeds, self._data(experiment), self.only)
+
+    def _data(self, experiment: Experiment) -> DataSet | None:
+        if experiment.needs == "nothing":
+            return None
+        if experiment.needs == "cifar10":
+            return DataSet("cifar10", self.data, "50k/10k", 50_000)
+        if self.data is None:
+            raise UserError(
+                f"{experiment.id} needs photographs",
+                "--data",
+                "give a folder like ImageNet's: train/CLASS/*.jpg and val/CLASS/*.jpg",
+            )
+        photos = sources.open_training(self.data)
+        place = self.data if "://" in self.data else str(Path(self.data).resolve())
+        name = re.sub(r"[^\w-]", "-", Path(place.rstrip("/")).name) or "photos"
+        whole = data_fingerprint(recipe_file.load("imagenet-paper"), photos)
+        return DataSet(name, place, whole, len(photos.train), self.image_size or 224)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the list."""
+
+    experiment: Experiment
+    jobs: list[Job] | None
+    missing: list[Job]
+    seconds: float | None
+
+    @property
+    def done(self) -> int:
+        return sum(job not in self.missing for job in self.jobs or ())
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "id": self.experiment.id,
+            "title": self.experiment.title,
+            "needs": self.experiment.needs,
+            "jobs": None if self.jobs is None else len(self.jobs),
+            "done": None if self.jobs is None else self.done,
+            "missing": [job.key for job in self.missing],
+            "seconds_left": None if self.seconds is None else round(self.seconds),
+        }
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """As a line of a table."""
+        if self.jobs is None:
+            results, left = "", "needs --data"
+        elif not self.jobs:
+            results, left = "made from code", "-"
+        else:
+            results = f"{self.done} of {len(self.jobs)}"
+            left = "-" if self.seconds is None else about(self.seconds)
+        experiment = self.experiment
+        return experiment.id, experiment.title, experiment.needs, results, left
+
+
+def show(options: Options, as_json: bool) -> None:
+    """Print every experiment: its runs, those that exist, the time for the rest."""
+    rows = list(_rows(options))
+    if as_json:
+        print(json.dumps([row.facts() for row in rows], indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("experiment", "", "data"):
+        table.add_column(heading)
+    for heading in ("results", "time left"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row.cells())
+    Console(highlight=False).print(table)
+    seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+    print(
+        f"\nBudget {options.budget}, {seeds}; results in {options.results}. Times: this machine, "
+        "nothing else to do."
+    )
+    print("Run one: resnets paper run fig6 --budget smoke. All results: resnets paper report")
+
+
+def _rows(options: Options) -> Iterator[Row]:
+    outcomes = list(options.place.store.everything())
+    rate = None
+    for experiment in experiments.EXPERIMENTS:
+        on_photos = experiment.needs == "photos"
+        if on_photos and options.data is None:
+            yield Row(experiment, None, [], None)
+            continue
+        # --data is the photographs' here; CIFAR-10 is asked for by every other experiment.
+        asked = options if on_photos else Options(options.budget, options.seeds)
+        choice = asked.choice(experiment)
+        jobs = experiment.jobs(choice)
+        missing = launch.missing(jobs, options.place)
+        if missing and rate is None:
+            rate = estimate.speed(outcomes, find_device())
+        tested = estimate.tested(choice.data)
+        took = estimate.seconds(missing, rate, tested) if missing and rate else None
+        yield Row(experiment, jobs, missing, took)
+
+
+def run(names: list[str], options: Options) -> None:
+    """Run what is missing of some experiments."""
+    if options.launcher not in LAUNCHERS:
+        mend = nearest(options.launcher, LAUNCHERS)
+        raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", mend)
+    jobs: list[Job] = []
+    for name in dict.fromkeys(names):
+        experiment = experiments.find(name)
+        jobs += experiment.jobs(options.choice(experiment))
+    place = options.place
+    todo = launch.missing(jobs, place)
+    held = len({job.key for job in jobs} - {job.key for job in todo})
+    if held:
+        print(f"{held} of {len({job.key for job in jobs})} results are there already")
+    if todo:
+        _run(todo, options)
+    print(f"All results are in {place.store.folder}. See them: {_report(options)}")
+
+
+def _report(options: Options) -> str:
+    results = "" if options.results == Options.results else f" --results {options.results}"
+    return f"resnets paper report{results}"
+
+
+def _run(todo: list[Job], options: Options) -> None:
+    at_once, environment = _side_by_side(options.jobs, len(todo))
+    look = watch(options.place, todo)
+    with launch.alone(options.place), _terminated_like_interrupted():
+        pool = _pool(options.launcher, int(environment.get("OMP_NUM_THREADS", 1)))
+        launcher = launch.Launch(options.place, pool, at_once, environment, look)
+        try:
+            launcher.run(todo)
+        except KeyboardInterrupt:
+            look.close()
+            print("Stopped, saved. Go on with the same command:")
+            print(f"  resnets {shlex.join(sys.argv[1:])}")
+            sys.exit(130)
+        except launch.Failed as failed:
+            look.close()
+            first = next(iter(failed.jobs))
+            others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
+            raise UserError(
+                f"{first}{others} failed: {failed.jobs[first]}",
+                mend="mend that, then repeat the command: what is done stays",
+            ) from failed
+        finally:
+            look.close()
+
+
+def _side_by_side(asked: int | None, todo: int) -> tuple[int, dict[str, str]]:
+    """How many jobs run at once, and the variables that share the cores among them."""
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    # Several small networks with a core each train more images than one after the other.
+    at_once = min(asked or (ON_A_GPU * gpus if gpus else cores), todo)
+    threads = max(1, cores // at_once)
+    return at_once, {"OMP_NUM_THREADS": str(threads)}
+
+
+def _pool(launcher: str, cpus: int) -> launch.Pool:
+    gpus = torch.cuda.device_count()
+    if launcher == "local":
+        return launch.LocalPool(range(gpus))
+    from resnets.paper.ray_launcher import RayPool
+
+    pool: launch.Pool = RayPool(os.environ.get("RAY_ADDRESS"), cpus, 1 / ON_A_GPU if gpus else 0.0)
+    return pool
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the command like Ctrl-C: the jobs save first."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def report(results: Path, out: Path) -> None:
+    """Write the page and the Markdown file of all results."""
+    from resnets.paper import report as page
+
+    store = Store(results)
+    if not results.is_dir():
+        raise UserError(
+            "no such folder of results", str(results), "make some: resnets paper run fig6"
+        )
+    for path in page.write(list(store.everything()), out):
+        print(path)
