@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from resnets.models import complexity, zoo
-from resnets.paper.jobs import DataSet, Job, Signals, Test, Training
+from resnets.paper.jobs import DataSet, Evaluation, Job, Signals, Training
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError
 from resnets.training import hardware, recipe_file
@@ -44,7 +44,7 @@ def work(job: Job, tested: int) -> float:
         return BACKWARD * job.steps() * job.plan.batch * cost(job.network, size)
     if isinstance(job, Signals):
         return BACKWARD * max(job.steps) * training.plan.batch * cost(training.network, size)
-    if isinstance(job, Test):
+    if isinstance(job, Evaluation):
         return VIEWS[job.views] * tested * cost(training.network, size)
     return 0.0
 
@@ -87,7 +87,7 @@ def _measured(device: torch.device, name: str = "cifar-resnet20", batch: int = 6
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = network(images)
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        float(network.get_parameter("fc.bias").sum())  # waits for the device
+        network.get_parameter("fc.bias").tolist()  # waits for the device
         laps.append(time.perf_counter() - start)
     return BACKWARD * batch * cost(name, 32) / min(laps[1:])
 

@@ -11,10 +11,10 @@ from resnets.paper.jobs import (
     DataSet,
     Deepen,
     Ensemble,
+    Evaluation,
     Job,
     Responses,
     Signals,
-    Test,
     Training,
 )
 from resnets.support.errors import UserError, nearest
@@ -168,7 +168,7 @@ def _deepen(choice: Choice, seed: int) -> list[Job]:
 def _photos(*networks: str, views: str | None = None) -> Callable[[Choice, int], list[Job]]:
     def make(choice: Choice, seed: int) -> list[Job]:
         trained = [choice.photos(network, seed) for network in networks]
-        return [Test(t, views=views) for t in trained] if views else list(trained)
+        return [Evaluation(t, views=views) for t in trained] if views else list(trained)
 
     return make
 
@@ -178,7 +178,7 @@ def _ensemble(choice: Choice, seed: int) -> list[Job]:
     names = ("resnet34-b", "resnet34-c", "resnet50", "resnet101", "resnet152")
     trained = [choice.photos(name, seed) for name in names]
     trained.append(choice.photos("resnet152", seed + 1000))
-    return [Ensemble(tuple(Test(t, views="dense") for t in trained))]
+    return [Ensemble(tuple(Evaluation(t, views="dense") for t in trained))]
 
 
 TWINS = ("plain18", "plain34", "resnet18-a", "resnet34-a")

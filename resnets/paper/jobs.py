@@ -232,7 +232,7 @@ class Training(Job):
             provenance = {k: v for k, v in summary["provenance"].items() if k != "recipe"}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"is missing or damaged ({error})", str(path)) from error
-        if self.seed == 0:
+        if self.seed == 0 and self.budget != "smoke":
             place.store.keep_weights(self.key, folder / "model.safetensors")
         return Outcome(self.key, self.kind, self.identity(), values, provenance)
 
@@ -281,7 +281,7 @@ class Of(Job):
 
 
 @dataclass(frozen=True)
-class Test(Of):
+class Evaluation(Of):
     """A test of a trained network on photographs by one of the paper's protocols."""
 
     kind = "test"
@@ -314,7 +314,7 @@ class Ensemble(Job):
     """Several tested networks as one (Table 5)."""
 
     kind = "ensemble"
-    tests: tuple[Test, ...]
+    tests: tuple[Evaluation, ...]
 
     @property
     def training(self) -> Training:

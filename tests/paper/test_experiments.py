@@ -1,0 +1,79 @@
+"""Every experiment asks for jobs that can be run."""
+
+import pytest
+
+from resnets.models import zoo
+from resnets.paper import estimate, experiments
+from resnets.paper.experiments import EXPERIMENTS, Choice
+from resnets.paper.jobs import DataSet, Place, Training
+from resnets.paper.launch import missing
+from resnets.paper.store import Store
+from resnets.support.errors import UserError
+
+CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
+PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
+ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
+
+
+def jobs_of(name, budget="full", seeds=1, only=()):
+    experiment = experiments.find(name)
+    return experiment.jobs(Choice(budget, seeds, ON[experiment.needs], only))
+
+
+@pytest.mark.parametrize("budget", ["full", "short", "smoke"])
+@pytest.mark.parametrize("name", [experiment.id for experiment in EXPERIMENTS])
+def test_every_job_has_a_recipe_a_network_and_a_cost(name, budget, tmp_path):
+    place = Place(Store(tmp_path), tmp_path)
+    jobs = jobs_of(name, budget)
+    todo = missing(jobs, place)
+    assert len({job.key for job in todo}) == len(todo)
+    assert set(jobs) <= set(todo)
+    for job in todo:
+        zoo.architecture(job.training.network)
+        assert job.arguments(place)
+        assert job.identity()["budget"] == budget
+        if isinstance(job, Training):
+            assert job.plan.network == job.network
+            assert estimate.work(job, 100) > 0
+
+
+def test_figure_6_has_the_papers_networks_and_iterations():
+    jobs = jobs_of("fig6")
+    depths = sorted((job.network.rstrip("0123456789"), job.steps()) for job in jobs)
+    assert depths == [("cifar-plain", 64_000)] * 4 + [("cifar-resnet", 64_000)] * 6
+    assert {job.key for job in jobs_of("fig1")} <= {job.key for job in jobs}
+
+
+def test_the_papers_recipe_starts_110_layers_gently_and_the_variant_does_not():
+    jobs = {job.key: job.plan.schedule.gentle_start for job in jobs_of("start")}
+    assert jobs["cifar10-full/cifar-resnet110-seed0"].from_depth == 110
+    assert jobs["cifar10-full-no-warmup/cifar-resnet110-seed0"].from_depth > 1202
+
+
+def test_seeds_repeat_and_only_limits():
+    jobs = jobs_of("fig1", seeds=3, only=("cifar-plain56",))
+    assert [job.seed for job in jobs] == [0, 1, 2]
+    assert len(jobs_of("signals", seeds=3)) == 4  # more seeds would add nothing
+    with pytest.raises(UserError, match="cifar-plain20"):
+        jobs_of("fig1", only=("cifar-plain2",))
+
+
+def test_small_photographs_get_their_stem_and_depth_stays():
+    jobs = jobs_of("table2")
+    assert {job.training.network for job in jobs} == {
+        "plain18-small", "plain34-small", "resnet18-a-small", "resnet34-a-small"
+    }  # fmt: skip
+    assert all(job.training.plan.photos.size == 64 for job in jobs)
+
+
+def test_the_ensemble_has_six_members_of_which_two_have_152_layers():
+    (ensemble,) = jobs_of("table5")
+    networks = [test.of.network for test in ensemble.tests]
+    assert len(networks) == 6
+    assert networks.count("resnet152-small") == 2
+    assert len({test.key for test in ensemble.tests}) == 6
+
+
+def test_unknown_experiments_name_the_nearest():
+    with pytest.raises(UserError, match="did you mean fig6"):
+        experiments.find("figure6")

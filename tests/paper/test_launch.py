@@ -1,0 +1,230 @@
+"""Jobs run once, resume, fail and stop as a user expects."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from filelock import FileLock
+
+from resnets.paper import launch
+from resnets.paper.jobs import Ensemble, Evaluation, Responses, Training
+from resnets.paper.launch import Failed, Launch, LocalPool, missing
+from resnets.paper.store import Outcome
+from resnets.support.errors import UserError
+from tests.paper.conftest import DATA, SETTINGS, Silent, small
+
+
+def run(jobs, place, pool, watch=None):
+    todo = missing(jobs, place)
+    Launch(place, pool, 2, {}, watch or Silent()).run(todo)
+    return todo
+
+
+def test_a_training_leaves_its_result_and_never_runs_again(place, pool):
+    job = small()
+    assert run([job], place, pool) == [job]
+    outcome = place.store.read(job.key)
+    assert outcome.values["iterations"] == 6
+    assert [step for step, _ in outcome.values["train_curve"]] == [2, 4, 6]
+    assert [step for step, _ in outcome.values["test_curve"]] == [3, 6]
+    assert outcome.values["test_curve"][-1][1] == pytest.approx(
+        outcome.values["measured"]["error"], abs=1e-3
+    )
+    assert outcome.provenance["command"].startswith("resnets train cifar10-short")
+    assert not place.store.weights(job.key).exists()  # a smoke test's weights are worth nothing
+    assert run([job], place, pool) == []
+    assert len(pool.commands) == 1
+
+
+def test_a_finished_run_is_collected_without_training_again(place, pool):
+    job = small()
+    run([job], place, pool)
+    model = place.run(job.key) / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    place.store.path(job.key).unlink()
+    assert run([job], place, pool) == [job]
+    assert model.stat().st_mtime_ns == before
+    assert place.store.read(job.key) is not None
+
+
+def test_a_result_of_another_recipe_is_refused(place, pool):
+    run([small()], place, pool)
+    other = small(settings=(*SETTINGS, "schedule.lr=0.2"))
+    with pytest.raises(UserError, match="another recipe") as failure:
+        missing([other], place)
+    assert str(place.store.path(other.key)) in str(failure.value)
+
+
+def test_a_recipe_may_have_got_keys_since(place, pool):
+    job = small()
+    run([job], place, pool)
+    path = place.store.path(job.key)
+    content = json.loads(path.read_text())
+    del content["identity"]["plan"]["save_memory"]  # has the default
+    path.write_text(json.dumps(content))
+    assert missing([job], place) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "resnets-result-1"}', "{\x00"])
+def test_damaged_results_are_named(place, text):
+    path = place.store.path(small().key)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a whole result file"):
+        missing([small()], place)
+    with pytest.raises(UserError, match="not a whole result file"):
+        list(place.store.everything())
+
+
+def test_jobs_wait_for_what_they_need(place, monkeypatch):
+    tests = tuple(Evaluation(small(seed=seed), views="dense") for seed in range(2))
+    ensemble = Ensemble(tests)
+    order = [job.key for job in missing([ensemble], place)]
+    assert order == [
+        tests[0].of.key, tests[0].key, tests[1].of.key, tests[1].key, ensemble.key
+    ]  # fmt: skip
+
+
+def test_what_is_needed_runs_again_where_its_files_were_not_kept(place):
+    job = small()
+    place.store.write(Outcome(job.key, job.kind, job.identity(), {}, {}))
+    assert missing([job], place) == []
+    assert missing([Responses(job)], place) == [job, Responses(job)]
+    place.store.weights(job.key).write_bytes(b"weights")
+    assert missing([Responses(job)], place) == [Responses(job)]
+
+
+def test_a_failure_stops_neither_the_others_nor_is_forgotten(place, pool):
+    bad = small(seed=1, settings=(*SETTINGS, "schedule.lr=100", "schedule.kind=cosine"))
+    folder = place.run(bad.key)
+    folder.mkdir(parents=True)
+    (folder / "other").write_text("in the way")
+    watch = Silent()
+    with pytest.raises(Failed) as failure:
+        run([bad, Responses(bad), small()], place, pool, watch)
+    assert list(failure.value.jobs) == [bad.key, Responses(bad).key]
+    assert "not a run folder" in failure.value.jobs[bad.key]
+    assert str(place.log(bad.key)) in failure.value.jobs[bad.key]
+    assert watch.results == [small().key]
+    assert pool.stopped
+
+
+def test_a_job_whose_machine_was_lost_is_started_again(place, pool):
+    job = small()
+    pool.lose = {job.key}
+    watch = Silent()
+    run([job], place, pool, watch)
+    assert watch.begun == [job.key, job.key]
+    assert watch.results == [job.key]
+
+
+def test_a_second_command_is_kept_out(place):
+    with launch.alone(place):
+        code = f"""
+            from pathlib import Path
+            from resnets.paper import launch
+            from resnets.paper.jobs import Place
+            from resnets.paper.store import Store
+            with launch.alone(Place(Store(Path("x")), Path({str(place.runs)!r}))):
+                pass
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+        )
+    assert done.returncode == 1
+    assert "another `resnets paper run` is at work here" in done.stderr
+
+
+def test_it_waits_for_a_run_that_is_still_saving(place, monkeypatch):
+    folder = place.run(small().key)
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text("{}")
+    held = FileLock(folder / ".lock")
+    held.acquire()
+    monkeypatch.setattr(launch, "SAVING", 0.2)
+    start = time.monotonic()
+    launch._wait_for_the_last(folder)  # gives up after SAVING seconds
+    assert time.monotonic() - start >= 0.2
+    held.release()
+    launch._wait_for_the_last(folder)
+
+
+def command(code):
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def test_processes_print_tell_and_end(tmp_path):
+    pool = LocalPool()
+    out, log = tmp_path / "out", tmp_path / "log"
+    code = "import os, sys; print(os.environ['X']); print('told', file=sys.stderr); sys.exit(3)"
+    pool.start("a", command(code), {"X": "1"}, out, log)
+    ended = []
+    while not ended:
+        ended = pool.finished(5.0)
+    assert ended == [("a", 3)]
+    assert (out.read_text(), log.read_text()) == ("1\n", "told\n")
+
+
+PATIENT = """
+    import signal, sys, time
+    signal.signal(signal.SIGINT, lambda *_: (print("saved", flush=True), sys.exit(130)))
+    signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(143)))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def wait_for(text, path):
+    until = time.monotonic() + 30
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_stopping_lets_processes_save(tmp_path):
+    pool = LocalPool()
+    pool.start("a", command(PATIENT), {}, tmp_path / "out", tmp_path / "log")
+    wait_for("ready", tmp_path / "out")
+    pool.stop()
+    assert "saved" in (tmp_path / "out").read_text()
+    assert pool.finished(0.0) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells processes of a parent's end")
+def test_processes_save_when_the_command_is_killed(tmp_path):
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        from resnets.paper.launch import LocalPool
+        LocalPool().start("a", {command(PATIENT)!r}, {{}}, Path("out"), Path("log"))
+        time.sleep(60)
+    """
+    parent = subprocess.Popen(
+        command(code), cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    wait_for("ready", tmp_path / "out")
+    parent.send_signal(signal.SIGKILL)
+    wait_for("saved", tmp_path / "out")
+
+
+def test_gpus_are_shared_evenly(tmp_path):
+    pool = LocalPool(gpus=[0, 1])
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for key in "abcd":
+        pool.start(key, command(code), {}, tmp_path / key, tmp_path / "log")
+    ended = []
+    while len(ended) < 4:
+        ended += pool.finished(5.0)
+    assert sorted((tmp_path / key).read_text().strip() for key in "abcd") == ["0", "0", "1", "1"]
+
+
+def test_names_say_data_budget_and_variant():
+    assert small(variant="-no-warmup").key == "cifar10-smoke-no-warmup/cifar-resnet8-seed0"
+    job = Training("cifar-resnet8", "cifar10-paper", DATA, "full", 3)
+    assert job.key == "cifar10-full/cifar-resnet8-seed3"
+    assert Evaluation(job, views="dense").key == "cifar10-full/cifar-resnet8-seed3.dense"
