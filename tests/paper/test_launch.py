@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -205,7 +206,7 @@ def test_processes_save_when_the_command_is_killed(tmp_path):
         time.sleep(60)
     """
     parent = subprocess.Popen(
-        command(code), cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        command(code), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
     )
     wait_for("ready", tmp_path / "out")
     parent.send_signal(signal.SIGKILL)
