@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnets.models import complexity, zoo
-from resnets.models.residual import Architecture, ResidualNetwork, ZeroPadShortcut
+from resnets.models.blocks import ZeroPadShortcut
+from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.paper.numbers import complexities
 from resnets.support.errors import UserError
 
