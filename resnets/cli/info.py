@@ -109,8 +109,8 @@ def _show_all(as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("network")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("network", no_wrap=True)
     for column in ("layers", "parameters", "paper", "multiply-adds", "paper"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
