@@ -13,6 +13,8 @@ from rich.table import Table
 from resnets.models.complexity import Description, Shortcut, describe
 from resnets.paper.numbers import cifar10_error, complexities
 
+_SHORTCUTS = {"none": "plain, no shortcuts", "highway": "shortcuts with gates"}
+
 
 def show(name: str | None, size: int | None, as_json: bool) -> None:
     """Print one network, or all of them where `name` is None."""
@@ -49,11 +51,10 @@ def _print(d: Description) -> None:
     kind = ""
     if d.architecture:
         a = d.architecture
-        shortcut = (
-            "plain, no shortcuts" if a.shortcut == "none" else f"shortcut option {a.shortcut}"
-        )
+        shortcut = _SHORTCUTS.get(a.shortcut, f"shortcut option {a.shortcut}")
+        order = ", pre-activation" if a.order == "pre" else ""
         stride = f", stride in the {a.stride_in}" if a.block == "bottleneck" else ""
-        kind = f": {a.block} blocks, {shortcut}{stride}, {a.classes} classes"
+        kind = f": {a.block} blocks, {shortcut}{order}{stride}, {a.classes} classes"
     console.print(f"[bold]{d.name}[/]{kind}")
     if d.stages:
         console.print(_stage_table(d))
@@ -108,8 +109,8 @@ def _show_all(as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("network")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("network", no_wrap=True)
     for column in ("layers", "parameters", "paper", "multiply-adds", "paper"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
@@ -123,4 +124,7 @@ def _show_all(as_json: bool) -> None:
             multiply_adds_text(paper, 1) if paper else "-",
         )
     Console(highlight=False).print(table)
-    print("\nAlso every cifar-resnet<6n+2>, cifar-plain<6n+2>, and cifar-resnet<6n+2>-a, -b, -c.")
+    print("\nAlso every cifar-resnet<6n+2>, cifar-plain<6n+2>, and cifar-resnet<6n+2>-a, -b, -c;")
+    print(
+        "every ImageNet network with -small (a stem for 64-pixel images) or -ceil (Caffe's pool)."
+    )

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnets.models import zoo
-from resnets.models.residual import Architecture, ResidualNetwork, ZeroPadShortcut
+from resnets.models.blocks import ZeroPadShortcut
+from resnets.models.residual import Architecture, ResidualNetwork
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """One shortcut: `none`, `identity`, `zero-pad` or `projection`."""
+    """One shortcut: `none`, `identity`, `zero-pad`, `projection` or `highway`."""
 
     block: str
     kind: str
@@ -50,8 +51,10 @@ class Description:
 
 
 def image_size(name: str) -> int:
-    """Side in pixels of the images that the paper shows to the network."""
-    return 32 if name.startswith("cifar-") else 224
+    """Side in pixels of the images that the paper shows to the network; 64 for small stems."""
+    if name.startswith("cifar-"):
+        return 32
+    return 64 if name.endswith(zoo.SMALL) else 224
 
 
 def parameters(network: nn.Module) -> int:
@@ -122,6 +125,8 @@ def _shortcuts(network: nn.Module) -> list[Shortcut]:
         match block.downsample:
             case None:
                 kind = "none"
+            case _ if block.gate is not None:
+                kind = "highway"
             case nn.Identity():
                 kind = "identity"
             case ZeroPadShortcut():

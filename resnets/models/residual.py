@@ -1,27 +1,25 @@
-"""Residual networks and their plain twins, from one definition.
+"""Residual networks, their plain twins and their relatives, from one definition.
 
 An `Architecture` is a row of orthogonal choices; `ResidualNetwork` builds the
-network that the row describes. He et al. 2016, sections 3.1 to 3.4 and 4.2.
+network that the row describes. He et al. 2016, sections 3.1 to 3.4 and 4.2; Srivastava et al.
+2015 (highway networks); He et al. 2016b, "Identity Mappings in Deep Residual Networks".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-BlockKind = Literal["basic", "bottleneck"]
-ShortcutKind = Literal["none", "A", "B", "C"]
+from resnets.models.blocks import GATE_BIAS, Block, Convolution, Order, ShortcutKind, Stage
+
+BlockKind = Literal["single", "alternating", "basic", "bottleneck"]
 StrideIn = Literal["1x1", "3x3"]
-StemKind = Literal["imagenet", "cifar"]
+StemKind = Literal["imagenet", "cifar", "small"]
 PoolKind = Literal["padded", "ceil"]
 
 BOTTLENECK_EXPANSION = 4  # Table 1: the last 1x1 has four times the filters of the 3x3
@@ -32,20 +30,26 @@ class Architecture:
     """Everything that distinguishes one network of the paper from another.
 
     Args:
-        block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1), Figure 5.
-        shortcut: `none` (a plain network), or option `A`, `B`, `C` of section 3.3.
+        block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1), Figure 5; `single` (one 3x3:
+            y = W1 x + x of section 3.2), or `alternating` (one 3x3 and one 1x1 by turns).
+        shortcut: `none` (a plain network), option `A`, `B`, `C` of section 3.3, or `highway`:
+            an identity with a gate, and nothing where the size changes.
         depths: number of blocks in each stage.
         widths: filters of the 3x3 convolutions in each stage.
-        stem: `imagenet` (7x7/2 and a 3x3/2 max pool) or `cifar` (one 3x3).
+        stem: `imagenet` (7x7/2 and a 3x3/2 max pool), `cifar` (one 3x3), or `small` (one 3x3/2),
+            which gives images of 64 pixels maps of 32, 16, 8 and 4.
         stride_in: the bottleneck convolution that carries the stride: `1x1` as in
             the paper (v1) or `3x3` (v1.5). Without meaning for basic blocks.
         classes: number of outputs.
         pool: how the `imagenet` stem's 3x3/2 max pool halves the map: `padded` by one pixel
             on every side, or `ceil`, as the authors' framework does it: no padding, the last
             window cut off at the border. The same size, shifted by one pixel.
+        order: `post`, the paper's, or `pre`: BN and ReLU in front of each convolution, and
+            once more behind the last block (He et al. 2016b).
 
     Raises:
-        ValueError: if a choice is unknown or a size is not positive.
+        ValueError: if a choice is unknown, a size is not positive, or choices exclude each
+            other.
     """
 
     block: BlockKind
@@ -56,6 +60,7 @@ class Architecture:
     stride_in: StrideIn = "1x1"
     classes: int = 1000
     pool: PoolKind = "padded"
+    order: Order = "post"
 
     def __post_init__(self) -> None:
         for field, kinds in (
@@ -64,6 +69,7 @@ class Architecture:
             ("stem", StemKind),
             ("stride_in", StrideIn),
             ("pool", PoolKind),
+            ("order", Order),
         ):
             if getattr(self, field) not in get_args(kinds):
                 raise ValueError(
@@ -74,164 +80,45 @@ class Architecture:
             raise ValueError("depths and widths need one entry per stage")
         if min(*self.depths, *self.widths, self.classes) < 1:
             raise ValueError("depths, widths and classes must be positive")
+        if self.shortcut == "highway" and self.order == "pre":
+            raise ValueError(
+                "shortcut 'highway' must be of order 'post': where its gate and what it carries "
+                "would be activated is not defined"
+            )
 
     @property
     def layers(self) -> int:
         """Weighted layers on the main path, as the paper counts depth."""
-        per_block = 2 if self.block == "basic" else 3
-        return per_block * sum(self.depths) + 2
+        return len(self.convolutions(1, 1, 0)) * sum(self.depths) + 2
+
+    @property
+    def expansion(self) -> int:
+        """Channels of a stage's maps over its width."""
+        return BOTTLENECK_EXPANSION if self.block == "bottleneck" else 1
+
+    def convolutions(self, width: int, stride: int, place: int) -> tuple[Convolution, ...]:
+        """The convolutions of a block, from input to output.
+
+        Args:
+            width: of the block's stage.
+            stride: of the block.
+            place: number of the block in its stage, from 0.
+        """
+        if self.block == "single" or self.block == "alternating":
+            size = 1 if self.block == "alternating" and place % 2 else 3
+            return (Convolution(size, width, stride),)
+        if self.block == "basic":
+            return Convolution(3, width, stride), Convolution(3, width, 1)
+        first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
+        return (
+            Convolution(1, width, first),
+            Convolution(3, width, second),
+            Convolution(1, BOTTLENECK_EXPANSION * width, 1),
+        )
 
     def with_classes(self, classes: int) -> Architecture:
         """The same network with another number of outputs."""
         return replace(self, classes=classes)
-
-
-class ZeroPadShortcut(nn.Module):
-    """Option A: every stride-th pixel, new channels filled with zeros; no parameters.
-
-    The zeros follow the identity channels. The paper leaves their place open; any
-    other place is the same network up to a permutation of channels.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.extra_channels = out_channels - in_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
-
-    def extra_repr(self) -> str:
-        return f"stride={self.stride}, extra_channels={self.extra_channels}"
-
-
-def make_shortcut(
-    kind: ShortcutKind, in_channels: int, out_channels: int, stride: int
-) -> nn.Module | None:
-    """The shortcut of one block (section 3.3); None in a plain network."""
-    if kind == "none":
-        return None
-    same_size = in_channels == out_channels and stride == 1
-    if same_size and kind != "C":
-        return nn.Identity()
-    if kind == "A":
-        return ZeroPadShortcut(in_channels, out_channels, stride)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
-
-
-class Block(nn.Module):
-    """A stack of convolutions with BN, a shortcut added, then ReLU (Equations 1 and 2)."""
-
-    downsample: nn.Module | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) to (N, out, H / stride, W / stride)."""
-        out = self.branch(x)
-        if self.downsample is not None:
-            out = out + self.downsample(x)
-        return F.relu(out)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """F(x) of Equation 1: after the last BN, before the addition."""
-        raise NotImplementedError
-
-
-class BasicBlock(Block):
-    """Two 3x3 convolutions (Figure 5, left)."""
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: ShortcutKind, stride_in: StrideIn
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = make_shortcut(shortcut, in_channels, width, stride)
-
-    def branch(self, x: Tensor) -> Tensor:
-        out: Tensor = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return out
-
-
-class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions (Figure 5, right)."""
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: ShortcutKind, stride_in: StrideIn
-    ) -> None:
-        super().__init__()
-        out_channels = width * BOTTLENECK_EXPANSION
-        stride1, stride2 = (stride, 1) if stride_in == "1x1" else (1, stride)
-        self.conv1 = nn.Conv2d(in_channels, width, 1, stride1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride)
-
-    def branch(self, x: Tensor) -> Tensor:
-        out: Tensor = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return out
-
-
-class Stage(nn.Sequential):
-    """The blocks that share one size of map.
-
-    With `save_memory` set, training keeps the input of every few blocks only and computes
-    what lies between again in the backward pass: memory for the square root of the depth.
-    """
-
-    save_memory = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) to (N, out, H / stride, W / stride)."""
-        if not (self.save_memory and self.training and torch.is_grad_enabled()):
-            for block in self:
-                x = block(x)
-            return x
-        blocks = list(self)
-        several = math.isqrt(len(blocks))
-        for start in range(0, len(blocks), several):
-            segment = blocks[start : start + several]
-            x = checkpoint(
-                nn.Sequential(*segment),
-                x,
-                use_reentrant=False,
-                preserve_rng_state=False,
-                context_fn=partial(_contexts, segment),
-            )
-        return x
-
-
-def _contexts(
-    blocks: Sequence[nn.Module],
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the computation of some blocks, and its repetition."""
-    return nullcontext(), _still(blocks)
-
-
-@contextmanager
-def _still(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Keep BN's running statistics from counting the same batch a second time."""
-    kind = nn.modules.batchnorm._BatchNorm  # of one process or of several
-    norms = [m for block in blocks for m in block.modules() if isinstance(m, kind)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class ResidualNetwork(nn.Module):
@@ -245,38 +132,42 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         channels = architecture.widths[0]
+        self.maxpool: nn.Module = nn.Identity()
         if architecture.stem == "imagenet":
             self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
             ceil = architecture.pool == "ceil"
-            self.maxpool: nn.Module = nn.MaxPool2d(
-                3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil
-            )
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
         else:
-            self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-            self.maxpool = nn.Identity()
+            stride = 2 if architecture.stem == "small" else 1
+            self.conv1 = nn.Conv2d(3, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        block = BasicBlock if architecture.block == "basic" else Bottleneck
-        expansion = 1 if architecture.block == "basic" else BOTTLENECK_EXPANSION
         self.stage_names = tuple(f"layer{i}" for i in range(1, len(architecture.depths) + 1))
-        for stage, (name, depth, width) in enumerate(
-            zip(self.stage_names, architecture.depths, architecture.widths, strict=True)
-        ):
-            blocks = []
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(
-                    block(channels, width, stride, architecture.shortcut, architecture.stride_in)
-                )
-                channels = width * expansion
-            self.add_module(name, Stage(*blocks))
+        for stage, name in enumerate(self.stage_names):
+            self.add_module(name, self._make_stage(stage, channels))
+            channels = architecture.widths[stage] * architecture.expansion
+        self.last_bn = nn.BatchNorm2d(channels) if architecture.order == "pre" else None
         self.fc = nn.Linear(channels, architecture.classes)
         self.reset_parameters()
 
+    def _make_stage(self, stage: int, channels: int) -> Stage:
+        """A stage, counted from 0, whose input has so many channels."""
+        row, blocks = self.architecture, []
+        width = row.widths[stage]
+        for i in range(row.depths[stage]):
+            stride = 2 if stage > 0 and i == 0 else 1
+            convolutions = row.convolutions(width, stride, i)
+            activated = stage == i == 0
+            blocks.append(Block(channels, convolutions, row.shortcut, row.order, activated))
+            channels = width * row.expansion
+        return Stage(*blocks)
+
     def reset_parameters(self) -> None:
-        """He initialisation, std sqrt(2 / fan-in); BN starts as the identity."""
+        """He initialisation, std sqrt(2 / fan-in); BN starts as the identity, gates nearly shut."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                if module.bias is not None:  # only gates have one
+                    nn.init.constant_(module.bias, GATE_BIAS)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -294,14 +185,25 @@ class ResidualNetwork(nn.Module):
             if isinstance(block, Block)
         ]
 
+    def _stem(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        return maps
+
+    def _end(self, x: Tensor) -> Tensor:
+        """What follows the last addition: BN and ReLU in order `pre`."""
+        return x if self.last_bn is None else F.relu(self.last_bn(x))
+
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """Output maps (N, C, H, W) of the stem and of every stage, in order."""
-        maps = {}
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        maps["stem"] = x
+        """Output maps (N, C, H, W) of the stem and of every stage, in order.
+
+        The last one is what `head` takes: in order `pre` after the last BN and ReLU.
+        """
+        x = self._stem(x)
+        maps = {"stem": x}
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
             maps[name] = x
+        maps[self.stage_names[-1]] = self._end(x)
         return maps
 
     def head(self, x: Tensor) -> Tensor:
@@ -326,7 +228,7 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to logits (N, classes)."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self._stem(x)
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
-        return self.head(x)
+        return self.head(self._end(x))

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from resnets.models.residual import Architecture, BlockKind, ResidualNetwork, ShortcutKind
+from resnets.models.blocks import ShortcutKind
+from resnets.models.residual import Architecture, BlockKind, ResidualNetwork
 from resnets.support.errors import UserError, nearest
 
 # Table 1: blocks in conv2_x to conv5_x.
@@ -26,6 +27,8 @@ _CIFAR_NAME = re.compile(r"cifar-(resnet|plain)(\d+)(?:-([abc]))?")
 _SHORTCUTS: dict[str, ShortcutKind] = {"a": "A", "b": "B", "c": "C"}
 CEIL = "-ceil"
 """Suffix of an ImageNet network whose stem pools as the authors' framework does."""
+SMALL = "-small"
+"""Suffix of an ImageNet network with a stem for photographs of 64 pixels."""
 
 
 def _imagenet_rows() -> dict[str, Architecture]:
@@ -47,10 +50,32 @@ def _cifar_row(shortcut: ShortcutKind, depth: int) -> Architecture:
     return Architecture("basic", shortcut, (blocks,) * 3, (16, 32, 64), "cifar", classes=10)
 
 
+def _cifar_relatives() -> dict[str, Architecture]:
+    """Highway networks of Table 6, and the networks of "Identity Mappings" beside their originals.
+
+    164 = 6 * 27 + 2 is a depth of basic blocks too, hence the `-bottleneck` in names.
+    """
+    highway = Architecture("single", "highway", (5, 6, 6), (32, 80, 128), "cifar", classes=10)
+    rows = {
+        "cifar-highway19": highway,
+        "cifar-highway32": replace(
+            highway, block="alternating", depths=(10,) * 3, widths=(32, 72, 88)
+        ),
+        "cifar-preact110": replace(_cifar_row("A", 110), order="pre"),
+    }
+    for depth in (164, 1001):
+        blocks = (depth - 2) // 9
+        original = replace(_cifar_row("B", 8), block="bottleneck", depths=(blocks,) * 3)
+        rows[f"cifar-preact{depth}"] = replace(original, order="pre")
+        rows[f"cifar-resnet{depth}-bottleneck"] = original
+    return rows
+
+
 NAMED: dict[str, Architecture] = {
     **_imagenet_rows(),
     **{f"cifar-resnet{depth}": _cifar_row("A", depth) for depth in CIFAR_DEPTHS},
     **{f"cifar-plain{depth}": _cifar_row("none", depth) for depth in CIFAR_PLAIN_DEPTHS},
+    **_cifar_relatives(),
 }
 """Every listed network; `architecture` also knows any CIFAR depth 6n+2."""
 
@@ -64,16 +89,17 @@ def architecture(name: str) -> Architecture:
     """The row called `name`; CIFAR names take any depth 6n+2 and a shortcut suffix.
 
     The ending `-ceil` on an ImageNet network means `Architecture.pool`, for weights that
-    come from the authors' framework.
+    come from the authors' framework; `-small` means the stem for small images.
 
     Raises:
         UserError: if there is no such network, naming the nearest ones.
     """
     if name in NAMED:
         return NAMED[name]
-    base = NAMED.get(name.removesuffix(CEIL))
-    if base is not None and base.stem == "imagenet":
-        return replace(base, pool="ceil")
+    for suffix in (CEIL, SMALL):
+        base = NAMED.get(name.removesuffix(suffix))
+        if base is not None and base.stem == "imagenet":
+            return replace(base, pool="ceil") if suffix == CEIL else replace(base, stem="small")
     cifar = _CIFAR_NAME.fullmatch(name)
     if not cifar:
         raise UserError(f"unknown network {name!r}", mend=nearest(name, names()))

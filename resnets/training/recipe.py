@@ -247,8 +247,9 @@ class Recipe(Section):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
         if self.dataset == "cifar10" and stem != "cifar":
+            size = 64 if stem == "small" else 224
             raise ValueError(
-                f"{self.network} is made for 224-pixel photographs; "
+                f"{self.network} is made for {size}-pixel photographs; "
                 "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
             )
         if self.epochs is None:

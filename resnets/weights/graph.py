@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from resnets.models.residual import BOTTLENECK_EXPANSION, Architecture
+from resnets.models.residual import Architecture
 from resnets.support.errors import UserError
 from resnets.weights.naming import theirs
 
@@ -31,14 +31,28 @@ class Writer(Protocol):
         """Global average pool, classifier and softmax."""
 
 
+def beyond_table_1(row: Architecture) -> str:
+    """What of a network is of no ImageNet network of the paper, in words; empty if nothing is.
+
+    The formats of other programs know only those.
+    """
+    if row.stem != "imagenet":
+        return f"the {'CIFAR stem' if row.stem == 'cifar' else 'stem for small images'}"
+    if row.block not in ("basic", "bottleneck"):
+        return "blocks of one layer"
+    if row.shortcut == "highway":
+        return "gates"
+    return "the pre-activation order" if row.order == "pre" else ""
+
+
 def walk(row: Architecture, to: Writer, program: str) -> str:
     """Append all layers of a network, under the authors' names, to `to`; returns the output's name.
 
     Raises:
-        UserError: if the network is not made of an ImageNet stem and shortcuts B, C or none.
+        UserError: if the network is none of Table 1, or has shortcuts of option A.
     """
-    if row.stem != "imagenet" or row.shortcut == "A":
-        part = "shortcuts of option A" if row.stem == "imagenet" else "the CIFAR stem"
+    part = beyond_table_1(row) or ("shortcuts of option A" if row.shortcut == "A" else "")
+    if part:
         raise UserError(f"{part} cannot be written for {program}", mend="use --to resnets")
     x = to.relu("conv1", to.conv("conv1", to.input(), row.widths[0], 7, 2))
     x, channels = to.pool(x, row.pool == "ceil"), row.widths[0]
@@ -53,12 +67,8 @@ def _block(
     row: Architecture, to: Writer, block: str, x: str, channels: int, width: int, stride: int
 ) -> tuple[str, int]:
     """Append a block; returns its output's name and number of channels."""
-    if row.block == "basic":
-        parts = [(3, width, stride), (3, width, 1)]
-    else:
-        first, second = (stride, 1) if row.stride_in == "1x1" else (1, stride)
-        parts = [(1, width, first), (3, width, second), (1, BOTTLENECK_EXPANSION * width, 1)]
-    out, y = parts[-1][1], x
+    parts = row.convolutions(width, stride, int(block.split(".")[1]))
+    out, y = parts[-1].filters, x
     for number, (size, filters, step) in enumerate(parts, 1):
         place = theirs(f"{block}.conv{number}", row.depths)
         y = to.conv(place, y, filters, size, step)

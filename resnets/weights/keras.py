@@ -285,6 +285,7 @@ def write_tfjs(path: Path, network: ResidualNetwork, preprocessing: Preprocessin
     Raises:
         UserError: if Keras has no such layers, or it cannot be written.
     """
+    config = describe(network.architecture, preprocessing.size, EPS)
     make_folder(path.parent)
     weights, parts = [], []
     for layer, arrays in _tensors(network, preprocessing):
@@ -298,7 +299,6 @@ def write_tfjs(path: Path, network: ResidualNetwork, preprocessing: Preprocessin
     names = [f"group1-shard{i}of{count}.bin" for i in range(1, count + 1)]
     for i, name in enumerate(names):
         write_bytes(path.parent / name, content[i * SHARD : (i + 1) * SHARD])
-    config = describe(network.architecture, preprocessing.size, EPS)
     document = {
         "format": "layers-model",
         "generatedBy": "keras v2.2.4-tf",

@@ -18,6 +18,7 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.weights.foreign import Foreign, channels
+from resnets.weights.graph import beyond_table_1
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"
@@ -110,10 +111,10 @@ def _unwrapped(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 def _refuse_unlike(network: ResidualNetwork, program: str) -> None:
     """torchvision and timm build only networks of our `-v1.5` rows, and option B."""
     row = network.architecture
+    if beyond := beyond_table_1(row):
+        raise UserError(f"{program} has no network with {beyond}", mend="use --to resnets")
     what = ""
-    if row.stem != "imagenet":
-        what = "the CIFAR stem"
-    elif row.shortcut != "B":
+    if row.shortcut != "B":
         what = "a plain network" if row.shortcut == "none" else f"shortcut option {row.shortcut}"
     elif row.block == "bottleneck" and row.stride_in == "1x1":
         what = "the stride in the 1x1 convolutions (v1)"

@@ -49,6 +49,9 @@ def test_info_shows_stages_shortcuts_and_the_papers_figures(resnets):
     assert code == 0
     for text in ("1,727,962", "1.7M", "252.89 M", "zero-pad", "16 x 32 x 32", "6.43 %", "6.61"):
         assert text in out
+    gates = resnets("info", "cifar-highway19")[1]
+    assert all(text in gates for text in ("shortcuts with gates", "6 single", "highway", "2.3M"))
+    assert "pre-activation" in resnets("info", "cifar-preact164")[1]
     facts = json.loads(resnets("info", "resnet50", "--json")[1])
     assert facts["parameters"] == 25_557_032
     assert facts["paper"]["multiply_adds"] == 3.8e9

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnets.models import complexity, zoo
-from resnets.models.residual import Architecture, ResidualNetwork, ZeroPadShortcut
+from resnets.models.blocks import ZeroPadShortcut
+from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.paper.numbers import complexities
 from resnets.support.errors import UserError
 
@@ -45,6 +46,9 @@ PARAMETERS = {
     "cifar-resnet20-c": 283_962,
     "cifar-resnet110-c": 1_826_202,
     "cifar-plain56": 853_018,
+    "cifar-highway19": 2_264_154,
+    "cifar-highway32": 1_247_674,
+    "cifar-preact164": 1_703_258,
 }
 MULTIPLY_ADDS = {
     "resnet18-a": 1.795e9,
@@ -90,7 +94,7 @@ def test_the_data_file_holds_exactly_what_the_networks_count():
 
 def test_cifar_parameters_round_to_what_table_6_prints():
     for name, row in complexities().items():
-        if row.paper_parameters:
+        if row.paper_parameters and "1001" not in name:  # of the follow-up: see test_blocks
             digits = len(row.paper_parameters.rstrip("M").partition(".")[2])
             assert f"{row.parameters / 1e6:.{digits}f}M" == row.paper_parameters, name
 

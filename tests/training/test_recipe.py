@@ -115,6 +115,7 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, messag
         ("cifar10-paper", ["checkpoint_seconds=inf"], "finite"),
         ("cifar10-paper", ["network=vgg16"], "for comparison only"),
         ("cifar10-paper", ["network=resnet50"], "made for 224-pixel photographs"),
+        ("cifar10-paper", ["network=plain18-small"], "made for 64-pixel photographs"),
         ("cifar10-paper", ["epochs=3"], "either iterations or epochs"),
         ("cifar10-paper", ["network="], "key 'network' is missing"),
         ("cifar10-paper", ["test_every=0.5"], "whole iterations"),

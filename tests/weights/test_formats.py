@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from resnets.models import zoo
+from resnets.models.residual import Architecture
 from resnets.support.errors import UserError
 from resnets.weights import caffe_proto, foreign, formats, naming
-from tests.weights.nets import answers, look, model, tiny_zoo  # noqa: F401
+from tests.weights.nets import ROWS, answers, look, model, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
 
@@ -152,6 +153,39 @@ def test_networks_that_others_would_load_and_run_wrongly_are_refused(tmp_path, t
 def test_cifar_networks_have_no_form_elsewhere(tmp_path, to):
     with pytest.raises(UserError, match="CIFAR stem"):
         formats.write(model("cifar-resnet8"), tmp_path / "model", to)
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm", "keras-h5", "tfjs", "caffe"])
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"stem": "small"}, "the stem for small images"),
+        ({"block": "single"}, "blocks of one layer"),
+        ({"block": "basic", "shortcut": "highway"}, "gates"),
+        ({"order": "pre"}, "the pre-activation order"),
+    ],
+)
+def test_relatives_have_no_form_elsewhere(tmp_path, monkeypatch, to, change, what):
+    row = replace(ROWS["tiny-v1.5"], **change)
+    monkeypatch.setattr(zoo, "NAMED", {"odd": row})
+    with pytest.raises(UserError, match=what) as caught:
+        formats.write(model("odd"), tmp_path / "model", to)
+    assert caught.value.mend == "use --to resnets"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["cifar-highway19", "cifar-preact20"])
+def test_state_dicts_under_our_names_are_recognised(tmp_path, monkeypatch, name):
+    pre = Architecture("bottleneck", "B", (2, 2, 2), (4, 8, 16), "cifar", classes=3, order="pre")
+    gates = Architecture("alternating", "highway", (2, 2, 2), (4, 8, 16), "cifar", classes=3)
+    rows = {"cifar-preact20": pre, "cifar-highway19": gates}
+    monkeypatch.setattr(zoo, "NAMED", rows)
+    network = model(name, 3).network
+    torch.save(network.state_dict(), tmp_path / "model.pth")
+    found = formats.read(tmp_path / "model.pth")
+    assert found.card["network"] == name
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(found.network(x), network(x))
 
 
 @pytest.mark.parametrize(

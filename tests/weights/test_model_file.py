@@ -20,8 +20,9 @@ def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
     return network, mean
 
 
-def test_a_saved_model_comes_back_whole(tmp_path):
-    network, mean = save(tmp_path / "model.safetensors")
+@pytest.mark.parametrize("network", ["cifar-resnet8", "cifar-highway19", "cifar-preact110"])
+def test_a_saved_model_comes_back_whole(tmp_path, network):
+    network, mean = save(tmp_path / "model.safetensors", network)
     for name in (tmp_path / "model.safetensors", tmp_path):
         model = model_file.load(str(name))
         assert model.classes == ["ant", "bee", "cow"]
