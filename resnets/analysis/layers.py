@@ -68,44 +68,51 @@ def main_path(network: nn.Module) -> list[Layer]:
             hooks.append(module.register_forward_hook(partial(convolved, name=name)))
         elif isinstance(module, _BatchNorm):
             hooks.append(module.register_forward_hook(normalised))
-    was_training, place = network.training, next(network.parameters()).device
-    network.eval()
+    place = next(network.parameters()).device
     try:
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(torch.zeros(1, 3, PROBE, PROBE, device=place))
     finally:
-        network.train(was_training)
         for hook in hooks:
             hook.remove()
     return [Layer(name, module, norms.get(id(output))) for name, module, output in found]
 
 
 @contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode; afterwards every module is in the mode that it had."""
+    modes = [(m, m.training) for network in networks for m in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Have BN normalise by the statistics of each batch; its running ones stay as they are.
 
-    The network itself is in evaluation mode meanwhile, so that it computes everything once;
-    afterwards in the mode that it had.
+    The rest of the network is in evaluation mode meanwhile, so that it computes all once.
 
     Raises:
         UserError: if BN has a single value for a channel.
     """
-    modes = [(module, module.training) for module in network.modules()]
     norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, _BatchNorm)]
-    network.eval()
-    for norm, _ in norms:
-        norm.training, norm.track_running_stats = True, False
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
-            "BN has a single value for a channel: one image, whose last map is one pixel",
-            mend="take more images, or BN's running statistics",
-        ) from error
-    finally:
-        for norm, tracked in norms:
-            norm.track_running_stats = tracked
-        for module, training in modes:
-            module.training = training
+    with evaluating(network):
+        for norm, _ in norms:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "BN has a single value for a channel: one image, whose last map is one pixel",
+                mend="take more images, or BN's running statistics",
+            ) from error
+        finally:
+            for norm, tracked in norms:
+                norm.track_running_stats = tracked

@@ -19,6 +19,7 @@ from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
 
+_PARTS = {"train": "training", "test": "test"}
 IMAGES = 1000
 """Images that are measured on unless another number is asked for."""
 BATCH = 128
@@ -80,7 +81,7 @@ def for_model(
         index = np.flatnonzero(official.labels < known)
         index = index[drawn(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))
-        about = _told(len(index), len(official), f"CIFAR-10's {part} images")
+        about = _told(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
         return Pictures(pixels, model, device, about)
     if where is None:
         raise UserError(
@@ -91,13 +92,12 @@ def for_model(
     samples = limited(whole, images)
     if not len(samples):
         raise UserError("no images to measure on", where)
-    about = _told(len(samples), len(whole), f"{part} images of {where}")
+    about = _told(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
     return Pictures(_decoded(samples, model), model, device, about)
 
 
 def _told(images: int, whole: int, what: str) -> str:
-    number = "all" if images == whole else f"{images:,} of"
-    return f"{number} {whole:,} {what}"
+    return f"{images:,} of the {whole:,} {what}"
 
 
 def _decoded(samples: Samples, model: Model) -> Tensor:

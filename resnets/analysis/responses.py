@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from resnets.analysis.layers import Layer, batch_statistics, main_path
+from resnets.analysis.layers import Layer, batch_statistics, evaluating, main_path
 from resnets.support.errors import UserError
 
 Statistics = Literal["running", "batch"]
@@ -86,18 +85,15 @@ def layer_responses(
     def see(module: nn.Module, inputs: Any, output: Tensor, into: Moments) -> None:
         into.add(output)
 
-    was_training = network.training
-    network.eval()
     hooks = [
         layer.end.register_forward_hook(partial(see, into=into))
         for layer, into in zip(layers, moments, strict=True)
     ]
     try:
-        with batch_statistics(network) if statistics == "batch" else nullcontext():
+        with batch_statistics(network) if statistics == "batch" else evaluating(network):
             for images in batches:
                 network(images)
     finally:
-        network.train(was_training)
         for hook in hooks:
             hook.remove()
     if not moments[0].count:
