@@ -56,7 +56,7 @@ def for_model(
     model: Model,
     where: str | None,
     part: Literal["train", "test"],
-    device: torch.device,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
     images: int = IMAGES,
     report: Callable[[str], None] = lambda line: None,
 ) -> Pictures:

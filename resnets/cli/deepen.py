@@ -9,21 +9,21 @@ from pathlib import Path
 from resnets.analysis import deepen as constructed
 from resnets.analysis import pictures
 from resnets.support.errors import UserError
-from resnets.training.hardware import find_device
 from resnets.weights import model_file
 
 
-def deepen(name: str, to: str, data: str | None, out: Path | None, device_name: str) -> None:
-    """Write a deeper model that gives the same outputs, and say how exactly it does."""
-    device = find_device(device_name)
+def deepen(name: str, to: str, data: str | None, out: Path | None) -> None:
+    """Write a deeper model that gives the same outputs, and say how exactly it does.
+
+    On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
+    """
     model = model_file.load(name)
     shallow = model.card["network"]
     wanted = constructed.target(shallow, to)
     path = out or Path(f"{wanted}-from-{shallow}.safetensors")
     _refuse(path, name)
-    model.network.to(device)
     images = pictures.for_model(
-        model, data, "train", device, report=lambda line: print(line, file=sys.stderr)
+        model, data, "train", report=lambda line: print(line, file=sys.stderr)
     )
     deep, found = constructed.deepen(model, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)

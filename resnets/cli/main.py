@@ -251,7 +251,6 @@ def deepen(
             help="NETWORK-from-SHALLOWER.safetensors by default.", metavar="FILE.safetensors"
         ),
     ] = None,
-    device: DeviceOption = "auto",
 ) -> None:
     """Make a deeper network that gives the same outputs: the added layers are identities.
 
@@ -259,7 +258,7 @@ def deepen(
     """
     from resnets.cli import deepen as verb
 
-    verb.deepen(model, to, data, out, device)
+    verb.deepen(model, to, data, out)
 
 
 @app.command(epilog=example("resnets doctor photos --quarantine photos/.quarantine"))
