@@ -61,8 +61,8 @@ def test_imports_run_downhill(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_training_path_needs_no_more_than_a_gpu_image_has(path):
-    room = path.relative_to(ROOT / "resnets").parts[0]
-    if room not in ("support", "models", "data", "weights", "training", "evaluation"):
+    bare = ("support", "models", "data", "weights", "training", "evaluation", "analysis")
+    if path.relative_to(ROOT / "resnets").parts[0] not in bare:
         return
     for name, at_top in imports(path):
         package = name.split(".")[0]
@@ -76,6 +76,7 @@ def test_training_imports_where_everything_else_is_missing():
         "for name in ('typer', 'click', 'rich', 'tensorboard', 'matplotlib', 'pytest'):\n"
         "    sys.modules[name] = None\n"
         "import resnets.training.run, resnets.evaluation.plots, resnets.weights.model_file\n"
+        "import resnets.analysis.plots, resnets.analysis.deepen, resnets.analysis.pictures\n"
         "from resnets.training.metrics import _event_writer\n"
         "from pathlib import Path\n"
         "assert _event_writer(Path('nowhere'), 0) is None\n"

@@ -212,6 +212,55 @@ def convert(
     verb.convert(source, out, network, to)
 
 
+@app.command(epilog=example("resnets responses cifar-resnet20 runs/plain20 --plot figure7.png"))
+def responses(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Shipped models, model files or run folders.", metavar="MODEL..."),
+    ],
+    data: DataOption = None,
+    statistics: Annotated[
+        str, typer.Option(help="BN's: running, as in use, or batch, as in training.")
+    ] = "running",
+    limit: Annotated[
+        int, typer.Option(min=1, help="Test images, drawn at random.", metavar="N")
+    ] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw them, like Figure 7.", metavar="FILE.png")
+    ] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Measure how strongly each 3x3 layer answers: standard deviations, as in Figure 7."""
+    from resnets.cli import responses as verb
+
+    verb.responses(models, data, statistics, limit, plot, device, json)
+
+
+@app.command(epilog=example("resnets deepen cifar-resnet20 --to 56 --out deep.safetensors"))
+def deepen(
+    model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
+    to: Annotated[
+        str,
+        typer.Option(help="Layers, or the name of a network.", metavar="DEPTH|NETWORK"),
+    ],
+    data: DataOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="NETWORK-from-SHALLOWER.safetensors by default.", metavar="FILE.safetensors"
+        ),
+    ] = None,
+) -> None:
+    """Make a deeper network that gives the same outputs: the added layers are identities.
+
+    1,000 training images check that, and give the statistics for the BN of plain networks.
+    """
+    from resnets.cli import deepen as verb
+
+    verb.deepen(model, to, data, out)
+
+
 @app.command(epilog=example("resnets doctor photos --quarantine photos/.quarantine"))
 def doctor(
     data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],

@@ -16,7 +16,7 @@ from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.training import checkpoint, hardware
 from resnets.training.recipe import Recipe
 from resnets.training.run import Run, Watch, alone
-from resnets.training.task import Data, data_fingerprint, make_task
+from resnets.training.task import Data, Task, data_fingerprint, make_task
 from resnets.weights import model_file
 
 EXACT = ("device", "settings", "threads", "processes", "hardware", "packages")
@@ -44,19 +44,30 @@ def start(
             processes do not agree about the recipe.
     """
     agree(plan, data, world)
-    init = model_file.load(plan.init) if plan.init else None
-    network = plan.network or (init.card["network"] if init else "")
-    recipe = plan.model_copy(update={"network": network})
-    preprocessing = init.preprocessing if init else None
-    task = make_task(recipe, data, device, preprocessing, _neighbours(world))
-    recipe = recipe.in_iterations(task.images)
-    task = make_task(recipe, data, device, task.preprocessing, _neighbours(world))
+    recipe, task, init = resolve(plan, data, device, _neighbours(world))
     facts = {"data": data_fingerprint(recipe, data)}
     run = Run(folder, recipe, task, device, watch, command, world, init, facts)
     world.first(lambda: _begin(run, plan, place))
     if init is not None:
         run.save()  # a resumption must not depend on where the weights came from
     return run
+
+
+def resolve(
+    plan: Recipe, data: Data, device: torch.device, processes: int = 1
+) -> tuple[Recipe, Task, model_file.Model | None]:
+    """What a plan comes to on its data: recipe, task, and the model whose weights to start from.
+
+    Returns:
+        The recipe has its length in iterations and names the network.
+    """
+    init = model_file.load(plan.init) if plan.init else None
+    network = plan.network or (init.card["network"] if init else "")
+    recipe = plan.model_copy(update={"network": network})
+    preprocessing = init.preprocessing if init else None
+    task = make_task(recipe, data, device, preprocessing, processes)
+    recipe = recipe.in_iterations(task.images)
+    return recipe, make_task(recipe, data, device, task.preprocessing, processes), init
 
 
 def _neighbours(world: World) -> int:
