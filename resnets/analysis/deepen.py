@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from resnets.analysis.layers import Layer, evaluating, main_path
 from resnets.models import zoo
-from resnets.models.residual import Architecture, Block, ResidualNetwork
+from resnets.models.blocks import Block
+from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.support.errors import UserError
 from resnets.weights.model_file import Model, make_card
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
 
+import torch
+
 from resnets.analysis import deepen as constructed
 from resnets.analysis import pictures
 from resnets.support.errors import UserError
+from resnets.training.hardware import environment
 from resnets.weights import model_file
 
 
-def deepen(name: str, to: str, data: str | None, out: Path | None) -> None:
+def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool) -> None:
     """Write a deeper model that gives the same outputs, and say how exactly it does.
 
     On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
@@ -28,6 +32,17 @@ def deepen(name: str, to: str, data: str | None, out: Path | None) -> None:
     deep, found = constructed.deepen(model, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)
     added = deep.card["provenance"]["deepened_from"]["added_blocks"]
+    if as_json:
+        facts = {
+            "from": shallow,
+            "added_blocks": added,
+            "images": found.images,
+            "difference": found.difference,
+            "largest_logit": found.largest,
+            "shallow_error": next((m["error"] for m in model.card["measured"]), None),
+        }
+        print(json.dumps({**facts, **environment(torch.device("cpu"))}, indent=2))
+        return
     print(f"{wanted} from {shallow}: {added} blocks added, each an identity")
     print(
         f"largest difference of logits on {images.about}: {found.difference:.2g} "

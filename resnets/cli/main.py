@@ -237,6 +237,26 @@ def responses(
     verb.responses(models, data, statistics, limit, plot, device, json)
 
 
+@app.command(epilog=example("resnets signals cifar10-short --network cifar-plain56"))
+def signals(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a TOML file.")],
+    network: Annotated[str | None, typer.Option(help="Another network.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another start and order.")] = 0,
+    steps: Annotated[
+        str, typer.Option(help="Numbers of updates; 0: a new network.", metavar="N,N,...")
+    ] = "0,100",
+    data: DataOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them.", metavar="FILE.png")] = None,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure signals and gradients in each layer, when new and in the course of a training."""
+    from resnets.cli import signals as verb
+
+    verb.follow(recipe, network, seed, steps, data, plot, device, settings or [], json)
+
+
 @app.command(epilog=example("resnets deepen cifar-resnet20 --to 56 --out deep.safetensors"))
 def deepen(
     model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
@@ -251,6 +271,7 @@ def deepen(
             help="NETWORK-from-SHALLOWER.safetensors by default.", metavar="FILE.safetensors"
         ),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Make a deeper network that gives the same outputs: the added layers are identities.
 
@@ -258,7 +279,7 @@ def deepen(
     """
     from resnets.cli import deepen as verb
 
-    verb.deepen(model, to, data, out)
+    verb.deepen(model, to, data, out, json)
 
 
 @app.command(epilog=example("resnets doctor photos --quarantine photos/.quarantine"))

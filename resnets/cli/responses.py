@@ -17,7 +17,7 @@ from resnets.analysis.responses import Response, Statistics, layer_responses
 from resnets.models import zoo
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import write_bytes
-from resnets.training.hardware import find_device
+from resnets.training.hardware import environment, find_device
 from resnets.weights import model_file
 
 
@@ -62,7 +62,8 @@ def responses(
     labels = _labels(found)
     if as_json:
         models = [asdict(one) for one in found]
-        print(json.dumps({"statistics": statistics, "models": models}, indent=2))
+        facts = {"statistics": statistics, "models": models, **environment(device)}
+        print(json.dumps(facts, indent=2))
     else:
         _print(found, labels, statistics)
     if plot:

@@ -59,7 +59,7 @@ def train(
 
         def begin(looker: Lines) -> run.Run:
             found: list[Data] = []
-            world.each(lambda: found.append(_load(plan, data, looker)))
+            world.each(lambda: found.append(load_data(plan, data, looker.note)))
             place = data and str(Path(data).resolve() if "://" not in data else data)
             return run_folder.start(
                 folder, plan, found[0], device, looker, _command(), world, place
@@ -84,10 +84,16 @@ def _device(name: str, world: World) -> torch.device:
     return device
 
 
-def _load(plan: Recipe, data: str | None, looker: Lines) -> Data:
+def load_data(plan: Recipe, data: str | None, note: Callable[[str], None]) -> Data:
+    """The images that a recipe trains on.
+
+    Raises:
+        UserError: if they are not there, or the recipe needs some and none are given.
+    """
     if plan.dataset == "cifar10":
-        return cifar10.load(Path(data) if data else None, looker.note)
-    assert data is not None
+        return cifar10.load(Path(data) if data else None, note)
+    if data is None:
+        raise UserError("this recipe needs images", mend="give a folder of images: --data FOLDER")
     return sources.open_training(data, plan.photos.split_seed)
 
 
@@ -113,7 +119,7 @@ def _go_on(
         device = _device(run_folder.began(folder)["device"], world)
     _watched(
         lambda looker: run_folder.resume(
-            folder, _load(plan, place, looker), device, looker, world, bad_images
+            folder, load_data(plan, place, looker.note), device, looker, world, bad_images
         ),
         world,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -136,7 +136,7 @@ class Job:
         return True
 
 
-ENVIRONMENT = ("hardware", "packages", "threads", "commit", "processes", "device")
+ENVIRONMENT = ("hardware", "threads", "python", "system", "packages", "commit")
 """What commands print of the machine that they ran on."""
 
 
@@ -351,6 +351,18 @@ class Responses(Of):
         words = ["responses", str(place.model(self.of.key)), "--json"]
         return words + (["--data", self.of.data.place] if self.of.data.place else [])
 
+    def collect(self, place: Place) -> Outcome:
+        outcome = super().collect(place)
+        (model,) = outcome.values["models"]
+        return replace(
+            outcome,
+            values={
+                "statistics": outcome.values["statistics"],
+                "images": model["images"],
+                "responses": model["layers"],
+            },
+        )
+
 
 @dataclass(frozen=True)
 class Signals(Of):
@@ -393,8 +405,8 @@ class Deepen(Of):
         return place.runs / f"{self.key}.safetensors"
 
     def arguments(self, place: Place) -> list[str]:
-        words = ["deepen", str(place.model(self.of.key)), "--to", self.to]
-        words += ["--out", str(self.deeper(place)), "--json"]
+        words = ["deepen", str(place.model(self.of.key)), "--to", self.to, "--json"]
+        words += ["--out", str(self.deeper(place))]
         return words + (["--data", self.of.data.place] if self.of.data.place else [])
 
     def leaves(self, place: Place) -> list[Path]:
