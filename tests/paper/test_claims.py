@@ -23,7 +23,7 @@ def outcome(group, network, seed, kind, values, ending="", **identity):
 
 
 def trained(group, network, *errors, train=None, **curves):
-    """Trainings of a network, one for each test error; the training error is the same if not given."""
+    """Trainings of a network, one for each test error, with the same training error."""
     return [
         outcome(
             group,
