@@ -1,4 +1,9 @@
-"""The paper's numbers, from data files beside this module."""
+"""The paper's numbers, from data files beside this module.
+
+`numbers.json` holds what the paper and its authors state, `complexity.json` what is counted here.
+In `numbers.json` a cell takes what it does not say itself from its row, then from its column,
+then from its table.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,66 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
+
+Source = Literal["printed", "plot", "later"]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of the paper, or of its authors later.
+
+    Args:
+        table: `table1` to `table6`, `fig1`, `fig4`, `fig6`, `fig7`, `preact` or `authors`.
+        row: the system or depth, for example `ResNet-110` or `34-layer`.
+        column: which of the row's numbers, for example `top-1`.
+        metric: what is measured, for example `top-5 error`.
+        protocol: how; a view (`center`, `ten-crop`, `dense`), `single view` of a small image, ...
+        value: as printed, or read off a plot; the best of `runs` where Table 6 has a mean.
+        unit: `%` or `multiply-adds`; empty for responses.
+        source: printed in the paper, read off a plot, or stated later.
+        mean: mean of several runs, where it is given.
+        spread: their standard deviation.
+        runs: how many runs the number is of; 0 where a mean is given without saying.
+        network: its name in our zoo; None for other systems and networks that are not in it.
+        also: other networks of the zoo that the number is for.
+        layers: weighted layers, where given.
+        parameters: as printed, for example `0.27M`.
+        data: the images.
+        uncertainty: of a reading off a plot, plus or minus.
+        bound: the true value is `below` or `above` this one.
+        iterations: first and last iteration of the curve's part that was read.
+    """
+
+    table: str
+    row: str
+    column: str
+    metric: str
+    protocol: str
+    value: float
+    unit: str
+    source: Source
+    mean: float | None = None
+    spread: float | None = None
+    runs: int = 1
+    network: str | None = None
+    also: tuple[str, ...] = ()
+    layers: int | None = None
+    parameters: str | None = None
+    data: str = ""
+    uncertainty: float | None = None
+    bound: Literal["below", "above"] | None = None
+    iterations: tuple[int, int] | None = None
+
+    @property
+    def target(self) -> float:
+        """What one honest run should be compared with."""
+        return self.value if self.mean is None else self.mean
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The zoo's networks that the number is for."""
+        return (self.network, *self.also) if self.network else ()
 
 
 @dataclass(frozen=True)
@@ -40,9 +104,8 @@ class PaperError:
 
     def __str__(self) -> str:
         if self.mean is not None:
-            return (
-                f"{self.error:.2f} % (mean {self.mean:.2f} +- {self.spread:.2f}, {self.runs} runs)"
-            )
+            runs = f", {self.runs} runs" if self.runs > 1 else ""
+            return f"{self.error:.2f} % (mean {self.mean:.2f} +- {self.spread:.2f}{runs})"
         return f"about {self.error:g} % (Figure 6)" if self.read_off_plot else f"{self.error:.2f} %"
 
 
@@ -53,12 +116,74 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
+@cache
+def _tables() -> dict[str, tuple[Number, ...]]:
+    return {name: tuple(_cells(name, table)) for name, table in _read("numbers.json").items()}
+
+
+def _cells(name: str, table: dict[str, Any]) -> list[Number]:
+    defaults = {k: v for k, v in table.items() if k not in ("about", "columns", "rows")}
+    found = []
+    for row in table["rows"]:
+        for column, cell in row["cells"].items():
+            own = cell if isinstance(cell, dict) else {"value": cell}
+            facts = {**defaults, **table["columns"][column], **row, **own}
+            del facts["cells"]
+            for pair in ("also", "iterations"):
+                if facts.get(pair):
+                    facts[pair] = tuple(facts[pair])
+            found.append(Number(table=name, column=column, **facts))
+    return found
+
+
+def tables() -> list[str]:
+    """Names of the tables."""
+    return list(_tables())
+
+
+def about(table: str) -> str:
+    """What holds for a whole table, in a sentence or two."""
+    return str(_read("numbers.json")[table]["about"])
+
+
+def numbers(table: str) -> list[Number]:
+    """A table's numbers, in its order.
+
+    Raises:
+        KeyError: if there is no such table.
+    """
+    return list(_tables()[table])
+
+
+def number(table: str, row: str, column: str) -> Number | None:
+    """One number of a table, if the paper gives it."""
+    cells = (n for n in _tables()[table] if (n.row, n.column) == (row, column))
+    return next(cells, None)
+
+
 def complexities() -> dict[str, Complexity]:
     """Every listed network's cost (Table 1 and Table 6)."""
-    return {name: Complexity(**row) for name, row in _read("complexity.json").items()}
+    costs = {name: n.value for n in _tables()["table1"] for name in n.networks}
+    sizes = {
+        name: n.parameters
+        for table in ("table6", "preact")
+        for n in _tables()[table]
+        for name in n.networks
+        if n.parameters
+    }
+    return {
+        name: Complexity(
+            row["layers"], row["parameters"], row["multiply_adds"], costs.get(name), sizes.get(name)
+        )
+        for name, row in _read("complexity.json").items()
+    }
 
 
 def cifar10_error(network: str) -> PaperError | None:
     """The paper's CIFAR-10 test error of a network (Table 6, Figure 6), if it has one."""
-    row = _read("cifar10_errors.json")["test_error"].get(network)
-    return PaperError(**row) if row else None
+    columns = {"table6": "error", "fig6": "test"}
+    for table, column in columns.items():
+        for n in _tables()[table]:
+            if n.column == column and network in n.networks:
+                return PaperError(n.value, n.mean, n.spread, n.runs, n.source == "plot")
+    return None

@@ -1,0 +1,322 @@
+"""The paper's statements judged by made-up results that make them hold, fail, and be unclear."""
+
+from dataclasses import replace
+
+import pytest
+
+from resnets.models import zoo
+from resnets.paper import judges
+from resnets.paper.claims import claims
+from resnets.paper.evidence import Sample, noise
+from resnets.paper.numbers import complexities
+from resnets.paper.store import Outcome
+from resnets.support.errors import UserError
+
+BY_ID = {claim.id: claim for claim in claims()}
+CIFAR, PHOTOS = "cifar10-short", "dogs-64-short"
+
+
+def outcome(group, network, seed, kind, values, ending="", **identity):
+    key = f"{group}/{network}-seed{seed}{ending}"
+    identity = {"network": network, "budget": "short", "seed": seed, **identity}
+    return Outcome(key, kind, identity, values, {})
+
+
+def trained(group, network, *errors, train=None, **curves):
+    """Trainings of a network, one for each test error, with the same training error."""
+    return [
+        outcome(
+            group,
+            network,
+            seed,
+            "training",
+            {
+                "iterations": 3000,
+                "measured": {"error": error, "images": 10_000},
+                "train_error": error if train is None else train,
+                **curves,
+            },
+            plan={"batch": 128, "split": "50k/10k"},
+        )
+        for seed, error in enumerate(errors)
+    ]
+
+
+def ladder(group, networks, *, step=1.0, around=0.0):
+    """Three seeds each, means `step` apart from 10 %, seeds `around` apart."""
+    means = [10 + step * i for i in range(len(networks))]
+    return [
+        run
+        for network, mean in zip(networks, means, strict=True)
+        for run in trained(group, network, mean - around, mean, mean + around)
+    ]
+
+
+def rising(group, *networks):
+    """Results for which a rising order holds, is reversed, and is lost in the noise."""
+    return (
+        ladder(group, networks, around=0.1),
+        ladder(group, networks, step=-1.0, around=0.1),
+        ladder(group, networks, step=0.1, around=1.0),
+    )
+
+
+def start(network, error, shallow):
+    values = {"from": "x", "difference": 1e-5, "error": error, "shallow_error": shallow}
+    return [
+        outcome(f"{CIFAR}-deepened", network, seed, "deepened", values, ".start")
+        for seed in range(3)
+    ]
+
+
+def missed(found):
+    shallow = trained(CIFAR, "cifar-plain20", 9.9, 10, 10.1)
+    deep = trained(CIFAR, "cifar-plain56", *found)
+    return [*start("cifar-plain56", 10, 10), *shallow, *deep]
+
+
+def kept(network, *after):
+    return start(network, 10, 10) + trained(f"{CIFAR}-deepened", network, *after)
+
+
+def signals(key, values):
+    steps = {"0": [{key: 1.0}, {key: values[0]}], "100": [{key: 1.0}, {key: values[1]}]}
+    return [outcome(CIFAR, "cifar-plain56", 0, "signals", {"steps": steps}, ".signals")]
+
+
+def responses(*of):
+    return [
+        outcome(
+            CIFAR, network, seed, "responses",
+            {"statistics": "running", "responses": [{"std": value}, {"std": value / 2}]},
+            ".responses",
+        )
+        for network, values in of
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def faster(*reached):
+    """plain18 falls to 50 % at iteration 1500; resnet18-a at `reached`."""
+    straight = [[0, 90.0], [1500, 50.0], [3000, 20.0]]
+    plain = trained(PHOTOS, "plain18-small", 20, 20, 20, test_curve=straight)
+    found = [
+        replace(run, values={**run.values, "test_curve": [[0, 90.0], [step, 50.0], [3000, 20.0]]})
+        for run, step in zip(trained(PHOTOS, "resnet18-a-small", 20, 20, 20), reached, strict=True)
+    ]
+    return plain + found
+
+
+def rough(*epochs):
+    return [
+        run
+        for epoch in epochs
+        for run in trained(
+            f"{CIFAR}-no-warmup", "cifar-resnet110", 10,
+            train_curve=[[100, 90.5], [round(epoch * 391), 89.0]],
+        )
+    ]  # fmt: skip
+
+
+def options(a, b, c):
+    tests = zip(("plain34", "resnet34-a", "resnet34-b", "resnet34-c"), (30, a, b, c), strict=True)
+    return [
+        run
+        for name, error in tests
+        for run in trained(PHOTOS, name, error - 0.1, error, error + 0.1)
+    ]
+
+
+def plain110(*errors):
+    return trained(CIFAR, "cifar-plain110", *errors)
+
+
+def start_similar(*errors):
+    return trained(CIFAR, "cifar-resnet110", 9.9, 10, 10.1) + trained(
+        f"{CIFAR}-no-warmup", "cifar-resnet110", *errors
+    )
+
+
+def thousand(*errors):
+    return [run for error in errors for run in trained(CIFAR, "cifar-resnet1202", 8, train=error)]
+
+
+def each(*parts):
+    """Several statements in one: all hold, all fail, all are unclear."""
+    return tuple([run for part in column for run in part] for column in zip(*parts, strict=True))
+
+
+P = [f"cifar-plain{depth}" for depth in (20, 32, 44, 56)]
+R = [f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110)]
+ABOVE, BELOW, AROUND = (3.0, 3.1, 3.2), (1.0, 1.1, 1.2), (1.5, 2.0, 2.5)
+CASES = {
+    "degradation": rising(CIFAR, P[0], P[3]),
+    "construction": (start(P[3], 10.02, 10), start(P[3], 10.2, 10), None),
+    "construction-missed": (missed((12, 12.1, 12.2)), missed((8, 8.1, 8.2)), missed((5, 10, 16))),
+    "construction-kept-plain": (
+        kept(P[3], 9.9, 10, 10.1), kept(P[3], 11.9, 12, 12.1), kept(P[3], 5, 10, 16),
+    ),
+    "construction-kept-residual": (
+        kept(R[3], 8.9, 9, 9.1), kept(R[3], 10.4, 10.4, 10.4), kept(R[3], 5, 10, 16),
+    ),
+    "plain-34-training": rising(PHOTOS, "plain18", "plain34"),
+    "plain-34-validation": rising(PHOTOS, "plain18-small", "plain34-small"),
+    "signals-forward": (
+        signals("forward", (1, 0.5)), signals("forward", (0, 1e-3)), signals("forward", (1, 1e-3)),
+    ),
+    "signals-backward": (
+        signals("gradient", (0.02, 50)), signals("gradient", (0, 1e5)),
+        signals("gradient", (0.5, 1e-3)),
+    ),
+    "resnet-34": rising(PHOTOS, "resnet34-a", "resnet18-a"),
+    "residual-34": rising(PHOTOS, "resnet34-a", "plain34"),
+    "residual-18": (
+        ladder(PHOTOS, ["resnet18-a", "plain18"], step=0.2, around=0.1),
+        ladder(PHOTOS, ["resnet18-a", "plain18"], step=3, around=0.1),
+        ladder(PHOTOS, ["resnet18-a", "plain18"], step=1, around=1),
+    ),
+    "residual-18-faster": (
+        faster(900, 1000, 1100), faster(1900, 2000, 2100), faster(1000, 1500, 2000),
+    ),
+    "options-beat-plain": (options(25, 25, 25), options(33, 33, 33), options(30, 30, 30)),
+    "options-differ-little": (
+        options(25, 24.6, 24.2), options(28, 27, 25), options(28, 27.5, 26.9),
+    ),
+    "options-order": (options(25, 24, 23), options(23, 24, 25), options(24, 23.9, 23.8)),
+    "deeper-validation": rising(PHOTOS, "resnet152", "resnet101", "resnet50", "resnet34"),
+    "deeper-training": rising(PHOTOS, "resnet152", "resnet101", "resnet50"),
+    "plain-depth": rising(CIFAR, *P),
+    "plain-depth-test": rising(CIFAR, *P),
+    "plain-110": (plain110(85, 88, 90), plain110(20, 22, 24), plain110(58, 60, 63)),
+    "residual-depth": rising(CIFAR, *reversed(R)),
+    "residual-depth-training": rising(CIFAR, *reversed(R)),
+    "residual-beats-plain": each(*(rising(CIFAR, R[i], P[i]) for i in range(4))),
+    "start-late": (rough(3, 5), rough(0.5, 1), rough(1, 3)),
+    "start-similar": (
+        start_similar(9.9, 10, 10.1), start_similar(14, 14.1, 14.2), start_similar(5, 10, 16),
+    ),
+    "thin": rising(CIFAR, R[4], "cifar-highway19"),
+    "responses-residual": tuple(
+        responses((P[0], found), (R[0], (2, 2.05, 2.1)), (P[3], found), (R[3], (2, 2.05, 2.1)))
+        for found in (ABOVE, BELOW, AROUND)
+    ),
+    "responses-depth": tuple(
+        responses((R[0], found), (R[3], (2, 2.05, 2.1)), (R[4], (1.7, 1.71, 1.72)))
+        for found in (ABOVE, BELOW, AROUND)
+    ),
+    "thousand-trains": (
+        thousand(0.03, 0.04, 0.05), thousand(0.3, 0.4, 0.5), thousand(0.05, 0.1, 0.14),
+    ),
+    "thousand-overfits": rising(CIFAR, R[4], "cifar-resnet1202"),
+}  # fmt: skip
+
+
+def test_every_statement_that_needs_runs_has_its_cases():
+    assert set(CASES) == {claim.id for claim in claims() if claim.needs != "nothing"}
+    assert len(BY_ID) == len(claims())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_statement_holds_fails_and_is_unclear(name):
+    claim = BY_ID[name]
+    group = PHOTOS if claim.needs == "photos" else CIFAR
+    states = ("holds", "does not hold", "not clear")
+    for state, outcomes in zip(states, CASES[name], strict=True):
+        if outcomes is None:
+            continue
+        verdict = claim.check(outcomes, group)
+        assert verdict.state == state, verdict.evidence
+        assert group in verdict.evidence
+    assert claim.check([], group).state == "not run"
+
+
+def test_results_of_other_groups_and_variants_do_not_count():
+    good = ladder("cifar10-full", [P[0], P[3]])
+    assert BY_ID["degradation"].check(good, "cifar10-full").state == "holds"
+    assert BY_ID["degradation"].check(good, CIFAR).state == "not run"
+    assert BY_ID["degradation"].check(good, PHOTOS).state == "not run"
+    other = [run for name in (P[0], P[3]) for run in trained(f"{CIFAR}-no-warmup", name, 10)]
+    assert BY_ID["degradation"].check(other, CIFAR).state == "not run"
+
+
+def test_a_missing_depth_leaves_a_statement_unclear_and_is_named():
+    verdict = BY_ID["plain-depth"].check(ladder(CIFAR, P[:3]), CIFAR)
+    assert verdict.state == "not clear"
+    assert "not run: cifar-plain56" in verdict.evidence
+
+
+def test_one_seed_is_said_and_needs_a_larger_difference():
+    def check(deep):
+        runs = trained(CIFAR, P[0], 10.0) + trained(CIFAR, P[3], deep)
+        return BY_ID["degradation"].check(runs, CIFAR)
+
+    assert check(12).state == "holds"
+    assert check(10.5).state == "not clear"
+    assert check(12).evidence.count("one seed") == 4
+    assert "3,000 iterations" in check(12).evidence
+
+
+def test_noise():
+    three, two = Sample("a", (9.0, 10.0, 11.0)), Sample("b", (9.0, 11.0))
+    assert noise(three) == pytest.approx(4.30 / 3**0.5)  # t for 2 degrees of freedom
+    pooled = ((2 * 1 + 1 * 2) / 3) ** 0.5
+    assert noise(three, two) == pytest.approx(3.18 * pooled * (1 / 3 + 1 / 2) ** 0.5)
+    assert noise(Sample("c", (6.61,))) == pytest.approx(2 * 0.16)
+    assert noise(Sample("c", (50.0,), images=100)) == pytest.approx(2 * 5)
+
+
+def test_the_ten_crop_test_is_used_where_all_have_it():
+    runs = trained(PHOTOS, "plain18", 30) + trained(PHOTOS, "plain34", 40)
+    crops = [
+        outcome(PHOTOS, name, 0, "test", {"error": error, "images": 5000}, ".ten-crop",
+                views="ten-crop")
+        for name, error in (("plain18", 28), ("plain34", 20))
+    ]  # fmt: skip
+    claim = BY_ID["plain-34-validation"]
+    assert claim.check(runs, PHOTOS).state == "holds"
+    assert claim.check(runs + crops[:1], PHOTOS).state == "holds"
+    assert claim.check(runs + crops, PHOTOS).state == "does not hold"
+
+
+def test_thin_compares_with_printed_errors_at_full_length_only():
+    short, full = trained(CIFAR, R[4], 6.6, 6.7, 6.5), trained("cifar10-full", R[4], 6.6, 6.7, 6.5)
+    assert BY_ID["thin"].check(short, CIFAR).state == "not clear"
+    assert BY_ID["thin"].check(full, "cifar10-full").state == "holds"
+
+
+def test_counted_statements_hold_for_our_networks():
+    for claim in claims():
+        if claim.needs == "nothing":
+            assert claim.check([]).state == "holds", claim.id
+    assert "18.6 %" in BY_ID["cost-34"].check([]).evidence
+
+
+@pytest.mark.parametrize(("name", "network"), [("cost-34", "resnet34-a"), ("cost-152", "resnet152"),
+                                               ("twins", "plain34")])  # fmt: skip
+def test_counted_statements_would_fail_for_others(name, network, monkeypatch):
+    rows = complexities()
+    rows[network] = replace(rows[network], multiply_adds=20 * 10**9)
+    monkeypatch.setattr(judges, "complexities", lambda: rows)
+    assert BY_ID[name].check([]).state == "does not hold"
+
+
+def test_the_networks_asked_for_are_in_the_zoo():
+    asked = set()
+
+    class Asking(judges.Runs):
+        def find(self, network, *args, **kwargs):
+            asked.add(network)
+            return super().find(network, *args, **kwargs)
+
+    for claim in claims():
+        claim.judge(Asking([], CIFAR))
+    assert {"cifar-resnet1202", "resnet152"} < asked
+    for name in asked - {"cifar-highway19"}:
+        zoo.architecture(name)
+
+
+def test_a_damaged_result_is_one_line():
+    run = trained(CIFAR, P[0], 10.0)[0]
+    del run.values["train_error"]
+    with pytest.raises(UserError, match=r"seed0\.json: the result holds no whole 'train_error'"):
+        BY_ID["plain-depth"].check([run], CIFAR)
