@@ -15,10 +15,9 @@ from resnets.paper.readings import (
     Results,
     curve,
     damaged,
-    has,
     measured,
+    percent,
     rows,
-    spelled,
 )  # fmt: skip
 from resnets.paper.store import Outcome
 
@@ -305,7 +304,7 @@ def _present(results: Results, group: Group, networks: Sequence[str]) -> list[st
 
 
 def _error(runs: Sequence[Outcome]) -> str:
-    return spelled([measured(run, "error") for run in runs])
+    return percent([measured(run, "error") for run in runs])
 
 
 def _figure(
@@ -317,13 +316,13 @@ def _figure(
         runs = results.runs(group.name, network)
         outcomes += runs
         text = f"{title(runs[0].network)} {_error(runs)}"
-        if all(has(run, "train_error") for run in runs):
-            text += f", training {spelled([measured(run, 'train_error') for run in runs])}"
+        text += f", training {percent([measured(run, 'train_error') for run in runs])}"
         said.append(text)
     name = anchor(f"{name}-{group.name}")
-    several = " Bands span the seeds." if len(outcomes) > len(networks) else ""
+    most = max(len(results.runs(group.name, network)) for network in networks)
+    several = f" Mean of up to {most} seeds; the bands span them." if most > 1 else ""
     return Figure(
-        name, caption + several, f"Final test errors: {'; '.join(said)}.", results.badge(group),
+        name, caption + several, f"Final errors: {'; '.join(said)}.", results.badge(group),
         draw(panels, name, columns), sources(outcomes),
     )  # fmt: skip
 

@@ -115,9 +115,9 @@ def measured(outcome: Outcome, what: str) -> float:
 
 
 def has(outcome: Outcome, what: str) -> bool:
-    """Whether a result measured `what` at all (top-5 errors need more than five classes)."""
+    """Whether a result has this; only a top-5 error, for want of classes, may be absent."""
     place = outcome.values.get("measured") if outcome.kind == "training" else outcome.values
-    return what == "train_error" or (isinstance(place, dict) and place.get(what) is not None)
+    return what != "top5_error" or (isinstance(place, dict) and place.get(what) is not None)
 
 
 def mean_and_spread(numbers: Sequence[float]) -> str:
@@ -128,10 +128,9 @@ def mean_and_spread(numbers: Sequence[float]) -> str:
     return f"{statistics.mean(numbers):.2f} ± {spread:.2f} ({len(numbers)})"
 
 
-def spelled(numbers: Sequence[float]) -> str:
-    """The same in words: `8.75 ± 0.12 % (3 seeds)`."""
-    text, _, _ = mean_and_spread(numbers).partition(" (")
-    return f"{text} %" + (f" ({len(numbers)} seeds)" if len(numbers) > 1 else "")
+def percent(numbers: Sequence[float]) -> str:
+    """The same in running text, without the number of seeds: `8.75 ± 0.12 %`."""
+    return mean_and_spread(numbers).partition(" (")[0] + " %"
 
 
 class Results:

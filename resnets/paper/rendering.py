@@ -89,7 +89,7 @@ def _records(records: Sequence[Record]) -> str:
     lines = ["| | result | what | from |", "| ---: | --- | --- | --- |"]
     for record in records:
         key = f"`{record.key}`".replace("|", "\\|")
-        link = f"[{key}]({record.file.replace(' ', '%20')})" if record.file else key
+        link = f"[{key}]({record.file})" if record.file else key
         facts = "<br>".join(f"{_plain(name)}: {_plain(fact)}" for name, fact in record.facts)
         lines.append(
             f'| <a id="result-{record.number}"></a>{record.number} '

@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from resnets.paper import figures, rendering, report_tables
 from resnets.paper.claims import claims
 from resnets.paper.figures import command
 from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Section, Table, Text
-from resnets.paper.readings import Group, Results, has, images_of, measured
+from resnets.paper.readings import Group, Results, images_of, measured
 from resnets.paper.store import Outcome
 from resnets.support.files import make_folder, write_bytes
 
 TITLE = "Deep residual networks: the paper's experiments, run again"
+ERRORS = ("training", "test", "ensemble")
+"""Kinds of results that are first of all an error."""
 Draw = Callable[[Results, Group], Figure | None]
 
 
@@ -79,7 +82,17 @@ def build(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -
         *_variants(found),
         Section("Complexity of the networks", [report_tables.complexity()]),
     ]
+    sections = [Section(s.title, _once(s.parts)) for s in sections]
     return Page(TITLE, _lead(found), sections, _records(found, out, results))
+
+
+def _once(parts: Sequence[Part]) -> list[Part]:
+    """Parts of a section, each command but once."""
+    found: list[Part] = []
+    for part in parts:
+        if part not in found or not isinstance(part, Missing):
+            found.append(part)
+    return found
 
 
 def _lead(results: Results) -> list[str]:
@@ -138,7 +151,7 @@ def _drawn(
         if lacking:
             parts.append(figures.absent(results, group, lacking, experiment))
     if not any(results.comparable(g) and draw_has(results, g, experiment, kind) for g in groups):
-        parts.append(_missing("At the paper's length", experiment, cifar))
+        parts.append(_missing("Not run at the paper's length yet", experiment, cifar))
     return parts
 
 
@@ -175,10 +188,12 @@ def _table(
         table, "training"
     )
     held = _with(results, groups, kind)
+    if table.startswith("fig") and not held:
+        return []
     parts: list[Part] = [report_tables.beside(results, table, caption, held, wide=wide)]
     if not any(results.comparable(group) for group in held):
         cifar = table in ("table6", "fig7")
-        parts.append(_missing("At the paper's length", table, cifar))
+        parts.append(_missing("Not run at the paper's length yet", table, cifar))
     return parts
 
 
@@ -235,7 +250,7 @@ def _records(results: Results, out: Path, folder: Path | None) -> list[Record]:
         file = ""
         if folder is not None:
             path = folder / f"{outcome.key}.json"
-            file = Path(os.path.relpath(path, out)).as_posix()
+            file = quote(Path(os.path.relpath(path, out)).as_posix())
         summary = f"{outcome.kind}, {results.badge(results.of[outcome.key])}"
         facts = [(name, text) for name, text in _facts(outcome) if text]
         records.append(Record(number, outcome.key, outcome.kind, summary, facts, file))
@@ -251,7 +266,7 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
     seconds = origin.get("seconds")
     images = images_of(outcome)
     return [
-        ("error", f"{measured(outcome, 'error'):.2f} %" if has(outcome, "error") else ""),
+        ("error", f"{measured(outcome, 'error'):.2f} %" if outcome.kind in ERRORS else ""),
         ("protocol", str(place.get("protocol") or "") if isinstance(place, dict) else ""),
         ("images", f"{images:,}" if images else ""),
         ("network", outcome.network),

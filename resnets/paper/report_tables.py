@@ -235,7 +235,10 @@ def _numbers(
 
 def printed(number: Number) -> str:
     """A number as the paper has it."""
-    exact = number.source == "printed" and number.protocol != "as published"
+    short = number.table == "table5" or (
+        number.table == "table4" and number.protocol == "as published"
+    )
+    exact = number.source == "printed" and not short
     text = f"{number.value:.2f}" if exact and not number.bound else f"{number.value:g}"
     if number.bound:
         return f"{'>' if number.bound == 'above' else '<'} {text}"
@@ -328,7 +331,7 @@ def _protocol(cells: Sequence[Number]) -> str:
     )
     metrics = dict.fromkeys(n.metric for n in cells)
     protocols = dict.fromkeys(n.protocol for n in cells if n.protocol != "as published")
-    if len(kinds) > 4 or not protocols:
+    if len(kinds) > 4 or not protocols or cells[0].source == "plot":
         return ""
     unit = f" in {cells[0].unit}" if cells[0].unit else ""
     return f"{' and '.join(metrics).capitalize()}{unit}, {' and '.join(protocols)}. "
