@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from resnets.paper.drawing import INK, Line, Panel, Points, draw
@@ -40,6 +41,7 @@ def title(network: str) -> str:
     """A network's name as the paper writes it: `plain-56`, `ResNet-110`."""
     short = network.removeprefix("cifar-")
     short = re.sub(r"^resnet(\d+)-([abc])\b", lambda m: f"ResNet-{m[1]} {m[2].upper()}", short)
+    short = re.sub(r"^preact(?=\d)", "pre-activation ResNet-", short)
     return re.sub(r"^plain(?=\d)", "plain-", re.sub(r"^resnet(?=\d)", "ResNet-", short))
 
 
@@ -104,7 +106,7 @@ def fig6(results: Results, group: Group) -> Figure | None:
         for name, third in zip(names, thirds, strict=True)
     ]
     if axes.full:
-        panels[2] = Panel(**{**panels[2].__dict__, "x_limits": (3.5, 6.4), "level": 1.0})
+        panels[2] = replace(panels[2], x_limits=(3.5, 6.4), level=1.0)
     caption = (
         "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. Plain networks left, "
         "residual networks in the middle, 110 and 1202 layers right."
@@ -163,42 +165,54 @@ def responses(outcome: Outcome) -> list[float]:
 
 
 def signals(results: Results, group: Group) -> Figure | None:
-    """How large signals and gradients are through the layers, at moments of a training."""
-    panels: list[Panel] = []
-    said = []
+    """How large signals and gradients are through the layers, at moments of a training.
+
+    One row of panels for a network, of its first seed.
+    """
     runs = results.runs(group.name, kind="signals")
-    for run in sorted(runs, key=lambda run: (depth(run.network), run.network, run.seed)):
-        name = title(run.network) + (f", seed {run.seed}" if run.seed else "")
-        moments = _moments(run)
-        for what, label in (("forward", "signal (std)"), ("gradient", "gradient (norm)")):
-            lines = [
+    firsts = {run.network: run for run in sorted(runs, key=lambda run: -run.seed)}
+    chosen = sorted(firsts.values(), key=lambda run: (depth(run.network), run.network))
+    if not chosen:
+        return None
+    moments = {run.key: _moments(run) for run in chosen}
+    kinds = {"forward": "signal (std)", "gradient": "gradient (rms)"}
+    limits = {what: _limits(moments.values(), what) for what in kinds}
+    panels = [
+        Panel(
+            f"{title(run.network)}: {what}",
+            [
                 Line([_ranked([row.get(what) for row in layers])], colour,
                      label=f"step {step:,}", width=1.2)
-                for (step, layers), colour in zip(moments, _spread(len(moments)), strict=True)
-            ]  # fmt: skip
-            panels.append(
-                Panel(f"{name}: {what}", lines, "layer", label, legend=True, logarithmic=True)
-            )
-        first = [row["forward"] for row in moments[0][1] if row.get("forward")]
-        if first:
-            said.append(f"{name} at step {moments[0][0]}: {first[0]:.3g} to {first[-1]:.3g}")
-    if not panels:
-        return None
-    figure_name = anchor(f"signals-{group.name}")
+                for (step, layers), colour in zip(
+                    moments[run.key], _spread(len(moments[run.key])), strict=True
+                )
+            ],
+            "layer", label, y_limits=limits[what], legend=True, logarithmic=True,
+        )
+        for run in chosen for what, label in kinds.items()
+    ]  # fmt: skip
+    said = []
+    for run in chosen:
+        step, layers = moments[run.key][-1]
+        sizes = [row["gradient"] for row in layers if row.get("gradient")]
+        if sizes:
+            said.append(f"{title(run.network)} {max(sizes) / min(sizes):.3g} (step {step:,})")
+    name = anchor(f"signals-{group.name}")
     return Figure(
-        figure_name,
-        "Signals forward (left) and gradients backward (right) through the layers.",
-        f"Forward signal from the first to the last layer: {'; '.join(said)}.",
+        name,
+        "Signals forward (left) and gradients backward (right) through the layers: standard "
+        "deviation of each layer's response, root mean square of the loss's gradient there.",
+        f"Largest over smallest gradient of a layer: {'; '.join(said)}.",
         results.badge(group),
-        draw(panels, figure_name, 2, height=2.5),
-        sources(runs),
+        draw(panels, name, 2, height=2.5),
+        sources(chosen),
     )
 
 
 def against(
     results: Results, group: Group, variant: Group, networks: Sequence[str]
 ) -> Figure | None:
-    """Test errors of trainings of a variant (bold) beside the same networks without it (dashed)."""
+    """Trainings of a variant (bold) beside those of the same networks without it (dashed)."""
     both = [n for n in networks if results.runs(variant.name, n)]
     if not both:
         return None
@@ -206,27 +220,46 @@ def against(
     panels = []
     for network in both:
         starts = results.runs(variant.name, network, "deepened")
-        lines = [axes.line(network, "test_curve", bold=False, dashed=True, label="as before")]
+        lines = [] if starts else [
+            axes.line(network, "train_curve", False, dashed=True),
+            axes.line(network, "train_curve", False, group=variant),
+        ]  # fmt: skip
+        before, after = ("as elsewhere", variant.variant.replace("-", " "))
         if starts:
             shallow = str(starts[0].values.get("from", ""))
-            lines.append(
-                axes.line(shallow, "test_curve", bold=False, dashed=True, label=title(shallow))
-            )
-        lines.append(axes.line(network, "test_curve", bold=True, label=variant.variant,
-                               group=variant))  # fmt: skip
-        panels.append(axes.panel(title(network), lines, "test error (%)"))
+            before, after = "from scratch", f"from {title(shallow)}"
+            lines.append(axes.line(shallow, "test_curve", True, True, title(shallow)))
+        lines.append(axes.line(network, "test_curve", True, True, before))
+        bold = axes.line(network, "test_curve", True, False, after, variant)
+        if starts:
+            begun = [(0.0, measured(start, "error")) for start in starts]
+            bold = replace(bold, seeds=[[p, *s] for p, s in zip(begun, bold.seeds, strict=False)])
+        lines.append(bold)
+        panels.append(
+            axes.panel(title(network), lines, "test error (%)" if starts else "error (%)")
+        )
     runs = [run for network in both for run in results.runs(variant.name, network)]
     said = [f"{title(n)} {_error(results.runs(variant.name, n))}" for n in both]
     name = anchor(f"against-{variant.name}")
     return Figure(
         name,
-        f"Test error of trainings {variant.variant.replace('-', ' ')} (bold) "
-        "and as everywhere else (dashed).",
-        f"Final test errors of the bold curves: {', '.join(said)}.",
+        f"Trainings {variant.variant.replace('-', ' ')}: test error, and where thin the training "
+        "error, beside other trainings of the same length (dashed).",
+        f"Final test errors of the solid curves: {', '.join(said)}.",
         results.badge(variant),
-        draw(panels, name, min(2, len(panels))),
+        draw(panels, name, min(2, len(panels)), width=4.2),
         sources(runs),
     )
+
+
+def _limits(
+    moments: Iterable[list[tuple[int, list[dict[str, float]]]]], what: str
+) -> tuple[float, float] | None:
+    """Limits that hold all of the figure's panels, so that networks can be compared."""
+    sizes = [
+        row[what] for m in moments for _, layers in m for row in layers if (row.get(what) or 0) > 0
+    ]
+    return (min(sizes) / 1.3, max(sizes) * 1.3) if sizes else None
 
 
 def absent(results: Results, group: Group, networks: Sequence[str], experiment: str) -> Missing:

@@ -172,7 +172,7 @@ class Results:
         ]
         if network is None:
             return found
-        for name in (network, _same(network), f"{network}-small"):
+        for name in (_same(network), f"{_same(network)}-small"):
             chosen = [outcome for outcome in found if _same(outcome.network) == name]
             if chosen:
                 return sorted(chosen, key=lambda outcome: outcome.seed)
@@ -183,9 +183,13 @@ class Results:
         runs = self.runs(group.name) or self.runs(group.base)
         return sorted({int(value(run, "iterations")) for run in runs})
 
+    def whole(self, group: Group) -> int:
+        """Length of the paper's trainings on such data."""
+        return CIFAR_ITERATIONS if group.cifar else PHOTO_ITERATIONS
+
     def badge(self, group: Group) -> str:
         """What budget a group had: `short: 3,000 of 64,000 iterations`."""
-        whole = CIFAR_ITERATIONS if group.cifar else PHOTO_ITERATIONS
+        whole = self.whole(group)
         found = self.iterations(group)
         name = group.budget if group.cifar else f"{group.data}, {group.budget}"
         name += f", {group.variant}" if group.variant else ""
@@ -200,8 +204,10 @@ class Results:
         """Whether a group's errors may be set against the paper's: its data and its length."""
         if group.budget != "full" or group.variant:
             return False
+        if self.iterations(group) not in ([], [self.whole(group)]):
+            return False
         if group.cifar:
-            return self.iterations(group) in ([], [CIFAR_ITERATIONS])
+            return True
         tests = [o for o in self.all if self.of[o.key] == group and o.kind in ("training", "test")]
         return group.data.endswith("-224") and any(
             images_of(outcome) == VALIDATION_IMAGES for outcome in tests
@@ -222,4 +228,4 @@ def images_of(outcome: Outcome) -> int | None:
 
 def _same(network: str) -> str:
     """Option B is what a network has if its name says nothing."""
-    return network.removesuffix("-b") if not network.startswith("cifar-") else network
+    return network if network.startswith("cifar-") else re.sub(r"-b(?=-small$|$)", "", network)

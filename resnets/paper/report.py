@@ -12,6 +12,7 @@ from urllib.parse import quote
 from resnets.paper import figures, rendering, report_tables
 from resnets.paper.claims import claims
 from resnets.paper.figures import command
+from resnets.paper.numbers import numbers
 from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Section, Table, Text
 from resnets.paper.readings import Group, Results, images_of, measured
 from resnets.paper.store import Outcome
@@ -78,7 +79,7 @@ def build(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -
         ),
         Section("Signals through the layers", _signals(found)),
         Section("Deeper by construction", _deepened(found)),
-        Section("Pre-activation", _preact(found, cifar)),
+        Section("Pre-activation", [*_preact(found, cifar, True), *_preact(found, photos, False)]),
         *_variants(found),
         Section("Complexity of the networks", [report_tables.complexity()]),
     ]
@@ -115,21 +116,31 @@ def _lead(results: Results) -> list[str]:
 
 
 def _claims(results: Results) -> list[Part]:
-    groups = results.groups()
-    header = [Head("statement"), Head("section")]
-    header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
-    rows, states = [], Counter[str]()
-    for claim in claims():
-        verdicts = [claim.check(results.all, group.name) for group in groups]
-        cells = [Cell(v.state, note=v.evidence, tone=v.state) for v in verdicts]
-        states.update(v.state for v in verdicts)
-        rows.append(
-            [Cell(claim.statement), Cell(claim.section)]
-            + (cells or [Cell("not run", tone="not run")])
-        )
-    table = Table("What the paper says, and whether it shows here", header, rows, words=True)
-    said = ", ".join(f"{states[s]} {s}" for s in rendering.MARKS if states[s])
-    return [Text(f"Verdicts over all budgets: {said}."), table] if said else [table]
+    """A table of statements for each kind of data, with a verdict for each group."""
+    states = Counter[str]()
+    tables: list[Part] = []
+    for needs, caption in STATEMENTS.items():
+        groups = [] if needs == "nothing" else results.groups(cifar=needs == "cifar10")
+        header = [Head("statement"), Head("section")]
+        header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
+        rows = []
+        for claim in (claim for claim in claims() if claim.needs == needs):
+            names = [group.name for group in groups] or [""]
+            verdicts = [claim.check(results.all, name) for name in names]
+            states.update(verdict.state for verdict in verdicts)
+            cells = [Cell(v.state, note=v.evidence, tone=v.state) for v in verdicts]
+            rows.append([Cell(claim.statement), Cell(claim.section), *cells])
+        tables.append(Table(caption, header, rows, words=True))
+    said = ", ".join(f"{states[state]} {state}" for state in rendering.MARKS if states[state])
+    return [Text(f"Verdicts, each budget counted: {said}."), *tables]
+
+
+STATEMENTS = {
+    "cifar10": "Statements to be checked on CIFAR-10",
+    "photos": "Statements to be checked on photographs",
+    "nothing": "Statements to be checked by counting",
+}
+"""Captions, by what a statement needs."""
 
 
 def _drawn(
@@ -240,8 +251,14 @@ def _variants(results: Results) -> list[Section]:
     return sections
 
 
-def _preact(results: Results, cifar: Sequence[Group]) -> list[Part]:
-    return _table(results, cifar, "preact", "The follow-up's pre-activation networks", wide=False)
+def _preact(results: Results, groups: Sequence[Group], cifar: bool) -> list[Part]:
+    """The follow-up's numbers: on CIFAR, on ImageNet."""
+    data = "CIFAR" if cifar else "ImageNet"
+    columns = dict.fromkeys(n.column for n in numbers("preact") if n.data.startswith(data))
+    held = _with(results, groups, "training" if cifar else "test")
+    caption = f"The follow-up's networks with pre-activation, {data}"
+    table = report_tables.beside(results, "preact", caption, held, list(columns), wide=False)
+    return [table, *([_missing("Not run at the paper's length yet", "preact")] if cifar else [])]
 
 
 def _records(results: Results, out: Path, folder: Path | None) -> list[Record]:

@@ -12,8 +12,6 @@ from resnets.paper.figures import depth, responses, sources, title
 from resnets.paper.numbers import Number, about, complexities, numbers
 from resnets.paper.page import Cell, Head, Source, Table
 from resnets.paper.readings import (
-    CIFAR_ITERATIONS,
-    PHOTO_ITERATIONS,
     Group,
     Results,
     curve,
@@ -226,7 +224,8 @@ def _numbers(
     for group in groups:
         runs, found = _found(results, number, group) if number else ([], [])
         small = sorted({run.network for run in runs if run.network.endswith("-small")})
-        cells.append(_cell(runs, found, ", ".join(map(title, small)), number))
+        asked = number is not None and not _quoted(number) and _fits(number, group) and not runs
+        cells.append(_cell(runs, found, ", ".join(map(title, small)), asked))
         if group in fair:
             shown = _difference(found, number) if number and found and not small else ""
             cells.append(Cell(shown))
@@ -252,7 +251,7 @@ def _found(results: Results, number: Number, group: Group) -> tuple[list[Outcome
     if number.protocol == "ensemble":
         runs = results.runs(group.name, kind="ensemble") if "ResNet" in number.row else []
         return runs, [value(run, "top5_error") for run in runs if has(run, "top5_error")]
-    if number.network is None:
+    if number.network is None or not _fits(number, group):
         return [], []
     if number.protocol == "responses":
         rank = int(number.column.split()[-1])
@@ -261,17 +260,19 @@ def _found(results: Results, number: Number, group: Group) -> tuple[list[Outcome
         return runs, [s[rank - 1] for s in stds if len(s) >= rank]
     what = "train_error" if "training" in number.metric else "error"
     what = "top5_error" if "top-5" in number.metric else what
-    if number.protocol in VIEWS and not number.table.startswith("fig"):
+    if number.protocol.startswith(VIEWS) and not number.table.startswith("fig"):
         runs = results.runs(group.name, number.network, "test", number.protocol)
-    elif number.data and ("CIFAR-10 " in number.data) == group.cifar:
-        runs = results.runs(group.name, number.network)
     else:
-        runs = []
-    whole = CIFAR_ITERATIONS if group.cifar else PHOTO_ITERATIONS
-    if number.iterations and number.iterations[1] < 0.8 * whole:
+        runs = results.runs(group.name, number.network)
+    if number.iterations and number.iterations[1] < 0.8 * results.whole(group):
         return _window(runs, what, number.iterations) if group.budget == "full" else (runs, [])
     runs = [run for run in runs if has(run, what)]
     return runs, [measured(run, what) for run in runs]
+
+
+def _fits(number: Number, group: Group) -> bool:
+    """Whether a number is of the kind of images that a group is of."""
+    return number.data.split()[0] == ("CIFAR-10" if group.cifar else "ImageNet")
 
 
 def _window(
@@ -289,10 +290,9 @@ def _ours(runs: Sequence[Outcome], what: str) -> Cell:
 
 
 def _cell(
-    runs: Sequence[Outcome], found: Sequence[float], note: str = "", number: Number | None = None
+    runs: Sequence[Outcome], found: Sequence[float], note: str = "", asked: bool = False
 ) -> Cell:
     if not found:
-        asked = number is not None and not _quoted(number) and not runs
         return Cell("not run" if asked else "", tone="quiet")
     behind = [
         Source(f"seed {run.seed}: {each:.2f}", run.key)
@@ -314,9 +314,9 @@ def _difference(found: Sequence[float], number: Number) -> str:
 
 
 def _quoted(number: Number) -> bool:
-    """Whether it is another system's, which nobody trains here."""
-    foreign = number.network is None and "ResNet" not in number.row
-    return foreign or number.network in zoo.VGG_NAMES
+    """Whether it is of a system or network that nobody trains here."""
+    ours = number.network or ("ResNet" in number.row and number.protocol == "ensemble")
+    return not ours or number.network in zoo.VGG_NAMES
 
 
 def _sizes(number: Number) -> list[Cell]:

@@ -189,6 +189,26 @@ def test_protocols_do_not_stand_in_for_each_other(tmp_path):
     assert found["Table 4"] == ["23.80", "+3.06"]
 
 
+def test_option_b_is_what_a_network_has_if_its_name_says_nothing(tmp_path):
+    _, markdown = pages([made_up.shown("resnet34", "ten-crop")], tmp_path)
+    rows = {row[0]: row for row in table(markdown, "Table 3")}
+    assert rows["ResNet-34 B"][2] == "23.80"
+    assert rows["ResNet-34 A"][2] == rows["ResNet-34 C"][2] == "not run"
+
+
+def test_images_of_another_kind_leave_a_cell_empty(tmp_path):
+    runs = [made_up.training("cifar-resnet110"), made_up.shown("resnet101", "center")]
+    _, markdown = pages(runs, tmp_path)
+    follow_up = "The follow-up's networks with pre-activation"
+    cifar = {row[0]: row for row in table(markdown, f"{follow_up}, CIFAR")}
+    photos = {row[0]: row for row in table(markdown, f"{follow_up}, ImageNet")}
+    assert cifar["ResNet-110, original"][2] == f"{runs[0].values['measured']['error']:.2f}"
+    assert cifar["ResNet-110, pre-activation"][2] == "not run"
+    assert "ResNet-101, original, top-1" not in cifar
+    assert photos["ResNet-101, original, top-1"][2] == "23.80"
+    assert photos["ResNet-152, original, top-1"][2] == "not run"
+
+
 def test_small_networks_are_called_so(tmp_path):
     outcomes = made_up.photos("photos-64-short", "short", "-small", 400)
     _, markdown = pages(outcomes, tmp_path)
