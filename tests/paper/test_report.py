@@ -202,8 +202,8 @@ def test_images_of_another_kind_leave_a_cell_empty(tmp_path):
     follow_up = "The follow-up's networks with pre-activation"
     cifar = {row[0]: row for row in table(markdown, f"{follow_up}, CIFAR")}
     photos = {row[0]: row for row in table(markdown, f"{follow_up}, ImageNet")}
-    assert cifar["ResNet-110, original"][2] == f"{runs[0].values['measured']['error']:.2f}"
-    assert cifar["ResNet-110, pre-activation"][2] == "not run"
+    assert cifar["ResNet-110, original"][4] == f"{runs[0].values['measured']['error']:.2f}"
+    assert cifar["ResNet-110, pre-activation"][4] == "not run"
     assert "ResNet-101, original, top-1" not in cifar
     assert photos["ResNet-101, original, top-1"][2] == "23.80"
     assert photos["ResNet-152, original, top-1"][2] == "not run"
