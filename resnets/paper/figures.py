@@ -42,6 +42,7 @@ def title(network: str) -> str:
     short = network.removeprefix("cifar-")
     short = re.sub(r"^resnet(\d+)-([abc])\b", lambda m: f"ResNet-{m[1]} {m[2].upper()}", short)
     short = re.sub(r"^preact(?=\d)", "pre-activation ResNet-", short)
+    short = re.sub(r"^highway(?=\d)", "Highway-", short)
     return re.sub(r"^plain(?=\d)", "plain-", re.sub(r"^resnet(?=\d)", "ResNet-", short))
 
 
@@ -243,7 +244,7 @@ def against(
     name = anchor(f"against-{variant.name}")
     return Figure(
         name,
-        f"Trainings {variant.variant.replace('-', ' ')}: test error, and where thin the training "
+        f"Variant: {variant.variant.replace('-', ' ')}. Test error, and where thin the training "
         "error, beside other trainings of the same length (dashed).",
         f"Final test errors of the solid curves: {', '.join(said)}.",
         results.badge(variant),

@@ -131,8 +131,8 @@ def _claims(results: Results) -> list[Part]:
             cells = [Cell(v.state, note=v.evidence, tone=v.state) for v in verdicts]
             rows.append([Cell(claim.statement), Cell(claim.section), *cells])
         tables.append(Table(caption, header, rows, words=True))
-    said = ", ".join(f"{states[state]} {state}" for state in rendering.MARKS if states[state])
-    return [Text(f"Verdicts, each budget counted: {said}."), *tables]
+    said = ", ".join(f"{state}: {states[state]}" for state in rendering.MARKS if states[state])
+    return [Text(f"Verdicts of all budgets together. {said.capitalize()}."), *tables]
 
 
 STATEMENTS = {
@@ -202,10 +202,14 @@ def _table(
     if table.startswith("fig") and not held:
         return []
     parts: list[Part] = [report_tables.beside(results, table, caption, held, wide=wide)]
-    if not any(results.comparable(group) for group in held):
-        cifar = table in ("table6", "fig7")
-        parts.append(_missing("Not run at the paper's length yet", table, cifar))
+    lacking = report_tables.lacking(results, table, groups)
+    if lacking:
+        parts.append(_lacking(lacking, table, table in ("table6", "fig7")))
     return parts
+
+
+def _lacking(rows: Sequence[str], experiment: str, cifar: bool) -> Missing:
+    return _missing(f"Not run at the paper's length yet: {', '.join(rows)}", experiment, cifar)
 
 
 def _with(results: Results, groups: Sequence[Group], kind: str) -> list[Group]:
@@ -258,7 +262,8 @@ def _preact(results: Results, groups: Sequence[Group], cifar: bool) -> list[Part
     held = _with(results, groups, "training" if cifar else "test")
     caption = f"The follow-up's networks with pre-activation, {data}"
     table = report_tables.beside(results, "preact", caption, held, list(columns), wide=False)
-    return [table, *([_missing("Not run at the paper's length yet", "preact")] if cifar else [])]
+    lacking = report_tables.lacking(results, "preact", groups, list(columns))
+    return [table, *([_lacking(lacking, "preact", cifar)] if lacking and cifar else [])]
 
 
 def _records(results: Results, out: Path, folder: Path | None) -> list[Record]:

@@ -118,7 +118,7 @@ def beside(
         cells = [replace(n, column="test") if n.column == "error" else n for n in cells]
     names = _columns(cells) if wide else [""]
     systems = list(dict.fromkeys(n.row if wide else f"{n.row}, {n.column}" for n in cells))
-    sized = any(n.parameters for n in cells)
+    sized = wide and any(n.parameters for n in cells)
     fair = [g for g in groups if results.comparable(g) and table != "table5"]
     header = [Head("network" if table != "table5" else "system")]
     header += [Head("parameters, paper"), Head("parameters, here")] if sized else []
@@ -136,6 +136,21 @@ def beside(
     return Table(caption, header, rows, note=_protocol(cells) + about(table))
 
 
+def lacking(
+    results: Results, table: str, groups: Sequence[Group], columns: Sequence[str] | None = None
+) -> list[str]:
+    """Rows of a table of the paper to which no result of the paper's data and length belongs."""
+    fair = [group for group in groups if results.comparable(group)]
+    wanted = [
+        n for n in numbers(table) if not _quoted(n) and (columns is None or n.column in columns)
+    ]
+    return list(
+        dict.fromkeys(
+            n.row for n in wanted if not any(_found(results, n, group)[0] for group in fair)
+        )
+    )
+
+
 def readings(results: Results, groups: Sequence[Group]) -> Table:
     """Figure 6 in numbers, test and training errors at the end."""
     return beside(
@@ -147,10 +162,10 @@ def readings(results: Results, groups: Sequence[Group]) -> Table:
 def deepening(results: Results, variant: Group) -> Table:
     """Networks made deeper without changing their output, and trained on."""
     header = [
-        Head("network"), Head("made from"), Head("its error"), Head("error at the start"),
-        Head("largest difference of logits"),
-        Head("error after training on", results.badge(variant)),
-        Head("error trained from the start"),
+        Head("network"), Head("made from"), Head("its error"), Head("at the start"),
+        Head("logits differ by"),
+        Head("trained on", results.badge(variant)),
+        Head("trained from scratch"),
     ]  # fmt: skip
     rows = []
     for start in results.runs(variant.name, kind="deepened"):
@@ -193,7 +208,7 @@ def variants(results: Results, variant: Group) -> Table:
                 *[_ours(r, what) for what in ("error", "train_error") for r in runs],
             ]
         )
-    return Table(f"Trainings {variant.variant.replace('-', ' ')}", header, rows)
+    return Table(f"Variant: {variant.variant.replace('-', ' ')}", header, rows)
 
 
 def _columns(cells: Sequence[Number]) -> list[str]:
@@ -237,8 +252,9 @@ def printed(number: Number) -> str:
     short = number.table == "table5" or (
         number.table == "table4" and number.protocol == "as published"
     )
-    exact = number.source == "printed" and not short
-    text = f"{number.value:.2f}" if exact and not number.bound else f"{number.value:g}"
+    digits = 1 if number.source == "later" and number.data.startswith("ImageNet") else 2
+    exact = number.source != "plot" and not short and not number.bound
+    text = f"{number.value:.{digits}f}" if exact else f"{number.value:g}"
     if number.bound:
         return f"{'>' if number.bound == 'above' else '<'} {text}"
     if number.mean is not None:

@@ -95,6 +95,8 @@ def test_labels_keep_apart_and_in_order():
         ("cifar-resnet110", "ResNet-110"),
         ("resnet34-a", "ResNet-34 A"),
         ("resnet34-a-small", "ResNet-34 A-small"),
+        ("cifar-preact110", "pre-activation ResNet-110"),
+        ("cifar-highway19", "Highway-19"),
         ("vgg16", "vgg16"),
     ],
 )

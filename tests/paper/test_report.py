@@ -202,8 +202,8 @@ def test_images_of_another_kind_leave_a_cell_empty(tmp_path):
     follow_up = "The follow-up's networks with pre-activation"
     cifar = {row[0]: row for row in table(markdown, f"{follow_up}, CIFAR")}
     photos = {row[0]: row for row in table(markdown, f"{follow_up}, ImageNet")}
-    assert cifar["ResNet-110, original"][4] == f"{runs[0].values['measured']['error']:.2f}"
-    assert cifar["ResNet-110, pre-activation"][4] == "not run"
+    assert cifar["ResNet-110, original"][2] == f"{runs[0].values['measured']['error']:.2f}"
+    assert cifar["ResNet-110, pre-activation"][2] == "not run"
     assert "ResNet-101, original, top-1" not in cifar
     assert photos["ResNet-101, original, top-1"][2] == "23.80"
     assert photos["ResNet-152, original, top-1"][2] == "not run"
@@ -226,6 +226,15 @@ def test_an_empty_store_says_what_to_run(tmp_path):
     assert "<svg" not in html
 
 
+def test_rows_of_a_table_that_nobody_ran_are_named(tmp_path):
+    tests = [made_up.shown(name, "ten-crop") for name in ("plain18", "resnet18-a", "plain34")]
+    tests.append(made_up.shown("resnet34-a", "ten-crop", "short", group="imagenet-224-short"))
+    _, markdown = pages(tests, tmp_path)
+    assert "yet: 34-layer: `resnets paper run table2 --budget full --data FOLDER`" in markdown
+    _, markdown = pages([*tests, made_up.shown("resnet34-a", "ten-crop")], tmp_path)
+    assert "run table2" not in markdown
+
+
 def test_missing_networks_of_a_figure_are_named(tmp_path):
     _, markdown = pages([made_up.training("cifar-plain20", "short")], tmp_path)
     assert re.search(r"plain-56: `resnets paper run fig1 --budget short`", markdown)
@@ -245,7 +254,7 @@ def test_deepening_and_variants_stand_apart(tmp_path):
     row = table(markdown, "Deeper by construction")[2]
     assert row[2:5] == ["24.90 %", "24.90 %", "1.9e-06"]
     assert row[5:] == [errors[2], errors[1]]
-    assert table(markdown, "Trainings no warmup")[2][1:3] == [errors[1], errors[3]]
+    assert table(markdown, "Variant: no warmup")[2][1:3] == [errors[1], errors[3]]
     assert errors[2] not in str(table(markdown, "Table 6"))
 
 
