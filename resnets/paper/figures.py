@@ -162,7 +162,10 @@ def responses(outcome: Outcome) -> list[float]:
         UserError: if the result holds none.
     """
     found = rows(outcome, outcome.values.get("responses"), "responses", ("std",))
-    return [float(row["std"]) for row in found if row.get("std") is not None]
+    stds = [float(row["std"]) for row in found if row.get("std") is not None]
+    if not stds:
+        raise damaged(outcome, "responses")
+    return stds
 
 
 def signals(results: Results, group: Group) -> Figure | None:

@@ -137,12 +137,15 @@ class Results:
     """All results, to be asked.
 
     Raises:
-        UserError: if a result belongs to no group.
+        UserError: if a result belongs to no group or its seed is no number.
     """
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
         self.all = sorted(outcomes, key=lambda outcome: outcome.key)
         self.of = {outcome.key: group_of(outcome.key) for outcome in self.all}
+        for outcome in self.all:
+            if not isinstance(outcome.identity.get("seed"), int):
+                raise damaged(outcome, "seed")
 
     def groups(self, cifar: bool | None = None, variant: bool = False) -> list[Group]:
         """The groups that have results, longest budget first."""

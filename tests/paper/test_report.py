@@ -275,7 +275,7 @@ def test_deepening_and_variants_stand_apart(tmp_path):
         ("deepened", "shallow_error"),
     ],
 )
-@pytest.mark.parametrize("bad", ["absent", None, {"a": 1}, [["a"]]])
+@pytest.mark.parametrize("bad", ["absent", None, {"a": 1}, [["a"]], [{"layer": "conv1"}]])
 def test_a_damaged_result_is_one_error_that_names_it(tmp_path, kind, name, bad):
     whole = {
         "training": made_up.training("cifar-plain56"), "test": made_up.shown("resnet50", "dense"),
@@ -288,6 +288,12 @@ def test_a_damaged_result_is_one_error_that_names_it(tmp_path, kind, name, bad):
         report.write([replace(whole, values=values)], tmp_path / "out")
     assert whole.key in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_is_no_number_is_an_error(tmp_path):
+    run = made_up.training("cifar-resnet20")
+    with pytest.raises(UserError, match="seed"):
+        report.write([replace(run, identity={**run.identity, "seed": "first"})], tmp_path)
 
 
 def test_a_key_of_no_experiment_is_an_error(tmp_path):
