@@ -12,6 +12,8 @@ Points = list[tuple[float, float]]
 
 INK = "#010203"
 """Stands for the colour of the text around the figure; black in a PNG file."""
+FEW_POINTS = 15
+"""A line of fewer points shows them."""
 MOST_POINTS = 320
 """A line of more points is drawn through the means of neighbours."""
 
@@ -141,7 +143,9 @@ def _line(axes: Any, line: Line, panel: Panel) -> tuple[float, float, Line] | No
     seeds = [_thinned(points, line.smooth) for points in line.seeds if points]
     if not seeds:
         return None
-    style = {"ls": (0, (4, 2)) if line.dashed else "-", "lw": line.width, "color": line.colour}
+    few = max(map(len, seeds)) < FEW_POINTS and not line.dashed
+    style: dict[str, Any] = {"marker": "o" if few else None, "ms": 3}
+    style |= {"ls": (0, (4, 2)) if line.dashed else "-", "lw": line.width, "color": line.colour}
     shared = sorted(set.intersection(*({x for x, _ in points} for points in seeds)))
     if not shared:
         for points in seeds:

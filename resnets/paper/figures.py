@@ -88,8 +88,7 @@ def fig4(results: Results, group: Group) -> Figure | None:
         for name, half in zip(("plain", "ResNet, option A"), halves, strict=True)
     ]
     caption = (
-        "Figure 4. Thin: training error. Bold: error of centre crops of the validation images. "
-        "Plain networks left, residual networks right."
+        "Figure 4. Thin: training error. Bold: error of centre crops of the validation images."
     )
     return _figure(results, group, "fig4", caption, networks, panels, 2)
 
@@ -109,8 +108,8 @@ def fig6(results: Results, group: Group) -> Figure | None:
     if axes.full:
         panels[2] = replace(panels[2], x_limits=(3.5, 6.4), level=1.0)
     caption = (
-        "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. Plain networks left, "
-        "residual networks in the middle, 110 and 1202 layers right."
+        "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. A depth has the same "
+        "colour in all panels."
     )
     return _figure(results, group, "fig6", caption, networks, panels, 3)
 
@@ -356,11 +355,12 @@ def _figure(
         text += f", training {percent([measured(run, 'train_error') for run in runs])}"
         said.append(text)
     name = anchor(f"{name}-{group.name}")
+    panels = [panel for panel in panels if panel.lines]
     most = max(len(results.runs(group.name, network)) for network in networks)
     several = f" Mean of up to {most} seeds; the bands span them." if most > 1 else ""
     return Figure(
         name, caption + several, f"Final errors: {'; '.join(said)}.", results.badge(group),
-        draw(panels, name, columns), sources(outcomes),
+        draw(panels, name, min(columns, len(panels))), sources(outcomes),
     )  # fmt: skip
 
 
