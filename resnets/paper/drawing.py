@@ -1,0 +1,223 @@
+"""Panels with lines, drawn with matplotlib: SVG text for the page, PNG bytes for Markdown."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Points = list[tuple[float, float]]
+
+INK = "#010203"
+"""Stands for the colour of the text around the figure; black in a PNG file."""
+FEW_POINTS = 15
+"""A line of fewer points shows them."""
+MOST_POINTS = 320
+"""A line of more points is drawn through the means of neighbours."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve, as mean of its seeds with a band from the lowest to the highest.
+
+    Args:
+        seeds: points (x, y) of each training.
+        label: written at the line's right end, or in the legend; nothing if empty.
+        smooth: whether neighbours may be averaged (noisy readings of the training error).
+    """
+
+    seeds: Sequence[Points]
+    colour: str = INK
+    label: str = ""
+    dashed: bool = False
+    width: float = 1.8
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes.
+
+    Args:
+        level: a height at which the paper draws a dotted line across.
+        legend: labels in a box instead of at the lines' ends.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    across: str
+    up: str
+    x_limits: tuple[float, float] | None = None
+    y_limits: tuple[float, float] | None = None
+    level: float | None = None
+    legend: bool = False
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The same picture twice."""
+
+    svg: str = field(repr=False)
+    png: bytes = field(repr=False)
+
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.18,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
+    "grid.color": INK,
+}
+
+
+def draw(
+    panels: Sequence[Panel], name: str, columns: int, width: float = 3.6, height: float = 3.2
+) -> Drawing:
+    """Draw panels in rows of `columns`.
+
+    Args:
+        panels: one for each set of axes, row by row.
+        name: prefix of the identifiers inside the SVG, so that several can stand in one page.
+        columns: how many panels stand side by side.
+        width: of one panel, in inches.
+        height: of one panel, in inches.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // columns)
+    style: Any = {**STYLE, "svg.hashsalt": name}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _panel(axes, panel)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        text, picture = io.StringIO(), io.BytesIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    return Drawing(_inline(text.getvalue(), name, columns), picture.getvalue())
+
+
+def _panel(axes: Any, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if panel.logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(visible=True)
+    ends = [end for line in panel.lines if (end := _line(axes, line, panel)) is not None]
+    if panel.level is not None:
+        axes.axhline(panel.level, color=INK, lw=0.6, ls=":")
+    axes.set(title=panel.title, xlabel=panel.across, ylabel=panel.up)
+    if panel.x_limits:
+        axes.set_xlim(*panel.x_limits)
+    else:
+        axes.margins(x=0.02)
+    if panel.y_limits:
+        axes.set_ylim(*panel.y_limits)
+    if panel.legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="best", labelspacing=0.3, handlelength=1.8)
+    elif ends:
+        _labels(axes, ends)
+
+
+def _line(axes: Any, line: Line, panel: Panel) -> tuple[float, float, Line] | None:
+    """Draw a line; its right end if it has a label."""
+    seeds = [_thinned(points, line.smooth) for points in line.seeds if points]
+    if not seeds:
+        return None
+    few = max(map(len, seeds)) < FEW_POINTS and not line.dashed
+    style: dict[str, Any] = {"marker": "o" if few else None, "ms": 3}
+    style |= {"ls": (0, (4, 2)) if line.dashed else "-", "lw": line.width, "color": line.colour}
+    shared = sorted(set.intersection(*({x for x, _ in points} for points in seeds)))
+    if not shared:
+        for points in seeds:
+            axes.plot(*zip(*points, strict=True), **{**style, "lw": 0.7 * line.width})
+        mean = seeds[0]
+    else:
+        columns = [[dict(points)[x] for x in shared] for points in seeds]
+        values = list(zip(*columns, strict=True))
+        if len(seeds) > 1:
+            low, high = [min(v) for v in values], [max(v) for v in values]
+            axes.fill_between(shared, low, high, color=line.colour, alpha=0.16, lw=0)
+        mean = [(x, sum(v) / len(v)) for x, v in zip(shared, values, strict=True)]
+        axes.plot(
+            *zip(*mean, strict=True), **style, label=line.label if panel.legend else None,
+            solid_joinstyle="round",
+        )  # fmt: skip
+    return (*mean[-1], line) if line.label else None
+
+
+def _thinned(points: Points, smooth: bool) -> Points:
+    width = -(-len(points) // MOST_POINTS)
+    if smooth and len(points) > 30:
+        width = max(width, 2)
+    if width < 2:
+        return points
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    if not smooth:
+        return [group[-1] for group in groups]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _labels(axes: Any, ends: Sequence[tuple[float, float, Line]]) -> None:
+    """Write each line's name at its right end, apart from each other."""
+    low, high = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = _apart([min(max(y, low), high) for _, y, _ in ends], 0.062 * (high - low))
+    for height, (_, _, line) in zip(heights, ends, strict=True):
+        axes.annotate(
+            line.label, (1.015, height), xycoords=("axes fraction", "data"),
+            va="center", ha="left", color=line.colour, fontsize=8.5, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Rising heights moved as little as possible until neighbours are `least` apart."""
+    groups: list[list[float]] = []  # of heights less what the labels below them need
+    for number, height in enumerate(heights):
+        groups.append([height - number * least])
+        while len(groups) > 1 and _mean(groups[-2]) > _mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    flat = [_mean(group) for group in groups for _ in group]
+    return [height + number * least for number, height in enumerate(flat)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _inline(svg: str, name: str, columns: int) -> str:
+    """An SVG file's text as an element of a page: own identifiers, the page's ink and letters."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    inches = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0]) / 72
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        rf'\1 class="columns-{columns}" style="max-width: {6.8 * inches:.0f}rem"',
+        svg,
+        count=1,
+    )
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
+    svg = svg.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
+    return svg.replace(INK, "currentColor").strip()

@@ -1,0 +1,104 @@
+"""The paper's figures, drawn from results."""
+
+import re
+
+import pytest
+
+from resnets.paper import figures
+from resnets.paper.drawing import Line, Panel, _apart, draw
+from resnets.paper.readings import Results
+from tests.paper import made_up
+
+
+def made(draw, outcomes):
+    results = Results(outcomes)
+    group = results.groups()[0]
+    return draw(results, group)
+
+
+@pytest.mark.parametrize(
+    ("draw", "outcomes", "labels"),
+    [
+        (figures.fig1, made_up.cifar(), ["20-layer", "56-layer", "iter. (1e4)"]),
+        (figures.fig4, made_up.photos(), ["18-layer", "34-layer", "plain", "ResNet, option A"]),
+        (figures.fig6, made_up.cifar(), ["44-layer", "110-layer", "1202-layer", "ResNet"]),
+        (figures.fig6, made_up.cifar("short"), ["iterations (thousands)"]),
+        (figures.fig7, made_up.cifar(), ["plain-56", "ResNet-110", "std"]),
+        (figures.signals, made_up.cifar(), ["step 0", "step 1,000", "ResNet-56: gradient"]),
+    ],
+)
+def test_a_figure_names_what_it_shows(draw, outcomes, labels):
+    figure = made(draw, outcomes)
+    texts = re.findall(r">([^<>\n]+)</text>", figure.drawing.svg)
+    for label in labels:
+        assert label in texts
+    assert figure.drawing.png.startswith(b"\x89PNG")
+    assert figure.badge
+    assert figure.sources
+
+
+def test_the_words_of_a_figure_give_its_final_errors():
+    outcomes = [made_up.training("cifar-plain20"), made_up.training("cifar-plain56")]
+    figure = made(figures.fig1, outcomes)
+    for outcome in outcomes:
+        assert f"{outcome.values['measured']['error']:.2f} %" in figure.text
+        assert f"{outcome.values['train_error']:.2f} %" in figure.text
+
+
+@pytest.mark.parametrize(
+    "draw", [figures.fig1, figures.fig4, figures.fig6, figures.fig7, figures.signals]
+)
+def test_a_figure_without_results_is_none(draw):
+    results = Results([made_up.training("cifar-resnet1202", "smoke")])
+    group = results.groups()[0]
+    figure = draw(results, group)
+    assert figure is None or draw is figures.fig6
+
+
+def test_a_depth_has_one_colour_in_plain_and_residual_networks():
+    figure = made(figures.fig6, made_up.cifar())
+    assert figure.drawing.svg.count(figures.COLOURS[56]) >= 4
+
+
+def test_only_what_was_drawn_is_a_source():
+    outcomes = [made_up.training("cifar-plain20"), made_up.training("cifar-resnet20")]
+    figure = made(figures.fig1, outcomes)
+    assert [source.key for source in figure.sources] == ["cifar10-full/cifar-plain20-seed0"]
+
+
+def test_seeds_of_other_lengths_are_drawn_too():
+    lines = [Line([[(1, 2), (2, 3)], [(5, 6), (7, 8)], []]), Line([[]]), Line([])]
+    drawing = draw([Panel("title", lines, "x", "y")], "some-name", 1)
+    assert drawing.svg.startswith("<svg")
+
+
+def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_names_apart():
+    panel = Panel("a & b", [Line([[(0.0, 1.0), (1.0, 2.0)]], label="<line>")], "x", "y")
+    drawing = draw([panel, panel], "some-name", 2)
+    assert "currentColor" in drawing.svg
+    assert "http" not in drawing.svg
+    assert all(name.startswith("some-name-") for name in re.findall(r' id="(.*?)"', drawing.svg))
+    assert "a &amp; b" in drawing.svg
+    assert drawing == draw([panel, panel], "some-name", 2)
+
+
+def test_labels_keep_apart_and_in_order():
+    heights = _apart([1.0, 1.1, 1.2, 9.0], 1.0)
+    assert heights == pytest.approx([0.1, 1.1, 2.1, 9.0])
+    assert _apart([3.0], 1.0) == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("cifar-plain56", "plain-56"),
+        ("cifar-resnet110", "ResNet-110"),
+        ("resnet34-a", "ResNet-34 A"),
+        ("resnet34-a-small", "ResNet-34 A-small"),
+        ("cifar-preact110", "pre-activation ResNet-110"),
+        ("cifar-highway19", "Highway-19"),
+        ("vgg16", "vgg16"),
+    ],
+)
+def test_networks_are_called_as_in_the_paper(network, name):
+    assert figures.title(network) == name
