@@ -187,10 +187,11 @@ def _report(options: Options) -> str:
 
 
 def _run(todo: list[Job], options: Options) -> None:
-    at_once, environment = _side_by_side(options.jobs, len(todo))
-    look = watch(options.place, todo)
+    at_once, threads = _side_by_side(options, len(todo))
     with launch.alone(options.place), _terminated_like_interrupted():
-        pool = _pool(options.launcher, int(environment.get("OMP_NUM_THREADS", 1)))
+        pool = _pool(options.launcher, threads)
+        look = watch(options.place, todo)
+        environment = {"OMP_NUM_THREADS": str(threads)}
         launcher = launch.Launch(options.place, pool, at_once, environment, look)
         try:
             launcher.run(todo)
@@ -211,23 +212,23 @@ def _run(todo: list[Job], options: Options) -> None:
             look.close()
 
 
-def _side_by_side(asked: int | None, todo: int) -> tuple[int, dict[str, str]]:
-    """How many jobs run at once, and the variables that share the cores among them."""
+def _side_by_side(options: Options, todo: int) -> tuple[int, int]:
+    """How many jobs run at once, and with how many threads each."""
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    if options.launcher == "ray":  # the cluster has its own limits
+        return options.jobs or todo, 1
     # Several small networks with a core each train more images than one after the other.
-    at_once = min(asked or (ON_A_GPU * gpus if gpus else cores), todo)
-    threads = max(1, cores // at_once)
-    return at_once, {"OMP_NUM_THREADS": str(threads)}
+    at_once = min(options.jobs or (ON_A_GPU * gpus if gpus else cores), todo)
+    return at_once, max(1, cores // at_once)
 
 
-def _pool(launcher: str, cpus: int) -> launch.Pool:
+def _pool(launcher: str, threads: int) -> launch.Pool:
     gpus = torch.cuda.device_count()
     if launcher == "local":
         return launch.LocalPool(range(gpus))
     from resnets.paper.ray_launcher import RayPool
 
-    pool: launch.Pool = RayPool(os.environ.get("RAY_ADDRESS"), cpus, 1 / ON_A_GPU if gpus else 0.0)
-    return pool
+    return RayPool(None, threads, 1 / ON_A_GPU if gpus else 0.0)
 
 
 @contextmanager
@@ -246,12 +247,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def report(results: Path, out: Path) -> None:
     """Write the page and the Markdown file of all results."""
-    from resnets.paper import report as page
+    from resnets.paper.report import write
 
     store = Store(results)
     if not results.is_dir():
         raise UserError(
             "no such folder of results", str(results), "make some: resnets paper run fig6"
         )
-    for path in page.write(list(store.everything()), out):
+    for path in write(list(store.everything()), out, results):
         print(path)

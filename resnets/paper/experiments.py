@@ -193,7 +193,7 @@ EXPERIMENTS = (
     Experiment("start", "section 4.2: 110 layers, gentle start", "cifar10", _start),
     Experiment("fig7", "layer responses", "cifar10", _responses),
     Experiment("signals", "signals and gradients by layer", "cifar10", _signals, once=True),
-    Experiment("deepen", "the constructed solution", "cifar10", _deepen),
+    Experiment("deepened", "the constructed solution", "cifar10", _deepen),
     Experiment("preact", "the follow-up's units", "cifar10", _cifar("cifar-resnet110", *FOLLOW_UP)),
     Experiment("fig4", "ImageNet curves", "photos", _photos(*TWINS)),
     Experiment("table2", "plain and residual, 18 and 34", "photos",
