@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from resnets.paper.numbers import Complexity, cifar10_error, complexities
+from resnets.paper.store import Store
 
 RESULTS = Path(__file__).parents[2] / "results"  # beside the package, in a checkout
 
@@ -118,10 +119,39 @@ def finetune() -> str:
     return _markdown(("`finetune` from `resnet50@msra`", "wrong", "test error"), rows)
 
 
+def degradation() -> str:
+    """Plain and residual networks under the short budget, from `results/paper/`."""
+    outcomes = [o for o in Store(RESULTS / "paper").everything() if o.kind == "training"]
+    rows = []
+    for depth in (20, 56):
+        cells = [f"{depth} layers"]
+        for family in ("plain", "resnet"):
+            key = f"cifar10-short/cifar-{family}{depth}-"
+            runs = [o.values for o in outcomes if o.key.startswith(key)]
+            for errors in (
+                [run["train_error"] for run in runs],
+                [run["measured"]["error"] for run in runs],
+            ):
+                cells.append(_mean(errors))
+        rows.append(cells)
+    header = ("", "plain: training error", "test error", "residual: training error", "test error")
+    return _markdown(header, rows)
+
+
+def _mean(errors: Sequence[float]) -> str:
+    """Mean and spread in percent; the single figure of a single run."""
+    if not errors:
+        return ""
+    mean = f"{statistics.mean(errors):.1f}"
+    spread = f" +- {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
+    return f"{mean}{spread} %"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10_fast": cifar10_fast,
     "protocols": protocols,
     "finetune": finetune,
+    "degradation": degradation,
     "networks": networks,
     "networks_short": lambda: networks(SHORT),
 }
