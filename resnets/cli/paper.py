@@ -77,7 +77,7 @@ class Options:
             )
         photos = sources.open_training(self.data)
         place = self.data if "://" in self.data else str(Path(self.data).resolve())
-        name = re.sub(r"[^\w-]", "-", Path(place.rstrip("/")).name) or "photos"
+        name = re.sub(r"[^\w-]", "-", Path(place.rstrip("/")).name.split(".")[0]) or "photos"
         whole = data_fingerprint(recipe_file.load("imagenet-paper"), photos)
         return DataSet(name, place, whole, len(photos.train), self.image_size or 224)
 

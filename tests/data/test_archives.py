@@ -1,0 +1,72 @@
+"""Data sets in one file are unpacked once, whole or not at all."""
+
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from resnets.data import archives, sources
+from resnets.support.errors import UserError
+from tests.conftest import draw_photos
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for part in ("train", "val"):
+        draw_photos(tmp_path / "photos" / part, {"ant": 3, "bee": 2})
+    return tmp_path / "photos"
+
+
+def make(photos, ending, around):
+    archive = photos.parent / f"insects{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in photos.rglob("*.png"):
+                file.write(path, f"{around}{path.relative_to(photos)}")
+    else:
+        with tarfile.open(archive, "w:gz" if ending != ".tar" else "w") as file:
+            for part in ("train", "val"):
+                file.add(photos / part, f"{around}{part}")
+    return archive
+
+
+@pytest.mark.parametrize("around", ["", "insects/"])
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+def test_an_archive_is_the_folder_that_it_holds(photos, cache, ending, around):
+    archive = make(photos, ending, around)
+    found = sources.open_training(str(archive))
+    assert (len(found.train), len(found.val)) == (5, 5)
+    assert found.classes == ("ant", "bee")
+    assert len(sources.open_test(str(archive))) == 5
+    assert str(cache) in found.train.where
+    assert not list(photos.parent.glob("**/.unpacking-*"))
+
+
+def test_it_is_unpacked_once_and_again_when_it_changed(photos, cache):
+    archive = make(photos, ".tar", "")
+    first = archives.unpacked(archive)
+    (first / "train" / "ant" / "0.png").unlink()
+    assert len(sources.open_training(str(archive)).train) == 4
+    draw_photos(photos / "train", {"ant": 9})
+    assert len(sources.open_training(str(make(photos, ".tar", ""))).train) == 11
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+def test_damaged_archives_leave_nothing(photos, cache, ending):
+    archive = make(photos, ending, "")
+    archive.write_bytes(archive.read_bytes()[:-2000] if ending == ".zip" else b"nothing" * 500)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        archives.unpacked(archive)
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_members_that_lead_outside_are_refused(tmp_path, cache):
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as file:
+        member = tarfile.TarInfo("../../evil.png")
+        member.size = 3
+        file.addfile(member, io.BytesIO(b"abc"))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        archives.unpacked(archive)
+    assert not list(cache.rglob("evil.png"))
