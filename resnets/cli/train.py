@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -41,8 +40,7 @@ def train(
     Args:
         keys: keys of the recipe that have an option of their own.
     """
-    options = [f"{key}={json.dumps(value)}" for key, value in keys.items() if value is not None]
-    plan = recipe_file.load(name, [*settings, *options])
+    plan = recipe_file.load(name, settings, {k: v for k, v in keys.items() if v is not None})
     if image_size is not None:
         plan = plan.at_size(image_size)
     if plan.dataset == "photos" and data is None:

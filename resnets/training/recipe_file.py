@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -26,13 +26,16 @@ def shipped() -> dict[str, str]:
     }
 
 
-def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
+def load(
+    name_or_path: str, settings: Iterable[str] = (), options: Mapping[str, str | int] | None = None
+) -> Recipe:
     """Read a recipe: a shipped name or the path of a TOML file.
 
     Args:
         name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
         settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
             strings may be left out.
+        options: keys with a command line option of their own, which errors then name.
 
     Raises:
         UserError: naming the file, the line and the key, and the nearest known key.
@@ -48,9 +51,13 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"not valid TOML: {error}", where) from error
-    overridden = set()
+    overridden = {}
     for setting in settings:
-        overridden.add(_apply(values, setting))
+        key = _apply(values, setting)
+        overridden[key] = f"--set {key}"
+    for key, value in (options or {}).items():
+        values[key] = value
+        overridden[key] = f"--{key}"
     return _validated(values, text, where, overridden)
 
 
@@ -85,26 +92,28 @@ def _apply(values: dict[str, Any], setting: str) -> str:
     return key
 
 
-def _validated(values: dict[str, Any], text: str, where: str, overridden: set[str]) -> Recipe:
+def _validated(values: dict[str, Any], text: str, where: str, overridden: dict[str, str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as failure:
         raise _explained(failure.errors()[0], text, where, overridden) from failure
 
 
-def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str]) -> UserError:
+def _explained(error: ErrorDetails, text: str, where: str, overridden: dict[str, str]) -> UserError:
     """One line for the first thing that is wrong: file, line, key, and the nearest key."""
     path = _key_path(error)
     key = ".".join(path)
-    if any(key == o or o.startswith(f"{key}.") for o in overridden):
-        place = f"--set {key}"
+    mine = [o for o in overridden if key == o or o.startswith(f"{key}.")]
+    if mine:
+        place = overridden.get(key, f"--set {mine[0]}")
     else:
         line = _line_of(text, path)
         place = f"{where}, line {line}" if line else where
     if error["type"] == "extra_forbidden":
         table = _table(path[:-1])
         known = table.model_fields if table else Recipe.model_fields
-        return UserError(f"unknown key {key!r}", place, nearest(path[-1], known))
+        before = key.removesuffix(path[-1]) if mine else ""  # in a file the table is at hand
+        return UserError(f"unknown key {key!r}", place, nearest(key, [before + k for k in known]))
     if error["type"] == "missing":
         return UserError(f"key {key!r} is missing", place)
     given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
@@ -113,7 +122,8 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: set[str])
         given = ""
     if path and path[-1] in SWITCHES:
         message = "should be 'auto', true or false"
-    return UserError(f"{key}: {message}{given}" if key else message, place)
+    named = not key or place.endswith(f" {key}") or place == f"--{key}"
+    return UserError(f"{message}{given}" if named else f"{key}: {message}{given}", place)
 
 
 def _key_path(error: ErrorDetails) -> list[str]:
