@@ -23,7 +23,9 @@ def small_recipe(**changes):
     return make_recipe(progressive=None, **changes)
 
 
-@pytest.mark.parametrize("kind", ["A", "plain", "bottleneck C"])
+@pytest.mark.parametrize(
+    "kind", ["A", "plain", "bottleneck C", "small", "highway", "pre", "pre bottleneck"]
+)
 def test_signals_equal_a_direct_computation(kind):
     net = network(kind)
     images, labels = batches((8,))[0], torch.arange(8) % 5
@@ -36,7 +38,8 @@ def test_signals_equal_a_direct_computation(kind):
     net.train().requires_grad_(True)
     seen = {}
     net.layer2[0].conv1.register_forward_hook(lambda m, i, o: seen.update(input=i[0]))
-    net.layer2[0].bn1.register_forward_hook(lambda m, i, o: seen.update(out=o))
+    after = net.layer2[0].bn2 if kind.startswith("pre") else net.layer2[0].bn1
+    after.register_forward_hook(lambda m, i, o: seen.update(out=o))
     loss = F.cross_entropy(net(images), labels, reduction="sum")
     seen["out"].retain_grad()
     loss.backward()
