@@ -10,6 +10,7 @@ from typing import Any
 from resnets.paper.evidence import (
     Runs,
     Sample,
+    State,
     Verdict,
     above,
     all_of,
@@ -153,21 +154,30 @@ def kept(network: str) -> Judge:
 
 
 def faster(runs: Runs) -> Verdict:
-    """Iterations until the plain network's test error half-way, in parts of the plain one's.
+    """Iterations until the plain network's test error half-way; curves go up and down on the way.
 
-    Both count until they first have that error, which the plain one may have before half-way.
+    Sure is only: for good below it before the plain one is so for the first time; or the reverse.
     """
     plain, residual = (runs.find(name) for name in ("plain18", "resnet18-a"))
     if not plain or not residual:
         return not_run(["plain18 and resnet18-a"])
     half = value(plain[0], "iterations") / 2
     level = statistics.fmean(_reading(o, half) for o in plain)
-    own = max(1.0, statistics.fmean(_reaches(o, level) for o in plain))
-    parts = [_reaches(o, level) / own for o in residual]
-    found = sample("resnet18-a", parts, " of plain18's iterations")
-    assert found is not None
-    text = f"to {level:.2f} % test error, plain18's half-way, which it first has at {own:,.0f}"
-    return below(found, 1, text)
+    theirs, ours = ([_reaches(o, level) for o in of] for of in (plain, residual))
+    state: State = "not clear"
+    if max(last for _, last in ours) < min(first for first, _ in theirs):
+        state = "holds"
+    elif min(first for first, _ in ours) > max(last for _, last in theirs):
+        state = "does not hold"
+    told = [
+        f"{name} {', '.join(f'{first:,.0f} and {last:,.0f}' for first, last in of)}"
+        for name, of in (("plain18", theirs), ("resnet18-a", ours))
+    ]
+    return Verdict(
+        state,
+        f"iterations to {level:.2f} % test error, plain18's half-way, for the first time "
+        f"and for good: {'; '.join(told)}",
+    )
 
 
 def _reading(outcome: Outcome, step: float) -> float:
@@ -181,16 +191,22 @@ def _reading(outcome: Outcome, step: float) -> float:
     return points[0][1] if step < points[0][0] else points[-1][1]
 
 
-def _reaches(outcome: Outcome, level: float) -> float:
-    """The iteration at which the test error falls to a level; the training's end if never."""
+def _reaches(outcome: Outcome, level: float) -> tuple[float, float]:
+    """The iterations at which the test error falls to a level for the first and the last time.
+
+    The training's end where it never does, or does not stay there.
+    """
     points = curve(outcome, "test_curve")
-    for i, (step, error) in enumerate(points):
-        if error <= level:
-            if i == 0 or points[i - 1][1] == error:
-                return step
-            before, higher = points[i - 1]
-            return before + (step - before) * (higher - level) / (higher - error)
-    return value(outcome, "iterations")
+    falls = [
+        before + (step - before) * (higher - level) / (higher - error)
+        for (before, higher), (step, error) in itertools.pairwise(points)
+        if error <= level < higher
+    ]
+    if points and points[0][1] <= level:
+        falls.insert(0, points[0][0])
+    end = value(outcome, "iterations")
+    stays = falls and points[-1][1] <= level
+    return falls[0] if falls else end, falls[-1] if stays else end
 
 
 def options_differ_little(runs: Runs) -> Verdict:

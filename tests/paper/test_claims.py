@@ -278,7 +278,7 @@ def test_a_small_training_error_of_one_seed_is_uncertain_by_the_images_it_was_co
 
 
 def test_a_network_is_not_faster_than_itself():
-    level = [[500, 60.0], [1000, 49.0], [1500, 50.0], [3000, 20.0]]  # half-way above what it had
+    level = [[500, 60.0], [1000, 49.0], [1400, 55.0], [1500, 50.0], [3000, 20.0]]
     runs = [
         run
         for name in ("plain18", "resnet18-a")
@@ -286,6 +286,16 @@ def test_a_network_is_not_faster_than_itself():
     ]
     verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
     assert verdict.state == "not clear", verdict.evidence
+    assert "plain18 955 and 1,500," in verdict.evidence
+
+
+def test_a_network_that_never_has_the_error_is_not_faster():
+    runs = faster(900, 1000, 1100)
+    for run in runs[3:]:
+        run.values["test_curve"] = [[500, 90.0], [3000, 60.0]]
+    verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
+    assert verdict.state == "does not hold"
+    assert "resnet18-a 3,000 and 3,000" in verdict.evidence
 
 
 def test_a_training_too_short_to_begin_does_not_show_a_late_start():
