@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ Draw = Callable[[Results, Group], Figure | None]
 def write(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> list[Path]:
     """Write `report.html`, `report.md` and the figures that the latter shows.
 
+    Figures of an earlier report in the folder that are not in this one are removed.
+
     Args:
         outcomes: all results, of any budget.
         out: folder of the report; made if it does not exist.
@@ -43,9 +46,21 @@ def write(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -
     files["report.md"] = rendering.markdown(page).encode()
     files |= {f"{figure.name}.png": figure.drawing.png for figure in page.figures()}
     make_folder(out)
+    before = _pictures(out)
     for name, content in files.items():
         write_bytes(out / name, content)
+    for name in before - files.keys():
+        (out / name).unlink(missing_ok=True)
     return [out / name for name in files]
+
+
+def _pictures(out: Path) -> set[str]:
+    """The figures of an earlier report in the same folder."""
+    try:
+        text = (out / "report.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    return set(re.findall(r"^!\[.*\]\(([a-z0-9-]+\.png)\)$", text, re.MULTILINE))
 
 
 def build(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> Page:

@@ -306,3 +306,22 @@ def test_the_report_does_not_depend_on_order(tmp_path):
     outcomes = [made_up.training(f"cifar-plain{n}", "short", n) for n in (20, 56)]
     one, other = pages(outcomes, tmp_path / "a"), pages(outcomes[::-1], tmp_path / "b")
     assert one == other
+
+
+def test_figures_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    report.write([made_up.training("cifar-plain20", "short")], tmp_path)
+    assert (tmp_path / "fig1-cifar10-short.png").exists()
+    report.write([made_up.training("cifar-resnet20", "short")], tmp_path)
+    assert not (tmp_path / "fig1-cifar10-short.png").exists()
+    assert (tmp_path / "fig6-cifar10-short.png").exists()
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_sentences_stand_under_each_other_on_a_phone_with_their_heads(everything):
+    html = (everything[0] / "report.html").read_text()
+    words = re.findall(r'<table class="words".*?</table>', html, re.DOTALL)
+    assert len(words) == 4
+    for text in words:
+        assert all(re.match(r' data-head="[^"]+"', cell) for cell in text.split("<td")[1:])
+    assert 'data-head="here, full: 64,000 iterations"' in html
