@@ -136,6 +136,7 @@ def _claims(results: Results) -> list[Part]:
     tables: list[Part] = []
     for needs, caption in STATEMENTS.items():
         groups = [] if needs == "nothing" else results.groups(cifar=needs == "cifar10")
+        groups = [group for group in groups if group.budget != "smoke"]
         header = [Head("statement"), Head("section")]
         header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
         rows = []
@@ -147,7 +148,10 @@ def _claims(results: Results) -> list[Part]:
             rows.append([Cell(claim.statement), Cell(claim.section), *cells])
         tables.append(Table(caption, header, rows, words=True))
     said = ", ".join(f"{state}: {states[state]}" for state in rendering.MARKS if states[state])
-    return [Text(f"Verdicts of all budgets together. {said.capitalize()}."), *tables]
+    text = f"Verdicts of all budgets together. {said.capitalize()}."
+    if any(group.budget == "smoke" for group in results.groups()):
+        text += " Smoke runs show that everything works, and nothing else: they are not judged."
+    return [Text(text), *tables]
 
 
 STATEMENTS = {
@@ -305,7 +309,8 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("error", f"{measured(outcome, 'error'):.2f} %" if outcome.kind in ERRORS else ""),
         ("protocol", str(place.get("protocol") or "") if isinstance(place, dict) else ""),
-        ("images", f"{images:,}" if images else ""),
+        ("images", f"{images:,}" if images else str(outcome.values.get("images") or "")),
+        ("BN statistics", str(outcome.values.get("statistics") or "")),
         ("network", outcome.network),
         ("seed", str(outcome.seed)),
         ("command", str(origin.get("command") or "")),

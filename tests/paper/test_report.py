@@ -325,3 +325,15 @@ def test_sentences_stand_under_each_other_on_a_phone_with_their_heads(everything
     for text in words:
         assert all(re.match(r' data-head="[^"]+"', cell) for cell in text.split("<td")[1:])
     assert 'data-head="here, full: 64,000 iterations"' in html
+
+
+def test_statements_are_not_judged_by_smoke_runs(tmp_path):
+    smoke = [made_up.training(f"cifar-{name}", "smoke") for name in ("plain20", "plain56")]
+    _, markdown = pages(smoke, tmp_path)
+    heads = table(markdown, "Statements to be checked on CIFAR-10")[0]
+    assert heads == ["statement", "section", "here"]
+    assert "they are not judged" in markdown
+    short = [made_up.training(f"cifar-{name}", "short") for name in ("plain20", "plain56")]
+    _, markdown = pages(smoke + short, tmp_path)
+    assert len(table(markdown, "Statements to be checked on CIFAR-10")[0]) == 3
+    assert "they are not judged" not in pages(short, tmp_path)[1]
