@@ -206,10 +206,12 @@ def signals(results: Results, group: Group) -> Figure | None:
     ]  # fmt: skip
     said = []
     for run in chosen:
-        step, layers = moments[run.key][-1]
-        sizes = [row["gradient"] for row in layers if row.get("gradient")]
-        if sizes:
-            said.append(f"{title(run.network)} {max(sizes) / min(sizes):.3g} (step {step:,})")
+        found = []
+        for step, layers in moments[run.key]:
+            sizes = [row["gradient"] for row in layers if row.get("gradient")]
+            if sizes:
+                found.append(f"{max(sizes) / min(sizes):.3g} (step {step:,})")
+        said.append(f"{title(run.network)} {', '.join(found) or 'no gradients'}")
     name = anchor(f"signals-{group.name}")
     return Figure(
         name,

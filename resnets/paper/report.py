@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from resnets.paper import figures, rendering, report_tables
 from resnets.paper.claims import claims
+from resnets.paper.experiments import LONG
 from resnets.paper.figures import command
 from resnets.paper.numbers import numbers
 from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Section, Table, Text
@@ -177,7 +178,8 @@ def _drawn(
         if figure is None:
             continue
         parts.append(figure)
-        lacking = [n for n in NETWORKS[experiment] if not results.runs(group.name, n, kind)]
+        wanted = [n for n in NETWORKS[experiment] if group.budget != "short" or n not in LONG]
+        lacking = [n for n in wanted if not results.runs(group.name, n, kind)]
         if lacking:
             parts.append(figures.absent(results, group, lacking, experiment))
     if not any(results.comparable(g) and draw_has(results, g, experiment, kind) for g in groups):

@@ -239,6 +239,9 @@ def test_missing_networks_of_a_figure_are_named(tmp_path):
     _, markdown = pages([made_up.training("cifar-plain20", "short")], tmp_path)
     assert re.search(r"plain-56: `resnets paper run fig1 --budget short`", markdown)
     assert "`resnets paper run fig1 --budget full`" in markdown
+    assert re.search(r"ResNet-110: `resnets paper run fig6 --budget short`", markdown)
+    _, markdown = pages([made_up.training("cifar-plain20", "full")], tmp_path)
+    assert re.search(r"ResNet-1202: `resnets paper run fig6 --budget full`", markdown)
 
 
 def test_deepening_and_variants_stand_apart(tmp_path):
