@@ -23,7 +23,7 @@ from resnets.weights.model_file import Model, make_card
 
 TOLERANCE = 1e-4
 """Difference of logits, as a part of the largest, that float32's rounding may cause."""
-_DEPTH = re.compile(r"(resnet|plain)\d+")
+_DEPTH = re.compile(r"(resnet|plain|highway|preact)\d+")
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,17 @@ def main_path(network: nn.Module) -> list[Layer]:
     happens and not from names.
     """
     found: list[tuple[str, nn.Conv2d, Tensor]] = []
-    norms: dict[int, nn.Module] = {}
+    outputs: dict[int, str] = {}  # by identity, which `found` keeps from being given again
+    norms: dict[str, nn.Module] = {}
 
     def convolved(module: nn.Module, inputs: Any, output: Tensor, name: str) -> None:
         assert isinstance(module, nn.Conv2d)
         found.append((name, module, output))
+        outputs[id(output)] = name
 
     def normalised(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        norms[id(inputs[0])] = module
+        if (name := outputs.get(id(inputs[0]))) is not None:
+            norms[name] = module
 
     hooks: list[RemovableHandle] = []
     for name, module in network.named_modules():
@@ -75,7 +78,7 @@ def main_path(network: nn.Module) -> list[Layer]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [Layer(name, module, norms.get(id(output))) for name, module, output in found]
+    return [Layer(name, module, norms.get(name)) for name, module, _ in found]
 
 
 @contextmanager

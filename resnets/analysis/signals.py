@@ -44,7 +44,7 @@ class Signal:
             images' cross-entropies: independent of the number of images.
         weight_gradient: norm of the gradient of the images' mean cross-entropy with respect to
             the convolution's weights, divided by the norm of the weights: what a rate of 1 would
-            change of them in one step of plain SGD.
+            change of them in one step of plain SGD. None where all weights are zero.
     """
 
     layer: str
@@ -52,7 +52,7 @@ class Signal:
     input: float
     forward: float
     gradient: float
-    weight_gradient: float
+    weight_gradient: float | None
 
 
 def measure(network: nn.Module, images: Tensor, labels: Tensor) -> list[Signal]:
@@ -102,12 +102,17 @@ def measure(network: nn.Module, images: Tensor, labels: Tensor) -> list[Signal]:
                 _std(inputs[layer.name]),
                 _std(responses[layer.name]),
                 len(images) * float(to_response.float().square().mean().sqrt()),
-                float(to_weight.norm() / layer.convolution.weight.norm()),
+                _relative(to_weight, layer.convolution.weight),
             )
             for layer, to_response, to_weight in zip(
                 path, gradients[: len(path)], of_weights, strict=True
             )
         ]
+
+
+def _relative(change: Tensor, weights: Tensor) -> float | None:
+    size = float(weights.norm())
+    return float(change.norm()) / size if size else None
 
 
 def _std(values: Tensor) -> float:

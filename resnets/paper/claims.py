@@ -45,6 +45,8 @@ class Claim:
     def check(self, outcomes: Sequence[Outcome], group: str = "") -> Verdict:
         """Judge by the results of one group, for example `cifar10-short`, and of its variants.
 
+        Nothing is clear if these were trained for different lengths.
+
         Raises:
             UserError: if a result lacks what it must hold.
         """
@@ -54,7 +56,10 @@ class Claim:
         verdict = self.judge(runs)
         if self.needs == "nothing" or verdict.state == "not run":
             return verdict
-        return Verdict(verdict.state, f"{verdict.evidence} [{runs.budget()}]")
+        state, evidence = verdict.state, f"{verdict.evidence} [{runs.budget()}]"
+        if len(runs.lengths()) > 1:
+            state, evidence = "not clear", f"trainings of different lengths: {evidence}"
+        return Verdict(state, evidence)
 
 
 def claims() -> list[Claim]:
@@ -131,8 +136,8 @@ CLAIMS = (
           "is its training error below 90 %.", "cifar10", judges.starts_late),
     Claim("start-similar", "4.2", "ResNet-110 becomes similarly accurate without a gentle "
           "start.", "cifar10", judges.still_similar),
-    Claim("thin", "4.2", "ResNet-110 has fewer parameters than FitNet and Highway networks, and a "
-          "lower error.", "cifar10", judges.thin_and_better),
+    Claim("thin", "4.2", "ResNet-110 has fewer parameters than the FitNet and the Highway network "
+          "of 19 layers, and a lower error.", "cifar10", judges.thin_and_better),
     Claim("responses-residual", "4.2", "ResNets' layers respond less than those of their plain "
           "twins.", "cifar10", pairs(judges.responses, *(_TWINS[i] for i in (0, 3)))),
     Claim("responses-depth", "4.2", "The deeper a ResNet, the less a layer responds.", "cifar10",

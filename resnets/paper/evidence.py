@@ -4,7 +4,7 @@ Two networks differ clearly if their means are further apart than the half-width
 interval of the difference, from the seeds' pooled standard deviation (Student's t). With one seed
 on a side nothing is known of its spread: the standard deviation of a run is then taken to be the
 largest of: the other side's; 2.4 % of the figure, as of the paper's five runs of ResNet-110
-(6.61 +- 0.16); and what the number of test images allows.
+(6.61 +- 0.16); and what the number of images allows that an error was counted on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from resnets.paper.jobs import LAST
+from resnets.paper.readings import Results, value
 from resnets.paper.store import Outcome
-from resnets.support.errors import UserError
 
 State = Literal["holds", "does not hold", "not clear", "not run"]
 SPREAD = 0.16 / 6.61
@@ -44,7 +45,7 @@ class Sample:
         name: as it is called in the evidence.
         values: one for each seed.
         unit: what follows the figures.
-        images: on how many images it was counted, if it was counted on a test set.
+        images: on how many images it was counted, if it is an error and that is known.
     """
 
     name: str
@@ -99,7 +100,7 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
         state = "does not hold"
     elif len(states) == 1:
         state = parts[0].state
-    return Verdict(state, "; ".join(part.evidence for part in parts))
+    return Verdict(state, "; ".join(dict.fromkeys(part.evidence for part in parts)))
 
 
 def rising(samples: Sequence[Sample | None], names: Sequence[str], what: str) -> Verdict:
@@ -165,40 +166,6 @@ def not_run(names: Sequence[str]) -> Verdict:
     return Verdict("not run", f"not run: {', '.join(names)}")
 
 
-def figure(outcome: Outcome, *path: str) -> float:
-    """A finite number of a result.
-
-    Raises:
-        UserError: if it is not there.
-    """
-    found: Any = outcome.values
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        raise damaged(outcome, ".".join(path))
-    return float(found)
-
-
-def damaged(outcome: Outcome, what: str) -> UserError:
-    """The error for a result that lacks something."""
-    return UserError(
-        f"the result holds no whole {what!r}", f"{outcome.key}.json", "move it away and run again"
-    )
-
-
-def curve(outcome: Outcome, name: str) -> list[tuple[float, float]]:
-    """A curve of a training, without readings that are no finite numbers.
-
-    Raises:
-        UserError: if it is missing or has another form.
-    """
-    try:
-        points = [(float(x), float(y)) for x, y in outcome.values[name] if y is not None]
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(outcome, name) from error
-    return [(x, y) for x, y in points if math.isfinite(y)]
-
-
 class Runs:
     """Results of one group and its variants.
 
@@ -209,29 +176,20 @@ class Runs:
 
     def __init__(self, outcomes: Iterable[Outcome], group: str) -> None:
         self.group = group
-        self._of = sorted(
-            (o for o in outcomes if o.key.startswith((f"{group}/", f"{group}-"))),
-            key=lambda outcome: outcome.seed,
-        )
+        mine = (o for o in outcomes if o.key.startswith((f"{group}/", f"{group}-")))
+        self._results = Results(mine)
 
     def find(
         self, network: str, kind: str = "training", variant: str = "", views: str = ""
     ) -> list[Outcome]:
         """Results of a network, by seed; a stem for small images makes no difference."""
-        return [
-            o
-            for o in self._of
-            if o.kind == kind
-            and o.key.split("/")[0] == self.group + variant
-            and _bare(o.network) == _bare(network)
-            and o.identity.get("views", "") == views
-        ]
+        return self._results.runs(self.group + variant, network, kind, views)
 
     def training_errors(self, networks: Sequence[str], variant: str = "") -> list[Sample | None]:
         """Training errors at the end, in percent; None for what was not run."""
         found = [self.find(network, variant=variant) for network in networks]
         return [
-            sample(name + variant, [figure(o, "train_error") for o in of])
+            sample(name + variant, [value(o, "train_error") for o in of], images=_read_images(of))
             for name, of in zip(networks, found, strict=True)
         ]
 
@@ -254,15 +212,20 @@ class Runs:
         ]
 
     def _counted(self, name: str, outcomes: Sequence[Outcome], *path: str) -> Sample | None:
-        images = [int(figure(o, *path[:-1], "images")) for o in outcomes]
-        return sample(name, [figure(o, *path) for o in outcomes], images=min(images, default=None))
+        images = [int(value(o, *path[:-1], "images")) for o in outcomes]
+        return sample(name, [value(o, *path) for o in outcomes], images=min(images, default=None))
+
+    def lengths(self) -> list[int]:
+        """How many iterations the trainings had, shortest first."""
+        trainings = (o for o in self._results.all if o.kind == "training")
+        return sorted({int(value(o, "iterations")) for o in trainings})
 
     def budget(self) -> str:
         """The group and the length of its trainings."""
-        lengths = {int(figure(o, "iterations")) for o in self._of if o.kind == "training"}
+        lengths = self.lengths()
         if not lengths:
             return self.group
-        first, last = min(lengths), max(lengths)
+        first, last = lengths[0], lengths[-1]
         return f"{self.group}, {first:,}{f' to {last:,}' if first < last else ''} iterations"
 
 
@@ -273,7 +236,13 @@ def sample(
     return Sample(name, tuple(values), unit, images) if values else None
 
 
-def _bare(network: str) -> str:
-    """Option B is what an ImageNet network has if its name says nothing."""
-    bare = network.removesuffix("-small")
-    return bare if bare.startswith("cifar-") else bare.removesuffix("-b")
+def _read_images(outcomes: Iterable[Outcome]) -> int | None:
+    """On how many images the training errors were counted: those of the last readings."""
+    plans = [o.identity.get("plan") for o in outcomes]
+    found = [
+        LAST * plan["log_every"] * plan["batch"]
+        for plan in plans
+        if isinstance(plan, dict)
+        and all(isinstance(plan.get(key), int) for key in ("log_every", "batch"))
+    ]
+    return min(found, default=None)

@@ -147,7 +147,7 @@ def fig7(results: Results, group: Group) -> Figure | None:
         "Figure 7. Standard deviations of the responses of the 3x3 layers, after BN and before "
         "any other non-linearity: in the layers' order (top), sorted (bottom). "
         "Plain networks dashed.",
-        f"Mean over the layers: {', '.join(said)}.",
+        f"Mean over the layers: {', '.join(said)}. BN with {_statistics(outcomes)}.",
         results.badge(group),
         draw(panels, name, 1, width=7.2, height=2.5),
         sources(outcomes),
@@ -165,6 +165,16 @@ def responses(outcome: Outcome) -> list[float]:
     if not stds:
         raise damaged(outcome, "responses")
     return stds
+
+
+def _statistics(outcomes: Iterable[Outcome]) -> str:
+    """By what BN normalised when responses were measured, and on which images."""
+    told = {
+        f"{o.values.get('statistics') or 'unknown'} statistics, "
+        f"on {o.values.get('images') or 'unknown images'}"
+        for o in outcomes
+    }
+    return " or ".join(sorted(told))
 
 
 def signals(results: Results, group: Group) -> Figure | None:
@@ -196,10 +206,12 @@ def signals(results: Results, group: Group) -> Figure | None:
     ]  # fmt: skip
     said = []
     for run in chosen:
-        step, layers = moments[run.key][-1]
-        sizes = [row["gradient"] for row in layers if row.get("gradient")]
-        if sizes:
-            said.append(f"{title(run.network)} {max(sizes) / min(sizes):.3g} (step {step:,})")
+        found = []
+        for step, layers in moments[run.key]:
+            sizes = [row["gradient"] for row in layers if row.get("gradient")]
+            if sizes:
+                found.append(f"{max(sizes) / min(sizes):.3g} (step {step:,})")
+        said.append(f"{title(run.network)} {', '.join(found) or 'no gradients'}")
     name = anchor(f"signals-{group.name}")
     return Figure(
         name,

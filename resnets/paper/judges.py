@@ -15,9 +15,6 @@ from resnets.paper.evidence import (
     above,
     all_of,
     below,
-    curve,
-    damaged,
-    figure,
     no_worse,
     noise,
     not_run,
@@ -27,6 +24,7 @@ from resnets.paper.evidence import (
     state_of,
 )
 from resnets.paper.numbers import complexities, number, numbers
+from resnets.paper.readings import curve, damaged, value
 from resnets.paper.store import Outcome
 
 Judge = Callable[[Runs], Verdict]
@@ -112,11 +110,11 @@ def exists(runs: Runs) -> Verdict:
     starts = [o for n in ("cifar-plain56", "cifar-resnet56") for o in _starts(runs, n)]
     if not starts:
         return not_run(["a deepened network"])
-    worst = max(figure(o, "error") - figure(o, "shallow_error") for o in starts)
+    worst = max(value(o, "error") - value(o, "shallow_error") for o in starts)
     told = [
         f"{o.network} from {o.values.get('from', '?')}, seed {o.seed}: "
-        f"{figure(o, 'error'):.2f} % against {figure(o, 'shallow_error'):.2f} %, "
-        f"logits {figure(o, 'difference'):.1e} apart"
+        f"{value(o, 'error'):.2f} % against {value(o, 'shallow_error'):.2f} %, "
+        f"logits {value(o, 'difference'):.1e} apart"
         for o in starts
     ]
     return Verdict("holds" if worst <= KEPT else "does not hold", "; ".join(told))
@@ -128,7 +126,7 @@ def _starts(runs: Runs, network: str) -> list[Outcome]:
 
 def missed(runs: Runs) -> Verdict:
     """From scratch SGD ends above the constructed solution, which has the shallow one's errors."""
-    starts = [figure(o, "error") for o in _starts(runs, "cifar-plain56")]
+    starts = [value(o, "error") for o in _starts(runs, "cifar-plain56")]
     built = sample("constructed cifar-plain56", starts)
     scratch = runs.errors(["cifar-plain56"])[0]
     names = ("constructed cifar-plain56", "cifar-plain56")
@@ -142,7 +140,7 @@ def missed(runs: Runs) -> Verdict:
 
 def kept(network: str) -> Judge:
     def judge(runs: Runs) -> Verdict:
-        shallow = [figure(o, "shallow_error") for o in _starts(runs, network)]
+        shallow = [value(o, "shallow_error") for o in _starts(runs, network)]
         before = sample("the shallow network", shallow)
         after = runs.errors([network], "-deepened")[0]
         if before is None or after is None:
@@ -156,16 +154,30 @@ def kept(network: str) -> Judge:
 
 
 def faster(runs: Runs) -> Verdict:
-    """Iterations until the plain network's test error half-way, in parts of the plain one's."""
+    """Iterations until the plain network's test error half-way; curves go up and down on the way.
+
+    Sure is only: for good below it before the plain one is so for the first time; or the reverse.
+    """
     plain, residual = (runs.find(name) for name in ("plain18", "resnet18-a"))
     if not plain or not residual:
         return not_run(["plain18 and resnet18-a"])
-    half = figure(plain[0], "iterations") / 2
+    half = value(plain[0], "iterations") / 2
     level = statistics.fmean(_reading(o, half) for o in plain)
-    parts = [_reaches(o, level) / half for o in residual]
-    found = sample("resnet18-a", parts, " of plain18's iterations")
-    assert found is not None
-    return below(found, 1, f"to {level:.2f} % test error, plain18's half-way")
+    theirs, ours = ([_reaches(o, level) for o in of] for of in (plain, residual))
+    state: State = "not clear"
+    if max(last for _, last in ours) < min(first for first, _ in theirs):
+        state = "holds"
+    elif min(first for first, _ in ours) > max(last for _, last in theirs):
+        state = "does not hold"
+    told = [
+        f"{name} {', '.join(f'{first:,.0f} and {last:,.0f}' for first, last in of)}"
+        for name, of in (("plain18", theirs), ("resnet18-a", ours))
+    ]
+    return Verdict(
+        state,
+        f"iterations to {level:.2f} % test error, plain18's half-way, for the first time "
+        f"and for good: {'; '.join(told)}",
+    )
 
 
 def _reading(outcome: Outcome, step: float) -> float:
@@ -179,16 +191,22 @@ def _reading(outcome: Outcome, step: float) -> float:
     return points[0][1] if step < points[0][0] else points[-1][1]
 
 
-def _reaches(outcome: Outcome, level: float) -> float:
-    """The iteration at which the test error falls to a level; the training's end if never."""
+def _reaches(outcome: Outcome, level: float) -> tuple[float, float]:
+    """The iterations at which the test error falls to a level for the first and the last time.
+
+    The training's end where it never does, or does not stay there.
+    """
     points = curve(outcome, "test_curve")
-    for i, (step, error) in enumerate(points):
-        if error <= level:
-            if i == 0 or points[i - 1][1] == error:
-                return step
-            before, higher = points[i - 1]
-            return before + (step - before) * (higher - level) / (higher - error)
-    return figure(outcome, "iterations")
+    falls = [
+        before + (step - before) * (higher - level) / (higher - error)
+        for (before, higher), (step, error) in itertools.pairwise(points)
+        if error <= level < higher
+    ]
+    if points and points[0][1] <= level:
+        falls.insert(0, points[0][0])
+    end = value(outcome, "iterations")
+    stays = falls and points[-1][1] <= level
+    return falls[0] if falls else end, falls[-1] if stays else end
 
 
 def options_differ_little(runs: Runs) -> Verdict:
@@ -207,15 +225,16 @@ def options_differ_little(runs: Runs) -> Verdict:
 
 def signals(judge: Callable[[Outcome], list[tuple[bool, str]]]) -> Judge:
     """A check of plain networks at each step at which signals were measured."""
+    names = ("cifar-plain20", "cifar-plain56")
 
     def check(runs: Runs) -> Verdict:
-        found = [o for n in ("cifar-plain20", "cifar-plain56") for o in runs.find(n, "signals")]
-        if not found:
-            return not_run(["signals of cifar-plain20 and cifar-plain56"])
-        readings = [reading for o in found for reading in judge(o)]
-        good = [fine for fine, _ in readings]
-        state: State = "holds" if all(good) else "not clear" if any(good) else "does not hold"
-        return Verdict(state, "; ".join(text for _, text in readings))
+        found = {name: runs.find(name, "signals") for name in names}
+        gone = [name for name in names if not found[name]]
+        if len(gone) == len(names):
+            return not_run(names)
+        readings = [reading for of in found.values() for o in of for reading in judge(o)]
+        parts = [Verdict("holds" if fine else "does not hold", text) for fine, text in readings]
+        return all_of([*parts, not_run(gone)] if gone else parts)
 
     return check
 
@@ -270,25 +289,31 @@ def starts_late(runs: Runs) -> Verdict:
         return not_run(["cifar-resnet110 without its gentle start"])
     late = [_begins(o) for o in found]
     gentle = [_begins(o) for o in runs.find("cifar-resnet110")]
-    text = f"below 90 % training error after {_epochs(late)} epochs at the full rate from the start"
+    text = f"below 90 % training error {_epochs(late)} at the full rate from the start"
     if gentle:
-        text += f", after {_epochs(gentle)} with the gentle start"
+        text += f", {_epochs(gentle)} with the gentle start"
     text += f" (late: {LATE} or more)"
-    if all(epochs >= LATE for epochs in late):
+    if all(epochs >= LATE for epochs, _ in late):
         return Verdict("holds", text)
-    return Verdict("not clear" if any(epochs >= LATE for epochs in late) else "does not hold", text)
+    early = all(epochs < LATE and begun for epochs, begun in late)
+    return Verdict("does not hold" if early else "not clear", text)
 
 
-def _begins(outcome: Outcome) -> float:
-    """The epoch of the first training error below 90 %; infinite if there is none."""
+def _begins(outcome: Outcome) -> tuple[float, bool]:
+    """The epoch of the first training error below 90 %, or of the end if there is none."""
     plan = outcome.identity.get("plan", {})
     images = plan.get("limit") or (45_000 if str(plan.get("split")).startswith("45k") else 50_000)
-    steps = (step for step, error in curve(outcome, "train_curve") if error < 90)
-    return next(steps, float("inf")) * int(plan.get("batch", 128)) / int(images)
+    steps = [step for step, error in curve(outcome, "train_curve") if error < 90]
+    step = steps[0] if steps else value(outcome, "iterations")
+    return step * int(plan.get("batch", 128)) / int(images), bool(steps)
 
 
-def _epochs(found: Sequence[float]) -> str:
-    return ", ".join(f"{epochs:.1f}" for epochs in found)
+def _epochs(found: Sequence[tuple[float, bool]]) -> str:
+    told = (
+        f"after {epochs:.1f} epochs" if begun else f"not within {epochs:.1f} epochs"
+        for epochs, begun in found
+    )  # fmt: skip
+    return ", ".join(told)
 
 
 def still_similar(runs: Runs) -> Verdict:
@@ -308,7 +333,9 @@ def thin_and_better(runs: Runs) -> Verdict:
     """Fewer parameters than FitNet and Highway; lower error than what can fairly be compared."""
     others = [number("table6", row, "error") for row in ("FitNet-19", "Highway-19")]
     ours = complexities()["cifar-resnet110"].parameters / 1e6
+    thinner = number("table6", "Highway-32", "error")
     sizes = ", ".join(f"{n.row} {n.parameters}" for n in others if n)
+    sizes += f" (Highway-32, with more layers, {thinner.parameters})" if thinner else ""
     fewer = all(ours < float((n.parameters or "0M").rstrip("M")) for n in others if n)
     parts = [
         Verdict(

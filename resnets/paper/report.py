@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 from resnets.paper import figures, rendering, report_tables
 from resnets.paper.claims import claims
+from resnets.paper.experiments import LONG
 from resnets.paper.figures import command
 from resnets.paper.numbers import numbers
 from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Section, Table, Text
@@ -26,6 +28,8 @@ Draw = Callable[[Results, Group], Figure | None]
 
 def write(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> list[Path]:
     """Write `report.html`, `report.md` and the figures that the latter shows.
+
+    Figures of an earlier report in the folder that are not in this one are removed.
 
     Args:
         outcomes: all results, of any budget.
@@ -43,9 +47,21 @@ def write(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -
     files["report.md"] = rendering.markdown(page).encode()
     files |= {f"{figure.name}.png": figure.drawing.png for figure in page.figures()}
     make_folder(out)
+    before = _pictures(out)
     for name, content in files.items():
         write_bytes(out / name, content)
+    for name in before - files.keys():
+        (out / name).unlink(missing_ok=True)
     return [out / name for name in files]
+
+
+def _pictures(out: Path) -> set[str]:
+    """The figures of an earlier report in the same folder."""
+    try:
+        text = (out / "report.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    return set(re.findall(r"^!\[.*\]\(([a-z0-9-]+\.png)\)$", text, re.MULTILINE))
 
 
 def build(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> Page:
@@ -121,6 +137,7 @@ def _claims(results: Results) -> list[Part]:
     tables: list[Part] = []
     for needs, caption in STATEMENTS.items():
         groups = [] if needs == "nothing" else results.groups(cifar=needs == "cifar10")
+        groups = [group for group in groups if group.budget != "smoke"]
         header = [Head("statement"), Head("section")]
         header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
         rows = []
@@ -132,7 +149,10 @@ def _claims(results: Results) -> list[Part]:
             rows.append([Cell(claim.statement), Cell(claim.section), *cells])
         tables.append(Table(caption, header, rows, words=True))
     said = ", ".join(f"{state}: {states[state]}" for state in rendering.MARKS if states[state])
-    return [Text(f"Verdicts of all budgets together. {said.capitalize()}."), *tables]
+    text = f"Verdicts of all budgets together. {said.capitalize()}."
+    if any(group.budget == "smoke" for group in results.groups()):
+        text += " Smoke runs show that everything works, and nothing else: they are not judged."
+    return [Text(text), *tables]
 
 
 STATEMENTS = {
@@ -158,7 +178,8 @@ def _drawn(
         if figure is None:
             continue
         parts.append(figure)
-        lacking = [n for n in NETWORKS[experiment] if not results.runs(group.name, n, kind)]
+        wanted = [n for n in NETWORKS[experiment] if group.budget != "short" or n not in LONG]
+        lacking = [n for n in wanted if not results.runs(group.name, n, kind)]
         if lacking:
             parts.append(figures.absent(results, group, lacking, experiment))
     if not any(results.comparable(g) and draw_has(results, g, experiment, kind) for g in groups):
@@ -290,7 +311,8 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("error", f"{measured(outcome, 'error'):.2f} %" if outcome.kind in ERRORS else ""),
         ("protocol", str(place.get("protocol") or "") if isinstance(place, dict) else ""),
-        ("images", f"{images:,}" if images else ""),
+        ("images", f"{images:,}" if images else str(outcome.values.get("images") or "")),
+        ("BN statistics", str(outcome.values.get("statistics") or "")),
         ("network", outcome.network),
         ("seed", str(outcome.seed)),
         ("command", str(origin.get("command") or "")),

@@ -17,14 +17,25 @@ ROWS = {
     "bottleneck": replace(BASIC, block="bottleneck", shortcut="B"),
     "bottleneck C": replace(BASIC, block="bottleneck", shortcut="C"),
     "imagenet": replace(BASIC, shortcut="B", stem="imagenet"),
+    "small": replace(BASIC, shortcut="B", stem="small"),
+    "single": replace(BASIC, block="single"),
 }
+PRE = {
+    "pre": replace(BASIC, order="pre"),
+    "pre bottleneck": replace(BASIC, order="pre", block="bottleneck", shortcut="B"),
+}
+HIGHWAY = {
+    "highway": replace(BASIC, block="single", shortcut="highway", depths=(2, 2)),
+    "highway, 3x3 and 1x1": replace(BASIC, block="alternating", shortcut="highway", depths=(2, 2)),
+}
+ALL = {**ROWS, **PRE, **HIGHWAY}
 
 
 def network(kind):
     """A network with BN statistics that matter; a name of the table, or one of the above."""
     torch.manual_seed(3)
     return scramble(
-        ResidualNetwork(ROWS[kind] if kind in ROWS else zoo.architecture(kind).with_classes(5))
+        ResidualNetwork(ALL[kind] if kind in ALL else zoo.architecture(kind).with_classes(5))
     )
 
 

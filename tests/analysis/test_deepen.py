@@ -14,16 +14,17 @@ from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 from resnets.weights import model_file
-from tests.analysis.nets import ROWS, batches, network, same, state
+from tests.analysis.nets import ALL, PRE, ROWS, batches, network, same, state
 
-EXACT = ("A", "B", "bottleneck", "imagenet")
+KINDS = [*ROWS, *PRE]
+EXACT = ("A", "B", "bottleneck", "imagenet", "small", "single", *PRE)
 
 
 def deeper(kind):
-    return replace(ROWS[kind], depths=(3, 4))
+    return replace(ALL[kind], depths=(3, 4))
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_deeper_network_gives_the_same_logits(kind):
     net, images = network(kind), batches()
     before = state(net)
@@ -40,7 +41,7 @@ def test_the_deeper_network_gives_the_same_logits(kind):
     assert all(torch.equal(t, copied[name]) for name, t in before.items())
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_with_the_statistics_of_a_batch_it_is_nearly_the_same(kind):
     net, images = network(kind), batches((64, 64, 64))
     for module in net.modules():  # the statistics that the shallower network really meets
@@ -58,7 +59,7 @@ def test_with_the_statistics_of_a_batch_it_is_nearly_the_same(kind):
     assert torch.equal(ours, theirs) or kind not in EXACT
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_new_block_can_learn(kind):
     torch.manual_seed(0)
     deep = deepened(network(kind), deeper(kind), batches()).train().requires_grad_(True)
@@ -101,6 +102,27 @@ def test_what_is_not_a_deeper_network_of_the_family_is_refused(kind, change, mes
         deepened(network(kind), replace(ROWS[kind], **change))
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("highway", {}, "shortcut 'highway' cannot be added as identities"),
+        ("pre", {"shortcut": "none"}, "so it cannot be an identity"),
+        ("pre", {"shortcut": "C"}, "no convolution with BN"),
+    ],
+)
+def test_blocks_that_cannot_be_identities_are_refused(kind, change, message):
+    row = replace(ALL[kind], **change)
+    with pytest.raises(UserError, match=message):
+        deepened(ResidualNetwork(row), replace(row, depths=(3, 3)), batches())
+
+
+def test_a_number_of_layers_of_another_family_is_refused_by_its_name():
+    with pytest.raises(UserError, match="block bottleneck, not basic"):
+        target("cifar-preact110", "164")
+    with pytest.raises(UserError, match="highway"):
+        target("cifar-highway19", "32")
+
+
 def test_a_plain_bottleneck_is_refused():
     row = replace(ROWS["bottleneck"], shortcut="none")
     net = ResidualNetwork(row)
@@ -118,6 +140,9 @@ def test_a_plain_bottleneck_is_refused():
         ("resnet50-v1.5", "152", "resnet152-v1.5"),
         ("plain18", "34", "plain34"),
         ("resnet18", "resnet34", "resnet34"),
+        ("resnet18-a-small", "34", "resnet34-a-small"),
+        ("cifar-preact164", "1001", "cifar-preact1001"),
+        ("cifar-resnet164-bottleneck", "1001", "cifar-resnet1001-bottleneck"),
     ],
 )
 def test_a_number_of_layers_means_the_same_family(name, to, expected):

@@ -26,7 +26,7 @@ def by_hand(net, images, train):
     x = net.maxpool(F.relu(x))
     for name, block in net.blocks():
         out = x
-        count = 2 if net.architecture.block == "basic" else 3
+        count = block.length
         for i in range(1, count + 1):
             conv, bn = getattr(block, f"conv{i}"), getattr(block, f"bn{i}")
             out = norm(bn, conv(out))
@@ -85,6 +85,34 @@ def test_the_main_path_is_in_order_and_has_no_shortcuts():
     assert not any("downsample" in layer.name for layer in path)
     assert len(path) == 1 + 3 * 3
     assert all(layer.norm is not None for layer in path)
+
+
+def test_what_follows_a_convolution_is_known_in_a_deep_network_too():
+    path = main_path(network("cifar-preact110"))
+    assert len(path) == 109
+    assert [layer.norm is None for layer in path[1:]] == [False, True] * 54
+    assert len({id(layer.norm) for layer in path if layer.norm}) == 55
+
+
+def test_of_a_preactivated_bottleneck_the_3x3_layer_has_a_response():
+    net, (images,) = network("pre bottleneck"), batches((6,))
+    found = {response.layer: response.std for response in layer_responses(net, [images])}
+    assert list(found) == ["conv1", "layer1.0.conv2", "layer2.0.conv2", "layer2.1.conv2"]
+    block = net.layer1[0]
+    x = F.relu(net.bn1(net.conv1(images)))
+    x = block.conv2(F.relu(block.bn2(block.conv1(x))))
+    assert found["layer1.0.conv2"] == pytest.approx(block.bn3(x).double().numpy().std(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("highway", 5), ("highway, 3x3 and 1x1", 3)])
+def test_gates_have_no_responses(kind, layers):
+    net, (images,) = network(kind), batches((6,))
+    found = layer_responses(net, [images])
+    assert len(found) == layers
+    assert not any("gate" in response.layer for response in found)
+    x = F.relu(net.bn1(net.conv1(images)))
+    expected = net.layer1[0].bn1(net.layer1[0].conv1(x)).double().numpy().std()
+    assert found[1].std == pytest.approx(expected, rel=1e-5)
 
 
 class NormFirst(nn.Module):

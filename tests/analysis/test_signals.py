@@ -1,19 +1,22 @@
 """Signals and gradients: against a direct computation, and in the course of a training."""
 
+import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from resnets.analysis import plots
+from resnets.analysis.deepen import deepened
 from resnets.analysis.signals import follow, measure
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.training import hardware
 from resnets.training.task import make_task
 from resnets.training.training import Training
-from tests.analysis.nets import batches, network, same, state
+from tests.analysis.nets import ALL, batches, network, same, state
 from tests.training.test_resume import make_recipe
 
 CPU = torch.device("cpu")
@@ -23,7 +26,9 @@ def small_recipe(**changes):
     return make_recipe(progressive=None, **changes)
 
 
-@pytest.mark.parametrize("kind", ["A", "plain", "bottleneck C"])
+@pytest.mark.parametrize(
+    "kind", ["A", "plain", "bottleneck C", "small", "highway", "pre", "pre bottleneck"]
+)
 def test_signals_equal_a_direct_computation(kind):
     net = network(kind)
     images, labels = batches((8,))[0], torch.arange(8) % 5
@@ -36,7 +41,8 @@ def test_signals_equal_a_direct_computation(kind):
     net.train().requires_grad_(True)
     seen = {}
     net.layer2[0].conv1.register_forward_hook(lambda m, i, o: seen.update(input=i[0]))
-    net.layer2[0].bn1.register_forward_hook(lambda m, i, o: seen.update(out=o))
+    after = net.layer2[0].bn2 if kind.startswith("pre") else net.layer2[0].bn1
+    after.register_forward_hook(lambda m, i, o: seen.update(out=o))
     loss = F.cross_entropy(net(images), labels, reduction="sum")
     seen["out"].retain_grad()
     loss.backward()
@@ -49,6 +55,16 @@ def test_signals_equal_a_direct_computation(kind):
     assert signal.gradient == pytest.approx(rms, rel=1e-4)
     relative = float(weight.grad.norm() / weight.detach().norm()) / len(images)
     assert signal.weight_gradient == pytest.approx(relative, rel=1e-4)
+
+
+def test_signals_of_branches_that_give_zero_can_be_written_as_json():
+    deep = deepened(network("pre"), replace(ALL["pre"], depths=(2, 3)))
+    found = measure(deep, batches((8,))[0], torch.arange(8) % 5)
+    added = next(s for s in found if s.layer == "layer1.1.conv2")
+    assert added.forward == 0
+    assert added.gradient > 0
+    assert added.weight_gradient is None
+    json.dumps([asdict(signal) for signal in found], allow_nan=False)
 
 
 def test_bn_keeps_the_signals_of_a_fresh_plain_network_alive():

@@ -99,7 +99,7 @@ def responses(network, budget="full", seed=0):
         for i in range(layers)
     ]  # fmt: skip
     values = {
-        "statistics": "running", "images": 1000,
+        "statistics": "running", "images": "1,000 of the 10,000 test images of CIFAR-10",
         "responses": [{"layer": f"l{i}", "stage": 1, "std": s} for i, s in enumerate(stds)],
     }  # fmt: skip
     key = f"cifar10-{budget}/{network}-seed{seed}.responses"

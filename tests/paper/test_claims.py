@@ -79,9 +79,9 @@ def kept(network, *after):
     return start(network, 10, 10) + trained(f"{CIFAR}-deepened", network, *after)
 
 
-def signals(key, values):
+def signals(key, values, networks=("cifar-plain20", "cifar-plain56")):
     steps = {"0": [{key: 1.0}, {key: values[0]}], "100": [{key: 1.0}, {key: values[1]}]}
-    return [outcome(CIFAR, "cifar-plain56", 0, "signals", {"steps": steps}, ".signals")]
+    return [outcome(CIFAR, n, 0, "signals", {"steps": steps}, ".signals") for n in networks]
 
 
 def responses(*of):
@@ -162,11 +162,12 @@ CASES = {
     "plain-34-training": rising(PHOTOS, "plain18", "plain34"),
     "plain-34-validation": rising(PHOTOS, "plain18-small", "plain34-small"),
     "signals-forward": (
-        signals("forward", (1, 0.5)), signals("forward", (0, 1e-3)), signals("forward", (1, 1e-3)),
+        signals("forward", (1, 0.5)), signals("forward", (1, 1e-3)),
+        signals("forward", (1, 0.5), ["cifar-plain20"]),
     ),
     "signals-backward": (
-        signals("gradient", (0.02, 50)), signals("gradient", (0, 1e5)),
-        signals("gradient", (0.5, 1e-3)),
+        signals("gradient", (0.02, 50)), signals("gradient", (0.5, 1e-3)),
+        signals("gradient", (0.02, 50), ["cifar-plain56"]),
     ),
     "resnet-34": rising(PHOTOS, "resnet34-a", "resnet18-a"),
     "residual-34": rising(PHOTOS, "resnet34-a", "plain34"),
@@ -265,6 +266,64 @@ def test_noise():
     assert noise(Sample("c", (50.0,), images=100)) == pytest.approx(2 * 5)
 
 
+def test_a_small_training_error_of_one_seed_is_uncertain_by_the_images_it_was_counted_on():
+    def check(log_every):
+        runs = trained(CIFAR, R[4], 6, train=0.10) + trained(CIFAR, R[3], 6, train=0.12)
+        for run in runs:
+            run.identity["plan"]["log_every"] = log_every
+        return BY_ID["residual-depth-training"].judge(judges.Runs(runs, CIFAR)).evidence
+
+    assert "+0.02 (noise 0.05)" in check(50)  # 5 readings of 50 batches of 128
+    assert "+0.02 (noise 0.01)" in check(1000)
+
+
+def test_a_network_is_not_faster_than_itself():
+    level = [[500, 60.0], [1000, 49.0], [1400, 55.0], [1500, 50.0], [3000, 20.0]]
+    runs = [
+        run
+        for name in ("plain18", "resnet18-a")
+        for run in trained(PHOTOS, name, 20, 20, 20, test_curve=level)
+    ]
+    verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
+    assert verdict.state == "not clear", verdict.evidence
+    assert "plain18 955 and 1,500," in verdict.evidence
+
+
+def test_a_network_that_never_has_the_error_is_not_faster():
+    runs = faster(900, 1000, 1100)
+    for run in runs[3:]:
+        run.values["test_curve"] = [[500, 90.0], [3000, 60.0]]
+    verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
+    assert verdict.state == "does not hold"
+    assert "resnet18-a 3,000 and 3,000" in verdict.evidence
+
+
+def test_a_training_too_short_to_begin_does_not_show_a_late_start():
+    def check(iterations):
+        runs = rough(3)
+        runs[0].values.update(iterations=iterations, train_curve=[[iterations, 90.5]])
+        return BY_ID["start-late"].check(runs, CIFAR)
+
+    assert check(400).state == "not clear"
+    assert "not within 1.0 epochs" in check(400).evidence
+    assert check(3000).state == "holds"
+
+
+def test_trainings_of_different_lengths_are_not_judged():
+    runs = ladder(CIFAR, [P[0], P[3]])
+    assert BY_ID["degradation"].check(runs, CIFAR).state == "holds"
+    runs[0].values["iterations"] = 400
+    verdict = BY_ID["degradation"].check(runs, CIFAR)
+    assert verdict.state == "not clear"
+    assert "trainings of different lengths" in verdict.evidence
+    assert "400 to 3,000 iterations" in verdict.evidence
+
+
+def test_what_several_parts_lack_is_said_once():
+    evidence = BY_ID["degradation"].check(trained(CIFAR, P[0], 10.0), CIFAR).evidence
+    assert evidence == "not run: cifar-plain56"
+
+
 def test_the_ten_crop_test_is_used_where_all_have_it():
     runs = trained(PHOTOS, "plain18", 30) + trained(PHOTOS, "plain34", 40)
     crops = [
@@ -282,6 +341,9 @@ def test_thin_compares_with_printed_errors_at_full_length_only():
     short, full = trained(CIFAR, R[4], 6.6, 6.7, 6.5), trained("cifar10-full", R[4], 6.6, 6.7, 6.5)
     assert BY_ID["thin"].check(short, CIFAR).state == "not clear"
     assert BY_ID["thin"].check(full, "cifar10-full").state == "holds"
+    assert (
+        "Highway-32, with more layers, 1.25M" in BY_ID["thin"].check(full, "cifar10-full").evidence
+    )
 
 
 def test_counted_statements_hold_for_our_networks():

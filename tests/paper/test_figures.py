@@ -66,6 +66,25 @@ def test_only_what_was_drawn_is_a_source():
     assert [source.key for source in figure.sources] == ["cifar10-full/cifar-plain20-seed0"]
 
 
+def test_the_words_of_the_signals_give_the_gradients_of_every_step():
+    run = made_up.signals("cifar-plain56")
+    run.values["steps"] = {
+        "0": [{"forward": 1, "gradient": g} for g in (6.5, 1e-3)],
+        "100": [{"forward": 1, "gradient": g} for g in (2e-3, 1e-3)],
+    }
+    assert "plain-56 6.5e+03 (step 0), 2 (step 100)." in made(figures.signals, [run]).text
+
+
+def test_responses_say_by_what_bn_normalised():
+    outcomes = [made_up.responses("cifar-plain20"), made_up.responses("cifar-resnet20")]
+    assert (
+        "BN with running statistics, on 1,000 of the 10,000 test images"
+        in made(figures.fig7, outcomes).text
+    )
+    outcomes[0].values["statistics"] = "batch"
+    assert "CIFAR-10 or running statistics, on" in made(figures.fig7, outcomes).text
+
+
 def test_seeds_of_other_lengths_are_drawn_too():
     lines = [Line([[(1, 2), (2, 3)], [(5, 6), (7, 8)], []]), Line([[]]), Line([])]
     drawing = draw([Panel("title", lines, "x", "y")], "some-name", 1)

@@ -239,6 +239,9 @@ def test_missing_networks_of_a_figure_are_named(tmp_path):
     _, markdown = pages([made_up.training("cifar-plain20", "short")], tmp_path)
     assert re.search(r"plain-56: `resnets paper run fig1 --budget short`", markdown)
     assert "`resnets paper run fig1 --budget full`" in markdown
+    assert re.search(r"ResNet-110: `resnets paper run fig6 --budget short`", markdown)
+    _, markdown = pages([made_up.training("cifar-plain20", "full")], tmp_path)
+    assert re.search(r"ResNet-1202: `resnets paper run fig6 --budget full`", markdown)
 
 
 def test_deepening_and_variants_stand_apart(tmp_path):
@@ -306,3 +309,34 @@ def test_the_report_does_not_depend_on_order(tmp_path):
     outcomes = [made_up.training(f"cifar-plain{n}", "short", n) for n in (20, 56)]
     one, other = pages(outcomes, tmp_path / "a"), pages(outcomes[::-1], tmp_path / "b")
     assert one == other
+
+
+def test_figures_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    report.write([made_up.training("cifar-plain20", "short")], tmp_path)
+    assert (tmp_path / "fig1-cifar10-short.png").exists()
+    report.write([made_up.training("cifar-resnet20", "short")], tmp_path)
+    assert not (tmp_path / "fig1-cifar10-short.png").exists()
+    assert (tmp_path / "fig6-cifar10-short.png").exists()
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_sentences_stand_under_each_other_on_a_phone_with_their_heads(everything):
+    html = (everything[0] / "report.html").read_text()
+    words = re.findall(r'<table class="words".*?</table>', html, re.DOTALL)
+    assert len(words) == 4
+    for text in words:
+        assert all(re.match(r' data-head="[^"]+"', cell) for cell in text.split("<td")[1:])
+    assert 'data-head="here, full: 64,000 iterations"' in html
+
+
+def test_statements_are_not_judged_by_smoke_runs(tmp_path):
+    smoke = [made_up.training(f"cifar-{name}", "smoke") for name in ("plain20", "plain56")]
+    _, markdown = pages(smoke, tmp_path)
+    heads = table(markdown, "Statements to be checked on CIFAR-10")[0]
+    assert heads == ["statement", "section", "here"]
+    assert "they are not judged" in markdown
+    short = [made_up.training(f"cifar-{name}", "short") for name in ("plain20", "plain56")]
+    _, markdown = pages(smoke + short, tmp_path)
+    assert len(table(markdown, "Statements to be checked on CIFAR-10")[0]) == 3
+    assert "they are not judged" not in pages(short, tmp_path)[1]
