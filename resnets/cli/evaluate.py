@@ -93,7 +93,7 @@ def _cifar10(
     if not we.is_main:
         return None
     images = cifar10.load(options.data, lambda line: print(line, file=sys.stderr)).test
-    with _bar(min(len(images), options.limit or len(images))) as done:
+    with bar(min(len(images), options.limit or len(images))) as done:
         return testing.run_cifar10(model, images, device, options.limit, options.batch, done)
 
 
@@ -106,12 +106,12 @@ def _photos(
     images = min(len(samples), options.limit or len(samples))
     how = views.make(options.views, model.network, model.preprocessing, options.image_size)
     batch = options.batch or (256 if device.type == "cuda" else 32)
-    with _bar(len(range(we.rank, images, we.size)), we.is_main) as done:
+    with bar(len(range(we.rank, images, we.size)), we.is_main) as done:
         return testing.run_test(model, samples, how, device, batch, options.limit, we, done)
 
 
 @contextmanager
-def _bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A live bar on a terminal, nothing elsewhere; gives what to tell the images done."""
     if not (shown and sys.stderr.isatty()):
         yield lambda done: None

@@ -170,22 +170,30 @@ def ensemble(
     verb.ensemble(files, json)
 
 
-@app.command(epilog=example("resnets predict photo.jpg another.png"))
+@app.command(epilog=example("resnets predict resnet50@msra photos/ --out answers.jsonl"))
 def predict(
+    model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
     images: Annotated[
-        list[Path], typer.Argument(help="Image files of any kind.", metavar="IMAGE...")
+        list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
     ],
-    model: Annotated[
-        str, typer.Option(help="A shipped model, a model file or a run folder.")
-    ] = "cifar-resnet20",
+    out: Annotated[
+        Path | None, typer.Option(help="Write .jsonl, .csv or .parquet; go on if it is there.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Answers for each image.")] = 5,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="The pooled features too.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.", metavar="N")] = 16,
     device: DeviceOption = "auto",
-    json: JsonOption = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """Name what is on images: the most probable classes of each."""
+    """Name what is on images: the most probable classes of each.
+
+    Exits with 1 if some could not be read: they have their reason in the output.
+    """
     from resnets.cli import use as verb
 
-    verb.predict(images, model, top, device, json)
+    verb.predict(model, images, verb.Options(out, top, embeddings, batch, device, json))
 
 
 @app.command(epilog=example("resnets convert resnet50.pth mine.safetensors"))

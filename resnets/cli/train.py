@@ -105,7 +105,7 @@ def _go_on(
     if (folder / "summary.json").exists():
         if world.is_main:
             photos = run_folder.read_recipe(folder).dataset == "photos"
-            use = "predict --model {} photo.jpg" if photos else "eval {}"
+            use = "predict {} photo.jpg" if photos else "eval {}"
             print(
                 f"{folder} is finished; use it with: "
                 f"{_program()} {use.format(shlex.quote(str(folder)))}"
@@ -194,4 +194,4 @@ def _report(folder: Path, summary: dict[str, Any]) -> None:
         f"on {summary['provenance']['hardware']}"
     )
     print(f"Model: {folder / 'model.safetensors'}")
-    print(f"Use it: {_program()} predict --model {shlex.quote(str(folder))} photo.jpg")
+    print(f"Use it: {_program()} predict {shlex.quote(str(folder))} photo.jpg")

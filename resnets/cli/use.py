@@ -4,54 +4,132 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from resnets.data.images import centre, read_image, to_tensor
+from resnets.cli.evaluate import bar
+from resnets.data.images import EXTENSIONS
+from resnets.deploy import finding, outputs, predicting
+from resnets.deploy.predicting import Answer
 from resnets.support.errors import UserError
 from resnets.training.hardware import find_device
 from resnets.weights import model_file
 
-
-def predict(images: list[Path], name: str, top: int, device_name: str, as_json: bool) -> None:
-    """Print the most probable classes of each image; fail after the good ones if one is bad."""
-    device = find_device(device_name)
-    model = model_file.load(name)
-    network = model.network.to(device)
-    normalize = model.normalize(device)
-    failures: list[UserError] = []
-    rows: list[dict[str, Any]] = []
-    for path in images:
-        try:
-            look = model.preprocessing
-            image = centre(read_image(path), look.resize, look.size, look.interpolation)
-            pixels = to_tensor(image)
-        except UserError as error:
-            failures.append(error)
-            rows.append({"image": str(path), "error": str(error)})
-            continue
-        with torch.no_grad():
-            chances = network(normalize(pixels[None].to(device))).softmax(1)[0].cpu()
-        values, index = chances.topk(min(top, len(model.classes)))
-        answers = [
-            {"class": model.classes[i], "probability": round(p, 5)}
-            for p, i in zip(values.tolist(), index.tolist(), strict=True)
-        ]
-        rows.append({"image": str(path), "top": answers})
-        if not as_json:
-            _print_answers(path, answers)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    for failure in failures:
-        print(f"resnets: {failure}", file=sys.stderr)
-    if failures:
-        sys.exit(2)
+FEW = 20
+"""Images up to which each gets a picture of its answers."""
 
 
-def _print_answers(path: Path, answers: list[dict[str, Any]]) -> None:
-    print(path)
-    for answer in answers:
-        percent = 100 * answer["probability"]
-        print(f"  {percent:6.2f} %  {answer['class']:12} {'#' * round(percent / 4)}")
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of predictions, beside model and images."""
+
+    out: Path | None = None
+    top: int = 5
+    embeddings: bool = False
+    batch: int = 16
+    device: str = "auto"
+    as_json: bool = False
+
+
+def predict(name: str, paths: list[str], options: Options) -> None:
+    """Tell or write what is on images; exits with 1 if some could not be read."""
+    if options.embeddings and not (options.out or options.as_json):
+        raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
+    device = find_device(options.device)
+    model = _model(name)
+    images = finding.images(paths)
+    find = predicting.answers
+    if options.out is None:
+        found = find(model, images, device, options.top, options.batch, options.embeddings)
+        bad = _print(found, len(images), options.as_json)
+    else:
+        top = min(options.top, len(model.classes))
+        made_by = {
+            "model": model.card["network"],
+            "weights": outputs.digest(model_file.find(name)),
+            "top": top,
+            "embeddings": options.embeddings,
+        }
+        output = outputs.open_output(options.out, made_by, top, options.embeddings)
+        todo = [image for image in images if not output.holds(image)]
+        with _kept(output, options.out), bar(len(todo)) as progress:
+            found = find(model, todo, device, top, options.batch, options.embeddings)
+            bad = _write(found, output, options.batch, progress)
+        skipped = len(images) - len(todo)
+        before = f", {skipped:,} were there already" if skipped else ""
+        print(f"{len(todo):,} images answered in {options.out}{before}")
+        if bad:
+            print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
+    if bad:
+        sys.exit(1)
+
+
+def _model(name: str) -> model_file.Model:
+    """The model; a mistake that is easily made gets its own hint."""
+    try:
+        return model_file.load(name)
+    except UserError as error:
+        looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
+        if looks_like_an_image and Path(name).exists():
+            mend = f"for example: resnets predict resnet50@msra {name}"
+            raise UserError("the model comes first", name, mend) from error
+        raise
+
+
+@contextmanager
+def _kept(output: outputs.Output, path: Path) -> Iterator[None]:
+    """Close an output whatever happens, and say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.close()
+        print(f"Stopped; what was answered is in {path}. The same command goes on.")
+        sys.exit(130)
+    except BaseException:
+        output.close()
+        raise
+    output.close()
+
+
+def _write(
+    found: Iterable[Answer], output: outputs.Output, batch: int, progress: Callable[[int], None]
+) -> int:
+    """Write answers batch by batch; returns how many images could not be read."""
+    waiting: list[Answer] = []
+    bad = done = 0
+    for answer in found:
+        waiting.append(answer)
+        bad += answer.error is not None
+        if len(waiting) == batch:
+            output.write(waiting)
+            done += len(waiting)
+            waiting = []
+            progress(done)
+    output.write(waiting)
+    return bad
+
+
+def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
+    bad = 0
+    for answer in found:
+        if as_json:
+            print(json.dumps(answer.as_dict()))
+        if answer.error is not None:
+            bad += 1
+            print(f"resnets: {answer.image}: {answer.error}", file=sys.stderr)
+        elif not as_json:
+            _show(answer) if images <= FEW else _line(answer)
+    return bad
+
+
+def _show(answer: Answer) -> None:
+    print(answer.image)
+    for name, probability in zip(answer.classes, answer.probabilities, strict=True):
+        percent = 100 * probability
+        print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
+
+
+def _line(answer: Answer) -> None:
+    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {answer.image}")

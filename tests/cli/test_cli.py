@@ -76,7 +76,7 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert facts["confusion"] == summary["measured"]["confusion"]
     assert np.sum(facts["confusion"]) == len(real_shape.test)
     Image.new("RGB", (300, 200), "teal").save(tmp_path / "photo.jpg")
-    code, out, _ = resnets("predict", "--model", "run", "photo.jpg")
+    code, out, _ = resnets("predict", "run", "photo.jpg")
     assert code == 0
     assert len(out.splitlines()) == 6
     code, out, _ = resnets("resume", "run")
@@ -99,7 +99,7 @@ def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    code, out, err = resnets("predict", "--model", model, name)
+    code, out, err = resnets("predict", model, name)
     assert (code, err) == (0, "")
     assert "caf\\udce9.png" in out
 
@@ -114,14 +114,44 @@ def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
     Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "wide.png")
     Image.fromarray(noise[..., :3]).save(tmp_path / "web.webp")
     names = ["rgb.jpg", "alpha.png", "grey.png", "palette.png", "cmyk.jpg", "wide.png", "web.webp"]
-    code, out, _ = resnets("predict", "--model", model, "--json", "--top", "3", *names)
+    code, out, _ = resnets("predict", model, "--json", "--top", "3", *names)
     assert code == 0
-    rows = json.loads(out)
+    rows = [json.loads(line) for line in out.splitlines()]
     assert [row["image"] for row in rows] == names
     for row in rows:
         chances = [answer["probability"] for answer in row["top"]]
         assert len(chances) == 3
         assert chances == sorted(chances, reverse=True)
+
+
+def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path):
+    for number in range(3):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(path)
+    code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--batch", "2")
+    assert (code, err) == (0, "")
+    assert "3 images answered in a.jsonl" in out
+    (tmp_path / "photos" / "bad.jpg").write_text("nothing")
+    code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
+    assert code == 1
+    assert "1 images answered in a.jsonl, 3 were there already" in out
+    assert "1 images could not be read" in one_line(err)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [
+        f"photos/{n}" for n in ("0.png", "1.png", "2.png", "bad.jpg")
+    ]
+    assert rows[3]["error"] == "not an image"
+    code, _, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--top", "2")
+    assert code == 2
+    assert "other options" in one_line(err)
+    code, _, err = resnets("predict", "photos/0.png")
+    assert code == 2
+    code, _, err = resnets("predict", "photos/0.png", "photos/1.png")
+    assert code == 2
+    assert "the model comes first" in one_line(err)
+    code, _, err = resnets("predict", model, "photos", "--embeddings")
+    assert "--out" in one_line(err)
 
 
 def bad_image(path):
@@ -139,8 +169,6 @@ def bad_image(path):
             Image.new("1", (20_000, 9_000)).save(path)
         case "large":  # more than we do
             Image.new("1", (13_000, 9_000)).save(path)
-        case "folder":
-            path.mkdir()
         case "spoilt":
             noise.save(path)
             content = path.read_bytes()
@@ -157,7 +185,6 @@ def bad_image(path):
         ("cut.jpg", "cannot be read"),
         ("bomb.png", "too large"),
         ("large.png", "too large"),
-        ("folder.png", "cannot be read"),
         ("spoilt.avif", "cannot be read"),
     ],
 )
@@ -166,8 +193,8 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
 ):
     bad_image(tmp_path / name)
     Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
-    code, out, err = resnets("predict", "--model", model, name, "good.png")
-    assert code == 2
+    code, out, err = resnets("predict", model, name, "good.png")
+    assert code == 1
     assert message in one_line(err)
     assert name in err
     assert "good.png" in out
@@ -188,7 +215,7 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
         (("eval", "model.safetensors", "cifar11"), "did you mean cifar10"),
         (("eval", "model.safetensors", "--plot", "x.gif"), "ending in .png"),
         (("eval", "nowhere/model.safetensors"), "no such model file"),
-        (("predict", "photo.jpg", "--model", "cifar-resnet21"), "did you mean cifar-resnet20"),
+        (("predict", "cifar-resnet21", "photo.jpg"), "did you mean cifar-resnet20"),
     ],
 )
 def test_mistakes_are_one_line_with_a_mend_and_leave_nothing(
