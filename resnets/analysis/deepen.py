@@ -183,9 +183,17 @@ def _refuse(row: Architecture, to: Architecture) -> None:
         raise UserError(f"the deeper network has {to.classes} classes, not {row.classes}")
     for stage, (old, new) in enumerate(zip(row.depths, to.depths, strict=True), 1):
         if new < old:
-            raise UserError(f"layer{stage} would shrink from {old} to {new} blocks")
+            raise UserError(
+                f"layer{stage} would shrink from {old} to {new} blocks",
+                f"--to {to.layers}",
+                "give more layers",
+            )
     if to.depths == row.depths:
-        raise UserError(f"{to.layers} layers are not more than the {row.layers} that it has")
+        raise UserError(
+            f"{to.layers} layers are not more than the {row.layers} that it has",
+            "--to",
+            "give more layers",
+        )
 
 
 def _silence(last: Layer) -> None:

@@ -161,7 +161,8 @@ def follow(
         raise UserError("no steps to measure at")
     recipe, task, init = run_folder.resolve(recipe, data, device)
     if min(steps) < 0 or max(steps) > recipe.steps:
-        raise UserError(f"steps to measure at lie between 0 and {recipe.steps:,}, not {steps}")
+        told = ",".join(map(str, steps))
+        raise UserError(f"the recipe has 0 to {recipe.steps:,} iterations", f"--steps {told}")
     hardware.prepare(recipe, device)
     settings = replace(hardware.resolve(recipe, device), compile=False)
     training = Training(recipe, task, device, settings, init=init)

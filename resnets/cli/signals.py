@@ -34,8 +34,8 @@ def follow(
     as_json: bool,
 ) -> None:
     """Train as far as asked, and print and draw the signals on the way."""
-    keys = [f"seed={seed}", *([f'network="{network}"'] if network else [])]
-    recipe = recipe_file.load(name, [*settings, *keys])
+    keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
+    recipe = recipe_file.load(name, settings, keys)
     steps = _steps(at)
     if plot and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
         raise UserError("not a PNG file in a folder that exists", f"--plot {plot}", "rename it")
