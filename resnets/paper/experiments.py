@@ -110,6 +110,8 @@ class Experiment:
         jobs = [job for seed in seeds for job in self.make(choice, seed)]
         if not choice.only:
             return jobs
+        # Of an ensemble, single networks are its members.
+        jobs = [one for job in jobs for one in (job.needs if isinstance(job, Ensemble) else [job])]
         there = list(dict.fromkeys(job.training.network for job in jobs))
         for name in choice.only:
             if name not in there:
@@ -136,11 +138,12 @@ def _responses(choice: Choice, seed: int) -> list[Job]:
 
 def _start(choice: Choice, seed: int) -> list[Job]:
     """Section 4.2: what happens to 110 layers without the gentle start, and without shortcuts."""
-    off = "schedule.gentle_start.from_depth=100_000"
+    # The short budget starts gently by a rising rate.
+    off = ("schedule.gentle_start.from_depth=100_000", "schedule.warmup=0")
     return [
         choice.cifar("cifar-plain110", seed),
         choice.cifar("cifar-resnet110", seed),
-        choice.cifar("cifar-resnet110", seed, "-no-warmup", off),
+        choice.cifar("cifar-resnet110", seed, "-no-warmup", *off),
     ]
 
 

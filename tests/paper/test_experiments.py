@@ -1,17 +1,23 @@
 """Every experiment asks for jobs that can be run."""
 
+import os
+from dataclasses import replace
+
 import pytest
+import torch
 
 from resnets.models import zoo
 from resnets.paper import estimate, experiments
 from resnets.paper.experiments import EXPERIMENTS, Choice
-from resnets.paper.jobs import DataSet, Place, Training
+from resnets.paper.jobs import DataSet, Evaluation, Place, Training
 from resnets.paper.launch import missing
-from resnets.paper.store import Store
+from resnets.paper.store import Outcome, Store
 from resnets.support.errors import UserError
+from resnets.training import hardware
 
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
+CPU = torch.device("cpu")
 ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
 
 
@@ -48,6 +54,40 @@ def test_the_papers_recipe_starts_110_layers_gently_and_the_variant_does_not():
     jobs = {job.key: job.plan.schedule.gentle_start for job in jobs_of("start")}
     assert jobs["cifar10-full/cifar-resnet110-seed0"].from_depth == 110
     assert jobs["cifar10-full-no-warmup/cifar-resnet110-seed0"].from_depth > 1202
+
+
+def test_without_its_gentle_start_a_short_training_is_another_one():
+    plans = {job.key: job.plan for job in jobs_of("start", "short")}
+    assert plans["cifar10-short/cifar-resnet110-seed0"].schedule.warmup == 400
+    assert plans["cifar10-short-no-warmup/cifar-resnet110-seed0"].schedule.warmup == 0
+
+
+def test_the_steps_of_a_limited_training_are_those_of_its_images():
+    trainings = [job.of for job in jobs_of("table2", "smoke")]
+    assert {job.steps() for job in trainings} == {2 * 64 // 16}
+
+
+def test_only_takes_members_out_of_an_ensemble():
+    (job,) = jobs_of("table5", only=("resnet50-small",))
+    assert isinstance(job, Evaluation)
+    assert job.of.network == "resnet50-small"
+
+
+def trained(budget, seconds):
+    (job, _) = jobs_of("fig1", budget)
+    here = hardware.hardware_name(CPU)
+    facts = {"hardware": here, "threads": 1, "seconds": seconds, "finished": "2026"}
+    return Outcome(job.key, job.kind, job.identity(), {"iterations": 3000}, facts)
+
+
+def test_the_machines_speed_comes_from_whole_trainings(monkeypatch):
+    monkeypatch.setattr(estimate, "_measured", lambda device: -1.0)
+    whole = trained("short", 600)
+    one = 3 * 3000 * 128 * estimate.cost("cifar-plain20", 32) / 600 * (os.cpu_count() or 1)
+    assert estimate.speed([whole], CPU) == pytest.approx(one)
+    odd = [replace(whole, identity={"budget": "full"}), replace(whole, values={})]
+    assert estimate.speed([whole, trained("smoke", 60), *odd], CPU) == pytest.approx(one)
+    assert estimate.speed([trained("smoke", 60)], CPU) == -1
 
 
 def test_seeds_repeat_and_only_limits():
