@@ -164,7 +164,7 @@ def _rows(options: Options) -> Iterator[Row]:
         if missing and rate is None:
             rate = estimate.speed(outcomes, find_device())
         tested = estimate.tested(choice.data)
-        took = estimate.seconds(missing, rate, tested) if missing and rate else None
+        took = estimate.seconds(missing, rate, tested, options.place) if missing and rate else None
         yield Row(experiment, jobs, missing, took)
 
 
@@ -185,6 +185,9 @@ def run(names: list[str], options: Options) -> None:
     held = len({job.key for job in jobs} - {job.key for job in todo})
     if held:
         print(f"{held} of {len({job.key for job in jobs})} results are there already")
+    for job in todo:
+        if job.finished(place):
+            print(f"{job.key} runs again: others need its files, which were not kept")
     if todo:
         _run(todo, options)
     print(f"All results are in {place.store.folder}. See them: {_report(options)}")
@@ -244,12 +247,19 @@ def _side_by_side(options: Options, todo: list[Job]) -> tuple[int, int]:
 
 
 def _pool(launcher: str, threads: int) -> launch.Pool:
-    gpus = torch.cuda.device_count()
+    gpus = _gpus()
     if launcher == "local":
-        return launch.LocalPool(range(gpus))
+        return launch.LocalPool(gpus)
     from resnets.paper.ray_launcher import RayPool
 
     return RayPool(None, threads, 1 / ON_A_GPU if gpus else 0.0)
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, by the names that the user gave them, if any."""
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] or [str(number) for number in range(count)]
 
 
 @contextmanager

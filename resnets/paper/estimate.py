@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from resnets.models import complexity, zoo
-from resnets.paper.jobs import DataSet, Evaluation, Job, Signals, Training
+from resnets.paper.jobs import DataSet, Evaluation, Job, Place, Signals, Training
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError
 from resnets.training import hardware, recipe_file
@@ -93,9 +93,9 @@ def _measured(device: torch.device, name: str = "cifar-resnet20", batch: int = 6
     return BACKWARD * batch * cost(name, 32) / min(laps[1:])
 
 
-def seconds(jobs: Sequence[Job], rate: float, tested: int) -> float:
-    """Time for `jobs` with the whole machine at work on them."""
-    return sum(work(job, tested) for job in jobs) / rate
+def seconds(jobs: Sequence[Job], rate: float, tested: int, place: Place) -> float:
+    """Time for what is left of `jobs` with the whole machine at work on them."""
+    return sum(work(job, tested) * (1 - job.share(place)) for job in jobs) / rate
 
 
 def tested(data: DataSet | None) -> int:

@@ -97,6 +97,10 @@ class Job:
         """Variables that its command must have, whatever others have."""
         return {}
 
+    def share(self, place: Place) -> float:
+        """How much of it is done already, from 0 to 1."""
+        return 0.0
+
     def leaves(self, place: Place) -> list[Path]:
         """Files that other jobs read."""
         return []
@@ -261,6 +265,9 @@ class Training(Job):
         except UserError:
             return 0  # the run itself will say what is wrong
         return int(rows[-1]["step"]) if rows else 0
+
+    def share(self, place: Place) -> float:
+        return self.reached(place) / self.steps()
 
 
 def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

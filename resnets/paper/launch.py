@@ -60,13 +60,14 @@ class LocalPool:
     """Processes of this machine.
 
     Args:
-        gpus: numbers of the GPUs among which jobs are shared; none on a machine without.
+        gpus: the GPUs among which jobs are shared, as in `CUDA_VISIBLE_DEVICES`; none on a
+            machine without.
     """
 
-    def __init__(self, gpus: Sequence[int] = ()) -> None:
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
         self._gpus = list(gpus)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._on: dict[str, int] = {}
+        self._on: dict[str, str] = {}
 
     def start(
         self, key: str, command: list[str], environment: dict[str, str], output: Path, log: Path
@@ -74,7 +75,7 @@ class LocalPool:
         if self._gpus:
             busy = list(self._on.values())
             self._on[key] = min(self._gpus, key=busy.count)
-            environment = {**environment, "CUDA_VISIBLE_DEVICES": str(self._on[key])}
+            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._on[key]}
         with writing(log), output.open("wb") as out, log.open("ab") as err:
             self._running[key] = subprocess.Popen(
                 command,

@@ -11,7 +11,7 @@ from resnets.cli import paper as verb
 from resnets.data import cifar10
 from resnets.paper import experiments, launch
 from resnets.paper.experiments import Choice, Experiment
-from resnets.paper.jobs import DataSet, Evaluation
+from resnets.paper.jobs import DataSet, Evaluation, Responses
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 from tests.paper.conftest import InProcess
@@ -178,6 +178,34 @@ def test_photographs_get_a_gpu_each(monkeypatch):
     cifar = replace(choice, data=DataSet("cifar10", None, "50k/10k", 100))
     todo = [cifar.cifar("cifar-resnet20", seed) for seed in range(9)]
     assert verb._side_by_side(verb.Options(), todo)[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("allowed", "count", "used"),
+    [("3,GPU-5", 2, ["3", "GPU-5"]), (None, 2, ["0", "1"]), (None, 1, ["0"]), ("", 0, [])],
+)
+def test_only_gpus_that_the_user_allows_are_used(monkeypatch, allowed, count, used):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert verb._gpus() == used
+
+
+def test_it_is_said_when_a_training_is_repeated_for_its_model(resnets, small, monkeypatch):
+    pair = experiments.EXPERIMENTS
+    one = Experiment("one", "responses", "cifar10", lambda choice, seed: [
+        Responses(choice.cifar("cifar-resnet8", seed))
+    ])  # fmt: skip
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*pair, one))
+    smoke = ("--budget", "smoke")
+    assert resnets("paper", "run", "pair", *smoke)[0] == 0
+    code, out, _ = resnets("paper", "run", "one", *smoke, "--runs", "others")
+    assert code == 0
+    assert "cifar-resnet8-seed0 runs again: others need its files" in out
+    code, out, _ = resnets("paper", "run", "one", *smoke)
+    assert code == 0
+    assert "again" not in out
 
 
 def test_photographs_must_be_given(resnets):

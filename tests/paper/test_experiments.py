@@ -90,6 +90,17 @@ def test_the_machines_speed_comes_from_whole_trainings(monkeypatch):
     assert estimate.speed([trained("smoke", 60)], CPU) == -1
 
 
+def test_what_a_stopped_training_has_done_is_not_counted_again(tmp_path):
+    place = Place(Store(tmp_path), tmp_path)
+    (job, _) = jobs_of("fig1", "short")
+    whole = estimate.seconds([job], 1e9, 0, place)
+    place.run(job.key).mkdir(parents=True)
+    (place.run(job.key) / "metrics.jsonl").write_text('{"step": 50}\n{"step": 750}\n{"st')
+    assert estimate.seconds([job], 1e9, 0, place) == pytest.approx(0.75 * whole)
+    (place.run(job.key) / "metrics.jsonl").write_text("[]\n")  # the run itself will tell
+    assert estimate.seconds([job], 1e9, 0, place) == whole
+
+
 def test_seeds_repeat_and_only_limits():
     jobs = jobs_of("fig1", seeds=3, only=("cifar-plain56",))
     assert [job.seed for job in jobs] == [0, 1, 2]

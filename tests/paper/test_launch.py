@@ -278,7 +278,7 @@ def test_processes_save_when_the_command_is_killed(tmp_path):
 
 
 def test_gpus_are_shared_evenly(tmp_path):
-    pool = LocalPool(gpus=[0, 1])
+    pool = LocalPool(gpus=["0", "1"])
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     for key in "abcd":
         pool.start(key, command(code), {}, tmp_path / key, tmp_path / "log")
