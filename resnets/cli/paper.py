@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from resnets.cli.paper_progress import watch
+from resnets.cli.paper_progress import Lines, watch
 from resnets.cli.progress import about
 from resnets.data import cifar10, sources
 from resnets.paper import estimate, experiments, launch
@@ -200,30 +200,36 @@ def _report(options: Options) -> str:
 
 def _run(todo: list[Job], options: Options) -> None:
     at_once, threads = _side_by_side(options, todo)
-    with launch.alone(options.place), _terminated_like_interrupted():
+    with launch.alone(options.place):
         if options.launcher == "local":
             _find_cifar10(todo)
         pool = _pool(options.launcher, threads)
-        look = watch(options.place, todo)
         environment = {"OMP_NUM_THREADS": str(threads)}
-        launcher = launch.Launch(options.place, pool, at_once, environment, look)
-        try:
-            launcher.run(todo)
-        except KeyboardInterrupt:
-            look.close()
-            print("Stopped, saved. Go on with the same command:")
-            print(f"  resnets {shlex.join(sys.argv[1:])}")
-            sys.exit(130)
-        except launch.Failed as failed:
-            look.close()
-            first = next(iter(failed.jobs))
-            others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
-            raise UserError(
-                f"{first}{others} failed: {failed.jobs[first]}",
-                mend="mend that, then repeat the command: what is done stays",
-            ) from failed
-        finally:
-            look.close()
+        with _terminated_like_interrupted():  # Ray has set a handler of its own
+            look = watch(options.place, todo)
+            launcher = launch.Launch(options.place, pool, at_once, environment, look)
+            _watched(launcher, todo, look)
+
+
+def _watched(launcher: launch.Launch, todo: list[Job], look: Lines) -> None:
+    """Run the jobs, and say how that ended."""
+    try:
+        launcher.run(todo)
+    except KeyboardInterrupt:
+        look.close()
+        print("Stopped, saved. Go on with the same command:")
+        print(f"  resnets {shlex.join(sys.argv[1:])}")
+        sys.exit(130)
+    except launch.Failed as failed:
+        look.close()
+        first = next(iter(failed.jobs))
+        others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
+        raise UserError(
+            f"{first}{others} failed: {failed.jobs[first]}",
+            mend="mend that, then repeat the command: what is done stays",
+        ) from failed
+    finally:
+        look.close()
 
 
 def _find_cifar10(todo: list[Job]) -> None:

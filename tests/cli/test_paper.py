@@ -1,6 +1,8 @@
 """`resnets paper` as a user meets it."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,28 @@ def test_without_results_there_is_no_report(resnets):
     code, _, err = resnets("paper", "report")
     assert code == 2
     assert "resnets paper run" in one_line(err)
+
+
+def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
+    """Ray's own handler ends the command with a dump and saves nothing."""
+
+    def rude(gpus):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return small
+
+    def interrupted(*arguments):
+        assert callable(signal.getsignal(signal.SIGTERM)), "this process would die"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(launch, "LocalPool", rude)
+    monkeypatch.setattr(small, "start", interrupted)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not heard"))
+    try:
+        code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, small.stopped) == (130, True)
+    assert "Stopped, saved. Go on with the same command:\n  resnets paper run pair" in out
 
 
 def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
