@@ -193,7 +193,7 @@ EXPERIMENTS = (
     Experiment("fig1", "degradation: plain 20 and 56", "cifar10", _cifar(PLAIN[0], PLAIN[-1])),
     Experiment("fig6", "CIFAR-10 curves", "cifar10", _cifar(*PLAIN, *RESIDUAL, THOUSAND)),
     Experiment("table6", "CIFAR-10 errors", "cifar10", _cifar(*RESIDUAL, THOUSAND, *HIGHWAY)),
-    Experiment("start", "section 4.2: 110 layers, gentle start", "cifar10", _start),
+    Experiment("start", "section 4.2: 110 layers", "cifar10", _start),
     Experiment("fig7", "layer responses", "cifar10", _responses),
     Experiment("signals", "signals and gradients by layer", "cifar10", _signals, once=True),
     Experiment("deepened", "the constructed solution", "cifar10", _deepen),

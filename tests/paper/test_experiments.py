@@ -125,6 +125,10 @@ def test_the_ensemble_has_six_members_of_which_two_have_152_layers():
     assert len({test.key for test in ensemble.tests}) == 6
 
 
+def test_the_list_fits_80_columns():
+    assert max(len(experiment.title) for experiment in EXPERIMENTS) <= 32
+
+
 def test_unknown_experiments_name_the_nearest():
     with pytest.raises(UserError, match="did you mean fig6"):
         experiments.find("figure6")
