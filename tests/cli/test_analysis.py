@@ -99,7 +99,7 @@ def test_a_deeper_model_is_written_and_trained_on(resnets, nets, real_shape):
     code, out, _ = resnets(
         *("train", "cifar10-short", "--network", "cifar-plain20", "--init", name),
         *("--out", "run", *(word for s in settings for word in ("--set", s))),
-        *("--set", "schedule.drops=[1]", "--set", "precision=fp32"),
+        *("--set", "precision=fp32"),
     )
     assert code == 0
     assert "test error" in out
