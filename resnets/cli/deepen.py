@@ -11,9 +11,12 @@ import torch
 
 from resnets.analysis import deepen as constructed
 from resnets.analysis import pictures
+from resnets.data import cifar10
+from resnets.evaluation import testing
 from resnets.support.errors import UserError
 from resnets.training.hardware import environment
 from resnets.weights import model_file
+from resnets.weights.model_file import Model
 
 
 def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool) -> None:
@@ -26,9 +29,7 @@ def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool
     wanted = constructed.target(shallow, to)
     path = out or Path(f"{wanted}-from-{shallow}.safetensors")
     _refuse(path, name)
-    images = pictures.for_model(
-        model, data, "train", report=lambda line: print(line, file=sys.stderr)
-    )
+    images = pictures.for_model(model, data, "train", report=_to_stderr)
     deep, found = constructed.deepen(model, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)
     added = deep.card["provenance"]["deepened_from"]["added_blocks"]
@@ -39,7 +40,7 @@ def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool
             "images": found.images,
             "difference": found.difference,
             "largest_logit": found.largest,
-            "shallow_error": next((m["error"] for m in model.card["measured"]), None),
+            **_errors(model, deep, data),
         }
         print(json.dumps({**facts, **environment(torch.device("cpu"))}, indent=2))
         return
@@ -52,6 +53,22 @@ def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool
     print(
         f"Train on from it: resnets train RECIPE --network {wanted} --init {shlex.quote(str(path))}"
     )
+
+
+def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
+    """Test errors of both, measured alike; nothing of models that are not CIFAR-10's."""
+    if shallow.classes != list(cifar10.CLASSES):
+        return {}
+    images = cifar10.load(Path(data) if data else None, _to_stderr).test
+    cpu = torch.device("cpu")
+    return {
+        name: testing.run_cifar10(model, images, cpu).result().error
+        for name, model in (("shallow_error", shallow), ("error", deep))
+    }
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _refuse(path: Path, source: str) -> None:

@@ -347,6 +347,8 @@ papers = typer.Typer(
 app.add_typer(papers, name="paper")
 ResultsOption = Annotated[Path, typer.Option(help="Folder of results.", metavar="FOLDER")]
 RESULTS = Path("results/paper")
+RunsOption = Annotated[Path, typer.Option(help="Folder for the runs themselves.", metavar="FOLDER")]
+RUNS = Path("runs/paper")
 BudgetOption = Annotated[str, typer.Option(help="full, short or smoke.", metavar="NAME")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Runs of each network.")]
 
@@ -360,12 +362,13 @@ def paper_list(
         int | None, typer.Option(min=8, max=2048, help="Pixels a side of photographs.")
     ] = None,
     results: ResultsOption = RESULTS,
+    runs: RunsOption = RUNS,
     json: JsonOption = False,
 ) -> None:
     """Show every table and figure: its data, its results, the time for the rest."""
     from resnets.cli import paper as verb
 
-    options = verb.Options(budget, seeds, (), data, image_size, results)
+    options = verb.Options(budget, seeds, (), data, image_size, results, runs)
     verb.show(options, json)
 
 
@@ -385,9 +388,7 @@ def paper_run(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.")] = None,
     results: ResultsOption = RESULTS,
-    runs: Annotated[
-        Path, typer.Option(help="Folder for the runs themselves.", metavar="FOLDER")
-    ] = Path("runs/paper"),
+    runs: RunsOption = RUNS,
     launcher: Annotated[str, typer.Option(help="local, or ray: a cluster.")] = "local",
 ) -> None:
     """Run what is missing of tables and figures; stop and repeat it at any point."""

@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from resnets.cli.paper_progress import watch
+from resnets.cli.paper_progress import Lines, watch
 from resnets.cli.progress import about
-from resnets.data import sources
+from resnets.data import cifar10, sources
 from resnets.paper import estimate, experiments, launch
 from resnets.paper.experiments import Choice, Experiment
 from resnets.paper.jobs import Budget, DataSet, Job, Place
@@ -34,7 +35,7 @@ from resnets.training.task import data_fingerprint
 BUDGETS: tuple[Budget, ...] = ("full", "short", "smoke")
 LAUNCHERS = ("local", "ray")
 ON_A_GPU = 4
-"""Trainings of small networks side by side on one GPU, which a single one does not fill."""
+"""Trainings on CIFAR-10 side by side on one GPU, which a single one does not fill."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class Options:
                 "--data",
                 "give a folder like ImageNet's: train/CLASS/*.jpg and val/CLASS/*.jpg",
             )
+        return self._photos
+
+    @cached_property
+    def _photos(self) -> DataSet:
+        """The photographs; looked through once for all experiments."""
+        assert self.data is not None
         photos = sources.open_training(self.data)
         place = self.data if "://" in self.data else str(Path(self.data).resolve())
         name = re.sub(r"[^\w-]", "-", Path(place.rstrip("/")).name.split(".")[0]) or "photos"
@@ -151,14 +158,13 @@ def _rows(options: Options) -> Iterator[Row]:
             yield Row(experiment, None, [], None)
             continue
         # --data is the photographs' here; CIFAR-10 is asked for by every other experiment.
-        asked = options if on_photos else Options(options.budget, options.seeds)
-        choice = asked.choice(experiment)
+        choice = (options if on_photos else replace(options, data=None)).choice(experiment)
         jobs = experiment.jobs(choice)
         missing = launch.missing(jobs, options.place)
         if missing and rate is None:
             rate = estimate.speed(outcomes, find_device())
         tested = estimate.tested(choice.data)
-        took = estimate.seconds(missing, rate, tested) if missing and rate else None
+        took = estimate.seconds(missing, rate, tested, options.place) if missing and rate else None
         yield Row(experiment, jobs, missing, took)
 
 
@@ -167,15 +173,21 @@ def run(names: list[str], options: Options) -> None:
     if options.launcher not in LAUNCHERS:
         mend = nearest(options.launcher, LAUNCHERS)
         raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", mend)
+    chosen = [experiments.find(name) for name in dict.fromkeys(names)]
+    # --data is the photographs' where some are asked for.
+    others = replace(options, data=None) if any(e.needs == "photos" for e in chosen) else options
     jobs: list[Job] = []
-    for name in dict.fromkeys(names):
-        experiment = experiments.find(name)
-        jobs += experiment.jobs(options.choice(experiment))
+    for experiment in chosen:
+        asked = options if experiment.needs == "photos" else others
+        jobs += experiment.jobs(asked.choice(experiment))
     place = options.place
     todo = launch.missing(jobs, place)
     held = len({job.key for job in jobs} - {job.key for job in todo})
     if held:
         print(f"{held} of {len({job.key for job in jobs})} results are there already")
+    for job in todo:
+        if job.finished(place):
+            print(f"{job.key} runs again: others need its files, which were not kept")
     if todo:
         _run(todo, options)
     print(f"All results are in {place.store.folder}. See them: {_report(options)}")
@@ -187,48 +199,73 @@ def _report(options: Options) -> str:
 
 
 def _run(todo: list[Job], options: Options) -> None:
-    at_once, threads = _side_by_side(options, len(todo))
-    with launch.alone(options.place), _terminated_like_interrupted():
+    at_once, threads = _side_by_side(options, todo)
+    with launch.alone(options.place):
+        if options.launcher == "local":
+            _find_cifar10(todo)
         pool = _pool(options.launcher, threads)
-        look = watch(options.place, todo)
         environment = {"OMP_NUM_THREADS": str(threads)}
-        launcher = launch.Launch(options.place, pool, at_once, environment, look)
-        try:
-            launcher.run(todo)
-        except KeyboardInterrupt:
-            look.close()
-            print("Stopped, saved. Go on with the same command:")
-            print(f"  resnets {shlex.join(sys.argv[1:])}")
-            sys.exit(130)
-        except launch.Failed as failed:
-            look.close()
-            first = next(iter(failed.jobs))
-            others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
-            raise UserError(
-                f"{first}{others} failed: {failed.jobs[first]}",
-                mend="mend that, then repeat the command: what is done stays",
-            ) from failed
-        finally:
-            look.close()
+        with _terminated_like_interrupted():  # Ray has set a handler of its own
+            look = watch(options.place, todo)
+            launcher = launch.Launch(options.place, pool, at_once, environment, look)
+            _watched(launcher, todo, look)
 
 
-def _side_by_side(options: Options, todo: int) -> tuple[int, int]:
+def _watched(launcher: launch.Launch, todo: list[Job], look: Lines) -> None:
+    """Run the jobs, and say how that ended."""
+    try:
+        launcher.run(todo)
+    except KeyboardInterrupt:
+        look.close()
+        print("Stopped, saved. Go on with the same command:")
+        print(f"  resnets {shlex.join(sys.argv[1:])}")
+        sys.exit(130)
+    except launch.Failed as failed:
+        look.close()
+        first = next(iter(failed.jobs))
+        others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
+        raise UserError(
+            f"{first}{others} failed: {failed.jobs[first]}",
+            mend="mend that, then repeat the command: what is done stays",
+        ) from failed
+    finally:
+        look.close()
+
+
+def _find_cifar10(todo: list[Job]) -> None:
+    """Before anything runs, say it once if CIFAR-10 is not to be had, and fetch it once."""
+    sets = {job.training.data for job in todo}
+    for data in sets:
+        if data.size is None:
+            cifar10.load(Path(data.place) if data.place else None, print)
+
+
+def _side_by_side(options: Options, todo: list[Job]) -> tuple[int, int]:
     """How many jobs run at once, and with how many threads each."""
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
     if options.launcher == "ray":  # the cluster has its own limits
-        return options.jobs or todo, 1
+        return options.jobs or len(todo), 1
     # Several small networks with a core each train more images than one after the other.
-    at_once = min(options.jobs or (ON_A_GPU * gpus if gpus else cores), todo)
+    on_photos = any(job.training.data.size is not None for job in todo)
+    at_once = gpus * (1 if on_photos else ON_A_GPU) if gpus else cores
+    at_once = min(options.jobs or at_once, len(todo))
     return at_once, max(1, cores // at_once)
 
 
 def _pool(launcher: str, threads: int) -> launch.Pool:
-    gpus = torch.cuda.device_count()
+    gpus = _gpus()
     if launcher == "local":
-        return launch.LocalPool(range(gpus))
+        return launch.LocalPool(gpus)
     from resnets.paper.ray_launcher import RayPool
 
     return RayPool(None, threads, 1 / ON_A_GPU if gpus else 0.0)
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, by the names that the user gave them, if any."""
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] or [str(number) for number in range(count)]
 
 
 @contextmanager

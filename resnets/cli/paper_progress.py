@@ -34,13 +34,7 @@ class Lines:
         return done / max(sum(self._whole.values()), 1.0)
 
     def _part(self, job: Job) -> float:
-        if job.key in self.ended:
-            return 1.0
-        return self.reached(job) / job.steps() if isinstance(job, Training) else 0.0
-
-    def reached(self, job: Training) -> int:
-        """Iterations done."""
-        return job.reached(self.place)
+        return 1.0 if job.key in self.ended else job.share(self.place)
 
     def left(self) -> str:
         """How long the rest will take, once that can be told."""
@@ -54,7 +48,7 @@ class Lines:
         print(text, flush=True)
 
     def started(self, job: Job) -> None:
-        reached = self.reached(job) if isinstance(job, Training) else 0
+        reached = job.reached(self.place) if isinstance(job, Training) else 0
         self.note(f"{job.key}: {f'goes on at iteration {reached:,}' if reached else 'begins'}")
 
     def collected(self, outcome: Outcome) -> None:
@@ -68,7 +62,7 @@ class Lines:
             return
         self._said = time.monotonic()
         states = [
-            f"{job.network} {self.reached(job):,} of {job.steps():,}"
+            f"{job.network} {job.reached(self.place):,} of {job.steps():,}"
             for job in running
             if isinstance(job, Training)
         ]
@@ -113,7 +107,7 @@ class Bars(Lines):
             self._remove(key)
         for job in running:
             if isinstance(job, Training):
-                reached = self.reached(job)
+                reached = job.reached(self.place)
                 state = f"{reached:,} of {job.steps():,}"
                 self._progress.update(self._bars[job.key], completed=reached, state=state)
         state = f"{len(self.ended)} of {len(self.todo)} done  {self.left()}"

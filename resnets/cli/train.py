@@ -104,7 +104,11 @@ def _go_on(
 ) -> None:
     if (folder / "summary.json").exists():
         if world.is_main:
-            photos = run_folder.read_recipe(folder).dataset == "photos"
+            recipe = run_folder.read_recipe(folder)
+            photos = recipe.dataset == "photos"
+            if photos and data is not None:
+                given = load_data(recipe, data, print)
+                run_folder.refuse_other_images(folder, recipe, given)
             use = "predict {} photo.jpg" if photos else "eval {}"
             print(
                 f"{folder} is finished; use it with: "

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from resnets.models import complexity, zoo
-from resnets.paper.jobs import DataSet, Evaluation, Job, Signals, Training
+from resnets.paper.jobs import DataSet, Evaluation, Job, Place, Signals, Training
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError
 from resnets.training import hardware, recipe_file
@@ -58,16 +58,17 @@ def speed(outcomes: Iterable[Outcome], device: torch.device) -> float:
     seen: list[tuple[str, float]] = []
     for outcome in outcomes:
         facts = outcome.provenance
-        if outcome.kind != "training" or facts.get("hardware") != name or not facts.get("seconds"):
+        # A smoke test spends its seconds on the start.
+        if outcome.kind != "training" or outcome.budget == "smoke" or facts.get("hardware") != name:
             continue
-        plan, size = outcome.identity["plan"], outcome.identity["plan"]["photos"]["size"]
         try:
-            one = cost(outcome.network, 32 if plan["dataset"] == "cifar10" else size)
-        except UserError:  # a network that a later version no longer has
-            continue
-        images = outcome.values["iterations"] * plan["batch"]
-        shares = cores / facts["threads"] if device.type == "cpu" else 1
-        rate = BACKWARD * images * one / facts["seconds"] * shares
+            plan = outcome.identity["plan"]
+            size = 32 if plan["dataset"] == "cifar10" else plan["photos"]["size"]
+            images = outcome.values["iterations"] * plan["batch"]
+            shares = cores / facts["threads"] if device.type == "cpu" else 1
+            rate = BACKWARD * images * cost(outcome.network, size) / facts["seconds"] * shares
+        except (UserError, KeyError, TypeError, ZeroDivisionError):
+            continue  # of another version, whose networks or keys were others
         seen.append((str(facts.get("finished", "")), rate))
     if seen:
         return statistics.median(rate for _, rate in sorted(seen)[-NEWEST:])
@@ -92,9 +93,9 @@ def _measured(device: torch.device, name: str = "cifar-resnet20", batch: int = 6
     return BACKWARD * batch * cost(name, 32) / min(laps[1:])
 
 
-def seconds(jobs: Sequence[Job], rate: float, tested: int) -> float:
-    """Time for `jobs` with the whole machine at work on them."""
-    return sum(work(job, tested) for job in jobs) / rate
+def seconds(jobs: Sequence[Job], rate: float, tested: int, place: Place) -> float:
+    """Time for what is left of `jobs` with the whole machine at work on them."""
+    return sum(work(job, tested) * (1 - job.share(place)) for job in jobs) / rate
 
 
 def tested(data: DataSet | None) -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from resnets.paper.store import Outcome, Store
 from resnets.support.errors import UserError
-from resnets.training import metrics, recipe_file
+from resnets.training import metrics, recipe_file, run_folder
 from resnets.training.recipe import Recipe
 
 Budget = Literal["full", "short", "smoke"]
@@ -92,6 +92,14 @@ class Job:
     def arguments(self, place: Place) -> list[str]:
         """The command, without the program's name."""
         raise NotImplementedError
+
+    def environment(self, place: Place) -> dict[str, str]:
+        """Variables that its command must have, whatever others have."""
+        return {}
+
+    def share(self, place: Place) -> float:
+        """How much of it is done already, from 0 to 1."""
+        return 0.0
 
     def leaves(self, place: Place) -> list[Path]:
         """Files that other jobs read."""
@@ -206,6 +214,15 @@ class Training(Job):
             words += ["--image-size", str(self.data.size)]
         return words
 
+    def environment(self, place: Place) -> dict[str, str]:
+        """As many threads as the run began with: with others its bits would differ."""
+        folder = place.run(self.key)
+        try:
+            threads = run_folder.began(folder)["threads"]
+        except UserError:
+            return {}  # a new run, or one that will say itself what is wrong
+        return {"OMP_NUM_THREADS": str(threads)}
+
     def leaves(self, place: Place) -> list[Path]:
         return [place.model(self.key)]
 
@@ -230,7 +247,7 @@ class Training(Job):
                 **_curves(metrics.read(folder)),
             }
             provenance = {k: v for k, v in summary["provenance"].items() if k != "recipe"}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise UserError(f"is missing or damaged ({error})", str(path)) from error
         if self.seed == 0 and self.budget != "smoke":
             place.store.keep_weights(self.key, folder / "model.safetensors")
@@ -238,12 +255,19 @@ class Training(Job):
 
     def steps(self) -> int:
         """Iterations of the whole training."""
-        return self.plan.in_iterations(self.data.images).steps
+        images = min(self.data.images, self.plan.limit or self.data.images)
+        return self.plan.in_iterations(images).steps
 
     def reached(self, place: Place) -> int:
         """Iterations that its metrics tell of."""
-        rows = metrics.read(place.run(self.key))
+        try:
+            rows = metrics.read(place.run(self.key))
+        except UserError:
+            return 0  # the run itself will say what is wrong
         return int(rows[-1]["step"]) if rows else 0
+
+    def share(self, place: Place) -> float:
+        return self.reached(place) / self.steps()
 
 
 def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -45,23 +45,29 @@ class Pool(Protocol):
         """Ask what is running to save and end, and wait for it."""
 
 
-def _end_with_parent() -> None:
-    """On Linux: have this process asked to save and end when the one that started it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _hear_signals() -> None:
+    """Undo that a shell has its background commands ignore SIGINT, and on Linux have this process
+    asked to save and end when the one that started it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if LIBC is not None:
+        LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class LocalPool:
     """Processes of this machine.
 
     Args:
-        gpus: numbers of the GPUs among which jobs are shared; none on a machine without.
+        gpus: the GPUs among which jobs are shared, as in `CUDA_VISIBLE_DEVICES`; none on a
+            machine without.
     """
 
-    def __init__(self, gpus: Sequence[int] = ()) -> None:
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
         self._gpus = list(gpus)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._on: dict[str, int] = {}
+        self._on: dict[str, str] = {}
 
     def start(
         self, key: str, command: list[str], environment: dict[str, str], output: Path, log: Path
@@ -69,7 +75,7 @@ class LocalPool:
         if self._gpus:
             busy = list(self._on.values())
             self._on[key] = min(self._gpus, key=busy.count)
-            environment = {**environment, "CUDA_VISIBLE_DEVICES": str(self._on[key])}
+            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._on[key]}
         with writing(log), output.open("wb") as out, log.open("ab") as err:
             self._running[key] = subprocess.Popen(
                 command,
@@ -78,7 +84,7 @@ class LocalPool:
                 stderr=err,
                 env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C reaches them through `stop`, once
-                preexec_fn=_end_with_parent,
+                preexec_fn=_hear_signals,
             )
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
@@ -194,6 +200,8 @@ class Launch:
     _running: dict[str, Job] = field(default_factory=dict)
     _starts: dict[str, int] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
+    _told: dict[str, int] = field(default_factory=dict)
+    """Bytes that earlier starts left in the logs."""
 
     def run(self, todo: Sequence[Job]) -> None:
         """Run what `missing` found.
@@ -236,7 +244,9 @@ class Launch:
         make_folder(output.parent)
         command = [sys.executable, "-m", "resnets", *job.arguments(self.place)]
         self._starts[job.key] = self._starts.get(job.key, 0) + 1
-        self.pool.start(job.key, command, self.environment, output, log)
+        self._told[job.key] = log.stat().st_size if log.exists() else 0
+        environment = {**self.environment, **job.environment(self.place)}
+        self.pool.start(job.key, command, environment, output, log)
         self._running[job.key] = job
         self.watch.started(job)
 
@@ -245,12 +255,22 @@ class Launch:
             self.watch.note(f"{job.key}: its machine was lost; starting it again")
             self._waiting[job.key] = job
         elif code == 0:
-            outcome = job.collect(self.place)
-            self.place.store.write(outcome)
-            self.watch.collected(outcome)
+            self._collect(job)
         else:
-            self._failed[job.key] = _last_words(self.place.log(job.key), code)
-            self.watch.note(f"{job.key} failed: {self._failed[job.key]}")
+            self._fail(job, _last_words(self.place.log(job.key), self._told[job.key], code))
+
+    def _collect(self, job: Job) -> None:
+        try:
+            outcome = job.collect(self.place)
+        except UserError as error:
+            self._fail(job, str(error))
+            return
+        self.place.store.write(outcome)
+        self.watch.collected(outcome)
+
+    def _fail(self, job: Job, why: str) -> None:
+        self._failed[job.key] = why
+        self.watch.note(f"{job.key} failed: {why}")
 
 
 def _wait_for_the_last(folder: Path) -> None:
@@ -261,9 +281,13 @@ def _wait_for_the_last(folder: Path) -> None:
         pass  # if it does not end, the new run says in whose way it is
 
 
-def _last_words(log: Path, code: int | None) -> str:
-    """What a failed job told last."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    told = [line.strip() for line in lines if line.strip()]
+def _last_words(log: Path, before: int, code: int | None) -> str:
+    """What a failed job told last, after so many bytes of earlier starts."""
+    new = log.read_bytes()[before:] if log.exists() else b""
+    told = [line.strip() for line in new.decode(errors="replace").split("\n") if line.strip()]
     last = told[-1].removeprefix("resnets: ") if told else "it told nothing"
-    return f"{last} (exit code {code}; all it told: {log})"
+    if code is None:
+        how = "its machine was lost"
+    else:
+        how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{last} ({how}; all it told: {log})"

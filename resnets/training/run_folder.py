@@ -188,9 +188,8 @@ def resume(
     if bad_images is not None:
         photos = recipe.photos.model_copy(update={"bad_images": bad_images})
         recipe = recipe.model_copy(update={"photos": photos})
-    facts = {"data": data_fingerprint(recipe, data)}
-    if facts["data"] != start_facts["data"]:
-        raise UserError("these are not the images that the run began with", str(folder))
+    refuse_other_images(folder, recipe, data)
+    facts = {"data": start_facts["data"]}
     agree(recipe, data, world)
     # Read by one process, so that all go on from the same step.
     state = world.first(lambda: checkpoint.latest(folder / "checkpoints", watch.note))
@@ -218,6 +217,12 @@ def resume(
     if world.is_main:
         make_folder(run.checkpoints)
     return run
+
+
+def refuse_other_images(folder: Path, recipe: Recipe, data: Data) -> None:
+    """Raise `UserError` if a run began with other images than these."""
+    if data_fingerprint(recipe, data) != began(folder)["data"]:
+        raise UserError("these are not the images that the run began with", str(folder))
 
 
 def began(folder: Path) -> dict[str, Any]:

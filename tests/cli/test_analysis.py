@@ -106,6 +106,15 @@ def test_a_deeper_model_is_written_and_trained_on(resnets, nets, real_shape):
     assert (nets / "run" / "model.safetensors").exists()
 
 
+def test_a_deeper_model_has_the_shallow_ones_test_error(resnets, nets, real_shape):
+    code, out, _ = resnets("deepen", "res.safetensors", "--to", 20, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    _, shallow, _ = resnets("eval", "res.safetensors", "cifar10", "--json")
+    assert facts["shallow_error"] == json.loads(shallow)["error"]
+    assert facts["error"] == facts["shallow_error"]
+
+
 def test_a_deeper_model_of_photographs(resnets, nets):
     draw_photos(nets / "photos", {"ant": 10, "bee": 10})
     code, out, _ = resnets(

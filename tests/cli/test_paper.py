@@ -1,12 +1,21 @@
 """`resnets paper` as a user meets it."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from resnets.cli import paper as verb
+from resnets.data import cifar10
 from resnets.paper import experiments, launch
-from resnets.paper.experiments import Experiment
+from resnets.paper.experiments import Choice, Experiment
+from resnets.paper.jobs import DataSet, Evaluation, Responses
+from resnets.support.errors import UserError
+from tests.conftest import draw_photos
 from tests.paper.conftest import InProcess
 
 SMALL = ("iterations=4", "schedule.warmup=2", "batch=50", "test_every=2", "log_every=2")
@@ -101,8 +110,8 @@ def test_damaged_results_are_one_line(resnets, small, tmp_path):
     path = tmp_path / "results/paper/cifar10-smoke/cifar-plain8-seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"half')
-    for verb in (["run", "pair"], ["list"]):
-        code, _, err = resnets("paper", *verb, "--budget", "smoke")
+    for words in (["run", "pair"], ["list"]):
+        code, _, err = resnets("paper", *words, "--budget", "smoke")
         assert code == 2
         assert str(Path("results/paper/cifar10-smoke/cifar-plain8-seed0.json")) in one_line(err)
 
@@ -111,6 +120,116 @@ def test_without_results_there_is_no_report(resnets):
     code, _, err = resnets("paper", "report")
     assert code == 2
     assert "resnets paper run" in one_line(err)
+
+
+def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
+    """Ray's own handler ends the command with a dump and saves nothing."""
+
+    def rude(gpus):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return small
+
+    def interrupted(*arguments):
+        assert callable(signal.getsignal(signal.SIGTERM)), "this process would die"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(launch, "LocalPool", rude)
+    monkeypatch.setattr(small, "start", interrupted)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not heard"))
+    try:
+        code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, small.stopped) == (130, True)
+    assert "Stopped, saved. Go on with the same command:\n  resnets paper run pair" in out
+
+
+def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
+    def absent(data=None, report=None):
+        raise UserError("no source of CIFAR-10 works")
+
+    monkeypatch.setattr(cifar10, "load", absent)
+    code, _, err = resnets("paper", "run", "pair", "--budget", "smoke")
+    assert (code, small.commands) == (2, [])
+    assert "no source of CIFAR-10 works" in one_line(err)
+
+
+@pytest.fixture
+def photos(monkeypatch, small, tmp_path):
+    """A second experiment, of one small network, and photographs for it."""
+    one = Experiment("one", "a test", "photos", lambda choice, seed: [
+        Evaluation(choice.photos("resnet18-a", seed), views="ten-crop")
+    ])  # fmt: skip
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, one))
+    settings = ("epochs=1", "batch=4", "test_every=1", "log_every=1", "recompute_bn=0", "limit=4")
+    monkeypatch.setitem(experiments.PHOTO_RECIPES, "smoke", ("photos-short", settings))
+    for name, seed in (("a", 0), ("b", 1)):
+        for part in ("train", "val"):
+            draw_photos(tmp_path / name / "mini" / part, {f"ant{name}": 3, "bee": 3}, seed=seed)
+    return small
+
+
+def test_data_are_the_photographs_and_cifar_10_is_the_cached_one(resnets, photos):
+    smoke = ("--budget", "smoke", "--data", "a/mini", "--image-size", 16)
+    code, _, err = resnets("paper", "run", "pair", "one", *smoke)
+    assert (code, err) == (0, "")
+    of_cifar = [words for words in photos.commands if "cifar-plain8" in words]
+    assert of_cifar
+    assert not any("--data" in words for words in of_cifar)
+
+
+def test_a_finished_run_on_other_images_is_not_taken_for_these(resnets, photos, tmp_path):
+    smoke = ("--budget", "smoke", "--image-size", 16)
+    code, _, _ = resnets("paper", "run", "one", *smoke, "--data", "a/mini")
+    assert code == 0
+    code, _, err = resnets("paper", "run", "one", *smoke, "--data", "b/mini")
+    assert code == 2
+    assert "other images" in one_line(err)
+    code, _, err = resnets("paper", "run", "one", *smoke, "--data", "b/mini", "--results", "new")
+    assert code == 2
+    assert "not the images that the run began with" in one_line(err)
+    assert not list((tmp_path / "new").rglob("*.json"))
+
+
+def test_photographs_get_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    networks = ("resnet18-a", "resnet34-a", "plain18", "plain34")
+    on = DataSet("photos", "photos", "x", 100, 64)
+    choice = Choice("full", 1, on)
+    todo = [choice.photos(network, 0) for network in networks]
+    assert verb._side_by_side(verb.Options(), todo)[0] == 2
+    assert verb._side_by_side(verb.Options(jobs=3), todo)[0] == 3
+    cifar = replace(choice, data=DataSet("cifar10", None, "50k/10k", 100))
+    todo = [cifar.cifar("cifar-resnet20", seed) for seed in range(9)]
+    assert verb._side_by_side(verb.Options(), todo)[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("allowed", "count", "used"),
+    [("3,GPU-5", 2, ["3", "GPU-5"]), (None, 2, ["0", "1"]), (None, 1, ["0"]), ("", 0, [])],
+)
+def test_only_gpus_that_the_user_allows_are_used(monkeypatch, allowed, count, used):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert verb._gpus() == used
+
+
+def test_it_is_said_when_a_training_is_repeated_for_its_model(resnets, small, monkeypatch):
+    pair = experiments.EXPERIMENTS
+    one = Experiment("one", "responses", "cifar10", lambda choice, seed: [
+        Responses(choice.cifar("cifar-resnet8", seed))
+    ])  # fmt: skip
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*pair, one))
+    smoke = ("--budget", "smoke")
+    assert resnets("paper", "run", "pair", *smoke)[0] == 0
+    code, out, _ = resnets("paper", "run", "one", *smoke, "--runs", "others")
+    assert code == 0
+    assert "cifar-resnet8-seed0 runs again: others need its files" in out
+    code, out, _ = resnets("paper", "run", "one", *smoke)
+    assert code == 0
+    assert "again" not in out
 
 
 def test_photographs_must_be_given(resnets):

@@ -1,17 +1,23 @@
 """Every experiment asks for jobs that can be run."""
 
+import os
+from dataclasses import replace
+
 import pytest
+import torch
 
 from resnets.models import zoo
 from resnets.paper import estimate, experiments
 from resnets.paper.experiments import EXPERIMENTS, Choice
-from resnets.paper.jobs import DataSet, Place, Training
+from resnets.paper.jobs import DataSet, Evaluation, Place, Training
 from resnets.paper.launch import missing
-from resnets.paper.store import Store
+from resnets.paper.store import Outcome, Store
 from resnets.support.errors import UserError
+from resnets.training import hardware
 
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
+CPU = torch.device("cpu")
 ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
 
 
@@ -50,6 +56,51 @@ def test_the_papers_recipe_starts_110_layers_gently_and_the_variant_does_not():
     assert jobs["cifar10-full-no-warmup/cifar-resnet110-seed0"].from_depth > 1202
 
 
+def test_without_its_gentle_start_a_short_training_is_another_one():
+    plans = {job.key: job.plan for job in jobs_of("start", "short")}
+    assert plans["cifar10-short/cifar-resnet110-seed0"].schedule.warmup == 400
+    assert plans["cifar10-short-no-warmup/cifar-resnet110-seed0"].schedule.warmup == 0
+
+
+def test_the_steps_of_a_limited_training_are_those_of_its_images():
+    trainings = [job.of for job in jobs_of("table2", "smoke")]
+    assert {job.steps() for job in trainings} == {2 * 64 // 16}
+
+
+def test_only_takes_members_out_of_an_ensemble():
+    (job,) = jobs_of("table5", only=("resnet50-small",))
+    assert isinstance(job, Evaluation)
+    assert job.of.network == "resnet50-small"
+
+
+def trained(budget, seconds):
+    (job, _) = jobs_of("fig1", budget)
+    here = hardware.hardware_name(CPU)
+    facts = {"hardware": here, "threads": 1, "seconds": seconds, "finished": "2026"}
+    return Outcome(job.key, job.kind, job.identity(), {"iterations": 3000}, facts)
+
+
+def test_the_machines_speed_comes_from_whole_trainings(monkeypatch):
+    monkeypatch.setattr(estimate, "_measured", lambda device: -1.0)
+    whole = trained("short", 600)
+    one = 3 * 3000 * 128 * estimate.cost("cifar-plain20", 32) / 600 * (os.cpu_count() or 1)
+    assert estimate.speed([whole], CPU) == pytest.approx(one)
+    odd = [replace(whole, identity={"budget": "full"}), replace(whole, values={})]
+    assert estimate.speed([whole, trained("smoke", 60), *odd], CPU) == pytest.approx(one)
+    assert estimate.speed([trained("smoke", 60)], CPU) == -1
+
+
+def test_what_a_stopped_training_has_done_is_not_counted_again(tmp_path):
+    place = Place(Store(tmp_path), tmp_path)
+    (job, _) = jobs_of("fig1", "short")
+    whole = estimate.seconds([job], 1e9, 0, place)
+    place.run(job.key).mkdir(parents=True)
+    (place.run(job.key) / "metrics.jsonl").write_text('{"step": 50}\n{"step": 750}\n{"st')
+    assert estimate.seconds([job], 1e9, 0, place) == pytest.approx(0.75 * whole)
+    (place.run(job.key) / "metrics.jsonl").write_text("[]\n")  # the run itself will tell
+    assert estimate.seconds([job], 1e9, 0, place) == whole
+
+
 def test_seeds_repeat_and_only_limits():
     jobs = jobs_of("fig1", seeds=3, only=("cifar-plain56",))
     assert [job.seed for job in jobs] == [0, 1, 2]
@@ -72,6 +123,10 @@ def test_the_ensemble_has_six_members_of_which_two_have_152_layers():
     assert len(networks) == 6
     assert networks.count("resnet152-small") == 2
     assert len({test.key for test in ensemble.tests}) == 6
+
+
+def test_the_list_fits_80_columns():
+    assert max(len(experiment.title) for experiment in EXPERIMENTS) <= 32
 
 
 def test_unknown_experiments_name_the_nearest():

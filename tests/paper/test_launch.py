@@ -115,6 +115,55 @@ def test_a_failure_stops_neither_the_others_nor_is_forgotten(place, pool):
     assert pool.stopped
 
 
+def test_a_result_that_is_not_whole_stops_no_other_job(place, pool):
+    job = small()
+    run([job], place, pool)
+    place.store.path(job.key).unlink()
+    (place.run(job.key) / "metrics.jsonl").write_text("")
+    watch = Silent()
+    with pytest.raises(Failed) as failure:
+        run([job, small(seed=1)], place, pool, watch)
+    assert list(failure.value.jobs) == [job.key]
+    assert "summary.json: is missing or damaged" in failure.value.jobs[job.key]
+    assert watch.results == [small(seed=1).key]
+
+
+def test_a_disk_that_is_full_stops_all(place, pool, monkeypatch):
+    def full(outcome):
+        raise UserError("cannot write: No space left on device", "x.json")
+
+    monkeypatch.setattr(place.store, "write", full)
+    with pytest.raises(UserError, match="No space"):
+        run([small()], place, pool)
+    assert pool.stopped
+
+
+def test_a_failure_is_told_in_its_own_words(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("resnets: of an earlier start\n")
+    before = log.stat().st_size
+    assert launch._last_words(log, before, -9).startswith("it told nothing (ended by signal 9;")
+    with log.open("a") as file:
+        file.write("resnets: no space\n\n")
+    assert launch._last_words(log, before, 2).startswith("no space (exit code 2;")
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(place, pool):
+    job = small()
+    assert job.environment(place) == {}
+    run([job], place, pool)
+    path = place.run(job.key) / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": 3}))
+    place.store.path(job.key).unlink()
+    started = []
+    monkey = pool.start
+    pool.start = lambda key, command, environment, *files: (
+        started.append(environment), monkey(key, command, environment, *files)
+    )  # fmt: skip
+    Launch(place, pool, 1, {"OMP_NUM_THREADS": "2", "X": "1"}, Silent()).run([job])
+    assert started == [{"OMP_NUM_THREADS": "3", "X": "1"}]
+
+
 def test_a_job_whose_machine_was_lost_is_started_again(place, pool):
     job = small()
     pool.lose = {job.key}
@@ -196,6 +245,21 @@ def test_stopping_lets_processes_save(tmp_path):
     assert pool.finished(0.0) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_jobs_of_a_background_command_can_be_stopped(tmp_path):
+    """A shell has those ignore SIGINT, which processes inherit."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pool = LocalPool()
+        code = "import time; print('ready', flush=True); time.sleep(20); print('end')"
+        pool.start("a", command(code), {}, tmp_path / "out", tmp_path / "log")
+        wait_for("ready", tmp_path / "out")
+        pool.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "end" not in (tmp_path / "out").read_text()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells processes of a parent's end")
 def test_processes_save_when_the_command_is_killed(tmp_path):
     code = f"""
@@ -214,7 +278,7 @@ def test_processes_save_when_the_command_is_killed(tmp_path):
 
 
 def test_gpus_are_shared_evenly(tmp_path):
-    pool = LocalPool(gpus=[0, 1])
+    pool = LocalPool(gpus=["0", "1"])
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     for key in "abcd":
         pool.start(key, command(code), {}, tmp_path / key, tmp_path / "log")
