@@ -372,7 +372,7 @@ def paper_list(
     verb.show(options, json)
 
 
-@papers.command("run", epilog=example("resnets paper run fig6 --budget smoke"))
+@papers.command("run", epilog=example("resnets paper run fig6 --budget short --seeds 2"))
 def paper_run(
     experiment: Annotated[
         list[str], typer.Argument(help="As `resnets paper list` calls them.", metavar="ID...")

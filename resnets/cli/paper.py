@@ -63,7 +63,7 @@ class Options:
         if budget is None:
             mend = nearest(self.budget, BUDGETS)
             raise UserError(f"unknown budget {self.budget!r}", "--budget", mend)
-        return Choice(budget, self.seeds, self._data(experiment), self.only)
+        return Choice(budget, self.seeds, self._data(experiment))
 
     def _data(self, experiment: Experiment) -> DataSet | None:
         if experiment.needs == "nothing":
@@ -129,6 +129,8 @@ class Row:
 
 def show(options: Options, as_json: bool) -> None:
     """Print every experiment: its runs, those that exist, the time for the rest."""
+    if sys.stderr.isatty():
+        print("looking at results and at this machine ...", file=sys.stderr)
     rows = list(_rows(options))
     if as_json:
         print(json.dumps([row.facts() for row in rows], indent=2))
@@ -143,10 +145,10 @@ def show(options: Options, as_json: bool) -> None:
     Console(highlight=False).print(table)
     seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
     print(
-        f"\nBudget {options.budget}, {seeds}; results in {options.results}. Times: this machine, "
-        "nothing else to do."
+        f"\nBudget {options.budget}, {seeds}; results in {options.results}. Times: about, on "
+        "this machine."
     )
-    print("Run one: resnets paper run fig6 --budget smoke. All results: resnets paper report")
+    print("Run one: resnets paper run fig6 --budget short. All results: resnets paper report")
 
 
 def _rows(options: Options) -> Iterator[Row]:
@@ -180,6 +182,15 @@ def run(names: list[str], options: Options) -> None:
     for experiment in chosen:
         asked = options if experiment.needs == "photos" else others
         jobs += experiment.jobs(asked.choice(experiment))
+    if not jobs:
+        print(
+            f"{' and '.join(names)}: made from code, nothing to run. See them: {_report(options)}"
+        )
+        return
+    if options.only:
+        jobs = experiments.limited(jobs, options.only)
+    if options.image_size and not any(job.training.data.size for job in jobs):
+        raise UserError("CIFAR-10's images have 32 pixels a side", "--image-size", "leave it out")
     place = options.place
     todo = launch.missing(jobs, place)
     held = len({job.key for job in jobs} - {job.key for job in todo})
@@ -200,15 +211,26 @@ def _report(options: Options) -> str:
 
 def _run(todo: list[Job], options: Options) -> None:
     at_once, threads = _side_by_side(options, todo)
+    options.place.store.prepare()
     with launch.alone(options.place):
         if options.launcher == "local":
             _find_cifar10(todo)
+            _announce(todo, options.place)
         pool = _pool(options.launcher, threads)
         environment = {"OMP_NUM_THREADS": str(threads)}
         with _terminated_like_interrupted():  # Ray has set a handler of its own
             look = watch(options.place, todo)
             launcher = launch.Launch(options.place, pool, at_once, environment, look)
             _watched(launcher, todo, look)
+
+
+def _announce(todo: list[Job], place: Place) -> None:
+    """Say what is coming: a budget of weeks should not begin unawares."""
+    rate = estimate.speed(place.store.everything(), find_device())
+    tested = estimate.tested(todo[0].training.data)
+    took = estimate.seconds(todo, rate, tested, place)
+    jobs = "1 job" if len(todo) == 1 else f"{len(todo)} jobs"
+    print(f"{jobs} to run, about {about(took)} on this machine; Ctrl-C saves", flush=True)
 
 
 def _watched(launcher: launch.Launch, todo: list[Job], look: Lines) -> None:

@@ -48,8 +48,8 @@ class Lines:
         print(text, flush=True)
 
     def started(self, job: Job) -> None:
-        reached = job.reached(self.place) if isinstance(job, Training) else 0
-        self.note(f"{job.key}: {f'goes on at iteration {reached:,}' if reached else 'begins'}")
+        goes_on = isinstance(job, Training) and job.reached(self.place)
+        self.note(f"{job.key}: {'goes on' if goes_on else 'begins'}")
 
     def collected(self, outcome: Outcome) -> None:
         self.ended.add(outcome.key)

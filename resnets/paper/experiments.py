@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,13 +59,11 @@ class Choice:
 
     Args:
         data: the images; None where the experiment needs none.
-        only: networks to which it is limited; all if empty.
     """
 
     budget: Budget
     seeds: int = 1
     data: DataSet | None = None
-    only: tuple[str, ...] = ()
 
     def cifar(self, network: str, seed: int, variant: str = "", *more: str) -> Training:
         """A training on CIFAR-10."""
@@ -101,26 +99,24 @@ class Experiment:
     once: bool = False
 
     def jobs(self, choice: Choice) -> list[Job]:
-        """All its jobs, those of the first seed first.
-
-        Raises:
-            UserError: if `choice.only` names a network that it does not have.
-        """
+        """All its jobs, those of the first seed first."""
         seeds = range(1 if self.once else choice.seeds)
-        jobs = [job for seed in seeds for job in self.make(choice, seed)]
-        if not choice.only:
-            return jobs
-        # Of an ensemble, single networks are its members.
-        jobs = [one for job in jobs for one in (job.needs if isinstance(job, Ensemble) else [job])]
-        there = list(dict.fromkeys(job.training.network for job in jobs))
-        for name in choice.only:
-            if name not in there:
-                raise UserError(
-                    f"{self.id} has no {name!r}",
-                    "--only",
-                    nearest(name, there) if there else "it trains no network",
-                )
-        return [job for job in jobs if job.training.network in choice.only]
+        return [job for seed in seeds for job in self.make(choice, seed)]
+
+
+def limited(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
+    """The jobs about the networks `only`; of an ensemble, those of its members.
+
+    Raises:
+        UserError: if one of them is in no job.
+    """
+    jobs = [one for job in jobs for one in (job.needs if isinstance(job, Ensemble) else [job])]
+    there = list(dict.fromkeys(job.training.network for job in jobs))
+    for name in only:
+        if name not in there:
+            mend = nearest(name, there) if there else "leave it out"
+            raise UserError(f"no run of network {name!r} is asked for", "--only", mend)
+    return [job for job in jobs if job.training.network in only]
 
 
 def _cifar(*networks: str) -> Callable[[Choice, int], list[Job]]:

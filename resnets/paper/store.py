@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnets.support.errors import UserError
-from resnets.support.files import atomic_write, make_folder, write_json
+from resnets.support.files import atomic_write, make_folder, write_json, writing
 
 FORMAT = "resnets-result-1"
 LARGEST_WEIGHTS = 10_000_000
@@ -78,12 +79,22 @@ class Store:
         path = self.path(key)
         try:
             return _outcome(json.loads(path.read_text(encoding="utf-8")), key)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"is not a whole result file ({error})", str(path), "move it away and run again"
             ) from error
+
+    def prepare(self) -> None:
+        """Make the folder, and see that it can be written to, before hours of work for it.
+
+        Raises:
+            UserError: if it cannot.
+        """
+        make_folder(self.folder)
+        with writing(self.folder), tempfile.TemporaryFile(dir=self.folder):
+            pass
 
     def write(self, outcome: Outcome) -> None:
         """Keep a result.

@@ -113,7 +113,7 @@ def test_measuring_on_the_way_changes_nothing_of_the_training(tiny):
 
 @pytest.mark.parametrize("steps", [[], [-1], [0, 10_000]])
 def test_steps_outside_the_recipe_are_refused(tiny, steps):
-    with pytest.raises(UserError, match="steps to measure at|the recipe has"):
+    with pytest.raises(UserError, match=r"steps to measure at|the recipe has"):
         follow(small_recipe(), tiny, CPU, steps)
 
 

@@ -236,3 +236,32 @@ def test_photographs_must_be_given(resnets):
     code, _, err = resnets("paper", "run", "table2")
     assert code == 2
     assert "--data" in one_line(err)
+
+
+def test_results_that_cannot_be_written_are_noticed_before_anything_runs(resnets, small, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = resnets("paper", "run", "pair", "--budget", "smoke", "--results", "file/paper")
+    assert code == 2
+    assert "cannot write" in one_line(err)
+    assert small.commands == []
+
+
+def test_what_is_made_from_code_and_what_has_no_image_size_is_said(resnets, real_shape):
+    code, out, _ = resnets("paper", "run", "table1")
+    assert code == 0
+    assert "made from code" in out
+    code, _, err = resnets("paper", "run", "fig1", "--image-size", "64")
+    assert code == 2
+    assert "--image-size" in one_line(err)
+
+
+def test_only_may_name_networks_of_any_of_the_experiments(resnets, small, monkeypatch):
+    other = Experiment("other", "one network", "cifar10", experiments._cifar("cifar-plain14"))
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, other))
+    code, out, _ = resnets(
+        "paper", "run", "pair", "other", "--budget", "smoke",
+        "--only", "cifar-plain8", "--only", "cifar-plain14",
+    )  # fmt: skip
+    assert code == 0
+    assert "2 jobs to run, about" in out
+    assert "(2 of 2 done)" in out

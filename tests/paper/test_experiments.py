@@ -23,7 +23,8 @@ ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
 
 def jobs_of(name, budget="full", seeds=1, only=()):
     experiment = experiments.find(name)
-    return experiment.jobs(Choice(budget, seeds, ON[experiment.needs], only))
+    jobs = experiment.jobs(Choice(budget, seeds, ON[experiment.needs]))
+    return experiments.limited(jobs, only) if only else jobs
 
 
 @pytest.mark.parametrize("budget", ["full", "short", "smoke"])
