@@ -150,6 +150,8 @@ def _claims(results: Results) -> list[Part]:
         tables.append(Table(caption, header, rows, words=True))
     said = ", ".join(f"{state}: {states[state]}" for state in rendering.MARKS if states[state])
     text = f"Verdicts of all budgets together. {said.capitalize()}."
+    text += " Noise is what a difference must exceed to count: a 95 % interval from the seeds' "
+    text += "spread, or from the least spread that a single seed must be expected to have."
     if any(group.budget == "smoke" for group in results.groups()):
         text += " Smoke runs show that everything works, and nothing else: they are not judged."
     return [Text(text), *tables]
