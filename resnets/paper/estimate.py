@@ -21,6 +21,8 @@ VIEWS = {"center": 1, "ten-crop": 10, "dense": 50}
 """Crops of the training size that cost as much as a test of one image."""
 BACKWARD = 3
 """A training step costs as much as this many forward passes."""
+START = 5.0
+"""Seconds that a command takes beside its arithmetic."""
 NEWEST = 10
 """Trainings whose speed is taken for the machine's."""
 
@@ -72,7 +74,14 @@ def speed(outcomes: Iterable[Outcome], device: torch.device) -> float:
         seen.append((str(facts.get("finished", "")), rate))
     if seen:
         return statistics.median(rate for _, rate in sorted(seen)[-NEWEST:])
-    return _measured(device)
+    if device.type != "cpu":
+        return _measured(device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the jobs will; several would wait for one that another uses
+    try:
+        return cores * _measured(device)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measured(device: torch.device, name: str = "cifar-resnet20", batch: int = 64) -> float:
@@ -95,7 +104,8 @@ def _measured(device: torch.device, name: str = "cifar-resnet20", batch: int = 6
 
 def seconds(jobs: Sequence[Job], rate: float, tested: int, place: Place) -> float:
     """Time for what is left of `jobs` with the whole machine at work on them."""
-    return sum(work(job, tested) * (1 - job.share(place)) for job in jobs) / rate
+    left = sum(work(job, tested) * (1 - job.share(place)) for job in jobs)
+    return left / rate + START * len(jobs)
 
 
 def tested(data: DataSet | None) -> int:
