@@ -142,6 +142,10 @@ def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path)
         f"photos/{n}" for n in ("0.png", "1.png", "2.png", "bad.jpg")
     ]
     assert rows[3]["error"] == "not an image"
+    code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
+    assert code == 1  # though it was found out before
+    assert "0 images answered in a.jsonl, 4 were there already" in out
+    assert "1 images could not be read" in one_line(err)
     code, _, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--top", "2")
     assert code == 2
     assert "other options" in one_line(err)

@@ -101,7 +101,7 @@ def damage_end(content):
 def test_damage_behind_the_first_members_is_noticed(photos, cache, ending, damage):
     archive = make(photos, ending, "")
     archive.write_bytes(damage(archive.read_bytes()))
-    with pytest.raises(UserError, match="insects.*cannot be unpacked"):
+    with pytest.raises(UserError, match=r"insects.*cannot be unpacked"):
         archives.unpacked(archive)
     assert not list(cache.rglob("*.png"))
 
