@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.evaluate import bar
+from resnets.cli.evaluate import bar, enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
 from resnets.deploy.predicting import Answer
@@ -45,7 +45,8 @@ def predict(name: str, paths: list[str], options: Options) -> None:
     find = predicting.answers
     if options.out is None:
         found = find(model, images, device, options.top, options.batch, options.embeddings)
-        bad = _print(found, len(images), options.as_json)
+        with enough_memory():
+            bad = _print(found, len(images), options.as_json)
     else:
         top = min(options.top, len(model.classes))
         made_by = {
@@ -55,7 +56,7 @@ def predict(name: str, paths: list[str], options: Options) -> None:
             "embeddings": options.embeddings,
         }
         opened = outputs.open_output(options.out, made_by, top, options.embeddings)
-        with _stopping(options.out), opened as output:
+        with enough_memory(), _stopping(options.out), opened as output:
             todo = [image for image in images if not output.holds(image)]
             bad = sum(output.failed(image) for image in images)
             with bar(len(todo)) as progress:
