@@ -55,7 +55,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
             raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
         model.network.to(device).to(memory_format=torch.channels_last)
         start = time.perf_counter()
-        with _memory():
+        with enough_memory():
             test = _cifar10 if where == "cifar10" else _photos
             found = test(model, where, options, device, we)
         if found is None:
@@ -130,7 +130,7 @@ def bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _memory() -> Iterator[None]:
+def enough_memory() -> Iterator[None]:
     """Turn a lack of memory into a `UserError`."""
     try:
         yield

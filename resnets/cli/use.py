@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.evaluate import bar
+from resnets.cli.evaluate import bar, enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
 from resnets.deploy.predicting import Answer
@@ -39,11 +39,14 @@ def predict(name: str, paths: list[str], options: Options) -> None:
         raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
     device = find_device(options.device)
     model = _model(name)
+    if options.embeddings:
+        predicting.refuse_without_features(model)
     images = finding.images(paths)
     find = predicting.answers
     if options.out is None:
         found = find(model, images, device, options.top, options.batch, options.embeddings)
-        bad = _print(found, len(images), options.as_json)
+        with enough_memory():
+            bad = _print(found, len(images), options.as_json)
     else:
         top = min(options.top, len(model.classes))
         made_by = {
@@ -52,11 +55,13 @@ def predict(name: str, paths: list[str], options: Options) -> None:
             "top": top,
             "embeddings": options.embeddings,
         }
-        output = outputs.open_output(options.out, made_by, top, options.embeddings)
-        todo = [image for image in images if not output.holds(image)]
-        with _kept(output, options.out), bar(len(todo)) as progress:
-            found = find(model, todo, device, top, options.batch, options.embeddings)
-            bad = _write(found, output, options.batch, progress)
+        opened = outputs.open_output(options.out, made_by, top, options.embeddings)
+        with enough_memory(), _stopping(options.out), opened as output:
+            todo = [image for image in images if not output.holds(image)]
+            bad = sum(output.failed(image) for image in images)
+            with bar(len(todo)) as progress:
+                found = find(model, todo, device, top, options.batch, options.embeddings)
+                bad += _write(found, output, options.batch, progress)
         skipped = len(images) - len(todo)
         before = f", {skipped:,} were there already" if skipped else ""
         print(f"{len(todo):,} images answered in {options.out}{before}")
@@ -79,18 +84,13 @@ def _model(name: str) -> model_file.Model:
 
 
 @contextmanager
-def _kept(output: outputs.Output, path: Path) -> Iterator[None]:
-    """Close an output whatever happens, and say how to go on after Ctrl-C."""
+def _stopping(path: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
-        output.close()
         print(f"Stopped; what was answered is in {path}. The same command goes on.")
         sys.exit(130)
-    except BaseException:
-        output.close()
-        raise
-    output.close()
 
 
 def _write(

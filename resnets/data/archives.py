@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-import tempfile
 import zipfile
+import zlib
+from lzma import LZMAError
 from pathlib import Path
 
 from filelock import FileLock
@@ -15,6 +16,10 @@ from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, make_folder, writing
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+_BROKEN = (  # what the readers raise for archives that are damaged or of an unknown kind
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, NotImplementedError,
+    RuntimeError, ValueError,
+)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -33,7 +38,7 @@ def unpacked(archive: Path) -> Path:
     """
     facts = archive.stat()
     known = f"{archive.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    name = archive.name.split(".")[0]
+    name = archive.name.lstrip(".").split(".")[0]
     home = cache_folder("unpacked", hashlib.sha256(known.encode()).hexdigest()[:16])
     folder = home / name
     make_folder(home)
@@ -45,20 +50,48 @@ def unpacked(archive: Path) -> Path:
 
 
 def _unpack(archive: Path, home: Path, folder: Path) -> None:
-    """Unpack beside `folder`, which appears when all is there."""
-    temporary = Path(tempfile.mkdtemp(dir=home, prefix=".unpacking-"))
+    """Unpack beside `folder`, which appears when all is there. Others must be kept out."""
+    temporary = home / ".unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    temporary.mkdir()
     try:
-        with writing(folder):
-            try:
-                if archive.name.lower().endswith(".zip"):
-                    shutil.unpack_archive(archive, temporary, "zip")
-                else:
-                    with tarfile.open(archive) as tar:
-                        tar.extractall(temporary, filter="data")
-            except (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError) as error:
-                raise UserError(
-                    f"cannot be unpacked ({error})", str(archive), "get it again"
-                ) from error
-            temporary.rename(folder)
+        try:
+            if archive.name.lower().endswith(".zip"):
+                _unpack_zip(archive, temporary)
+            else:
+                _unpack_tar(archive, temporary)
+        except _BROKEN as error:
+            raise _damaged(archive, error) from error
+        except OSError as error:
+            if error.errno is None:  # the decompressor's, not the disk's
+                raise _damaged(archive, error) from error
+            if error.filename == str(archive):
+                raise UserError(f"cannot be read ({error.strerror})", str(archive)) from error
+            raise
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack_zip(archive: Path, into: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise zipfile.BadZipFile(f"{name!r} would land outside")
+        file.extractall(into)
+
+
+def _unpack_tar(archive: Path, into: Path) -> None:
+    with tarfile.open(archive) as file:
+        file.extractall(into, filter="data")
+        # Python takes a damaged header for the archive's end, and leaves checksums behind it.
+        assert file.fileobj is not None
+        file.fileobj.seek(file.offset)
+        if any(file.fileobj.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError(f"damaged at byte {file.offset:,}")
+        while file.fileobj.read(1 << 20):
+            pass
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(f"cannot be unpacked ({error})", str(archive), "get it again")

@@ -249,7 +249,7 @@ def is_image(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _walk(
+def walk(
     folder: Path, below: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, int, list[str]]]:
     """Each folder below `folder` with its time and its images, in a fixed order.
@@ -265,7 +265,7 @@ def _walk(
     yield below, time, [prefix + e.name for e in visible if is_image(e)]
     for entry in visible:
         if is_folder(entry):
-            yield from _walk(folder, prefix + entry.name, (*above, real))
+            yield from walk(folder, prefix + entry.name, (*above, real))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -279,7 +279,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def any_below(root: Path) -> bool:
     """Whether any image lies in a folder of `root`."""
     inside = (e.name for e in _listing(root) if is_folder(e))
-    return any(images for name in inside for _, _, images in _walk(root, name))
+    return any(images for name in inside for _, _, images in walk(root, name))
 
 
 def _scan(root: Path) -> _Index:
@@ -288,7 +288,7 @@ def _scan(root: Path) -> _Index:
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        for folder, time, images in _walk(root, name):
+        for folder, time, images in walk(root, name):
             folders.append(folder)
             times.append(time)
             names += images

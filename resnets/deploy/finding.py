@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from resnets.data.folders import walk
 from resnets.data.images import EXTENSIONS
 from resnets.support.errors import UserError
 
@@ -20,17 +21,17 @@ def images(named: Sequence[str]) -> list[str]:
             does not expand them. Hidden files and folders are left out of folders.
 
     Raises:
-        UserError: if a folder or a pattern has no images.
+        UserError: if a folder or a pattern has no images, or a folder cannot be read.
     """
     found: dict[str, None] = {}
     for name in named:
-        if Path(name).is_dir():
+        if os.path.isdir(name):  # noqa: PTH112 (never raises)
             inside = list(_below(name))
             if not inside:
                 raise UserError("no images in this folder", name, f"looked for {_endings()}")
-        elif glob.has_magic(name) and not Path(name).exists():
+        elif glob.has_magic(name) and not os.path.lexists(name):
             matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (may be absolute)
-            inside = [match for match in matches if not Path(match).is_dir()]
+            inside = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
             if not inside:
                 raise UserError("no file has such a name", name)
         else:
@@ -40,11 +41,9 @@ def images(named: Sequence[str]) -> list[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield str(Path(place) / name)
+    for _, _, files in walk(Path(folder)):
+        for name in files:
+            yield str(Path(folder) / name)
 
 
 def _endings() -> str:

@@ -7,9 +7,12 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
+
+from filelock import FileLock, Timeout
 
 from resnets.deploy.predicting import Answer
 from resnets.support.errors import UserError
@@ -25,6 +28,9 @@ class Output(Protocol):
     def holds(self, image: str) -> bool:
         """Whether the image has its answer already."""
 
+    def failed(self, image: str) -> bool:
+        """Whether that answer is that it could not be read."""
+
     def write(self, answers: Sequence[Answer]) -> None:
         """Add answers; raises `UserError` if the disk refuses."""
 
@@ -32,8 +38,13 @@ class Output(Protocol):
         """Nothing comes any more."""
 
 
-def open_output(path: Path, made_by: dict[str, Any], top: int, embeddings: bool) -> Output:
+@contextmanager
+def open_output(
+    path: Path, made_by: dict[str, Any], top: int, embeddings: bool
+) -> Iterator[Output]:
     """The output called `path`, of the kind that its ending says; what it holds stays.
+
+    It is closed whatever happens. Other processes are kept out of it meanwhile.
 
     Args:
         made_by: what the answers depend on. It is kept beside the output, in `path` with
@@ -41,7 +52,8 @@ def open_output(path: Path, made_by: dict[str, Any], top: int, embeddings: bool)
         top: answers for each image.
 
     Raises:
-        UserError: if the ending is unknown, or what is there was made by something else.
+        UserError: if the ending is unknown, what is there was made by something else, or
+            another process writes there.
     """
     kinds: dict[str, Callable[[Path, int], Output]] = {
         ".jsonl": _Lines,
@@ -54,23 +66,56 @@ def open_output(path: Path, made_by: dict[str, Any], top: int, embeddings: bool)
         raise UserError(
             "CSV has no room for embeddings", f"--out {path}", "take .jsonl or .parquet"
         )
-    about = path.with_name(path.name + ".json")
+    if path.suffix == ".parquet":
+        _pyarrow(path)
     if not path.parent.is_dir():
         raise UserError("no such folder", str(path.parent), "make it first")
-    if path.exists() and not about.exists():
-        raise UserError("is not of this command's making", str(path), "give another --out")
-    if path.exists() and _read(about) != made_by:
-        raise UserError(
-            "was made with another model or other options", str(path), "give another --out"
-        )
-    write_json(about, made_by)
-    return kinds[path.suffix](path, top)
+    with writing(path):
+        try:
+            lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
+        except Timeout as error:
+            raise UserError("another process writes here", str(path), "wait for its end") from error
+    with lock:
+        about = path.with_name(path.name + ".json")
+        _refuse_others(path, about, made_by)
+        write_json(about, made_by)
+        output = kinds[path.suffix](path, top)
+        try:
+            yield output
+        finally:
+            output.close()
 
 
 def digest(path: Path) -> str:
     """Hash of a model file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_others(path: Path, about: Path, made_by: dict[str, Any]) -> None:
+    """Raise `UserError` if what is there is not ours, or was made in another way."""
+    if not about.exists():
+        if path.exists():
+            raise UserError("is not of this command's making", str(path), "give another --out")
+        return
+    facts = _read(about)
+    if not isinstance(facts, dict) or not facts.keys() >= {"model", "weights"}:
+        raise UserError("is not of this command's making", str(about), "give another --out")
+    if path.exists() and facts != made_by:
+        raise UserError(
+            "was made with another model or other options", str(path), "give another --out"
+        )
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(
+            "Parquet needs pyarrow", f"--out {path}", "pip install resnets[parquet]"
+        ) from error
+    return pyarrow, parquet
 
 
 def _read(about: Path) -> Any:
@@ -89,12 +134,12 @@ class _Appended:
             self._file: IO[bytes] = path.open("a+b")
         self._file.seek(0)
         whole = 0
-        self._done: set[str] = set()
+        self._done: dict[str, bool] = {}
         for line in self._records(self._file):
             whole += len(line)
-            name = self._name(line)
-            if name is not None:
-                self._done.add(name)
+            if whole > len(line) or line != self._header():
+                name, failed = self._entry(line)
+                self._done[name] = failed
         with writing(path):
             self._file.truncate(whole)
             if not whole:
@@ -109,8 +154,14 @@ class _Appended:
     def _header(self) -> bytes:
         return b""
 
-    def _name(self, line: bytes) -> str | None:
+    def _entry(self, line: bytes) -> tuple[str, bool]:
+        """The image of a line, and whether it could not be read."""
         raise NotImplementedError
+
+    def _no_answer(self, line: bytes) -> UserError:
+        return UserError(
+            f"holds a line that is no answer ({line[:40]!r})", str(self.path), "delete it"
+        )
 
     def _text(self, answer: Answer) -> bytes:
         raise NotImplementedError
@@ -121,6 +172,9 @@ class _Appended:
 
     def holds(self, image: str) -> bool:
         return image in self._done
+
+    def failed(self, image: str) -> bool:
+        return self._done.get(image, False)
 
     def write(self, answers: Sequence[Answer]) -> None:
         with writing(self.path):
@@ -136,13 +190,12 @@ class _Appended:
 class _Lines(_Appended):
     """JSON lines."""
 
-    def _name(self, line: bytes) -> str | None:
+    def _entry(self, line: bytes) -> tuple[str, bool]:
         try:
-            return str(json.loads(line)["image"])
+            row = json.loads(line)
+            return str(row["image"]), "error" in row
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"holds a line that is no answer ({line[:40]!r})", str(self.path), "delete it"
-            ) from error
+            raise self._no_answer(line) from error
 
     def _text(self, answer: Answer) -> bytes:
         return (json.dumps(answer.as_dict()) + "\n").encode()
@@ -165,9 +218,14 @@ class _Table(_Appended):
                 yield row
                 row = b""
 
-    def _name(self, line: bytes) -> str | None:
-        row = next(csv.reader([line.decode("utf-8", "surrogateescape")]))
-        return None if line == self._header() else row[0]
+    def _entry(self, line: bytes) -> tuple[str, bool]:
+        try:
+            row = next(csv.reader([line.decode("utf-8", "surrogateescape")]))
+            if len(row) != 2 + 2 * self.top:
+                raise ValueError(f"{len(row)} cells")
+        except (ValueError, csv.Error) as error:
+            raise self._no_answer(line) from error
+        return row[0], bool(row[-1])
 
     def _text(self, answer: Answer) -> bytes:
         pairs = zip(answer.classes, answer.probabilities, strict=True)
@@ -177,7 +235,10 @@ class _Table(_Appended):
 
     def _row(self, cells: Sequence[Any]) -> bytes:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        # Before Python 3.13 a lone carriage return gets no quotes by itself.
+        returns = any("\r" in str(cell) for cell in cells)
+        quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
+        csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
         return text.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -185,26 +246,24 @@ class _Parquet:
     """A folder of Parquet files, which readers take for one table; each is whole or absent."""
 
     def __init__(self, path: Path, top: int) -> None:
-        try:
-            import pyarrow as arrow
-            from pyarrow import parquet
-        except ImportError as error:
-            raise UserError(
-                "Parquet needs pyarrow", f"--out {path}", "pip install resnets[parquet]"
-            ) from error
-        self._arrow, self._parquet = arrow, parquet
+        self._arrow, self._parquet = arrow, parquet = _pyarrow(path)
         self.path = make_folder(path)
         self._waiting: list[Answer] = []
-        self._done: set[str] = set()
+        self._done: dict[str, bool] = {}
         self._parts = sorted(path.glob("part-*.parquet"))
         for part in self._parts:
             try:
-                self._done |= set(parquet.read_table(part, columns=["image"])["image"].to_pylist())
+                table = parquet.read_table(part, columns=["image", "error"])
+                failed = table["error"].is_valid().to_pylist()
+                self._done |= zip(table["image"].to_pylist(), failed, strict=True)
             except (OSError, arrow.ArrowException, KeyError) as error:
                 raise UserError(f"is damaged ({error})", str(part), "delete it") from error
 
     def holds(self, image: str) -> bool:
         return _utf8(image) in self._done
+
+    def failed(self, image: str) -> bool:
+        return self._done.get(_utf8(image), False)
 
     def write(self, answers: Sequence[Answer]) -> None:
         self._waiting += answers
@@ -231,8 +290,8 @@ class _Parquet:
         last = int(self._parts[-1].stem.removeprefix("part-")) if self._parts else -1
         part = self.path / f"part-{last + 1:06}.parquet"
         atomic_write(part, lambda file: self._parquet.write_table(table, file))
+        self._waiting = []  # first: Ctrl-C before the next line must not write them twice
         self._parts.append(part)
-        self._waiting = []
 
     def close(self) -> None:
         self._flush()

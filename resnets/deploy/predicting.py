@@ -67,9 +67,9 @@ def answers(
     Raises:
         UserError: if embeddings are asked of a network that has none.
     """
+    if embeddings:
+        refuse_without_features(model)
     network = model.network.to(device).to(memory_format=torch.channels_last).eval()
-    if embeddings and not isinstance(network, ResidualNetwork):
-        raise UserError(f"{model.card['network']} has no pooled features", "--embeddings")
     normalize = model.normalize(device)
     loaded = in_threads(lambda name: _load(model, name), images, _threads())
     for group in _groups(loaded, batch):
@@ -88,6 +88,12 @@ def answers(
                 )
         for name, pixels in group:
             yield found[name] if isinstance(pixels, Tensor) else Answer(name, error=pixels)
+
+
+def refuse_without_features(model: Model) -> None:
+    """Raise `UserError` if the network has no pooled features."""
+    if not isinstance(model.network, ResidualNetwork):
+        raise UserError(f"{model.card['network']} has no pooled features", "--embeddings")
 
 
 @torch.inference_mode()

@@ -6,10 +6,12 @@ import tempfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from resnets.data import cifar10, cifar10_sources
 from resnets.data.preprocessing import Preprocessing
+from resnets.deploy import predicting
 from resnets.models import zoo
 from resnets.weights import model_file
 
@@ -142,6 +144,10 @@ def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path)
         f"photos/{n}" for n in ("0.png", "1.png", "2.png", "bad.jpg")
     ]
     assert rows[3]["error"] == "not an image"
+    code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
+    assert code == 1  # though it was found out before
+    assert "0 images answered in a.jsonl, 4 were there already" in out
+    assert "1 images could not be read" in one_line(err)
     code, _, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--top", "2")
     assert code == 2
     assert "other options" in one_line(err)
@@ -152,6 +158,33 @@ def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path)
     assert "the model comes first" in one_line(err)
     code, _, err = resnets("predict", model, "photos", "--embeddings")
     assert "--out" in one_line(err)
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "a.csv")])
+def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, monkeypatch, out):
+    def refuse(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(predicting, "_compute", refuse)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    code, _, err = resnets("predict", model, "a.png", *out)
+    assert code == 2
+    assert "--batch" in one_line(err)
+
+
+def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, monkeypatch):
+    card = model_file.make_card("vgg16", ["a", "b"], {}, [])
+    look = Preprocessing(32, 32, torch.zeros(3, 1, 1))
+    with torch.device("meta"):
+        vgg = model_file.Model(zoo.build("vgg16", 2), card, look)
+    monkeypatch.setattr(model_file, "load", lambda name: vgg)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "m.safetensors").touch()
+    before = sorted(tmp_path.iterdir())
+    code, _, err = resnets("predict", "m.safetensors", "a.png", "--out", "a.jsonl", "--embeddings")
+    assert code == 2
+    assert "no pooled features" in one_line(err)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def bad_image(path):

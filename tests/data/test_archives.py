@@ -70,3 +70,59 @@ def test_members_that_lead_outside_are_refused(tmp_path, cache):
     with pytest.raises(UserError, match="cannot be unpacked"):
         archives.unpacked(archive)
     assert not list(cache.rglob("evil.png"))
+
+
+def test_members_of_a_zip_that_lead_outside_are_refused(tmp_path, cache):
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../evil.png", b"abc")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        archives.unpacked(archive)
+    assert not list(cache.rglob("evil.png"))
+
+
+def test_dots_in_names_are_kept(photos, cache):
+    (photos / "train" / "ant" / "0.png").rename(photos / "train" / "ant" / "a..b.png")
+    assert len(sources.open_training(str(make(photos, ".zip", ""))).train) == 5
+
+
+def damage_header(content):
+    """Spoil the header of a member in the middle of a tar."""
+    place = content.index(b"././@PaxHeader", len(content) // 2)
+    return content[:place] + b"?" * 512 + content[place + 512 :]
+
+
+def damage_end(content):
+    """Spoil the checksum of a gzip file."""
+    return content[:-8] + b"\xff" * 8
+
+
+@pytest.mark.parametrize(("ending", "damage"), [(".tar", damage_header), (".tgz", damage_end)])
+def test_damage_behind_the_first_members_is_noticed(photos, cache, ending, damage):
+    archive = make(photos, ending, "")
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(UserError, match=r"insects.*cannot be unpacked"):
+        archives.unpacked(archive)
+    assert not list(cache.rglob("*.png"))
+
+
+def test_zips_with_a_password_are_refused(photos, cache):
+    archive = make(photos, ".zip", "")
+    content = bytearray(archive.read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + 8] |= 1  # the flag of encryption
+    content[6] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="password"):
+        archives.unpacked(archive)
+
+
+def test_hidden_archives_and_what_a_kill_left(photos, cache):
+    archive = make(photos, ".tar", "").rename(photos.parent / ".insects.tar")
+    first = archives.unpacked(archive)
+    assert len(sources.open_training(str(archive)).train) == 5
+    assert first.stat().st_mode & 0o777 == photos.stat().st_mode & 0o777  # others may read
+    home = first.parent
+    first.rename(home / ".unpacking")
+    assert archives.unpacked(archive) == first
+    assert not (home / ".unpacking").exists()

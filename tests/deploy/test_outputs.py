@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ NAMES = [
     'quo"te.jpg',
     "com,ma.jpg",
     "new\nline.jpg",
+    "carriage\rreturn.jpg",
     "caf\u00e9.jpg",
     os.fsdecode(b"\xff.jpg"),
 ]
@@ -30,9 +32,8 @@ def opened(path, made_by=MADE_BY):
 
 
 def written(path, answers):
-    output = opened(path)
-    output.write([a for a in answers if not output.holds(a.image)])
-    output.close()
+    with opened(path) as output:
+        output.write([a for a in answers if not output.holds(a.image)])
 
 
 def rows(path):
@@ -55,7 +56,7 @@ def test_what_is_there_is_not_written_again(tmp_path, ending):
     written(path, ANSWERS)
     found = rows(path)
     assert len(found) == len(ANSWERS)
-    assert found[:5] == NAMES[:5]
+    assert found[:6] == NAMES[:6]
 
 
 @given(cut=st.integers(min_value=1, max_value=400), ending=st.sampled_from([".jsonl", ".csv"]))
@@ -88,10 +89,9 @@ def test_parquet_has_embeddings_and_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "ROWS_A_PART", 2)
     path = tmp_path / "out.parquet"
     made_by = {**MADE_BY, "embeddings": True}
-    output = outputs.open_output(path, made_by, 2, True)
-    for number in range(5):
-        output.write([Answer(f"{number}.png", ("a", "b"), (0.5, 0.5), (1.0, float(number)))])
-    output.close()
+    with outputs.open_output(path, made_by, 2, True) as output:
+        for number in range(5):
+            output.write([Answer(f"{number}.png", ("a", "b"), (0.5, 0.5), (1.0, float(number)))])
     assert len(list(path.iterdir())) == 3
     table = parquet.read_table(path)
     assert table["embedding"].to_pylist()[4] == [1.0, 4.0]
@@ -102,12 +102,13 @@ def test_an_output_of_another_model_or_maker_is_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     written(path, ANSWERS)
     before = path.read_bytes()
-    with pytest.raises(UserError, match="another model"):
-        opened(path, {**MADE_BY, "weights": "others"})
+    others = {**MADE_BY, "weights": "others"}
+    with pytest.raises(UserError, match="another model"), opened(path, others):
+        pass
     foreign = tmp_path / "notes.jsonl"
     foreign.write_text('{"note": 1}\n')
-    with pytest.raises(UserError, match="not of this command's making"):
-        opened(foreign)
+    with pytest.raises(UserError, match="not of this command's making"), opened(foreign):
+        pass
     assert (path.read_bytes(), foreign.read_text()) == (before, '{"note": 1}\n')
 
 
@@ -120,6 +121,69 @@ def test_an_output_of_another_model_or_maker_is_refused(tmp_path):
     ],
 )
 def test_mistakes_leave_nothing(tmp_path, name, embeddings, message):
-    with pytest.raises(UserError, match=message):
-        outputs.open_output(tmp_path / name, MADE_BY, 2, embeddings)
+    output = outputs.open_output(tmp_path / name, MADE_BY, 2, embeddings)
+    with pytest.raises(UserError, match=message), output:
+        pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_without_its_library_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install"), opened(tmp_path / "a.parquet"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_beside_the_output_is_not_overwritten(tmp_path):
+    beside = tmp_path / "out.csv.json"
+    beside.write_text("[1, 2]")
+    refused = pytest.raises(UserError, match="not of this command's making")
+    with refused, opened(tmp_path / "out.csv"):
+        pass
+    assert beside.read_text() == "[1, 2]"
+
+
+def test_two_at_once_are_refused(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with opened(path) as output:
+        with pytest.raises(UserError, match="another process"), opened(path):
+            pass
+        output.write(ANSWERS[:1])
+    written(path, ANSWERS)
+    assert rows(path) == NAMES
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_what_could_not_be_read_is_known(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"out{ending}"
+    written(path, ANSWERS)
+    with opened(path) as output:
+        assert [name for name in NAMES if output.failed(name)] == [NAMES[2]]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_lines_that_are_no_answers_are_refused(tmp_path, ending):
+    path = tmp_path / f"out{ending}"
+    written(path, ANSWERS)
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(UserError, match="no answer"), opened(path):
+        pass
+
+
+def test_a_part_is_not_written_twice_after_an_interruption(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "out.parquet"
+
+    class Interrupted(list):
+        def append(self, part):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs, "ROWS_A_PART", 1)
+    with opened(path) as output:
+        output._parts = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            output.write(ANSWERS[:1])
+        output._parts = [path / "part-000000.parquet"]
+    assert len(rows(path)) == 1

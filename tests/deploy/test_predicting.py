@@ -91,6 +91,12 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
     assert finding.images(["c[1].png"]) == ["c[1].png"]  # a file, though it looks like a pattern
     assert finding.images([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
     assert finding.images(["absent.png"]) == ["absent.png"]
+    far = "x" * 300 + ".jpg"  # longer than a file's name may be
+    assert finding.images([far]) == [far]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "there").symlink_to(tmp_path / "a")
+    (tmp_path / "linked" / "back").symlink_to(tmp_path / "linked")
+    assert finding.images(["linked"]) == ["linked/there/1.jpg", "linked/there/b/2.JPEG"]
     (tmp_path / "empty").mkdir()
     for name in ("empty", "a/*.gif"):
         with pytest.raises(UserError):
