@@ -90,11 +90,11 @@ def write(
     source["images_per_shard"] = images_per_shard
     make_folder(out)
     lock = FileLock(out / ".lock")
-    try:
-        with writing(out / ".lock"):
+    with writing(out / ".lock"):
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError("another process writes here", str(out)) from error
+        except Timeout as error:  # which is an OSError, but not the disk's
+            raise UserError("another process writes here", str(out), "wait for its end") from error
     with lock:
         done = _finished(out, source)
         if done is not None:

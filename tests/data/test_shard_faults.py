@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from resnets.data import folders, shard_writer, shards
 from resnets.data.sources import open_test, open_training
@@ -152,3 +153,10 @@ def test_shards_of_others_that_changed_at_the_server(tmp_path, serve, cache):  #
     tar(tmp_path / "set/a.tar", samples(40))
     with pytest.raises(UserError, match=f"if the shards changed, delete {cache}/shards"):
         read.read(0)
+
+
+def test_a_second_writing_is_told_that_it_is_one(tmp_path):
+    draw_photos(tmp_path / "photos", {"ant": 5, "bee": 5})
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another process"):
+        shard_writer.write(folders.load(tmp_path / "photos"), tmp_path / "out")
