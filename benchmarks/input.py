@@ -34,8 +34,8 @@ from resnets.data.dali import DaliBatches
 from resnets.data.photos import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.data.samples import Samples, limited
+from resnets.support import devices
 from resnets.support.files import make_folder, write_json
-from resnets.training import hardware
 
 BATCH = 32
 LOOK = Augmentation("scale", 224)
@@ -175,7 +175,7 @@ def main() -> None:
                 "images": len(samples),
                 "rounds": options.rounds,
                 "crops": facts,
-                **hardware.environment(torch.device("cpu")),
+                **devices.environment(torch.device("cpu")),
             },
         )
 

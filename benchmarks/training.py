@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnets.data import cifar10
 from resnets.models import zoo
+from resnets.support import devices
 from resnets.support.files import make_folder, write_json
 from resnets.training import hardware, recipe_file
 from resnets.training.task import cifar_task
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="measure ours compiled as well")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    device = hardware.find_device(options.device)
+    device = devices.find_device(options.device)
     data = cifar10.load(report=print)
     finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     loops = {
@@ -169,7 +170,7 @@ def main() -> None:
             "rounds": options.rounds,
             "steps": options.steps,
             "rates": rows,
-            **hardware.environment(device),
+            **devices.environment(device),
         }
         write_json(options.out, facts)
 

@@ -13,8 +13,8 @@ from resnets.analysis import deepen as constructed
 from resnets.analysis import pictures
 from resnets.data import cifar10
 from resnets.evaluation import testing
+from resnets.support.devices import environment
 from resnets.support.errors import UserError
-from resnets.training.hardware import environment
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
 

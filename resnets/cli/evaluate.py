@@ -20,10 +20,10 @@ from resnets.evaluation import classify, plots, scores, testing, views
 from resnets.evaluation.scores import Scores
 from resnets.models import complexity
 from resnets.paper.numbers import cifar10_error
+from resnets.support.devices import environment, find_device
 from resnets.support.distributed import World, world
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training.hardware import environment, find_device
 from resnets.weights import model_file
 
 MATRIX = 20

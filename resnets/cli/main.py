@@ -15,6 +15,10 @@ from resnets.support.errors import UserError
 HELP = "Deep residual networks, their plain twins, and the paper's experiments."
 # Every option stands in one place, so that verbs spell and explain it alike.
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME")]
+RuntimeOption = Annotated[
+    str, typer.Option(help="auto, torch or openvino (on CPUs).", metavar="NAME")
+]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.", metavar="NAME")]
 DataOption = Annotated[
     str | None,
     typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH"),
@@ -185,6 +189,8 @@ def predict(
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.", metavar="N")] = 16,
     device: DeviceOption = "auto",
+    runtime: RuntimeOption = "auto",
+    precision: PrecisionOption = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Name what is on images: the most probable classes of each.
@@ -193,7 +199,8 @@ def predict(
     """
     from resnets.cli import use as verb
 
-    verb.predict(model, images, verb.Options(out, top, embeddings, batch, device, json))
+    options = verb.Options(out, top, embeddings, batch, device, runtime, precision, json)
+    verb.predict(model, images, options)
 
 
 @app.command(epilog=example("resnets convert resnet50.pth mine.safetensors"))

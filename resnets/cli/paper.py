@@ -27,9 +27,9 @@ from resnets.paper import estimate, experiments, launch
 from resnets.paper.experiments import Choice, Experiment
 from resnets.paper.jobs import Budget, DataSet, Job, Place
 from resnets.paper.store import Store
+from resnets.support.devices import find_device
 from resnets.support.errors import UserError, nearest
 from resnets.training import recipe_file
-from resnets.training.hardware import find_device
 from resnets.training.task import data_fingerprint
 
 BUDGETS: tuple[Budget, ...] = ("full", "short", "smoke")

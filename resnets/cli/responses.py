@@ -15,9 +15,9 @@ from rich.table import Table
 from resnets.analysis import pictures, plots
 from resnets.analysis.responses import Response, Statistics, layer_responses
 from resnets.models import zoo
+from resnets.support.devices import environment, find_device
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import write_bytes
-from resnets.training.hardware import environment, find_device
 from resnets.weights import model_file
 
 

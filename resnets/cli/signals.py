@@ -16,10 +16,10 @@ from resnets.analysis import plots, signals
 from resnets.analysis.signals import Signal
 from resnets.cli.train import load_data
 from resnets.models import zoo
+from resnets.support.devices import environment, find_device
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 from resnets.training import recipe_file
-from resnets.training.hardware import environment, find_device
 
 
 def follow(

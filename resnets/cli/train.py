@@ -16,11 +16,11 @@ from resnets.cli.progress import Lines, duration, watch
 from resnets.data import cifar10, sources
 from resnets.evaluation.plots import training_png
 from resnets.paper.numbers import PaperError, cifar10_error
-from resnets.support import distributed
+from resnets.support import devices, distributed
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training import hardware, metrics, recipe_file, run, run_folder
+from resnets.training import metrics, recipe_file, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.task import Data
 
@@ -76,9 +76,9 @@ def resume(folder: Path, data: str | None, device_name: str | None) -> None:
 
 def _device(name: str, world: World) -> torch.device:
     """The device of this process: of several, each takes a GPU of its own."""
-    device = hardware.find_device(name)
+    device = devices.find_device(name)
     if device.type == "cuda" and world.size > 1:
-        return hardware.find_device(f"cuda:{world.local_rank}")
+        return devices.find_device(f"cuda:{world.local_rank}")
     return device
 
 

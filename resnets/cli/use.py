@@ -12,10 +12,10 @@ from pathlib import Path
 from resnets.cli.evaluate import bar, enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
+from resnets.deploy.opening import Predictor, open_predictor
 from resnets.deploy.predicting import Answer
+from resnets.support.devices import find_device
 from resnets.support.errors import UserError
-from resnets.training.hardware import find_device
-from resnets.weights import model_file
 
 FEW = 20
 """Images up to which each gets a picture of its answers."""
@@ -30,6 +30,8 @@ class Options:
     embeddings: bool = False
     batch: int = 16
     device: str = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
     as_json: bool = False
 
 
@@ -37,21 +39,21 @@ def predict(name: str, paths: list[str], options: Options) -> None:
     """Tell or write what is on images; exits with 1 if some could not be read."""
     if options.embeddings and not (options.out or options.as_json):
         raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
-    device = find_device(options.device)
-    model = _model(name)
+    images = finding.images(paths)
+    model = _open(name, options)
     if options.embeddings:
         predicting.refuse_without_features(model)
-    images = finding.images(paths)
     find = predicting.answers
     if options.out is None:
-        found = find(model, images, device, options.top, options.batch, options.embeddings)
+        found = find(model, images, options.top, options.batch, options.embeddings)
         with enough_memory():
             bad = _print(found, len(images), options.as_json)
     else:
         top = min(options.top, len(model.classes))
         made_by = {
             "model": model.card["network"],
-            "weights": outputs.digest(model_file.find(name)),
+            "weights": model.digest,
+            "runtime": model.runtime.name,
             "top": top,
             "embeddings": options.embeddings,
         }
@@ -60,7 +62,7 @@ def predict(name: str, paths: list[str], options: Options) -> None:
             todo = [image for image in images if not output.holds(image)]
             bad = sum(output.failed(image) for image in images)
             with bar(len(todo)) as progress:
-                found = find(model, todo, device, top, options.batch, options.embeddings)
+                found = find(model, todo, top, options.batch, options.embeddings)
                 bad += _write(found, output, options.batch, progress)
         skipped = len(images) - len(todo)
         before = f", {skipped:,} were there already" if skipped else ""
@@ -71,10 +73,11 @@ def predict(name: str, paths: list[str], options: Options) -> None:
         sys.exit(1)
 
 
-def _model(name: str) -> model_file.Model:
+def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
+    device = find_device(options.device)
     try:
-        return model_file.load(name)
+        return open_predictor(name, options.runtime, options.precision, device)
     except UserError as error:
         looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
         if looks_like_an_image and Path(name).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -84,12 +83,6 @@ def open_output(
             yield output
         finally:
             output.close()
-
-
-def digest(path: Path) -> str:
-    """Hash of a model file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_others(path: Path, about: Path, made_by: dict[str, Any]) -> None:

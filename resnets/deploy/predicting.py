@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from resnets.data.images import centre, read_image, to_tensor
-from resnets.models.residual import ResidualNetwork
+from resnets.data.images import read_image
+from resnets.deploy.opening import Predictor
+from resnets.models import zoo
+from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
-from resnets.weights.model_file import Model
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class Answer:
 
 
 def answers(
-    model: Model,
+    predictor: Predictor,
     images: Sequence[str],
-    device: torch.device,
     top: int = 5,
     batch: int = 16,
     embeddings: bool = False,
@@ -68,58 +67,37 @@ def answers(
         UserError: if embeddings are asked of a network that has none.
     """
     if embeddings:
-        refuse_without_features(model)
-    network = model.network.to(device).to(memory_format=torch.channels_last).eval()
-    normalize = model.normalize(device)
-    loaded = in_threads(lambda name: _load(model, name), images, _threads())
+        refuse_without_features(predictor)
+    loaded = in_threads(lambda name: _load(predictor, name), images, min(cores(), 16))
     for group in _groups(loaded, batch):
         read = [(name, pixels) for name, pixels in group if isinstance(pixels, Tensor)]
         found: dict[str, Answer] = {}
         if read:
-            stack = normalize(torch.stack([pixels for _, pixels in read]).to(device))
-            chances, features = _compute(network, stack, embeddings)
-            best, index = chances.topk(min(top, len(model.classes)))
+            outputs = predictor.runtime(torch.stack([pixels for _, pixels in read]))
+            best, index = outputs.logits.softmax(1).topk(min(top, len(predictor.classes)))
             for row, (name, _) in enumerate(read):
                 found[name] = Answer(
                     name,
-                    tuple(model.classes[i] for i in index[row].tolist()),
+                    tuple(predictor.classes[i] for i in index[row].tolist()),
                     tuple(round(p, 5) for p in best[row].tolist()),
-                    None if features is None else tuple(features[row].tolist()),
+                    tuple(outputs.features[row].tolist()) if embeddings else None,
                 )
         for name, pixels in group:
             yield found[name] if isinstance(pixels, Tensor) else Answer(name, error=pixels)
 
 
-def refuse_without_features(model: Model) -> None:
+def refuse_without_features(predictor: Predictor) -> None:
     """Raise `UserError` if the network has no pooled features."""
-    if not isinstance(model.network, ResidualNetwork):
-        raise UserError(f"{model.card['network']} has no pooled features", "--embeddings")
+    if predictor.card["network"] in zoo.VGG_NAMES:
+        raise UserError(f"{predictor.card['network']} has no pooled features", "--embeddings")
 
 
-@torch.inference_mode()
-def _compute(network: nn.Module, images: Tensor, embeddings: bool) -> tuple[Tensor, Tensor | None]:
-    """Probabilities (N, classes), and features (N, channels) if asked for; on the CPU."""
-    if not embeddings:
-        return network(images).softmax(1).cpu(), None
-    assert isinstance(network, ResidualNetwork)
-    features = list(network.features(images).values())[-1].mean((2, 3))
-    logits: Tensor = network.fc(features)
-    return logits.softmax(1).cpu(), features.cpu()
-
-
-def _load(model: Model, name: str) -> tuple[str, Tensor | str]:
+def _load(predictor: Predictor, name: str) -> tuple[str, Tensor | str]:
     """The pixels that the network looks at, or why there are none."""
-    look = model.preprocessing
     try:
-        image = centre(read_image(Path(name)), look.resize, look.size, look.interpolation)
-        return name, to_tensor(image)
+        return name, predictor.pixels(read_image(Path(name)))
     except UserError as error:
         return name, error.what
-
-
-def _threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, 16)
 
 
 def _groups(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from resnets.models import complexity, zoo
 from resnets.paper.jobs import DataSet, Evaluation, Job, Place, Signals, Training
 from resnets.paper.store import Outcome
+from resnets.support import devices
 from resnets.support.errors import UserError
 from resnets.training import hardware, recipe_file
 
@@ -56,7 +57,7 @@ def speed(outcomes: Iterable[Outcome], device: torch.device) -> float:
 
     Taken from the newest trainings that ran here, else measured for a moment.
     """
-    name, cores = hardware.hardware_name(device), os.cpu_count() or 1
+    name, cores = devices.hardware_name(device), os.cpu_count() or 1
     seen: list[tuple[str, float]] = []
     for outcome in outcomes:
         facts = outcome.provenance

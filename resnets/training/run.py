@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from resnets.evaluation.classify import Result
+from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_json, writing
@@ -130,7 +131,7 @@ class Run:
         self.folder, self.recipe, self.task = folder, recipe, task
         self.device, self.watch, self.world = device, watch, world
         self.command, self.facts = command, facts or {}
-        self.environment = {**hardware.environment(device), "processes": world.size}
+        self.environment = {**devices.environment(device), "processes": world.size}
         self.settings = hardware.resolve(recipe, device)
         self.training = Training(recipe, task, device, self.settings, world, init)
         self.clock = Clock()

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes, write_json
-from resnets.training import checkpoint, hardware
+from resnets.training import checkpoint
 from resnets.training.recipe import Recipe
 from resnets.training.run import Run, Watch, alone
 from resnets.training.task import Data, Task, data_fingerprint, make_task
@@ -193,7 +194,7 @@ def resume(
     agree(recipe, data, world)
     # Read by one process, so that all go on from the same step.
     state = world.first(lambda: checkpoint.latest(folder / "checkpoints", watch.note))
-    device = device or hardware.find_device(start_facts["device"])
+    device = device or devices.find_device(start_facts["device"])
     init = model_file.load(recipe.init) if recipe.init and state is None else None
     preprocessing = init.preprocessing if init else None
     if state is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -148,33 +150,59 @@ def load(name: str) -> Model:
     Raises:
         UserError: if it is missing, truncated, or not a model file of ours.
     """
-    path = find(name)
-    convert = f"if it is another program's: resnets convert {name} mine.safetensors"
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path), convert) from error
-    try:
-        card = json.loads(metadata["card"])
-        check_card(card)
-        mean = tensors.pop(MEAN)
+    with _reading(find(name)) as file:
+        card, preprocessing = _read_card(file)
+        names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in names}
         with torch.device("meta"):
             network = zoo.build(card["network"], len(card["classes"]))
         network.load_state_dict(tensors, assign=True)
         network.float()  # weights stored in half precision are used in float32
-        if not all(bool(torch.isfinite(t).all()) for t in (mean, *network.state_dict().values())):
+        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
             raise ValueError("weights are not finite numbers")
-        preprocessing = read_preprocessing(card["preprocessing"], mean)
-    except (LookupError, AttributeError, ValueError, TypeError, RuntimeError, UserError) as error:
+    return Model(network.requires_grad_(False).eval(), card, preprocessing)
+
+
+def read_card(path: Path) -> tuple[dict[str, Any], Preprocessing]:
+    """The card of a model file, without its weights; raises like `load`."""
+    with _reading(path) as file:
+        return _read_card(file)
+
+
+def _read_card(file: Any) -> tuple[dict[str, Any], Preprocessing]:
+    card = json.loads((file.metadata() or {})["card"])
+    check_card(card)
+    mean = file.get_tensor(MEAN)
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError("the mean is not finite numbers")
+    return card, read_preprocessing(card["preprocessing"], mean)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open safetensors file; what is wrong with it becomes a `UserError`."""
+    convert = f"if it is another program's: resnets convert {path} mine.safetensors"
+    try:
+        file: Any = safetensors.safe_open(path, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"not a readable model file ({error})", str(path), convert) from error
+    try:
+        yield file
+    except (
+        safetensors.SafetensorError,
+        LookupError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        UserError,
+    ) as error:
         line = str(error).splitlines()[0]
         raise UserError(
             f"not a model file of this program ({type(error).__name__}: {line})",
             str(path),
-            "" if "card" in metadata else convert,
+            "" if "card" in (file.metadata() or {}) else convert,
         ) from error
-    return Model(network.requires_grad_(False).eval(), card, preprocessing)
 
 
 def check_card(card: dict[str, Any]) -> None:

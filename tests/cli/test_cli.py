@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from resnets.data import cifar10, cifar10_sources
 from resnets.data.preprocessing import Preprocessing
-from resnets.deploy import predicting
+from resnets.deploy.runtimes import TorchRuntime
 from resnets.models import zoo
 from resnets.weights import model_file
 
@@ -165,9 +166,9 @@ def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, 
     def refuse(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(predicting, "_compute", refuse)
+    monkeypatch.setattr(TorchRuntime, "__call__", refuse)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    code, _, err = resnets("predict", model, "a.png", *out)
+    code, _, err = resnets("predict", model, "a.png", "--runtime", "torch", *out)
     assert code == 2
     assert "--batch" in one_line(err)
 
@@ -175,13 +176,13 @@ def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, 
 def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, monkeypatch):
     card = model_file.make_card("vgg16", ["a", "b"], {}, [])
     look = Preprocessing(32, 32, torch.zeros(3, 1, 1))
-    with torch.device("meta"):
-        vgg = model_file.Model(zoo.build("vgg16", 2), card, look)
+    vgg = model_file.Model(nn.Identity(), card, look)
     monkeypatch.setattr(model_file, "load", lambda name: vgg)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    (tmp_path / "m.safetensors").touch()
+    model_file.save(tmp_path / "m.safetensors", {}, look, card)
     before = sorted(tmp_path.iterdir())
-    code, _, err = resnets("predict", "m.safetensors", "a.png", "--out", "a.jsonl", "--embeddings")
+    command = ("predict", "m.safetensors", "a.png", "--runtime", "torch", "--embeddings")
+    code, _, err = resnets(*command, "--out", "a.jsonl")
     assert code == 2
     assert "no pooled features" in one_line(err)
     assert sorted(tmp_path.iterdir()) == before

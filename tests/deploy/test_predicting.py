@@ -10,6 +10,9 @@ from PIL import Image
 from resnets.data.images import centre, read_image, to_tensor
 from resnets.data.preprocessing import Preprocessing
 from resnets.deploy import finding, predicting
+from resnets.deploy.graph import Deployable
+from resnets.deploy.opening import Predictor
+from resnets.deploy.runtimes import TorchRuntime
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights.model_file import Model, make_card
@@ -26,6 +29,11 @@ def model():
     return Model(network, make_card("cifar-resnet8", CLASSES, {}, []), look)
 
 
+def predictor(model):
+    engine = TorchRuntime(Deployable(model.network, model.preprocessing), CPU, "fp32")
+    return Predictor("a model", model.card, model.preprocessing, engine, "digest")
+
+
 @pytest.fixture
 def images(tmp_path):
     random = np.random.default_rng(1)
@@ -39,7 +47,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 2, 16])
 def test_answers_are_the_networks(model, images, batch):
-    found = list(predicting.answers(model, images, CPU, top=3, batch=batch, embeddings=True))
+    found = list(predicting.answers(predictor(model), images, top=3, batch=batch, embeddings=True))
     assert [answer.image for answer in found] == images
     for answer in found:
         image = centre(read_image(Path(answer.image)), 36, 32)
@@ -54,7 +62,7 @@ def test_answers_are_the_networks(model, images, batch):
 
 
 def test_more_answers_than_classes_are_all_classes(model, images):
-    (answer,) = predicting.answers(model, images[:1], CPU, top=50)
+    (answer,) = predicting.answers(predictor(model), images[:1], top=50)
     assert sorted(answer.classes) == sorted(CLASSES)
     assert sum(answer.probabilities) == pytest.approx(1, abs=1e-3)
 
@@ -63,7 +71,7 @@ def test_bad_images_have_their_reason_among_the_good(model, images, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     names = [images[0], str(bad), "absent.png", images[1]]
-    found = list(predicting.answers(model, names, CPU, batch=2))
+    found = list(predicting.answers(predictor(model), names, batch=2))
     assert [answer.error is None for answer in found] == [True, False, False, True]
     assert "no such image" in found[2].error
     assert found[1].as_dict() == {"image": str(bad), "error": found[1].error}
@@ -75,7 +83,7 @@ def test_networks_without_pooled_features_say_so(images):
         network, make_card("vgg16", ["a", "b"], {}, []), Preprocessing(32, 32, torch.zeros(3, 1, 1))
     )
     with pytest.raises(UserError, match="no pooled features"):
-        next(predicting.answers(model, images, CPU, embeddings=True))
+        next(predicting.answers(predictor(model), images, embeddings=True))
 
 
 def test_files_folders_and_patterns(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from resnets.paper.experiments import EXPERIMENTS, Choice
 from resnets.paper.jobs import DataSet, Evaluation, Place, Training
 from resnets.paper.launch import missing
 from resnets.paper.store import Outcome, Store
+from resnets.support import devices
 from resnets.support.errors import UserError
-from resnets.training import hardware
 
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
@@ -76,7 +76,7 @@ def test_only_takes_members_out_of_an_ensemble():
 
 def trained(budget, seconds):
     (job, _) = jobs_of("fig1", budget)
-    here = hardware.hardware_name(CPU)
+    here = devices.hardware_name(CPU)
     facts = {"hardware": here, "threads": 1, "seconds": seconds, "finished": "2026"}
     return Outcome(job.key, job.kind, job.identity(), {"iterations": 3000}, facts)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resnets.support import devices
 from resnets.support.errors import UserError
 from resnets.training import hardware
 from resnets.training.hardware import Settings
@@ -103,4 +104,4 @@ def test_every_switch_can_be_set_and_auto_resolves():
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
 def test_a_device_that_does_not_exist(name):
     with pytest.raises(UserError, match=r"--device: no device .*available: cpu"):
-        hardware.find_device(name)
+        devices.find_device(name)

@@ -1,0 +1,171 @@
+"""A model made ready to answer: found by name, in the engine that suits the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from resnets.data.images import centre, to_tensor
+from resnets.data.preprocessing import Preprocessing
+from resnets.deploy import artefact, conversion
+from resnets.deploy.graph import Deployable
+from resnets.deploy.runtimes import (
+    OnnxRuntime,
+    OpenVinoRuntime,
+    Precision,
+    Runtime,
+    TorchRuntime,
+    default_precision,
+    has_openvino,
+    openvino,
+)
+from resnets.support.errors import UserError, nearest
+from resnets.support.files import cache_folder, make_folder, writing
+from resnets.weights import model_file
+
+RUNTIMES = ("auto", "torch", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16")
+GRAPH = 1
+"""Counts changes of `Deployable`, so that none takes another's graph from the cache."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model ready to answer.
+
+    Args:
+        name: as the user called it.
+        card: network, classes, provenance, measured error.
+        preprocessing: the image's part; scaling is the runtime's work.
+        runtime: the network.
+        digest: SHA-256 of the file of weights, or of the exported network.
+    """
+
+    name: str
+    card: dict[str, Any]
+    preprocessing: Preprocessing
+    runtime: Runtime
+    digest: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits."""
+        return list(self.card["classes"])
+
+    def pixels(self, image: Any) -> Tensor:
+        """What the network looks at of an upright RGB image: uint8 (3, size, size)."""
+        look = self.preprocessing
+        return to_tensor(centre(image, look.resize, look.size, look.interpolation))
+
+
+def open_predictor(
+    name: str,
+    runtime: str = "auto",
+    precision: str = "auto",
+    device: torch.device | None = None,
+) -> Predictor:
+    """Make a model ready.
+
+    Args:
+        name: a shipped model, a model file, a run folder, a named source, or the folder of an
+            export, which brings its own engine and precision.
+        runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs where it is installed.
+        precision: `fp32`, `bf16`, or `auto`: bf16 where the machine multiplies it in hardware.
+        device: the CPU by default.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be run so.
+    """
+    device = device or torch.device("cpu")
+    for word, known, option in (
+        (runtime, RUNTIMES, "--runtime"),
+        (precision, PRECISIONS, "--precision"),
+    ):
+        if word not in known:
+            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+    if artefact.is_artefact(name):
+        return _open_artefact(name, runtime, precision, device)
+    path = model_file.find(name)
+    digest = digest_of(path)
+    chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
+    if runtime == "auto":
+        runtime = "openvino" if device.type == "cpu" and has_openvino() else "torch"
+    if runtime == "openvino":
+        if device.type != "cpu":
+            raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
+        card, preprocessing = model_file.read_card(path)
+        engine: Runtime = OpenVinoRuntime(_converted(path, digest), chosen, _compiled_folder())
+    else:
+        model = model_file.load(str(path))
+        card, preprocessing = model.card, model.preprocessing
+        engine = TorchRuntime(Deployable(model.network, preprocessing), device, chosen)
+    return Predictor(name, card, preprocessing, engine, digest)
+
+
+def _open_artefact(name: str, runtime: str, precision: str, device: torch.device) -> Predictor:
+    """An exported model in its own engine."""
+    found = artefact.read(Path(name))
+    for word, own, option in (
+        (runtime, found.engine, "--runtime"),
+        (precision, found.precision, "--precision"),
+    ):
+        if word not in ("auto", own):
+            mend = "leave the option out, or name the model it was made from"
+            raise UserError(f"this export is for {own}, not {word}", f"{option} {word}", mend)
+    if device.type != "cpu":
+        raise UserError(f"exported models run on CPUs, not on {device}", name)
+    if found.dense:
+        raise UserError(
+            "a dense export answers for every place of an image, not for images",
+            name,
+            "export without --dense",
+        )
+    engine = open_engine(found)
+    return Predictor(name, found.card, found.preprocessing, engine, digest_of(found.file))
+
+
+def open_engine(found: artefact.Artefact) -> Runtime:
+    """The network of an exported model, ready to run on the CPU."""
+    precision: Precision = found.precision  # type: ignore[assignment]
+    if found.engine == "openvino":
+        return OpenVinoRuntime(found.file, precision, _compiled_folder())
+    if found.engine == "onnx":
+        return OnnxRuntime(found.file, precision)
+    raise UserError(f"no engine here for {found.engine}", str(found.folder))
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compiled_folder() -> Path:
+    return cache_folder("openvino", "compiled")
+
+
+def _converted(path: Path, digest: str) -> Path:
+    """The IR file of a model file, from the cache or made now."""
+    ov = openvino()
+    folder = cache_folder("openvino", f"{digest[:24]}-{GRAPH}-{ov.get_version().split('-')[0]}")
+    whole = folder / "model.xml"
+    if whole.exists():  # written last
+        return whole
+    make_folder(folder)
+    with writing(folder), FileLock(folder / ".lock"):
+        if not whole.exists():
+            model = model_file.load(str(path))
+            network = Deployable(model.network, model.preprocessing)
+            made = conversion.to_openvino(network, model.preprocessing.size)
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                ov.save_model(made, Path(place) / "model.xml", compress_to_fp16=False)
+                for ending in (".bin", ".xml"):
+                    (Path(place) / f"model{ending}").replace(whole.with_suffix(ending))
+    return whole

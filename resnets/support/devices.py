@@ -1,0 +1,108 @@
+"""The devices of this machine, and what a result tells of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.support.errors import UserError
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
+        raise UserError(f"no device {name!r} here", "--device", f"available: {', '.join(there)}")
+    return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 in hardware; emulation is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result's provenance says about machine and software."""
+    packages = {}
+    for package in ("resnets", "torch", "torchvision", "numpy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed"
+    return {
+        "hardware": hardware_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "packages": packages,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source, with `+` where it was changed since; None if not from git."""
+    source = Path(__file__).parent
+    git = ["git", "-C", str(source)]
+    try:
+        facts = [
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
+            for command in (
+                ["ls-files", "--error-unmatch", Path(__file__).name],  # ours, not a neighbour's
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--", ".."],
+            )
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return facts[1].strip() + ("+" if facts[2].strip() else "")
+
+
+def hardware_name(device: torch.device) -> str:
+    """The GPU's or the CPU's name, and what bf16 units the CPU has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    features = ""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        name = next(
+            (
+                ln.split(":", 1)[1].strip()
+                for ln in text.splitlines()
+                if ln.startswith("model name")
+            ),
+            name,
+        )
+        units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in text]
+        features = f" ({', '.join(units)})" if units else ""
+    except OSError:
+        pass
+    return f"{name}{features}, {os.cpu_count()} cores"

@@ -1,0 +1,119 @@
+"""Every engine gives the network's own answers; names find the right engine."""
+
+import pytest
+import torch
+
+from resnets.data.preprocessing import Preprocessing, imagenet
+from resnets.deploy import opening
+from resnets.deploy.graph import Deployable
+from resnets.deploy.runtimes import TorchRuntime
+from resnets.models import zoo
+from resnets.models.folding import fold
+from resnets.support.errors import UserError
+from resnets.weights import model_file
+
+CPU = torch.device("cpu")
+
+
+def used(name, classes=7, seed=0):
+    """A network whose BN has seen something."""
+    torch.manual_seed(seed)
+    network = zoo.build(name, classes)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cifar-resnet8", "cifar-plain8", "cifar-resnet8-b", "cifar-preact110", "cifar-highway19",
+     "cifar-resnet164-bottleneck", "resnet18-small"],
+)  # fmt: skip
+def test_folding_leaves_the_outputs(name):
+    network = used(name)
+    x = torch.randn(2, 3, 32, 32)
+    folded = fold(network)
+    expected = network(x)
+    torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3 * expected.std().item())
+    before = sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    after = sum(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    blocks = len(network.blocks())
+    assert before > blocks
+    assert after == (0 if network.architecture.order == "post" else blocks)  # first one shared
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model file with a mean image."""
+    torch.manual_seed(1)
+    look = Preprocessing(
+        32, 36, torch.rand(3, 32, 32), torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    )
+    network = used("cifar-resnet8")
+    path = tmp_path / "mine.safetensors"
+    card = model_file.make_card("cifar-resnet8", [f"class {i}" for i in range(7)], {}, [])
+    model_file.save(path, network.state_dict(), look, card)
+    return path
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.06)])
+def test_engines_give_the_networks_answers(
+    saved, runtime, precision, tolerance, monkeypatch, tmp_path
+):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "cache"))
+    model = model_file.load(str(saved))
+    predictor = opening.open_predictor(str(saved), runtime, precision)
+    assert predictor.runtime.name == f"{runtime} {precision}"
+    assert predictor.classes == model.classes
+    for batch in (1, 3, 8):
+        images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
+        logits, features = predictor.runtime(images)
+        x = model.normalize(CPU)(images)
+        expected = model.network(x)
+        pooled = model.network.features(x)["layer3"].mean((2, 3))
+        assert logits.dtype == features.dtype == torch.float32
+        for found, wanted in ((logits, expected), (features, pooled)):
+            assert found.shape == wanted.shape
+            assert (found - wanted).abs().max() < tolerance * wanted.abs().max()
+            if precision == "fp32":
+                torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "cache"))
+    opening.open_predictor(str(saved), "openvino", "fp32")
+
+    def refuse(*args):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(opening.conversion, "to_openvino", refuse)
+    opening.open_predictor(str(saved), "openvino", "fp32")
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-4] + b"\0\0\0\0")
+    with pytest.raises(AssertionError, match="again"):  # other weights are another network
+        opening.open_predictor(str(saved), "openvino", "fp32")
+
+
+def test_unknown_engines_and_precisions_are_named(saved):
+    with pytest.raises(UserError, match=r"--runtime: .*'openvin'.*openvino"):
+        opening.open_predictor(str(saved), "openvin")
+    with pytest.raises(UserError, match=r"--precision: .*'fp16'"):
+        opening.open_predictor(str(saved), precision="fp16")
+
+
+def test_the_torch_engine_takes_networks_without_pooled_features():
+    network = used("vgg16", 3)
+    engine = TorchRuntime(Deployable(network, imagenet()), CPU, "fp32")
+    images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
+    logits, features = engine(images)
+    expected = network(imagenet().normalize(CPU)(images))
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    assert features.shape == (1, 0)
