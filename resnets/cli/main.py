@@ -10,25 +10,11 @@ from typing import Annotated
 
 import typer
 
+from resnets.cli import deploy_verbs, paper_verbs
+from resnets.cli.options import DataOption, DeviceOption, JsonOption, SetOption, example
 from resnets.support.errors import UserError
 
 HELP = "Deep residual networks, their plain twins, and the paper's experiments."
-# Every option stands in one place, so that verbs spell and explain it alike.
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME")]
-RuntimeOption = Annotated[
-    str, typer.Option(help="auto, torch or openvino (on CPUs).", metavar="NAME")
-]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.", metavar="NAME")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH"),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 app = typer.Typer(
     name="resnets",
     help=HELP,
@@ -38,10 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-def example(text: str) -> str:
-    return f"Example: {text}"
 
 
 @app.callback(invoke_without_command=True)
@@ -172,35 +154,6 @@ def ensemble(
     from resnets.cli import evaluate as verb
 
     verb.ensemble(files, json)
-
-
-@app.command(epilog=example("resnets predict resnet50@msra photos/ --out answers.jsonl"))
-def predict(
-    model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Write .jsonl, .csv or .parquet; go on if it is there.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Answers for each image.")] = 5,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="The pooled features too.")
-    ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.", metavar="N")] = 16,
-    device: DeviceOption = "auto",
-    runtime: RuntimeOption = "auto",
-    precision: PrecisionOption = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
-) -> None:
-    """Name what is on images: the most probable classes of each.
-
-    Exits with 1 if some could not be read: they have their reason in the output.
-    """
-    from resnets.cli import use as verb
-
-    options = verb.Options(out, top, embeddings, batch, device, runtime, precision, json)
-    verb.predict(model, images, options)
 
 
 @app.command(epilog=example("resnets convert resnet50.pth mine.safetensors"))
@@ -346,79 +299,8 @@ def shards(
     verb.write(data, out, resize, quality, images_per_shard)
 
 
-papers = typer.Typer(
-    help="The paper's tables and figures: what they need, run them, report them.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(papers, name="paper")
-ResultsOption = Annotated[Path, typer.Option(help="Folder of results.", metavar="FOLDER")]
-RESULTS = Path("results/paper")
-RunsOption = Annotated[Path, typer.Option(help="Folder for the runs themselves.", metavar="FOLDER")]
-RUNS = Path("runs/paper")
-BudgetOption = Annotated[str, typer.Option(help="full, short or smoke.", metavar="NAME")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="Runs of each network.")]
-
-
-@papers.command("list", epilog=example("resnets paper list --budget short --seeds 2"))
-def paper_list(
-    budget: BudgetOption = "full",
-    seeds: SeedsOption = 1,
-    data: DataOption = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=8, max=2048, help="Pixels a side of photographs.")
-    ] = None,
-    results: ResultsOption = RESULTS,
-    runs: RunsOption = RUNS,
-    json: JsonOption = False,
-) -> None:
-    """Show every table and figure: its data, its results, the time for the rest."""
-    from resnets.cli import paper as verb
-
-    options = verb.Options(budget, seeds, (), data, image_size, results, runs)
-    verb.show(options, json)
-
-
-@papers.command("run", epilog=example("resnets paper run fig6 --budget short --seeds 2"))
-def paper_run(
-    experiment: Annotated[
-        list[str], typer.Argument(help="As `resnets paper list` calls them.", metavar="ID...")
-    ],
-    budget: BudgetOption = "full",
-    seeds: SeedsOption = 1,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this network; repeatable.", metavar="NETWORK")
-    ] = None,
-    data: DataOption = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=8, max=2048, help="Pixels a side of photographs.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.")] = None,
-    results: ResultsOption = RESULTS,
-    runs: RunsOption = RUNS,
-    launcher: Annotated[str, typer.Option(help="local, or ray: a cluster.")] = "local",
-) -> None:
-    """Run what is missing of tables and figures; stop and repeat it at any point."""
-    from resnets.cli import paper as verb
-
-    only_these = tuple(only or ())
-    options = verb.Options(
-        budget, seeds, only_these, data, image_size, results, runs, jobs, launcher
-    )
-    verb.run(experiment, options)
-
-
-@papers.command("report", epilog=example("resnets paper report --out report"))
-def paper_report(
-    results: ResultsOption = RESULTS,
-    out: Annotated[Path, typer.Option(help="Folder to write to.", metavar="FOLDER")] = Path(
-        "report"
-    ),
-) -> None:
-    """Write the paper's tables and figures beside ours: a page and a Markdown file."""
-    from resnets.cli import paper as verb
-
-    verb.report(results, out)
+deploy_verbs.add_to(app)
+app.add_typer(paper_verbs.papers, name="paper")
 
 
 def main() -> None:
