@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "resnets").rglob("*.py"))
 FLOORS = {
     "support": 0, "models": 1, "data": 2, "weights": 3, "training": 4, "evaluation": 4,
-    "analysis": 4, "detection": 4, "paper": 5, "deploy": 5, "cli": 6,
+    "analysis": 4, "detection": 4, "paper": 5, "deploy": 5, "bench": 6, "cli": 7,
 }  # fmt: skip
 BARE = {
     "torch",

@@ -6,16 +6,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call with the number done and the total; the bar is on stderr."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield lambda done, total: None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     bar = Progress(
         BarColumn(bar_width=32),
         TextColumn("{task.completed:,.0f} / {task.total:,.0f} " + what + ", left"),
@@ -27,3 +27,10 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with bar:
         task = bar.add_task("", total=1)
         yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
+
+
+@contextlib.contextmanager
+def bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """The same for so many images; gives a function to call with the number done."""
+    with counting("images", shown) as count:
+        yield lambda done: count(done, images)

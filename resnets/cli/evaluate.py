@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resnets.cli.train import OUT_OF_MEMORY
+from resnets.cli.counter import bar
+from resnets.cli.memory import enough_memory
 from resnets.data import cifar10
 from resnets.data.sources import open_test
 from resnets.evaluation import classify, plots, scores, testing, views
@@ -108,36 +107,6 @@ def _photos(
     batch = options.batch or (256 if device.type == "cuda" else 32)
     with bar(len(range(we.rank, images, we.size)), we.is_main) as done:
         return testing.run_test(model, samples, how, device, batch, options.limit, we, done)
-
-
-@contextmanager
-def bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A live bar on a terminal, nothing elsewhere; gives what to tell the images done."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(bar_width=32),
-        TextColumn("{task.completed:,.0f} / {task.total:,.0f} images, left"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=images)
-        yield lambda done: progress.update(task, completed=done)
-
-
-@contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turn a lack of memory into a `UserError`."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
-        raise UserError("out of memory", mend="try a smaller batch: --batch 8") from error
 
 
 def _tell(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.cli import deploy_verbs, paper_verbs
+from resnets.cli import bench_verbs, deploy_verbs, paper_verbs
 from resnets.cli.options import DataOption, DeviceOption, JsonOption, SetOption, example
 from resnets.support.errors import UserError
 
@@ -301,6 +301,7 @@ def shards(
 
 deploy_verbs.add_to(app)
 app.add_typer(paper_verbs.papers, name="paper")
+app.add_typer(bench_verbs.benches, name="bench")
 
 
 def main() -> None:

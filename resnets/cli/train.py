@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from resnets.cli.memory import is_lack_of_memory
 from resnets.cli.progress import Lines, duration, watch
 from resnets.data import cifar10, sources
 from resnets.evaluation.plots import training_png
@@ -139,7 +140,6 @@ def _program() -> str:
 
 
 PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 
 
 def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
@@ -157,7 +157,7 @@ def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
     except (MemoryError, RuntimeError) as error:
         if world.size > 1 and PEER_LOST.search(str(error)):
             raise UserError("another process ended", mend="see its message") from error
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+        if not is_lack_of_memory(error):
             raise
         mend = "try --set save_memory=true, or fewer images at once: --set micro_batch=16"
         raise UserError("out of memory", mend=mend) from error

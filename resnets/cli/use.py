@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.evaluate import bar, enough_memory
+from resnets.cli.counter import bar
+from resnets.cli.memory import enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
 from resnets.deploy.opening import Predictor, open_predictor

@@ -1,24 +1,17 @@
 """Photographs to training batches: ours against torchvision's usual Pillow pipeline.
 
-    python benchmarks/input.py --data imagenet/val --rounds 5 --out results/bench/x.json
-
 Both show the same crops of the same files, the paper's: shorter side uniform in [256, 480],
 224 pixels, flip, PCA colours, mean and deviation; and, without colours, crops by area. The peer
 decodes and scales the whole image, then crops, as torchvision's transforms do. Both run on one
-thread; rounds alternate, and each figure is the median of the rounds' images per second of
-processor time. The pixels of both are compared as well. With `--dali`, NVIDIA DALI on the CPU
-is a third.
+thread; rounds alternate. The pixels of both are compared as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +21,16 @@ import torchvision.transforms.functional as T
 from PIL import Image
 from torch import Tensor
 
+from resnets.bench.measure import Report, Table, rows
 from resnets.data import crops, folders
 from resnets.data.crops import Augmentation, colour_shift
 from resnets.data.dali import DaliBatches
 from resnets.data.photos import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.data.samples import Samples, limited
-from resnets.support import devices
-from resnets.support.files import make_folder, write_json
 
 BATCH = 32
+PEER = "torchvision"
 LOOK = Augmentation("scale", 224)
 Pipeline = Callable[[Samples, Augmentation], Iterator[Tensor]]
 KINDS = {
@@ -67,7 +60,8 @@ def torchvision_image(content: bytes, look: Augmentation, random: np.random.Gene
     tensor = T.to_tensor(image)
     if look.colour:
         tensor = tensor + torch.from_numpy(colour_shift(random, look.colour))[:, None, None]
-    return T.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD)
+    normal: Tensor = T.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD)
+    return normal
 
 
 def peer_batches(samples: Samples, look: Augmentation) -> Iterator[Tensor]:
@@ -115,70 +109,48 @@ def grey_levels_apart(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
     )
 
 
-def measure(samples: Samples, look: Augmentation, rounds: int, dali: bool) -> dict[str, object]:
-    pipelines: dict[str, Pipeline] = {"torchvision": peer_batches, "resnets": our_batches}
+def measure(data: Path, images: int, rounds: int, dali: bool, report: Report) -> list[Table]:
+    """Crops per second of processor time on one thread, and how far the pixels lie apart.
+
+    Args:
+        data: a folder of photographs.
+        images: how many of them.
+        dali: let NVIDIA DALI on the CPU take part.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        samples = limited(folders.load_test(data), images)
+        list(our_batches(samples, LOOK))  # files into the system's cache
+        tables = []
+        for name, look in KINDS.items():
+            report(f"{name} crops")
+            tables.append(_measure(name, samples, look, rounds, dali))
+        return tables
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(name: str, samples: Samples, look: Augmentation, rounds: int, dali: bool) -> Table:
+    pipelines: dict[str, Pipeline] = {PEER: peer_batches, "resnets": our_batches}
     if dali:
         pipelines["resnets, dali"] = partial(our_batches, kind=DaliBatches)
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     images = len(samples) // BATCH * BATCH
     for _ in range(rounds):
-        for name, pipeline in pipelines.items():
+        for contender, pipeline in pipelines.items():
             start = time.process_time()
             for _batch in pipeline(samples, look):
                 pass  # as in a training, which keeps none
-            rates[name].append(images / (time.process_time() - start))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return {
-        "images_per_second": {
-            name: {
-                "median": round(medians[name], 1),
-                "min": round(min(values), 1),
-                "max": round(max(values), 1),
-            }
-            for name, values in rates.items()
-        },
-        "ratio": {
-            name: round(medians[name] / medians["torchvision"], 2) for name in list(pipelines)[1:]
-        },
-        "grey_levels_apart": {
-            name: round(
-                grey_levels_apart(peer_batches(samples, look), pipelines[name](samples, look)), 2
-            )
-            for name in list(pipelines)[1:]
-        },
+            rates[contender].append(images / (time.process_time() - start))
+    apart = {
+        contender: round(grey_levels_apart(peer_batches(samples, look), pipeline(samples, look)), 2)
+        for contender, pipeline in list(pipelines.items())[1:]
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--images", type=int, default=192, help="how many of them")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dali", action="store_true", help="also NVIDIA DALI, on the CPU")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    samples = limited(folders.load_test(options.data), options.images)
-    list(our_batches(samples, LOOK))  # files into the system's cache
-    facts: dict[str, object] = {}
-    for name, look in KINDS.items():
-        facts[name] = row = measure(samples, look, options.rounds, options.dali)
-        print(f"{name} crops: {row}")
-    if options.out:
-        make_folder(options.out.parent)
-        write_json(
-            options.out,
-            {
-                "command": " ".join(["python", *sys.argv]),
-                "date": datetime.now(UTC).date().isoformat(),
-                "unit": "images per second on one thread",
-                "images": len(samples),
-                "rounds": options.rounds,
-                "crops": facts,
-                **devices.environment(torch.device("cpu")),
-            },
-        )
-
-
-if __name__ == "__main__":
-    main()
+    return Table(
+        f"{name} crops of photographs, 224 pixels, one thread",
+        "images/s of processor time",
+        PEER,
+        rows(rates, PEER),
+        {"images": len(samples), "rounds": rounds, "grey_levels_apart": apart},
+    )

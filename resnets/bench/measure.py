@@ -1,0 +1,166 @@
+"""How speed is measured: contenders by turns, medians, ratios to a named peer, the peak."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from resnets.support import devices
+
+Run = Callable[[], object]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contender did.
+
+    Args:
+        name: of the contender.
+        median: of the rounds, in the table's unit.
+        low: the slowest round.
+        high: the fastest round.
+        ratio: to the peer's median.
+        peak: share of the hardware's measured peak for this arithmetic, in percent.
+    """
+
+    name: str
+    median: float
+    low: float
+    high: float
+    ratio: float | None = None
+    peak: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Contenders that did the same work in the same run.
+
+    Args:
+        title: the work: network, batch, image size.
+        unit: such as `images/s`.
+        peer: the contender that ratios refer to.
+        rows: in the order of the run.
+        facts: what else must be known to repeat it.
+    """
+
+    title: str
+    unit: str
+    peer: str
+    rows: tuple[Row, ...]
+    facts: dict[str, Any]
+
+
+def by_turns(
+    contenders: Mapping[str, Run],
+    images: int,
+    rounds: int,
+    seconds: float,
+    finish: Run = lambda: None,
+) -> dict[str, list[float]]:
+    """Images per second of each contender, in rounds that alternate between them.
+
+    Args:
+        contenders: each call of one handles `images` images.
+        seconds: length of a round; three calls go before its clock starts.
+        finish: waits until the device has done what it was given.
+    """
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            for _ in range(3):
+                run()
+            finish()
+            calls, start = 0, time.perf_counter()
+            while calls < 3 or time.perf_counter() - start < seconds:
+                run()
+                calls += 1
+            finish()
+            found[name].append(calls * images / (time.perf_counter() - start))
+    return found
+
+
+def rows(
+    values: Mapping[str, Sequence[float]],
+    peer: str | None,
+    operations: float | None = None,
+    peaks: Mapping[str, float] | None = None,
+) -> tuple[Row, ...]:
+    """Medians, spread and ratios.
+
+    Args:
+        values: of each contender, one a round.
+        peer: whose median is 1; none for no ratios.
+        operations: floating-point operations for one unit of `values`.
+        peaks: operations per second that the hardware reaches, by contender.
+    """
+    base = statistics.median(values[peer]) if peer else None
+    made = []
+    for name, found in values.items():
+        middle = statistics.median(found)
+        top = (peaks or {}).get(name)
+        share = 100 * middle * operations / top if operations and top else None
+        made.append(
+            Row(
+                name,
+                _short(middle),
+                _short(min(found)),
+                _short(max(found)),
+                round(middle / base, 2) if base else None,
+                None if share is None else round(share, 1),
+            )
+        )
+    return tuple(made)
+
+
+def _short(value: float) -> float:
+    """Four digits that count."""
+    return float(f"{value:.4g}")
+
+
+def peak(dtype: torch.dtype, device: torch.device, side: int = 4096, rounds: int = 7) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    if device.type == "cuda":
+        side *= 2
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / statistics.median(times[1:])
+
+
+def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
+    """A run of a benchmark as JSON, with its provenance."""
+    arguments = [word for word in sys.argv[1:] if word]
+    return {
+        "bench": bench,
+        "command": shlex.join(["resnets", *arguments]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "tables": [asdict(table) for table in tables],
+        **devices.environment(device),
+    }
+
+
+def lines(table: Table) -> list[str]:
+    """A table as text."""
+    width = max(len(row.name) for row in table.rows)
+    made = [f"{table.title} ({table.unit})"]
+    for row in table.rows:
+        line = f"  {row.name:{width}} {row.median:10,.4g}  ({row.low:,.4g} to {row.high:,.4g})"
+        if row.ratio is not None:
+            line += f"  {row.ratio:.2f} x"
+        if row.peak is not None:
+            line += f"  {row.peak:.0f} % of peak"
+        made.append(line)
+    return made

@@ -1,0 +1,81 @@
+"""`resnets bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from resnets.bench import measure
+from resnets.bench.measure import Table
+from resnets.support.devices import find_device
+from resnets.support.errors import UserError
+from resnets.support.files import write_json
+
+
+def train(
+    network: str,
+    batch: int | None,
+    rounds: int,
+    seconds: float,
+    device_name: str,
+    compiled: bool,
+    workers: int,
+    out: Path | None,
+) -> None:
+    """Measure training steps."""
+    from resnets.bench import training
+
+    _check(out)
+    device = find_device(device_name)
+    table = training.measure(network, batch, rounds, seconds, device, compiled, workers, _tell)
+    _show("train", [table], device, out)
+
+
+def inputs(data: Path, images: int, rounds: int, dali: bool, out: Path | None) -> None:
+    """Measure the way from files to batches."""
+    from resnets.bench import inputs as bench
+
+    _check(out)
+    _show("input", bench.measure(data, images, rounds, dali, _tell), torch.device("cpu"), out)
+
+
+def startup(model: str, rounds: int, out: Path | None) -> None:
+    """Measure whole commands."""
+    from resnets.bench import startup as bench
+
+    _check(out)
+    _show("startup", [bench.measure(model, rounds, _tell)], torch.device("cpu"), out)
+
+
+def scale(
+    deepest: int, rounds: int, seconds: float, processes: bool, device_name: str, out: Path | None
+) -> None:
+    """Measure time and memory against depth, batch, resolution and processes."""
+    from resnets.bench import scaling
+
+    _check(out)
+    device = find_device(device_name)
+    tables = scaling.measure(rounds, seconds, device, deepest, _tell)
+    if processes:
+        tables.append(scaling.processes(rounds, 60, _tell))
+    _show("scale", tables, device, out)
+
+
+def _check(out: Path | None) -> None:
+    """Before minutes are spent, see that the file can be written."""
+    if out is not None and not out.parent.is_dir():
+        raise UserError("no such folder", str(out.parent), "make it first")
+
+
+def _tell(line: str) -> None:
+    print(f"resnets: {line}", file=sys.stderr)
+
+
+def _show(bench: str, tables: Sequence[Table], device: torch.device, out: Path | None) -> None:
+    for table in tables:
+        print("\n".join(measure.lines(table)))
+    if out is not None:
+        write_json(out, measure.document(bench, tables, device))

@@ -1,0 +1,86 @@
+"""`resnets bench VERB`: what the command line takes; `cli/bench.py` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.cli.options import DeviceOption, example
+
+benches = typer.Typer(
+    help="Measure speed: ratios to named peers in the same run. Let nothing else run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")]
+SecondsOption = Annotated[float, typer.Option(min=0.1, help="Length of a contender's round.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Write the figures as JSON.", metavar="FILE.json")
+]
+CompiledOption = Annotated[
+    bool, typer.Option("--compiled", help="Compiled contenders too: a minute each.")
+]
+
+
+@benches.command(epilog=example("resnets bench train --network cifar-resnet20 --compiled"))
+def train(
+    network: Annotated[
+        str, typer.Option(help="cifar-resnet20, resnet50-v1.5, ...")
+    ] = "cifar-resnet20",
+    batch: Annotated[int | None, typer.Option(min=2, help="128, or 32 for photographs.")] = None,
+    compiled: CompiledOption = False,
+    workers: Annotated[int, typer.Option(min=0, help="The peer's DataLoader workers.")] = 2,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 5.0,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Training steps: the usual published loop for CIFAR-10, torchvision and timm else."""
+    from resnets.cli import bench as verb
+
+    verb.train(network, batch, rounds, seconds, device, compiled, workers, out)
+
+
+@benches.command("input", epilog=example("resnets bench input --data photos"))
+def inputs(
+    data: Annotated[Path, typer.Option(help="A folder of photographs.", metavar="FOLDER")],
+    images: Annotated[int, typer.Option(min=32, help="How many of them.")] = 192,
+    dali: Annotated[bool, typer.Option("--dali", help="NVIDIA DALI, on the CPU, too.")] = False,
+    rounds: RoundsOption = 5,
+    out: OutOption = None,
+) -> None:
+    """Photographs to training batches: torchvision's Pillow pipeline is the peer."""
+    from resnets.cli import bench as verb
+
+    verb.inputs(data, images, rounds, dali, out)
+
+
+@benches.command(epilog=example("resnets bench startup --model resnet50@msra"))
+def startup(
+    model: Annotated[str, typer.Option(help="That predict is given.")] = "cifar-resnet20",
+    rounds: RoundsOption = 5,
+    out: OutOption = None,
+) -> None:
+    """Commands from start to end: --help, info, predict."""
+    from resnets.cli import bench as verb
+
+    verb.startup(model, rounds, out)
+
+
+@benches.command(epilog=example("resnets bench scale --deepest 110"))
+def scale(
+    deepest: Annotated[int, typer.Option(min=20, help="Leave deeper networks out.")] = 1202,
+    rounds: RoundsOption = 3,
+    seconds: SecondsOption = 2.0,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Also one process against two, on CPUs.")
+    ] = False,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Time and memory for an image against depth, batch, resolution, processes."""
+    from resnets.cli import bench as verb
+
+    verb.scale(deepest, rounds, seconds, processes, device, out)
