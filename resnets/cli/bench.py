@@ -34,6 +34,18 @@ def train(
     _show("train", [table], device, out)
 
 
+def infer(
+    network: str, rounds: int, seconds: float, device_name: str, compiled: bool, out: Path | None
+) -> None:
+    """Measure inference."""
+    from resnets.bench import inference
+
+    _check(out)
+    device = find_device(device_name)
+    tables = inference.measure(network, rounds, seconds, device, compiled, _tell)
+    _show("infer", tables, device, out)
+
+
 def inputs(data: Path, images: int, rounds: int, dali: bool, out: Path | None) -> None:
     """Measure the way from files to batches."""
     from resnets.bench import inputs as bench

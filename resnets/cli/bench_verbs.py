@@ -43,6 +43,23 @@ def train(
     verb.train(network, batch, rounds, seconds, device, compiled, workers, out)
 
 
+@benches.command(epilog=example("resnets bench infer --network resnet50-v1.5"))
+def infer(
+    network: Annotated[
+        str, typer.Option(help="resnet50-v1.5, cifar-resnet20, ...")
+    ] = "resnet50-v1.5",
+    compiled: CompiledOption = False,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 2.0,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Inference at batch 1 and 16: torchvision, timm, ONNX Runtime, OpenVINO."""
+    from resnets.cli import bench as verb
+
+    verb.infer(network, rounds, seconds, device, compiled, out)
+
+
 @benches.command("input", epilog=example("resnets bench input --data photos"))
 def inputs(
     data: Annotated[Path, typer.Option(help="A folder of photographs.", metavar="FOLDER")],

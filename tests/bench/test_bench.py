@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnets.bench import inputs, measure, scaling, startup, training
+from resnets.bench import inference, inputs, measure, scaling, startup, training
 from resnets.data import cifar10
 from resnets.support.errors import UserError
 
@@ -88,6 +88,18 @@ def test_photographs_are_compared_with_torchvision():
     assert names[-1] == "resnets"
     with pytest.raises(UserError, match="no peer has 'plain34'"):
         training.measure("plain34", 2, 1, 0.001, CPU, False, 0, quiet)
+
+
+def test_inference_is_compared_with_other_engines():
+    pytest.importorskip("openvino")
+    tables = inference.measure("cifar-resnet8", 1, 0.001, CPU, False, quiet)
+    assert [table.title for table in tables] == [
+        "inference cifar-resnet8, batch 1, 32 pixels",
+        "inference cifar-resnet8, batch 16, 32 pixels",
+    ]
+    names = [row.name for row in tables[1].rows]
+    assert {"torch, eager, float32", "OpenVINO, float32", "OpenVINO, bf16"} < set(names)
+    assert any("the default" in name for name in names)
 
 
 def test_input_is_compared_with_torchvision(tmp_path):

@@ -1,0 +1,238 @@
+"""Inference speed: what `predict` uses against the other engines, on the same architecture.
+
+Images are in memory and already cropped, so that only the network counts, scaling of pixels
+included for ours. Peers are given float32 images already scaled. Weights are random: engines
+do not care, and int8 is calibrated on noise.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnets.bench.measure import Report, Run, Table, by_turns, peak, rows
+from resnets.data.preprocessing import imagenet
+from resnets.deploy import conversion
+from resnets.deploy.graph import Deployable
+from resnets.deploy.runtimes import (
+    OpenVinoRuntime,
+    Runtime,
+    TorchRuntime,
+    default_precision,
+    has_openvino,
+    openvino,
+    threads,
+)
+from resnets.models import complexity, zoo
+from resnets.support.devices import has_bf16
+
+BATCHES = (1, 16)
+Network = Callable[[Tensor], object]
+
+
+def measure(
+    network: str,
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    compiled: bool,
+    report: Report,
+) -> list[Table]:
+    """Images per second at batch 1 and 16.
+
+    Args:
+        network: a row of the zoo's table; peers build the same architecture.
+        seconds: length of a round of one contender.
+        compiled: let compiled contenders take part; each costs a minute or two.
+    """
+    zoo.architecture(network)
+    size = complexity.image_size(network)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = _contenders(network, size, device, compiled, Path(folder), report)
+        dtype = torch.bfloat16 if has_bf16(device) else torch.float32
+        top = peak(dtype, device)
+        with torch.device("meta"):
+            cost = complexity.multiply_adds(zoo.build(network), size)
+        return [
+            _table(network, size, batch, contenders, rounds, seconds, device, top, 2 * cost)
+            for batch in BATCHES
+        ]
+
+
+def _table(
+    network: str,
+    size: int,
+    batch: int,
+    contenders: dict[str, Network],
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    top: float,
+    operations: int,
+) -> Table:
+    pixels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8)
+    )
+    scaled = (pixels.float() / 255).to(device)
+    runs: dict[str, Run] = {}
+    for name, answer in contenders.items():
+        given = pixels if name.startswith("resnets") else scaled
+        if "channels_last" in name:
+            given = given.contiguous(memory_format=torch.channels_last)
+        runs[name] = lambda answer=answer, given=given: answer(given)  # type: ignore[misc]
+    finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    peer = next(iter(runs))
+    values = by_turns(runs, batch, rounds, seconds, finish)
+    halves = {name: top for name in runs if "bf16" in name}
+    return Table(
+        f"inference {network}, batch {batch}, {size} pixels",
+        "images/s",
+        peer,
+        rows(values, peer, operations, halves),
+        {
+            "rounds": rounds,
+            "seconds": seconds,
+            "peak_flops": top,
+            "operations_per_image": operations,
+        },
+    )
+
+
+def _contenders(
+    name: str, size: int, device: torch.device, compiled: bool, folder: Path, report: Report
+) -> dict[str, Network]:
+    made: dict[str, Network] = {}
+    plain, source = _plain(name)
+    network = plain().eval().to(device)
+
+    def torch_peer(label: str, module: nn.Module, half: bool, compile_it: bool = False) -> None:
+        report(label)
+        module = module.to(memory_format=torch.channels_last) if half else module
+        made[label] = _torch(module, half, compile_it, device)
+
+    torch_peer(f"{source}, eager, float32", network, half=False)
+    torch_peer(f"{source}, eager, bf16, channels_last", plain().eval().to(device), half=True)
+    if compiled:
+        torch_peer(f"{source}, compiled, float32", plain().eval().to(device), False, True)
+        torch_peer(
+            f"{source}, compiled, bf16, channels_last", plain().eval().to(device), True, True
+        )
+    if find_spec("timm") and source == "torchvision":
+        import timm
+
+        other = timm.create_model(name.removesuffix("-v1.5")).eval().to(device)
+        torch_peer("timm, eager, bf16, channels_last", other, half=True)
+    if device.type == "cpu":
+        with warnings.catch_warnings():  # of tracing, and of few images for int8: both known
+            warnings.simplefilter("ignore")
+            logging.getLogger("nncf").setLevel(logging.ERROR)
+            made |= _engines(plain().eval(), size, folder, report)
+    report("resnets")
+    ours = Deployable(zoo.build(name).eval(), imagenet())
+    runtime: Runtime
+    precision = default_precision(device)
+    if device.type == "cpu" and has_openvino():
+        model = conversion.to_openvino(ours, size)
+        runtime = OpenVinoRuntime(model, precision)
+        made[f"resnets, {runtime.name} (the default)"] = runtime
+    runtime = TorchRuntime(ours, device, precision)
+    made[f"resnets, {runtime.name}"] = runtime
+    return made
+
+
+def _plain(name: str) -> tuple[Callable[[], nn.Module], str]:
+    """What makes the network in plain PyTorch: torchvision's where it is the same."""
+    from torchvision.models import get_model, list_models
+
+    base = name.removesuffix("-v1.5")
+    if base in list_models():
+        return lambda: get_model(base), "torchvision"
+    return lambda: zoo.build(name), "torch"
+
+
+def _torch(network: nn.Module, half: bool, compiled: bool, device: torch.device) -> Network:
+    run = torch.compile(network) if compiled else network
+
+    @torch.inference_mode()
+    def answer(images: Tensor) -> object:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return run(images)
+
+    return answer
+
+
+def _engines(network: nn.Module, size: int, folder: Path, report: Report) -> dict[str, Network]:
+    """OpenVINO and ONNX Runtime, as their own documentation uses them."""
+    made: dict[str, Network] = {}
+    example = torch.zeros(2, 3, size, size)
+    noise = [np.random.default_rng(i).random((1, 3, size, size), np.float32) for i in range(8)]
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        file = folder / "peer.onnx"
+        report("ONNX Runtime, float32")
+        torch.onnx.export(
+            network, (example,), file, dynamo=True, verbose=False,
+            input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+        made["ONNX Runtime, float32"] = _onnx(file)
+        if find_spec("nncf"):
+            report("ONNX Runtime, int8")
+            made["ONNX Runtime, int8"] = _onnx(_quantized_onnx(file, noise))
+    if has_openvino():
+        ov = openvino()
+        report("OpenVINO")
+        model = ov.convert_model(
+            network, example_input=example, input=[ov.PartialShape([-1, 3, size, size])]
+        )
+        made["OpenVINO, float32"] = _openvino(model, "f32")
+        made["OpenVINO, bf16"] = _openvino(model, "bf16")
+        if find_spec("nncf"):
+            report("OpenVINO, int8")
+            import nncf
+
+            made["OpenVINO, int8"] = _openvino(nncf.quantize(model, nncf.Dataset(noise)), "bf16")
+    return made
+
+
+def _quantized_onnx(file: Path, noise: list[Any]) -> Path:
+    import nncf
+    import onnx
+
+    model = nncf.quantize(onnx.load(file), nncf.Dataset([{"x": part} for part in noise]))
+    path = file.with_name("int8.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def _onnx(file: Path) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"x": images.numpy()})
+
+
+def _openvino(model: Any, precision: str) -> Network:
+    compiled = (
+        openvino()
+        .Core()
+        .compile_model(
+            model,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": precision,
+                "INFERENCE_NUM_THREADS": threads(),
+            },
+        )
+    )
+    return lambda images: compiled(images.numpy(), share_inputs=True)
