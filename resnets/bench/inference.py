@@ -1,16 +1,19 @@
 """Inference speed: what `predict` uses against the other engines, on the same architecture.
 
-Images are in memory and already cropped, so that only the network counts, scaling of pixels
-included for ours. Peers are given float32 images already scaled. Weights are random: engines
-do not care, and int8 is calibrated on noise.
+From uint8 crops in memory to logits: ours scales pixels inside the network, peers with torch in
+front of it, as their users do. Weights are random: engines do not care, and int8 is
+calibrated on noise.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.bench.measure import Report, Run, Table, by_turns, peak, rows
-from resnets.data.preprocessing import imagenet
+from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.deploy import conversion
 from resnets.deploy.graph import Deployable
 from resnets.deploy.runtimes import (
@@ -82,13 +85,7 @@ def _table(
     pixels = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8)
     )
-    scaled = (pixels.float() / 255).to(device)
-    runs: dict[str, Run] = {}
-    for name, answer in contenders.items():
-        given = pixels if name.startswith("resnets") else scaled
-        if "channels_last" in name:
-            given = given.contiguous(memory_format=torch.channels_last)
-        runs[name] = lambda answer=answer, given=given: answer(given)  # type: ignore[misc]
+    runs: dict[str, Run] = {name: partial(answer, pixels) for name, answer in contenders.items()}
     finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     peer = next(iter(runs))
     values = by_turns(runs, batch, rounds, seconds, finish)
@@ -134,7 +131,6 @@ def _contenders(
     if device.type == "cpu":
         with warnings.catch_warnings():  # of tracing, and of few images for int8: both known
             warnings.simplefilter("ignore")
-            logging.getLogger("nncf").setLevel(logging.ERROR)
             made |= _engines(plain().eval(), size, folder, report)
     report("resnets")
     ours = Deployable(zoo.build(name).eval(), imagenet())
@@ -159,11 +155,22 @@ def _plain(name: str) -> tuple[Callable[[], nn.Module], str]:
     return lambda: zoo.build(name), "torch"
 
 
+def _scaled(images: Tensor) -> Tensor:
+    """uint8 to float32 as torchvision's `to_tensor` and `normalize` do it, for a batch."""
+    mean, std = (
+        torch.tensor(v, device=images.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
 def _torch(network: nn.Module, half: bool, compiled: bool, device: torch.device) -> Network:
     run = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
     def answer(images: Tensor) -> object:
+        images = _scaled(images.to(device))
+        if half:
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return run(images)
 
@@ -196,17 +203,22 @@ def _engines(network: nn.Module, size: int, folder: Path, report: Report) -> dic
         made["OpenVINO, bf16"] = _openvino(model, "bf16")
         if find_spec("nncf"):
             report("OpenVINO, int8")
-            import nncf
-
-            made["OpenVINO, int8"] = _openvino(nncf.quantize(model, nncf.Dataset(noise)), "bf16")
+            made["OpenVINO, int8"] = _openvino(_quantized(model, noise), "bf16")
     return made
 
 
-def _quantized_onnx(file: Path, noise: list[Any]) -> Path:
+def _quantized(model: Any, noise: list[Any]) -> Any:
     import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(model, nncf.Dataset(noise))
+
+
+def _quantized_onnx(file: Path, noise: list[Any]) -> Path:
     import onnx
 
-    model = nncf.quantize(onnx.load(file), nncf.Dataset([{"x": part} for part in noise]))
+    model = _quantized(onnx.load(file), [{"x": part} for part in noise])
     path = file.with_name("int8.onnx")
     onnx.save(model, path)
     return path
@@ -218,7 +230,7 @@ def _onnx(file: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"x": images.numpy()})
+    return lambda images: session.run(None, {"x": _scaled(images).numpy()})
 
 
 def _openvino(model: Any, precision: str) -> Network:
@@ -235,4 +247,4 @@ def _openvino(model: Any, precision: str) -> Network:
             },
         )
     )
-    return lambda images: compiled(images.numpy(), share_inputs=True)
+    return lambda images: compiled(_scaled(images).numpy(), share_inputs=True)
