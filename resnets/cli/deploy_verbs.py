@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption, example
+from resnets.cli.options import DeviceOption, JsonOption, PrecisionOption, RuntimeOption, example
 
 
 def add_to(app: typer.Typer) -> None:
@@ -15,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=example("resnets predict resnet50@msra photos/ --out answers.jsonl"))(
         predict
     )
+    app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
 
 
 def predict(
@@ -43,3 +44,32 @@ def predict(
 
     options = verb.Options(out, top, embeddings, batch, device, runtime, precision, json)
     verb.predict(model, images, options)
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="As for predict, but with stages.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder for the pictures.", metavar="FOLDER")],
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", help="Not the most probable one.", metavar="NAME|INDEX"),
+    ] = None,
+    stage: Annotated[str, typer.Option(help="One, such as layer3.", metavar="NAME")] = "all",
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of maps over photographs.")] = 0.5,
+    nearest: Annotated[
+        Path | None, typer.Option(help="Show which of its images are most alike.", metavar="FOLDER")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many such images.")] = 5,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Draw what each stage of a network looks at, and which images it finds alike.
+
+    Exits with 1 if some could not be read.
+    """
+    from resnets.cli import explain as verb
+
+    options = verb.Options(out, class_name, stage, opacity, nearest, count, device, json)
+    verb.explain(model, images, options)

@@ -86,10 +86,10 @@ def answers(
             yield found[name] if isinstance(pixels, Tensor) else Answer(name, error=pixels)
 
 
-def refuse_without_features(predictor: Predictor) -> None:
-    """Raise `UserError` if the network has no pooled features."""
+def refuse_without_features(predictor: Predictor, option: str = "--embeddings") -> None:
+    """Raise `UserError` if the network has no pooled features, for which `option` asks."""
     if predictor.card["network"] in zoo.VGG_NAMES:
-        raise UserError(f"{predictor.card['network']} has no pooled features", "--embeddings")
+        raise UserError(f"{predictor.card['network']} has no pooled features", option)
 
 
 def _load(predictor: Predictor, name: str) -> tuple[str, Tensor | str]:

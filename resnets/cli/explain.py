@@ -1,0 +1,83 @@
+"""`resnets explain`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from resnets.cli.evaluate import bar, enough_memory
+from resnets.deploy import explaining, finding, neighbours
+from resnets.deploy.explaining import Explained, Wishes
+from resnets.deploy.neighbours import Nearest
+from resnets.deploy.opening import open_predictor
+from resnets.support.devices import find_device
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of explanations, beside model and images."""
+
+    out: Path
+    class_name: str | None = None
+    stage: str = explaining.ALL
+    opacity: float = 0.5
+    nearest: Path | None = None
+    count: int = 5
+    device: str = "auto"
+    as_json: bool = False
+
+
+def explain(name: str, paths: list[str], options: Options) -> None:
+    """Draw what a model looks at; exits with 1 if some images could not be read."""
+    images = finding.images(paths)
+    device = find_device(options.device)
+    model = explaining.open_network(name)
+    index = None
+    if options.class_name is not None:
+        index = explaining.find_class(model.classes, options.class_name)
+    wishes = Wishes(index, options.stage, options.opacity)
+    explaining.prepare(model, options.out, wishes)
+    bad = 0
+    with enough_memory():
+        near = None if options.nearest is None else _nearest(name, images, options, device)
+        model.network.to(device)
+        for one in explaining.explain_files(model, images, options.out, wishes, near):
+            _tell(one, options.as_json)
+            bad += one.error is not None
+    if not options.as_json:
+        print(f"Drawn in {options.out / explaining.PAGE}")
+    if bad:
+        sys.exit(1)
+
+
+def _nearest(
+    name: str, images: Sequence[str], options: Options, device: torch.device
+) -> Mapping[str, Nearest]:
+    """What is like each image; tells what became of the folder."""
+    assert options.nearest is not None
+    predictor = open_predictor(name, device=device)
+    index = neighbours.index_folder(predictor, options.nearest, bar=bar)
+    if index.unreadable:
+        first, reason = next(iter(index.unreadable.items()))
+        told = f"{len(index.unreadable):,} images could not be read, such as {first} ({reason})"
+        print(f"resnets: {options.nearest}: {told}", file=sys.stderr)
+    if not options.as_json:
+        told = f"{index.computed:,} of them computed now"
+        print(f"Compared with {len(index.names):,} images of {options.nearest}, {told}")
+    return neighbours.nearest(predictor, index, images, options.count)
+
+
+def _tell(one: Explained, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(one.as_dict()))
+    if one.error is not None:
+        print(f"resnets: {one.image}: {one.error}", file=sys.stderr)
+    elif not as_json:
+        print(f"{100 * one.probability:6.2f} %  {one.name:24} {one.image}")
+        for neighbour in one.nearest.neighbours if one.nearest else ():
+            print(f"   {neighbour.similarity:6.3f}  {neighbour.label:24} {neighbour.image}")

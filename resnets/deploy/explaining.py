@@ -1,0 +1,342 @@
+"""Explanations of many image files: pictures of what each stage looks at, and a page of them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from resnets.analysis import maps, overlays
+from resnets.analysis.maps import Explanation, StageMap
+from resnets.analysis.overlays import Panel
+from resnets.data.images import central, centre, cut_box, read_image, scaled_size, square, to_tensor
+from resnets.data.preprocessing import Preprocessing
+from resnets.deploy import artefact
+from resnets.deploy.neighbours import Nearest
+from resnets.support.errors import UserError, nearest
+from resnets.support.files import make_folder, write_bytes
+from resnets.weights import model_file
+from resnets.weights.model_file import Model
+
+ALL = "all"
+TOP = 5
+RECORD, PAGE = "explanations.json", "index.html"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be explained, and how it is drawn.
+
+    Args:
+        index: a class for all images; each one's most probable by default.
+        stage: the name of one, or `all`.
+        opacity: of the map over the photograph, in 0..1.
+    """
+
+    index: int | None = None
+    stage: str = ALL
+    opacity: float = 0.5
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What was found for one image file, or why nothing was.
+
+    Args:
+        image: the file, as it was named.
+        name: of the class that is explained.
+        index: of this class.
+        probability: of this class.
+        top: the most probable classes with their probabilities.
+        stages: of the explanation.
+        files: names of the pictures in the folder, by what they show.
+        nearest: images of another folder that are like it, if they were asked for.
+        error: why the image could not be read.
+    """
+
+    image: str
+    name: str = ""
+    index: int = -1
+    probability: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    stages: tuple[StageMap, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    nearest: Nearest | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; the maps themselves are in the pictures."""
+        if self.error is not None:
+            return {"image": self.image, "error": self.error}
+        facts: dict[str, Any] = {
+            "image": self.image,
+            "class": self.name,
+            "index": self.index,
+            "probability": self.probability,
+            "top": [{"class": name, "probability": chance} for name, chance in self.top],
+            "stages": [_facts(stage) for stage in self.stages],
+            "files": dict(self.files),
+        }
+        if self.nearest is not None:
+            facts["nearest"] = [neighbour.as_dict() for neighbour in self.nearest.neighbours]
+            facts["itself_left_out"] = self.nearest.itself
+        return facts
+
+
+def open_network(name: str) -> Model:
+    """A model whose answers can be explained.
+
+    Args:
+        name: as for predictions; of an export the network that it was made from is explained.
+
+    Raises:
+        UserError: if there is no such model, or it has no stages, or an export lies there
+            without its source.
+    """
+    if artefact.is_artefact(name):
+        source = Path(name) / "model.safetensors"
+        if not source.exists():
+            raise UserError("explanations need the source of the export", str(source))
+        name = str(source)
+    model = model_file.load(name)
+    maps.with_stages(model.network)
+    return model
+
+
+def find_class(classes: Sequence[str], wanted: str) -> int:
+    """The index of a class that is given by its name, or by its number from 0.
+
+    Raises:
+        UserError: if there is none, or several have this name.
+    """
+    folded = wanted.strip().casefold()
+    for same in (
+        [i for i, name in enumerate(classes) if name == wanted],
+        [int(wanted)] if wanted.isdecimal() and int(wanted) < len(classes) else [],
+        [i for i, name in enumerate(classes) if name.casefold() == folded],
+    ):
+        if len(same) == 1:
+            return same[0]
+        if same:
+            numbers = " or ".join(map(str, same))
+            raise UserError("several classes have this name", wanted, f"give {numbers}")
+    if wanted.lstrip("-").isdecimal():
+        raise UserError("no such class", wanted, f"numbers go from 0 to {len(classes) - 1}")
+    raise UserError("no such class", wanted, nearest(wanted, classes))
+
+
+def explain(model: Model, image: Image.Image, index: int | None = None) -> Explanation:
+    """What a model answers for an upright RGB image, and where each stage has the reasons."""
+    look = model.preprocessing
+    pixels = to_tensor(centre(image, look.resize, look.size, look.interpolation))[None]
+    place = next(model.network.parameters()).device
+    return maps.stage_maps(model.network, model.normalize(place)(pixels.to(place)), index)
+
+
+def seen(look: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what a network looks at of an upright image."""
+    left, top = central(*scaled_size(width, height, look.resize), look.size)
+    return square(width, height, look.resize, left, top, look.size)
+
+
+def prepare(model: Model, folder: Path, wishes: Wishes) -> None:
+    """Make the folder for explanations; refuse what could only fail later.
+
+    Args:
+        folder: new, empty, or filled by an earlier call: its pictures may be replaced.
+
+    Raises:
+        UserError: if there is no such stage, the folder holds something else, or cannot be
+            made.
+    """
+    known = [ALL, "stem", *maps.with_stages(model.network).stage_names]
+    if wishes.stage not in known:
+        raise UserError("no such stage", f"--stage {wishes.stage}", f"known: {', '.join(known)}")
+    make_folder(folder)
+    if not (folder / RECORD).exists():
+        if any(folder.iterdir()):
+            raise UserError("holds other files", f"--out {folder}", "give a new folder")
+        _record(folder, model.card["network"], [])  # from now on it shows whose it is
+
+
+def explain_files(
+    model: Model,
+    images: Sequence[str],
+    folder: Path,
+    wishes: Wishes,
+    neighbours: Mapping[str, Nearest] | None = None,
+) -> Iterator[Explained]:
+    """Explain image files one by one, each with its pictures; after the last, write the page.
+
+    Images that cannot be read have their reason.
+
+    Args:
+        folder: for the pictures, prepared.
+        neighbours: found for each image, to be shown too.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    used: set[str] = set()
+    done = []
+    for file in images:
+        found = _explain_file(model, file, folder, wishes, (neighbours or {}).get(file), used)
+        done.append(found)
+        yield found
+    network = model.card["network"]
+    _record(folder, network, done)
+    write_bytes(folder / PAGE, _page(network, done).encode("utf-8", "replace"))
+
+
+def _record(folder: Path, network: str, done: Sequence[Explained]) -> None:
+    facts = {"network": network, "images": [one.as_dict() for one in done]}
+    write_bytes(folder / RECORD, (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def _explain_file(
+    model: Model,
+    file: str,
+    folder: Path,
+    wishes: Wishes,
+    near: Nearest | None,
+    used: set[str],
+) -> Explained:
+    try:
+        image = read_image(Path(file))
+    except UserError as error:
+        return Explained(file, error=error.what)
+    explanation = explain(model, image, wishes.index)
+    chances = explanation.probabilities
+    best = chances.topk(min(TOP, len(chances)))
+    name = model.classes[explanation.index]
+    chance = round(float(chances[explanation.index]), 5)
+    stem = _unused(file, used)
+    files = {}
+    for what, picture in _pictures(
+        model, image, explanation, wishes, f"{name}, {100 * chance:.1f} %", near
+    ):
+        files[what] = f"{stem}-{what}.png"
+        write_bytes(folder / files[what], overlays.png(picture))
+    return Explained(
+        file,
+        name,
+        explanation.index,
+        chance,
+        tuple(
+            (model.classes[i], round(p, 5))
+            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ),
+        explanation.stages,
+        files,
+        near,
+    )
+
+
+def _pictures(
+    model: Model,
+    image: Image.Image,
+    explanation: Explanation,
+    wishes: Wishes,
+    title: str,
+    near: Nearest | None,
+) -> Iterator[tuple[str, Image.Image]]:
+    """The pictures of an image, each with what it shows."""
+    look = model.preprocessing
+    photo = cut_box(image, seen(look, *image.size), overlays.SIDE)
+    small = centre(image, look.resize, look.size, look.interpolation)
+    panels = [Panel(small, ("what the network sees", f"{look.size} x {look.size} pixels"))]
+    for stage in explanation.stages:
+        picture = overlays.overlay(photo, stage.values, wishes.opacity)
+        panels.append(Panel(picture, _caption(stage)))
+        if wishes.stage in (ALL, stage.stage):
+            yield stage.stage, picture
+    if wishes.stage == ALL:
+        yield "stages", overlays.sheet(panels, title)
+    if near is not None:
+        yield "nearest", _neighbours(model, small, near)
+
+
+def _caption(stage: StageMap) -> tuple[str, str]:
+    height, width = stage.values.shape
+    kind = "class activation map" if stage.method == "cam" else "Grad-CAM"
+    nothing = "" if bool(stage.values.any()) else ", nothing for this class"
+    return f"{stage.stage}: {kind}{nothing}", f"{stage.channels} x {height} x {width}"
+
+
+def _neighbours(model: Model, small: Image.Image, near: Nearest) -> Image.Image:
+    """A sheet of an image and of those that are like it, as the network sees them."""
+    look = model.preprocessing
+    panels = [Panel(small, ("the image",))]
+    for neighbour in near.neighbours:
+        try:
+            other = read_image(Path(neighbour.image))
+            picture = centre(other, look.resize, look.size, look.interpolation)
+        except UserError:  # its features came from the cache, and now it is gone
+            picture = Image.new("RGB", small.size, "grey")
+        name = Path(neighbour.image).name
+        panels.append(Panel(picture, (f"{neighbour.similarity:.3f}  {neighbour.label}", name)))
+    return overlays.sheet(panels, "Nearest images by the cosine of pooled features")
+
+
+def _unused(file: str, used: set[str]) -> str:
+    """A name for an image's pictures: safe, short, and not used yet, whatever the case."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(file).stem)[:60].strip("_") or "image"
+    name, number = stem, 1
+    while name.lower() in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name.lower())
+    return name
+
+
+def _facts(stage: StageMap) -> dict[str, Any]:
+    height, width = stage.values.shape
+    return {
+        "stage": stage.stage,
+        "method": stage.method,
+        "height": height,
+        "width": width,
+        "channels": stage.channels,
+        "mean": round(stage.mean, 5),
+        "deviation": round(stage.deviation, 5),
+        "active": round(stage.active, 5),
+    }
+
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem}"
+    "img{max-width:100%;height:auto;display:block;margin:.5rem 0}h2{margin-bottom:0}"
+    "p{margin:0;color:#555}section{margin-bottom:2.5rem}"
+)
+
+
+def _page(network: str, done: Sequence[Explained]) -> str:
+    """A page with all sheets; it needs nothing but the pictures beside it."""
+    parts = []
+    for one in done:
+        title = f"<h2>{html.escape(one.image)}</h2>"
+        if one.error is not None:
+            parts.append(f"<section>{title}<p>{html.escape(one.error)}</p></section>")
+            continue
+        top = ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in one.top)
+        about = f"<p>Explained: {html.escape(one.name)}. Answers: {html.escape(top)}.</p>"
+        whole = "stages" in one.files
+        shown = {k: v for k, v in one.files.items() if not whole or k in ("stages", "nearest")}
+        pictures = "".join(
+            f'<img src="{file}" alt="{html.escape(f"{what} of {one.image}", quote=True)}">'
+            for what, file in shown.items()
+        )
+        parts.append(f"<section>{title}{about}{pictures}</section>")
+    name = html.escape(network)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>What {name} looks at</title><style>{_STYLE}</style></head><body>"
+        f"<h1>What {name} looks at</h1>{''.join(parts)}</body></html>\n"
+    )
