@@ -16,6 +16,7 @@ def add_to(app: typer.Typer) -> None:
         predict
     )
     app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
+    command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
 
 
 def predict(
@@ -73,3 +74,33 @@ def explain(
 
     options = verb.Options(out, class_name, stage, opacity, nearest, count, device, json)
     verb.explain(model, images, options)
+
+
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(help="Models, as predict takes them.", metavar="[NAME=]MODEL...")
+    ],
+    host: Annotated[str, typer.Option(help="0.0.0.0: for other machines too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Requests must carry its word (or RESNETS_TOKEN's).", metavar="FILE"),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Images to try on the page.", metavar="FOLDER")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait.", metavar="N")] = 256,
+    max_mb: Annotated[int, typer.Option(min=1, help="Of a request's body.", metavar="N")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
+    runtime: RuntimeOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    log: Annotated[str, typer.Option(help="Of requests: text, json or none.")] = "text",
+) -> None:
+    """Serve models over HTTP, with a page to try them. Ctrl-C finishes what was taken."""
+    from resnets.cli import serve as verb
+
+    options = verb.Options(
+        host, port, token_file, samples, queue, max_mb, timeout, runtime, precision, device, log
+    )
+    verb.serve(models, options)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from resnets.cli.evaluate import bar, enough_memory
+from resnets.cli.counter import bar
+from resnets.cli.memory import enough_memory
 from resnets.deploy import explaining, finding, neighbours
 from resnets.deploy.explaining import Explained, Wishes
 from resnets.deploy.neighbours import Nearest

@@ -1,0 +1,87 @@
+"""`resnets serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from resnets.support.devices import find_device
+from resnets.support.errors import UserError, nearest
+
+PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+LOCAL = ("127.0.0.1", "localhost", "::1")
+LOGS = ("text", "json", "none")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of a server, beside its models."""
+
+    host: str
+    port: int
+    token_file: Path | None
+    samples: Path | None
+    queue: int
+    max_mb: int
+    timeout: float
+    runtime: str
+    precision: str
+    device: str
+    log: str
+
+
+def serve(models: list[str], options: Options) -> None:
+    """Serve until a signal."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{missing[0]} is not installed", mend="pip install resnets[serve]")
+    from resnets.deploy.server import running
+    from resnets.deploy.server.limits import Limits
+
+    if options.log not in LOGS:
+        raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
+    token = _token(options.token_file)
+    if options.host not in LOCAL and token is None:
+        print(
+            f"resnets: anybody who reaches {options.host} may use this server; "
+            "--token-file asks for a token",
+            file=sys.stderr,
+        )
+    running.serve(
+        running.Options(
+            models=models,
+            host=options.host,
+            port=options.port,
+            token=token,
+            runtime=options.runtime,
+            precision=options.precision,
+            samples=options.samples,
+            log=None if options.log == "none" else sys.stdout,
+            log_as_json=options.log == "json",
+            limits=Limits(
+                bytes=options.max_mb * 1_000_000, queue=options.queue, seconds=options.timeout
+            ),
+        ),
+        find_device(options.device),
+        _ready,
+    )
+
+
+def _ready(address: str) -> None:
+    print(f"Serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
+
+
+def _token(path: Path | None) -> str | None:
+    """The token of a file, or of the environment."""
+    if path is None:
+        return os.environ.get("RESNETS_TOKEN") or None
+    try:
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error})", f"--token-file {path}") from error
+    if not token or not token.isascii() or any(c.isspace() for c in token):
+        raise UserError("is no single word of ASCII characters", f"--token-file {path}")
+    return token

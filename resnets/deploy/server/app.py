@@ -1,0 +1,246 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response
+from starlette.exceptions import HTTPException
+
+import resnets
+from resnets.deploy.server import bodies, files, shapes
+from resnets.deploy.server.limits import Limits
+from resnets.deploy.server.log import Log
+from resnets.deploy.server.metrics import Metrics
+from resnets.deploy.server.outside import Outside
+from resnets.deploy.server.problems import Problem, busy
+from resnets.deploy.server.served import Served
+
+ABOUT = "Classifies images with deep residual networks. Errors are problem documents (RFC 9457)."
+
+
+@dataclass
+class State:
+    """What the routes share.
+
+    Args:
+        models: the first answers where a request names none.
+        stopping: the server finishes what it took, and takes nothing new.
+    """
+
+    models: dict[str, Served]
+    limits: Limits
+    metrics: Metrics
+    token: str | None = None
+    stopping: bool = False
+
+    def model(self, name: str | None) -> Served:
+        """A model by its name; raises `Problem`."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise Problem(404, f"no model {name[:100]!r}", f"known: {known}")
+        return self.models[name]
+
+    def admit(self, request: Request) -> None:
+        """Raise `Problem` if a request may not be worked on."""
+        if self.stopping:
+            raise busy("the server is stopping", 5)
+        if self.token is not None:
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+                raise Problem(
+                    401, "a token is needed", "send Authorization: Bearer TOKEN",
+                    {"WWW-Authenticate": "Bearer"},
+                )  # fmt: skip
+
+
+def create_app(
+    models: Sequence[Served],
+    limits: Limits,
+    metrics: Metrics,
+    samples: files.Samples,
+    token: str | None = None,
+    log: Log | None = None,
+) -> FastAPI:
+    """The server's application; `app.state.shared` is its `State`."""
+    shared = State({model.name: model for model in models}, limits, metrics, token)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for model in models:
+            model.close()
+
+    app = FastAPI(
+        title="resnets", version=resnets.__version__, description=ABOUT,
+        docs_url=None, redoc_url=None, lifespan=lifespan,
+    )  # fmt: skip
+    app.state.shared = shared
+    app.add_middleware(Outside, metrics=metrics, log=log or Log(None))
+    _add_problems(app)
+    _add_answers(app, shared)
+    _add_facts(app, shared)
+    files.add_to(app, samples)
+    return app
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Every error is a problem document."""
+
+    def instance(request: Request) -> str:
+        return str(request.scope.get("id", ""))
+
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        return error.response(instance(request))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Problem(400, f"{where}: {first['msg']}").response(instance(request))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        mend = "see /docs" if error.status_code == 404 else ""
+        return Problem(error.status_code, str(error.detail), mend, headers).response(
+            instance(request)
+        )
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        detail = f"the server failed ({type(error).__name__})"
+        return Problem(500, detail).response(instance(request))
+
+
+def _add_answers(app: FastAPI, shared: State) -> None:
+    limits = shared.limits
+    problems: dict[int | str, dict[str, Any]] = shapes.PROBLEMS
+
+    @app.post("/v1/predict", responses=problems, openapi_extra=shapes.ONE, tags=["answers"])
+    async def predict(
+        request: Request, model: str | None = None, top: shapes.Top = 5
+    ) -> shapes.Prediction:
+        """Name what is on an image."""
+        start = time.perf_counter()
+        shared.admit(request)
+        served = shared.model(model)
+        async with _in_time(limits):
+            with served.batcher.take(1) as ticket:
+                content = await bodies.read_one(request, limits)
+                picture, found = await served.answer(content, ticket)
+        facts = {
+            "model": served.name,
+            "top": served.top(found.logits, top),
+            "image": picture.facts,
+            "milliseconds": {
+                "decode": _ms(picture.seconds),
+                "queue": _ms(found.queued),
+                "network": _ms(found.computed),
+                "total": _ms(time.perf_counter() - start),
+            },
+            "batch": found.batch,
+        }
+        return shapes.Prediction.model_validate(facts)
+
+    @app.post(
+        "/v1/predict/batch", responses=problems, openapi_extra=shapes.SEVERAL, tags=["answers"]
+    )
+    async def predict_batch(
+        request: Request, model: str | None = None, top: shapes.Top = 5
+    ) -> shapes.Predictions:
+        """Name what is on several images; one that cannot be read does not stop the rest."""
+        start = time.perf_counter()
+        shared.admit(request)
+        served = shared.model(model)
+        async with _in_time(limits):
+            contents = await bodies.read_several(request, limits)
+            with served.batcher.take(len(contents)) as ticket:
+                found = await asyncio.gather(
+                    *(served.answer(content, ticket) for content in contents),
+                    return_exceptions=True,
+                )
+        answers: list[shapes.Answer | shapes.Refusal] = []
+        for one in found:
+            if isinstance(one, Problem):
+                answers.append(shapes.Refusal(problem=one.as_dict()))
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                picture, answered = one
+                facts = {"top": served.top(answered.logits, top), "image": picture.facts}
+                answers.append(shapes.Answer.model_validate(facts))
+        total = {"total": _ms(time.perf_counter() - start)}
+        return shapes.Predictions(model=served.name, answers=answers, milliseconds=total)
+
+    @app.post("/v1/explain", responses=problems, openapi_extra=shapes.ONE, tags=["answers"])
+    async def explain(
+        request: Request, model: str | None = None, class_: shapes.Class = None, top: shapes.Top = 5
+    ) -> shapes.Explanation:
+        """Show where on an image the evidence for a class lies, for each stage of the network."""
+        start = time.perf_counter()
+        shared.admit(request)
+        served = shared.model(model)
+        async with _in_time(limits):
+            picture = await served.picture(await bodies.read_one(request, limits))
+            before = time.perf_counter()
+            found = await served.explain(picture, class_)
+        return shapes.explanation(served, picture, found, top, start, before)
+
+
+def _add_facts(app: FastAPI, shared: State) -> None:
+    @app.get("/v1/models", tags=["facts"])
+    async def models(request: Request) -> shapes.Models:
+        """What is served."""
+        shared.admit(request)
+        listed = [
+            {**served.description, "default": number == 0}
+            for number, served in enumerate(shared.models.values())
+        ]
+        return shapes.Models.model_validate({"models": listed})
+
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operation"])
+    async def readyz() -> dict[str, str]:
+        """Models are loaded, and the server is not stopping."""
+        if shared.stopping:
+            raise busy("the server is stopping", 5)
+        return {"status": "ok"}
+
+    @app.get("/metrics", tags=["operation"])
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(shared.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(files.docs_page(app.openapi()))
+
+
+@asynccontextmanager
+async def _in_time(limits: Limits) -> AsyncIterator[None]:
+    """Whatever takes longer than the limit ends as a `Problem`."""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            yield
+    except TimeoutError as error:
+        raise Problem(504, f"no answer within {limits.seconds:g} seconds") from error
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 2)

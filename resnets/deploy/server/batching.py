@@ -1,0 +1,169 @@
+"""Images of many requests, given to the network together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resnets.deploy.graph import Outputs
+from resnets.deploy.server.limits import Limits
+from resnets.deploy.server.problems import busy
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the network said of one image.
+
+    Args:
+        logits: float32 (classes,).
+        batch: images that were given together.
+        queued: seconds that the image waited.
+        computed: seconds of the whole batch.
+    """
+
+    logits: Tensor
+    batch: int
+    queued: float
+    computed: float
+
+
+@dataclass
+class _Waiting:
+    pixels: Tensor
+    since: float
+    answer: asyncio.Future[Answered]
+
+
+class Batcher:
+    """Gathers images while the network is at work; an idle network starts at once.
+
+    It waits, a few milliseconds at most, only for images that were taken and are still
+    being decoded.
+
+    Args:
+        run: the network: uint8 (N, 3, H, W) to outputs; it is called in one thread.
+        observe: is told each batch's size and seconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Outputs],
+        limits: Limits,
+        observe: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self._run, self._limits, self._observe = run, limits, observe
+        self._waiting: deque[_Waiting] = deque()
+        self._news = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "network")
+        self._worker: asyncio.Task[None] | None = None
+        self.taken = 0
+        """Images that were taken and have no answer yet."""
+        self.coming = 0
+        """Those of them that are still being decoded."""
+
+    @contextlib.contextmanager
+    def take(self, images: int) -> Iterator[Ticket]:
+        """Room for the images of a request, until it has its answer.
+
+        Raises:
+            Problem: 503 if there is none.
+        """
+        if self.taken + images > self._limits.queue:
+            raise busy(f"the queue is full: {self.taken} images wait")
+        self.taken += images
+        self.coming += images
+        ticket = Ticket(self, images)
+        try:
+            yield ticket
+        finally:
+            self.taken -= images
+            for _ in range(ticket.coming):
+                ticket.lost()
+
+    async def answer(self, pixels: Tensor) -> Answered:
+        """What the network says of an image, uint8 (3, H, W)."""
+        loop = asyncio.get_running_loop()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        place = _Waiting(pixels, time.perf_counter(), loop.create_future())
+        self._waiting.append(place)
+        self.announce()
+        return await place.answer
+
+    def announce(self) -> None:
+        """Something changed that the network may be waiting for."""
+        self._news.set()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            group = await self._gather()
+            start = time.perf_counter()
+            try:
+                stack = torch.stack([place.pixels for place in group])
+                outputs = await loop.run_in_executor(self._thread, self._run, stack)
+            except Exception as error:  # of the engine: these images fail, the server lives
+                for place in group:
+                    if not place.answer.done():
+                        place.answer.set_exception(error)
+                continue
+            seconds = time.perf_counter() - start
+            self._observe(len(group), seconds)
+            for place, logits in zip(group, outputs.logits, strict=True):
+                if not place.answer.done():
+                    waited = start - place.since
+                    place.answer.set_result(Answered(logits, len(group), waited, seconds))
+
+    async def _gather(self) -> list[_Waiting]:
+        """The next batch: those that wait, after a short while for those that are coming."""
+        limits = self._limits
+        until: float | None = None
+        while True:
+            while self._waiting and self._waiting[0].answer.done():  # its client has gone
+                self._waiting.popleft()
+            now = time.perf_counter()
+            if self._waiting:
+                until = until or now + limits.wait
+                if len(self._waiting) >= limits.batch or not self.coming or now >= until:
+                    count = min(len(self._waiting), limits.batch)
+                    group = [self._waiting.popleft() for _ in range(count)]
+                    group = [place for place in group if not place.answer.done()]
+                    if group:
+                        return group
+                    continue
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), None if until is None else until - now)
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        if self._worker is not None:
+            self._worker.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Ticket:
+    """The images of one request, from being taken to being answered."""
+
+    def __init__(self, batcher: Batcher, images: int) -> None:
+        self._batcher, self.coming = batcher, images
+
+    def lost(self) -> None:
+        """An image will not come: it could not be decoded."""
+        self.coming -= 1
+        self._batcher.coming -= 1
+        self._batcher.announce()
+
+    async def answer(self, pixels: Tensor) -> Answered:
+        """What the network says of one of the images, uint8 (3, H, W)."""
+        self.coming -= 1
+        self._batcher.coming -= 1
+        return await self._batcher.answer(pixels)

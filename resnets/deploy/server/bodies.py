@@ -1,0 +1,130 @@
+"""The images in a request's body, read under limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from resnets.deploy.server.limits import Limits
+from resnets.deploy.server.problems import Problem
+
+RAW = ("application/octet-stream", "image/")
+KINDS = "image/..., application/octet-stream, multipart/form-data or application/json"
+
+
+async def read_one(request: Request, limits: Limits) -> bytes:
+    """The one image of a request; raises `Problem`."""
+    kind = content_type(request)
+    if kind.startswith(RAW):
+        content = b"".join([part async for part in _stream(request, limits)])
+        if not content:
+            raise Problem(400, "the body is empty", "send an image file")
+        return content
+    images = await _several(request, limits, "image")
+    if len(images) != 1:
+        raise Problem(400, f"{len(images)} images, not one", "use /v1/predict/batch for several")
+    return images[0]
+
+
+async def read_several(request: Request, limits: Limits) -> list[bytes]:
+    """The images of a request, at least one; raises `Problem`."""
+    images = await _several(request, limits, "images")
+    if not images:
+        raise Problem(400, "no images", "send form files named image, or JSON with images")
+    return images
+
+
+def content_type(request: Request) -> str:
+    """The media type without parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _several(request: Request, limits: Limits, key: str) -> list[bytes]:
+    kind = content_type(request)
+    if kind == "multipart/form-data":
+        return await _form(request, limits)
+    if kind == "application/json":
+        return await _json(request, limits, key)
+    shown = kind[:80] or "none"
+    raise Problem(415, f"content type {shown!r} is not taken", f"send {KINDS}")
+
+
+async def _stream(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body piece by piece; ends with a `Problem` at a limit of bytes or time."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > limits.bytes:
+        raise _too_large(limits)
+    size = 0
+    try:
+        async with asyncio.timeout(limits.sending):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.bytes:
+                    raise _too_large(limits)
+                yield part
+    except TimeoutError as error:
+        mend = f"send the body within {limits.sending:g} seconds"
+        raise Problem(408, "the body came too slowly", mend, {"Connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise Problem(400, "the body ended early") from error
+
+
+def _too_large(limits: Limits) -> Problem:
+    mend = "send fewer or smaller images"
+    return Problem(413, f"more than {limits.bytes:,} bytes", mend, {"Connection": "close"})
+
+
+async def _form(request: Request, limits: Limits) -> list[bytes]:
+    parser = MultiPartParser(
+        request.headers,
+        _stream(request, limits),
+        max_files=limits.images + 1,
+        max_fields=8,
+        max_part_size=1 << 16,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if "Too many files" in error.message:
+            raise _too_many(limits) from error
+        raise Problem(400, f"not a multipart form ({error.message[:200]})") from error
+    except (KeyError, ValueError, LookupError) as error:
+        raise Problem(400, "not a multipart form", "give its boundary") from error
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if len(files) > limits.images:
+            raise _too_many(limits)
+        return [await file.read() for file in files]
+    finally:
+        await form.close()
+
+
+async def _json(request: Request, limits: Limits, key: str) -> list[bytes]:
+    text = b"".join([part async for part in _stream(request, limits)])
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"not JSON ({str(error)[:100]})") from error
+    found = document.get(key) if isinstance(document, dict) else None
+    listed = [found] if key == "image" else found
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+        shape = '{"image": "<base64>"}' if key == "image" else '{"images": ["<base64>", ...]}'
+        raise Problem(400, f"JSON without {key} in base64", f"send {shape}")
+    if len(listed) > limits.images:
+        raise _too_many(limits)
+    try:
+        return [base64.b64decode(word, validate=True) for word in listed]
+    except (binascii.Error, ValueError) as error:
+        raise Problem(400, f"{key} is not base64 ({error})") from error
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem(413, f"more than {limits.images} images", "send them in several requests")

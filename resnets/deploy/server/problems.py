@@ -1,0 +1,53 @@
+"""What went wrong with a request, as a problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """An answer with an error status.
+
+    Args:
+        status: of HTTP.
+        detail: what is wrong with this request.
+        mend: what the client can do.
+        headers: further ones, such as Retry-After.
+    """
+
+    def __init__(
+        self, status: int, detail: str, mend: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.mend = status, " ".join(detail.split()), mend
+        self.headers = headers or {}
+
+    def as_dict(self, instance: str = "") -> dict[str, Any]:
+        """As JSON."""
+        facts: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.mend:
+            facts["mend"] = self.mend
+        if instance:
+            facts["instance"] = instance
+        return facts
+
+    def response(self, instance: str = "") -> Response:
+        """As an answer."""
+        content = json.dumps(self.as_dict(instance)).encode()
+        return Response(content, self.status, self.headers, TYPE)
+
+
+def busy(detail: str, seconds: float = 1) -> Problem:
+    """Too much to do: come again later."""
+    return Problem(503, detail, "try again later", {"Retry-After": str(max(1, round(seconds)))})

@@ -1,0 +1,216 @@
+"""A model that a server holds: decoding, answers, explanations, and what it tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnets.analysis import maps
+from resnets.data.images import Header, central, decode, read_header, scaled_size, square
+from resnets.deploy import artefact
+from resnets.deploy.opening import Predictor
+from resnets.deploy.server.batching import Answered, Batcher, Ticket
+from resnets.deploy.server.limits import Limits
+from resnets.deploy.server.metrics import Metrics
+from resnets.deploy.server.problems import Problem, busy
+from resnets.models import complexity, zoo
+from resnets.models.residual import ResidualNetwork
+from resnets.support.devices import cores
+from resnets.support.errors import UserError
+from resnets.weights import model_file
+
+EXPLANATIONS = 8
+"""Explanations that wait or are worked on; more are refused."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    Args:
+        pixels: uint8 (3, size, size), what the network looks at.
+        facts: width, height and format of the upright image.
+        crop: what of it the network looks at, in its pixels.
+        seconds: of decoding.
+    """
+
+    pixels: Tensor
+    facts: dict[str, Any]
+    crop: dict[str, float]
+    seconds: float
+
+
+@dataclass
+class Served:
+    """One model of a server.
+
+    Args:
+        name: by which requests call it.
+        predictor: the model.
+    """
+
+    name: str
+    predictor: Predictor
+    limits: Limits
+    metrics: Metrics
+    batcher: Batcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        observe = self.metrics.observer(self.name)
+        self.batcher = Batcher(self.predictor.runtime, self.limits, observe)
+        self.metrics.watch_queue(self.name, lambda: self.batcher.taken)
+        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        self._explainer = ThreadPoolExecutor(1, "explain")
+        self._explaining = 0
+
+    async def picture(self, content: bytes) -> Picture:
+        """An image file decoded; raises `Problem` if it cannot be."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, self._decode, content)
+
+    def _decode(self, content: bytes) -> Picture:
+        start = time.perf_counter()
+        try:
+            header = read_header(content, "")
+            if header.width * header.height > self.limits.pixels:
+                raise Problem(
+                    422,
+                    f"the image has {header.width} x {header.height} pixels, more than "
+                    f"{self.limits.pixels:,}",
+                    "scale it down first",
+                )
+            image = decode(content, "")
+            pixels = self.predictor.pixels(image)
+        except UserError as error:
+            raise Problem(422, error.what, error.mend) from error
+        facts = {"width": image.width, "height": image.height, "format": header.format}
+        crop = self._crop(image.width, image.height, header)
+        return Picture(pixels, facts, crop, time.perf_counter() - start)
+
+    def _crop(self, width: int, height: int, header: Header) -> dict[str, float]:
+        look = self.predictor.preprocessing
+        left, top = central(*scaled_size(width, height, look.resize), look.size)
+        box = square(width, height, look.resize, left, top, look.size)
+        names = ("left", "top", "width", "height")
+        places = (box[0], box[1], box[2] - box[0], box[3] - box[1])
+        return {name: round(place, 2) for name, place in zip(names, places, strict=True)}
+
+    async def answer(self, content: bytes, ticket: Ticket) -> tuple[Picture, Answered]:
+        """What the network says of an image file; raises `Problem` if it cannot be read."""
+        try:
+            picture = await self.picture(content)
+        except BaseException:
+            ticket.lost()
+            raise
+        return picture, await ticket.answer(picture.pixels)
+
+    def top(self, logits: Tensor, count: int) -> list[dict[str, Any]]:
+        """The most probable classes."""
+        names = self.predictor.classes
+        best, index = logits.softmax(0).topk(min(count, len(names)))
+        return [
+            {"class": names[i], "index": i, "probability": round(chance, 6)}
+            for chance, i in zip(best.tolist(), index.tolist(), strict=True)
+        ]
+
+    async def explain(self, picture: Picture, index: int | None) -> maps.Explanation:
+        """Why the network answers so; raises `Problem` if it cannot be told."""
+        if not self.explains:
+            raise Problem(
+                409, f"{self.name} has no weights beside it that could explain",
+                "serve the model file, or leave model.safetensors in the export's folder",
+            )  # fmt: skip
+        if index is not None and not 0 <= index < len(self.predictor.classes):
+            raise Problem(404, f"no class {index}", f"0 to {len(self.predictor.classes) - 1}")
+        if self._explaining >= EXPLANATIONS:
+            raise busy("too many explanations wait")
+        self._explaining += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._explainer, self._maps, picture, index)
+        finally:
+            self._explaining -= 1
+
+    def _maps(self, picture: Picture, index: int | None) -> maps.Explanation:
+        model = self._weights
+        images = model.normalize(torch.device("cpu"))(picture.pixels[None])
+        return maps.stage_maps(model.network, images, index)
+
+    @cached_property
+    def _weights(self) -> model_file.Model:
+        """The network in PyTorch; loaded when it is first asked to explain, in its thread."""
+        source = self._source
+        assert source is not None
+        return model_file.load(str(source))
+
+    @cached_property
+    def _source(self) -> Path | None:
+        """The model file."""
+        name = self.predictor.name
+        if not artefact.is_artefact(name):
+            return model_file.find(name)
+        beside = Path(name) / "model.safetensors"
+        return beside if beside.exists() else None
+
+    @cached_property
+    def explains(self) -> bool:
+        """Whether explanations can be had."""
+        residual = self.predictor.card["network"] not in zoo.VGG_NAMES
+        return residual and self._source is not None
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What clients are told of the model."""
+        card, look = self.predictor.card, self.predictor.preprocessing
+        network = card["network"]
+        with torch.device("meta"):
+            module = zoo.build(network, len(self.predictor.classes))
+        return {
+            "name": self.name,
+            "network": network,
+            "runtime": self.predictor.runtime.name,
+            "classes": self.predictor.classes,
+            "size": look.size,
+            "layers": complexity.describe(network, look.size).layers,
+            "parameters": complexity.parameters(module),
+            "explains": self.explains,
+            "measured": card.get("measured", []),
+            "stages": _stages(network, look.size) if isinstance(module, ResidualNetwork) else [],
+        }
+
+    def warm_up(self) -> None:
+        """Compute once at the smallest and the largest batch; gather what clients ask first."""
+        size = self.predictor.preprocessing.size
+        for batch in (1, self.limits.batch):
+            self.predictor.runtime(torch.zeros(batch, 3, size, size, dtype=torch.uint8))
+        _ = self.description
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self.batcher.close()
+        for pool in (self._decoders, self._explainer):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stages(network: str, size: int) -> list[dict[str, Any]]:
+    shortcut = zoo.architecture(network).shortcut
+    return [
+        {
+            "stage": stage.name,
+            "blocks": stage.blocks,
+            "block": stage.kind if stage.blocks else "convolution",
+            "shortcut": shortcut if stage.blocks else "none",
+            "channels": stage.channels,
+            "height": stage.height,
+            "width": stage.width,
+        }
+        for stage in complexity.describe(network, size).stages
+    ]
