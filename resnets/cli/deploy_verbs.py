@@ -16,7 +16,7 @@ def add_to(app: typer.Typer) -> None:
         predict
     )
     app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
-    command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
+    app.command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
 
 
 def predict(

@@ -27,6 +27,7 @@ from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 
+MEASURED = ("dataset", "split", "protocol", "images", "error", "top5_error")
 EXPLANATIONS = 8
 """Explanations that wait or are worked on; more are refused."""
 
@@ -182,7 +183,10 @@ class Served:
             "layers": complexity.describe(network, look.size).layers,
             "parameters": complexity.parameters(module),
             "explains": self.explains,
-            "measured": card.get("measured", []),
+            "measured": [
+                {key: test[key] for key in MEASURED if key in test}
+                for test in card.get("measured", [])
+            ],
             "stages": _stages(network, look.size) if isinstance(module, ResidualNetwork) else [],
         }
 
