@@ -208,7 +208,8 @@ def _add_facts(app: FastAPI, shared: State) -> None:
             {**served.description, "default": number == 0}
             for number, served in enumerate(shared.models.values())
         ]
-        return shapes.Models.model_validate({"models": listed})
+        bounds = {key: getattr(shared.limits, key) for key in ("bytes", "pixels", "images")}
+        return shapes.Models.model_validate({"models": listed, "limits": bounds})
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:

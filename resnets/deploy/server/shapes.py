@@ -150,9 +150,10 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """What is served."""
+    """What is served, and how much a request may hold."""
 
     models: list[Model]
+    limits: dict[str, int]
 
 
 def explanation(
