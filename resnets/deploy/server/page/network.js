@@ -45,7 +45,7 @@ export function show(list, model, choose) {
     gauge.className = "gauge";
     gauge.append(document.createElement("i"));
     button.append(text("strong", stage.stage), drawing(stage), text("span", kind),
-      text("span", `${stage.channels} × ${stage.height} × ${stage.width}`), gauge, text("span", ""));
+      text("span", `${stage.channels}×${stage.height}×${stage.width}`), gauge, text("span", ""));
     button.addEventListener("click", () => choose(number));
     const item = document.createElement("li");
     item.append(button);

@@ -24,7 +24,8 @@ function heat(map) {
   const sheet = new OffscreenCanvas(map.width, map.height);
   const context = sheet.getContext("2d");
   const pixels = context.createImageData(map.width, map.height);
-  map.values.forEach((value, i) => pixels.data.set([...colour(value), 255], 4 * i));
+  // Where nothing speaks for the class the picture stays visible.
+  map.values.forEach((value, i) => pixels.data.set([...colour(value), 90 + 165 * value], 4 * i));
   context.putImageData(pixels, 0, 0);
   return sheet;
 }
