@@ -118,11 +118,6 @@ def _add_problems(app: FastAPI) -> None:
             instance(request)
         )
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        detail = f"the server failed ({type(error).__name__})"
-        return Problem(500, detail).response(instance(request))
-
 
 def _add_answers(app: FastAPI, shared: State) -> None:
     limits = shared.limits

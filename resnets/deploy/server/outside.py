@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resnets.deploy.server.log import Log
 from resnets.deploy.server.metrics import Metrics
+from resnets.deploy.server.problems import Problem
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -19,6 +21,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_LOGGER = logging.getLogger("resnets.server")
 _GIVEN = re.compile(r"[\w.-]{1,64}")
 
 
@@ -34,12 +37,12 @@ class Outside:
             return
         start = time.perf_counter()
         number = scope["id"] = _number(scope)
-        status, sent = 500, 0
+        status, sent, started = 500, 0, False
 
         async def sending(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = number
                 for name, value in HEADERS.items():
@@ -52,6 +55,11 @@ class Outside:
 
         try:
             await self._app(scope, receive, sending)
+        except Exception as error:
+            _LOGGER.exception("request %s failed", number)
+            if not started:
+                detail = f"the server failed ({type(error).__name__})"
+                await Problem(500, detail).response(number)(scope, receive, sending)
         finally:
             self._tell(scope, number, status, sent, time.perf_counter() - start)
 
