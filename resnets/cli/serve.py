@@ -44,12 +44,6 @@ def serve(models: list[str], options: Options) -> None:
     if options.log not in LOGS:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
     token = _token(options.token_file)
-    if options.host not in LOCAL and token is None:
-        print(
-            f"resnets: anybody who reaches {options.host} may use this server; "
-            "--token-file asks for a token",
-            file=sys.stderr,
-        )
     running.serve(
         running.Options(
             models=models,
@@ -66,12 +60,18 @@ def serve(models: list[str], options: Options) -> None:
             ),
         ),
         find_device(options.device),
-        _ready,
+        lambda address: _ready(address, options.host not in LOCAL and token is None),
     )
 
 
-def _ready(address: str) -> None:
+def _ready(address: str, open_to_all: bool) -> None:
     print(f"Serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
+    if open_to_all:
+        print(
+            "resnets: anybody who reaches this machine may use it; --token-file asks for a token",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _token(path: Path | None) -> str | None:

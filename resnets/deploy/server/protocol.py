@@ -20,6 +20,7 @@ class Bounded(HttpToolsProtocol):
     _headers_end: asyncio.TimerHandle | None = None
     _seen = 0  # bytes since the request began
     _in_headers = True
+    _begun = False  # anything was said at all
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -37,7 +38,8 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_headers, self._seen = True, 0
+        self._in_headers = self._begun = True
+        self._seen = 0
         self._await_headers()
 
     def on_headers_complete(self) -> None:
@@ -64,7 +66,7 @@ class Bounded(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._headers_end = None
-        if not self._seen:  # nothing was asked
+        if not self._begun:  # nothing was asked
             self.transport.close()
         else:
             self._refuse(408, "the headers came too slowly")

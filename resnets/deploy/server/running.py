@@ -15,7 +15,7 @@ import uvicorn
 
 from resnets.deploy.opening import open_predictor
 from resnets.deploy.server import files
-from resnets.deploy.server.app import create_app
+from resnets.deploy.server.app import State, create_app
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.log import Log
 from resnets.deploy.server.metrics import Metrics
@@ -81,7 +81,7 @@ def serve(options: Options, device: torch.device, ready: Callable[[str], None]) 
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, shared: object, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, shared: State, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._shared, self._started = shared, started
 
@@ -91,8 +91,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal: take nothing new, finish the rest. The second: end."""
-        self._shared.stopping = True  # type: ignore[attr-defined]
-        super().handle_exit(sig, frame)
+        # uvicorn would raise the signal once more at the end; here the end is a success.
+        self.force_exit = self.should_exit
+        self.should_exit = self._shared.stopping = True
 
 
 def _open(options: Options, device: torch.device, metrics: Metrics) -> list[Served]:
