@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from resnets.deploy.runtimes import (
     TorchRuntime,
     default_precision,
     has_openvino,
+    nncf,
     openvino,
     threads,
 )
@@ -208,11 +208,9 @@ def _engines(network: nn.Module, size: int, folder: Path, report: Report) -> dic
 
 
 def _quantized(model: Any, noise: list[Any]) -> Any:
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
+    package = nncf()
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        return nncf.quantize(model, nncf.Dataset(noise))
+        return package.quantize(model, package.Dataset(noise))
 
 
 def _quantized_onnx(file: Path, noise: list[Any]) -> Path:

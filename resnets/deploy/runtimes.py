@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.util import find_spec
@@ -135,9 +136,21 @@ def has_openvino() -> bool:
 
 def openvino() -> Any:
     """The package; raises `UserError` if it is missing."""
-    # Without this, importing OpenVINO reports to its makers over the network.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    _without_telemetry()
     return _package("openvino", "openvino")
+
+
+def nncf() -> Any:
+    """The package that quantizes networks, with less chatter; raises `UserError` if missing."""
+    _without_telemetry()
+    package = _package("nncf", "resnets[export]")
+    package.set_log_level(logging.ERROR)
+    return package
+
+
+def _without_telemetry() -> None:
+    """Keep packages from reporting to their makers over the network, from forked processes."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def _package(name: str, extra: str) -> Any:
