@@ -164,7 +164,7 @@ def follow(
         told = ",".join(map(str, steps))
         raise UserError(f"the recipe has 0 to {recipe.steps:,} iterations", f"--steps {told}")
     hardware.prepare(recipe, device)
-    settings = replace(hardware.resolve(recipe, device), compile=False)
+    settings = replace(hardware.resolve(recipe, device), compile=False, graphs=False)
     training = Training(recipe, task, device, settings, init=init)
     measured = {}
     try:

@@ -22,6 +22,7 @@ class Settings:
     precision: Literal["bf16", "fp32"]
     channels_last: bool
     compile: bool
+    graphs: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -37,6 +38,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         precision=precision,
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
         compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
+        graphs=device.type == "cuda" if recipe.graphs == "auto" else recipe.graphs,
     )
 
 

@@ -22,7 +22,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
-SWITCHES = ("channels_last", "compile")
+SWITCHES = ("channels_last", "compile", "graphs")
 
 
 class Section(BaseModel):
@@ -206,6 +206,9 @@ class Recipe(Section):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: Switch = "auto"
     compile: Switch = "auto"
+    graphs: Switch = "auto"
+    """On GPUs: capture an update as a CUDA graph and replay it, for one process and no
+    `micro_batch`; small networks cannot fill a GPU otherwise."""
     deterministic: bool = False
     """On GPUs: only kernels that repeat bit for bit (slower). CPUs always repeat."""
     test_every: Annotated[int | float, Field(gt=0)] = 1000

@@ -27,6 +27,7 @@ from resnets.training.averages import (
 )
 from resnets.training.hardware import Settings
 from resnets.training.recipe import Recipe
+from resnets.training.replay import Replayed
 from resnets.training.schedule import in_gentle_start, learning_rate
 from resnets.training.task import Task
 from resnets.weights.model_file import Model
@@ -91,6 +92,9 @@ class Training:
         if settings.compile:
             compile_network(self.network, device)
         self._shared = self._share_gradients()
+        self._replayed: Replayed | None = None
+        if settings.graphs and world.size == len(self.parts) == 1:
+            self._replayed = Replayed(self._whole_batch, self._changed, device)
 
     def _make_network(self, task: Task, init: Model | None) -> ResidualNetwork:
         network = zoo.build(self.recipe.network, len(task.classes))
@@ -136,12 +140,20 @@ class Training:
                     decay = 0.0
                 head = self.recipe.schedule.head if name.startswith("fc.") else 1.0
                 groups.setdefault((decay, head), []).append(parameter)
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             [{"params": g, "weight_decay": d, "head": h} for (d, h), g in groups.items()],
             lr=self.recipe.schedule.lr,
             momentum=options.momentum,
             nesterov=options.nesterov,
+            fused=self.settings.graphs or None,
         )
+        for group in optimizer.param_groups:
+            if self.settings.graphs:  # what is replayed reads the rate from the device
+                group["lr"] = torch.zeros((), device=self.device)
+            for parameter in group["params"]:
+                # From the start, so that every update is the same work.
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
     @property
     def rate(self) -> float:
@@ -162,21 +174,48 @@ class Training:
         Returns:
             Seconds that went into waiting for data.
         """
-        self.last_rate = self.rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.last_rate * group["head"]
-        self.optimizer.zero_grad()
+        self._set_rate()
+        if self._replayed is None:
+            self.optimizer.zero_grad()
         waited = 0.0
         for part in range(len(self.parts)):
             start = time.perf_counter()
             images, labels = self.batch(part)
             waited += time.perf_counter() - start
-            self._add_gradients(images, labels, last=part == len(self.parts) - 1)
-        self.optimizer.step()
+            if self._replayed is None:
+                self._add_gradients(images, labels, last=part == len(self.parts) - 1)
+            elif len(labels) == self.recipe.batch:
+                self._replayed(images, labels)
+            else:  # some images could not be read
+                self._whole_batch(images, labels)
+        if self._replayed is None:
+            self.optimizer.step()
         self.step += 1
         if self.average is not None:
             self.average.update(self.network, self.step)
         return waited
+
+    def _set_rate(self) -> None:
+        self.last_rate = self.rate
+        for group in self.optimizer.param_groups:
+            rate = self.last_rate * group["head"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _whole_batch(self, images: Tensor, labels: Tensor) -> None:
+        """An update by a batch in one part."""
+        self.optimizer.zero_grad()
+        self._add_gradients(images, labels, last=True)
+        self.optimizer.step()
+
+    def _changed(self) -> Iterator[Tensor]:
+        """All that an update changes."""
+        yield from self.network.state_dict().values()
+        for state in self.optimizer.state.values():
+            yield state["momentum_buffer"]
+        yield self._totals
 
     def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
         """Forward and backward pass of a part of the batch."""
@@ -264,8 +303,8 @@ class Training:
         """Everything that the next update depends on, beside recipe and data."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
+            if parameter in self.optimizer.state:
+                momentum = self.optimizer.state[parameter]["momentum_buffer"]
                 tensors[f"momentum.{name}"] = momentum
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.tensors.items()}
@@ -300,16 +339,15 @@ class Training:
         weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         try:
             self.network.load_state_dict(weights)
-        except RuntimeError as error:
+            for name, parameter in self.network.named_parameters():
+                if parameter in self.optimizer.state:
+                    momentum = self.optimizer.state[parameter]["momentum_buffer"]
+                    momentum.copy_(tensors[f"momentum.{name}"])
+        except (RuntimeError, KeyError) as error:
             raise UserError(
                 f"the checkpoint does not fit {self.recipe.network} "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
-        for name, parameter in self.network.named_parameters():
-            momentum = tensors.get(f"momentum.{name}")
-            if momentum is not None:
-                buffer = torch.empty_like(parameter).copy_(momentum)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.average is not None:
             for name, tensor in self.average.tensors.items():
                 tensor.copy_(tensors[f"average.{name}"])

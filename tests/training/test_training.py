@@ -13,6 +13,7 @@ from tests.training.test_resume import make_recipe
 
 CPU = torch.device("cpu")
 PLAIN = Settings(precision="fp32", channels_last=False, compile=False)
+REPLAYED = Settings(precision="fp32", channels_last=True, compile=False, graphs=True)
 
 
 def make(tiny, settings=PLAIN, **changes):
@@ -58,9 +59,11 @@ def test_weight_decay_reaches_what_it_should(tiny, decay):
         assert (id(parameter) in decayed) == (decay == "all" or parameter.ndim > 1)
 
 
-def test_one_update_is_caffes_sgd(tiny):
+@pytest.mark.parametrize("settings", [PLAIN, REPLAYED], ids=["called", "replayed"])
+def test_one_update_is_caffes_sgd(tiny, settings):
     options = {"momentum": 0.9, "weight_decay": 0.1, "decay": "all"}
-    training = make(tiny, optimizer=options, schedule={"kind": "linear", "lr": 0.1}, iterations=10)
+    schedule = {"kind": "linear", "lr": 0.1}
+    training = make(tiny, settings, optimizer=options, schedule=schedule, iterations=10)
     weight = training.network.conv1.weight
     velocity = torch.zeros_like(weight)
     for _ in range(3):
@@ -68,6 +71,50 @@ def test_one_update_is_caffes_sgd(tiny):
         training.update()
         velocity = 0.9 * velocity + weight.grad + 0.1 * before
         torch.testing.assert_close(weight.detach(), before - rate * velocity)
+
+
+def test_replayed_updates_are_those_that_are_called(tiny):
+    called, replayed = (
+        make(tiny, settings, progressive={"size": 16, "until": 4}, ema=0.9)
+        for settings in (Settings("fp32", True, False), REPLAYED)
+    )
+    for _ in range(8):  # of both sizes: each is captured once, and leaves nothing behind
+        called.update()
+        replayed.update()
+        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-4)
+    assert len(replayed._replayed._ready) == 2
+    for name, tensor in called.state()[0].items():
+        torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_replayed_updates_go_on_from_a_checkpoint_bit_for_bit(tiny):
+    whole, stopped = make(tiny, REPLAYED), make(tiny, REPLAYED)
+    for _ in range(5):
+        whole.update()
+        stopped.update()
+    again = make(tiny, REPLAYED)
+    again.update()  # what was captured before must see what is restored
+    again.restore(*stopped.state())
+    for _ in range(8):
+        whole.update()
+        again.update()
+    tensors = again.state()[0]
+    for name, tensor in whole.state()[0].items():
+        assert torch.equal(tensors[name], tensor), name
+
+
+def test_a_capture_needs_the_whole_batch_of_one_process(tiny):
+    training = make(tiny, REPLAYED, micro_batch=25)
+    assert training._replayed is None
+    training.update()
+    assert training.read().loss > 0
+
+
+def test_a_checkpoint_without_momentum_is_refused(tiny):
+    tensors, facts = make(tiny).state()
+    del tensors["momentum.conv1.weight"]
+    with pytest.raises(UserError, match="does not fit cifar-resnet8"):
+        make(tiny).restore(tensors, facts)
 
 
 def test_progressive_sizes_and_memory_formats(tiny):
@@ -95,10 +142,15 @@ def test_every_switch_can_be_set_and_auto_resolves():
     for precision in ("bf16", "fp32"):
         for switch in (True, False):
             chosen = hardware.resolve(
-                make_recipe(precision=precision, channels_last=switch, compile=switch), CPU
+                make_recipe(
+                    precision=precision, channels_last=switch, compile=switch, graphs=switch
+                ),
+                CPU,
             )
-            assert chosen == Settings(precision, switch, switch)
-    assert hardware.resolve(make_recipe(), CPU).precision in ("bf16", "fp32")
+            assert chosen == Settings(precision, switch, switch, switch)
+    chosen = hardware.resolve(make_recipe(), CPU)
+    assert chosen.precision in ("bf16", "fp32")
+    assert not chosen.graphs
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
