@@ -15,7 +15,7 @@ from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
 from resnets.deploy.opening import Predictor, open_predictor
 from resnets.deploy.predicting import Answer
-from resnets.support.devices import find_device
+from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError
 
 FEW = 20
@@ -76,7 +76,7 @@ def predict(name: str, paths: list[str], options: Options) -> None:
 
 def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
-    device = find_device(options.device)
+    device = None if is_surely_cpu(options.device) else find_device(options.device)
     try:
         return open_predictor(name, options.runtime, options.precision, device)
     except UserError as error:
