@@ -24,6 +24,7 @@ from resnets.deploy.runtimes import (
     has_openvino,
     openvino,
 )
+from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import cache_folder, make_folder, writing
 from resnets.weights import cards
@@ -73,6 +74,21 @@ class Predictor:
         import torch
 
         return torch.from_numpy(self.array(image))
+
+
+def device_for(name: str, runtime: str, device: str) -> torch.device | None:
+    """The device that a user means; None is the CPU, told without torch where that can be.
+
+    Args:
+        name: of the model; with `auto`, exports and OpenVINO stay on the CPU.
+        runtime: as for `open_predictor`.
+        device: as for `find_device`.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    on_cpu = device == "auto" and (runtime == "openvino" or artefact.is_artefact(name))
+    return None if on_cpu or is_surely_cpu(device) else find_device(device)
 
 
 def open_predictor(

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.images import read_image
 from resnets.deploy.opening import Predictor
-from resnets.support.devices import cores
+from resnets.deploy.runtimes import threads
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 
@@ -51,6 +51,30 @@ class Answer:
         return facts if self.embedding is None else {**facts, "embedding": list(self.embedding)}
 
 
+class Identity(NamedTuple):
+    """What answers depend on beside the images and the options.
+
+    Args:
+        network: its name.
+        weights: SHA-256.
+        runtime: engine and precision.
+        classes: how many there are.
+    """
+
+    network: str
+    weights: str
+    runtime: str
+    classes: int
+
+
+def identity(predictor: Predictor) -> Identity:
+    """What the answers of a model depend on."""
+    card = predictor.card
+    return Identity(
+        card["network"], predictor.digest, predictor.runtime.name, len(predictor.classes)
+    )
+
+
 def answers(
     predictor: Predictor,
     images: Sequence[str],
@@ -70,7 +94,7 @@ def answers(
     """
     if embeddings:
         refuse_without_features(predictor)
-    loaded = in_threads(lambda name: _load(predictor, name), images, min(cores(), 16))
+    loaded = in_threads(lambda name: _load(predictor, name), images, min(threads(), 16))
     for group in _groups(loaded, batch):
         read = [pixels for _, pixels in group if not isinstance(pixels, str)]
         rows = iter(_told(predictor, np.stack(read), top, embeddings) if read else ())
