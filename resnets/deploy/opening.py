@@ -76,6 +76,16 @@ class Predictor:
         return torch.from_numpy(self.array(image))
 
 
+def check_words(runtime: str, precision: str) -> None:
+    """Raise `UserError` if no engine or precision is called so."""
+    for word, known, option in (
+        (runtime, RUNTIMES, "--runtime"),
+        (precision, PRECISIONS, "--precision"),
+    ):
+        if word not in known:
+            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+
+
 def device_for(name: str, runtime: str, device: str) -> torch.device | None:
     """The device that a user means; None is the CPU, told without torch where that can be.
 
@@ -111,12 +121,7 @@ def open_predictor(
     """
     if device is not None and device.type == "cpu":
         device = None
-    for word, known, option in (
-        (runtime, RUNTIMES, "--runtime"),
-        (precision, PRECISIONS, "--precision"),
-    ):
-        if word not in known:
-            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+    check_words(runtime, precision)
     if artefact.is_artefact(name):
         return _open_artefact(name, runtime, precision, device)
     path = cards.find(name)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from resnets.deploy import artefact, predicting
-from resnets.deploy.opening import Predictor, device_for, open_predictor
+from resnets.deploy.opening import Predictor, check_words, device_for, open_predictor
 from resnets.deploy.predicting import Answer, Identity
 from resnets.support import ray_cluster
 from resnets.support.errors import UserError
 
+DEVICES = ("auto", "cpu", "cuda")
 PART = 256
 """Most images that a machine gets at a time; so many for each worker are lost by a stop."""
 
@@ -60,6 +61,10 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, asked: Asked) -> None:
+        check_words(asked.runtime, asked.precision)
+        if asked.device not in DEVICES:
+            mend = f"known: {', '.join(DEVICES)}"
+            raise UserError(f"unknown device {asked.device!r} of a cluster", "--device", mend)
         self._ray = ray_cluster.connect(address)
         self._folder = os.getcwd()  # noqa: PTH109 (a string that travels)
         try:
@@ -117,10 +122,6 @@ class Cluster:
 
 def _room(nodes: list[dict[str, Any]], asked: Asked) -> tuple[dict[str, int], int]:
     """CPUs and GPUs for each worker, and how many workers the machines have room for."""
-    if asked.device not in ("auto", "cpu", "cuda"):
-        raise UserError(
-            f"unknown device {asked.device!r} of a cluster", "--device", "known: auto, cpu, cuda"
-        )
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     machines = [has for has in alive if has.get("CPU", 0) >= 1]
     with_gpu = [has for has in machines if has.get("GPU", 0) >= 1]
@@ -141,10 +142,10 @@ def _told(error: BaseException) -> UserError:
     """What a machine told, or how Ray calls it."""
     link: BaseException | None = error
     while link is not None:
-        cause = getattr(link, "cause", None) or link.__cause__
-        if isinstance(link, UserError):
-            return link
-        link = cause if cause is not link else None
+        cause = getattr(link, "cause", None)  # Ray's own attribute; what is raised adds a traceback
+        if isinstance(cause, UserError):
+            return cause
+        link = link.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     return UserError(
         f"the cluster could not go on ({lines[-1] if lines else type(error).__name__})",

@@ -30,6 +30,9 @@ def connect(address: str | None) -> Any:
     try:
         _knock(address or os.environ.get("RAY_ADDRESS", ""))
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except UnicodeEncodeError as error:  # it makes a note of the command
+        mend = "name the folder instead of the file"
+        raise UserError("Ray takes command lines of UTF-8 only", mend=mend) from error
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the Ray cluster does not answer ({error})",
