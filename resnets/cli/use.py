@@ -170,18 +170,23 @@ def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
             print(json.dumps(answer.as_dict()))
         if answer.error is not None:
             bad += 1
-            print(f"resnets: {answer.image}: {answer.error}", file=sys.stderr)
+            print(f"resnets: {_shown(answer.image)}: {answer.error}", file=sys.stderr)
         elif not as_json:
             _show(answer) if images <= FEW else _line(answer)
     return bad
 
 
 def _show(answer: Answer) -> None:
-    print(answer.image)
+    print(_shown(answer.image))
     for name, probability in zip(answer.classes, answer.probabilities, strict=True):
         percent = 100 * probability
         print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
 
 
 def _line(answer: Answer) -> None:
-    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {answer.image}")
+    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {_shown(answer.image)}")
+
+
+def _shown(name: str) -> str:
+    """A name for people, on one line: with escapes for what would move the cursor."""
+    return name if name.isprintable() else repr(name)[1:-1]

@@ -94,8 +94,8 @@ def test_a_model_that_machines_do_not_have_is_one_line(cluster):
 
 def test_a_command_that_is_killed_goes_on(machines, photos, tmp_path):
     command = [
-        sys.executable, "-m", "resnets", "predict", "cifar-resnet20", "photos", "bad.jpg", "absent.jpg",
-        "--launcher", "ray", "--runtime", "torch", "--batch", "1", "--out", "a.jsonl",
+        sys.executable, "-m", "resnets", "predict", "cifar-resnet20", "photos", "bad.jpg",
+        "absent.jpg", "--launcher", "ray", "--runtime", "torch", "--batch", "1", "--out", "a.jsonl",
     ]  # fmt: skip
     environment = os.environ | {"RAY_ADDRESS": machines.address}
     out = tmp_path / "a.jsonl"
