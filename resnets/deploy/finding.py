@@ -62,7 +62,7 @@ class _Places:
 
 def plain(name: str) -> str:
     """A name as the same file is called without `./` and doubled slashes."""
-    needless = name.startswith("./") or "/./" in name or "//" in name
+    needless = "./" in name or "//" in name
     return os.path.normpath(name) if needless and ".." not in name else name
 
 
