@@ -110,7 +110,7 @@ def test_a_command_that_is_killed_goes_on(machines, photos, tmp_path):
     assert "were there already" in done.stdout
     assert "2 images could not be read" in done.stderr
     names = [json.loads(line)["image"] for line in out.read_text().splitlines()]
-    assert sorted(names) == sorted(photos)
+    assert sorted(map(os.path.abspath, names)) == sorted(map(os.path.abspath, photos))
 
 
 def node(cpu, gpu=0, alive=True):
