@@ -31,19 +31,24 @@ def predict(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="The pooled features too.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.", metavar="N")] = 16,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try those again that could not be read.")
+    ] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Images at a time.", metavar="N")
+    ] = 16,
+    launcher: Annotated[str, typer.Option(help="local, or ray: a cluster.")] = "local",
     device: DeviceOption = "auto",
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """Name what is on images: the most probable classes of each.
-
-    Exits with 1 if some could not be read: they have their reason in the output.
-    """
+    """Name what is on images; exits with 1 if some could not be read."""
     from resnets.cli import use as verb
 
-    options = verb.Options(out, top, embeddings, batch, device, runtime, precision, json)
+    options = verb.Options(
+        out, top, embeddings, batch, device, runtime, precision, json, retry, launcher
+    )
     verb.predict(model, images, options)
 
 

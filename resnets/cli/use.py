@@ -13,11 +13,11 @@ from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
-from resnets.deploy.opening import Predictor, open_predictor
+from resnets.deploy.opening import Predictor, device_for, open_predictor
 from resnets.deploy.predicting import Answer
-from resnets.support.devices import find_device
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, nearest
 
+LAUNCHERS = ("local", "ray")
 FEW = 20
 """Images up to which each gets a picture of its answers."""
 
@@ -34,50 +34,98 @@ class Options:
     runtime: str = "auto"
     precision: str = "auto"
     as_json: bool = False
+    retry: bool = False
+    launcher: str = "local"
 
 
 def predict(name: str, paths: list[str], options: Options) -> None:
     """Tell or write what is on images; exits with 1 if some could not be read."""
-    if options.embeddings and not (options.out or options.as_json):
-        raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
+    _refuse_contradictions(options)
     images = finding.images(paths)
-    model = _open(name, options)
-    if options.embeddings:
-        predicting.refuse_without_features(model)
-    find = predicting.answers
-    if options.out is None:
-        found = find(model, images, options.top, options.batch, options.embeddings)
-        with enough_memory():
-            bad = _print(found, len(images), options.as_json)
+    if options.launcher == "ray":
+        bad = _by_cluster(name, images, options)
     else:
-        top = min(options.top, len(model.classes))
-        made_by = {
-            "model": model.card["network"],
-            "weights": model.digest,
-            "runtime": model.runtime.name,
-            "top": top,
-            "embeddings": options.embeddings,
-        }
-        opened = outputs.open_output(options.out, made_by, top, options.embeddings)
-        with enough_memory(), _stopping(options.out), opened as output:
-            todo = [image for image in images if not output.holds(image)]
-            bad = sum(output.failed(image) for image in images)
-            with bar(len(todo)) as progress:
-                found = find(model, todo, top, options.batch, options.embeddings)
-                bad += _write(found, output, options.batch, progress)
-        skipped = len(images) - len(todo)
-        before = f", {skipped:,} were there already" if skipped else ""
-        print(f"{len(todo):,} images answered in {options.out}{before}")
-        if bad:
-            print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
+        model = _open(name, options)
+        if options.embeddings:
+            predicting.refuse_without_features(model)
+
+        def find(todo: list[str]) -> Iterator[Answer]:
+            return predicting.answers(model, todo, options.top, options.batch, options.embeddings)
+
+        if options.out is None:
+            with enough_memory():
+                bad = _print(find(images), len(images), options.as_json)
+        else:
+            bad = _fill(options.out, images, predicting.identity(model), find, options)
     if bad:
         sys.exit(1)
 
 
+def _refuse_contradictions(options: Options) -> None:
+    if options.launcher not in LAUNCHERS:
+        mend = nearest(options.launcher, LAUNCHERS)
+        raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", mend)
+    if options.embeddings and not (options.out or options.as_json):
+        raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
+    if options.out and options.as_json:
+        raise UserError("answers go to a file or are printed", "--json", "leave one of them out")
+    if options.retry and not options.out:
+        raise UserError("only a file's images can be retried", "--retry", "give --out FILE")
+    if options.launcher == "ray" and not options.out:
+        raise UserError("a cluster's answers need a place", "--launcher ray", "give --out FILE")
+
+
+def _by_cluster(name: str, images: list[str], options: Options) -> int:
+    """Have the machines of a Ray cluster answer; returns how many images could not be read."""
+    from resnets.deploy import ray_predicting
+
+    assert options.out is not None
+    outputs.check(options.out, options.embeddings)  # before a cluster is troubled
+    asked = ray_predicting.Asked(
+        name, options.runtime, options.precision, options.device, options.top, options.batch,
+        options.embeddings,
+    )  # fmt: skip
+    cluster = ray_predicting.Cluster(None, asked)
+    try:
+        return _fill(options.out, images, cluster.identity, cluster.answers, options)
+    finally:
+        cluster.close()
+
+
+def _fill(
+    out: Path,
+    images: list[str],
+    by: predicting.Identity,
+    find: Callable[[list[str]], Iterator[Answer]],
+    options: Options,
+) -> int:
+    """Write what the output does not hold yet; returns how many images could not be read."""
+    top = min(options.top, by.classes)
+    made_by = {
+        "model": by.network,
+        "weights": by.weights,
+        "runtime": by.runtime,
+        "top": top,
+        "embeddings": options.embeddings,
+    }
+    opened = outputs.open_output(out, made_by, top, options.embeddings, options.retry)
+    with enough_memory(), _stopping(out), opened as output:
+        todo = [image for image in images if not output.holds(image)]
+        bad = sum(output.failed(image) for image in images)
+        with bar(len(todo)) as progress:
+            bad += _write(find(todo), output, options.batch, progress)
+    skipped = len(images) - len(todo)
+    before = f", {skipped:,} were there already" if skipped else ""
+    print(f"{len(todo):,} images answered in {out}{before}")
+    if bad:
+        print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
+    return bad
+
+
 def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
-    device = find_device(options.device)
     try:
+        device = device_for(name, options.runtime, options.device)
         return open_predictor(name, options.runtime, options.precision, device)
     except UserError as error:
         looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
@@ -122,18 +170,23 @@ def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
             print(json.dumps(answer.as_dict()))
         if answer.error is not None:
             bad += 1
-            print(f"resnets: {answer.image}: {answer.error}", file=sys.stderr)
+            print(f"resnets: {_shown(answer.image)}: {answer.error}", file=sys.stderr)
         elif not as_json:
             _show(answer) if images <= FEW else _line(answer)
     return bad
 
 
 def _show(answer: Answer) -> None:
-    print(answer.image)
+    print(_shown(answer.image))
     for name, probability in zip(answer.classes, answer.probabilities, strict=True):
         percent = 100 * probability
         print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
 
 
 def _line(answer: Answer) -> None:
-    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {answer.image}")
+    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {_shown(answer.image)}")
+
+
+def _shown(name: str) -> str:
+    """A name for people, on one line: with escapes for what would move the cursor."""
+    return name if name.isprintable() else repr(name)[1:-1]

@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.images import central, cut_box, decode, scaled_size, square, upright_size
-from resnets.data.preprocessing import Interpolation
+from resnets.data.images import (
+    Interpolation,
+    central,
+    cut_box,
+    decode,
+    scaled_size,
+    square,
+    upright_size,
+)
 
 CropKind = Literal["scale", "area", "centre"]
 

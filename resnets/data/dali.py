@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from resnets.data.crops import Augmentation, Crop, draw
-from resnets.data.images import MOST_PIXELS, ORIENTATION
+from resnets.data.images import MOST_PIXELS, ORIENTATION, Interpolation
 from resnets.data.photos import Chance, Encoded, Part, PhotoBatches, default_threads
-from resnets.data.preprocessing import Interpolation, Normalize
+from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
 from resnets.support.errors import UserError
 

@@ -10,15 +10,18 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor  # not at run time: it takes seconds, and predictions need none
+
+Interpolation = Literal["bilinear", "bicubic"]
 MOST_PIXELS = 100_000_000
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
@@ -255,6 +258,28 @@ def central(width: int, height: int, size: int) -> tuple[int, int]:
     return round((width - size) / 2), round((height - size) / 2)
 
 
+@dataclass(frozen=True)
+class CentralCrop:
+    """Which part of an image a network looks at, and at which scale.
+
+    Args:
+        size: side in pixels of the square.
+        resize: shorter side in pixels to which an image is scaled before its centre is cut out.
+        interpolation: how images are scaled.
+    """
+
+    size: int
+    resize: int
+    interpolation: Interpolation = "bilinear"
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB pixels as uint8 (3, H, W)."""
+    return np.asarray(image).transpose(2, 0, 1).copy()
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB pixels as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    import torch
+
+    return torch.from_numpy(to_array(image))

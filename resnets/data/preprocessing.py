@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Interpolation = Literal["bilinear", "bicubic"]
+from resnets.data.images import Interpolation
 
 # Mean and deviation of ImageNet's training pixels, as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from resnets.data.preprocessing import Preprocessing
 from resnets.support.errors import UserError
+
+if TYPE_CHECKING:
+    from resnets.data.preprocessing import Preprocessing  # at run time where torch is needed
 
 CONFIG = "config.json"
 FORMAT = "resnets-export-1"
@@ -62,6 +62,10 @@ def read(folder: Path) -> Artefact:
     Raises:
         UserError: if it is none, or the network's file is missing.
     """
+    import torch
+
+    from resnets.data.preprocessing import Preprocessing
+
     path = folder / CONFIG
     try:
         facts = json.loads(path.read_bytes())

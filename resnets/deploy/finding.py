@@ -13,7 +13,7 @@ from resnets.support.errors import UserError
 
 
 def images(named: Sequence[str]) -> list[str]:
-    """The image files that are named, each once, in a fixed order.
+    """The image files that are named, each once and by its first name, in a fixed order.
 
     Args:
         named: files of any ending, whether they exist or not; folders, for every file below
@@ -23,7 +23,8 @@ def images(named: Sequence[str]) -> list[str]:
     Raises:
         UserError: if a folder or a pattern has no images, or a folder cannot be read.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
+    places = _Places()
     for name in named:
         if os.path.isdir(name):  # noqa: PTH112 (never raises)
             inside = list(_below(name))
@@ -36,8 +37,33 @@ def images(named: Sequence[str]) -> list[str]:
                 raise UserError("no file has such a name", name)
         else:
             inside = [name]
-        found |= dict.fromkeys(inside)
-    return list(found)
+        if len(named) == 1:  # one folder or pattern gives a file one name only
+            return list(dict.fromkeys(inside))
+        for file in inside:
+            found.setdefault(places[file], file)
+    return list(found.values())
+
+
+class _Places:
+    """Where files are, so that `a.jpg`, `./a.jpg` and `/here/a.jpg` are one; links are others."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        folder, file = os.path.split(name)
+        place = self._folders.get(folder)
+        if place is None:
+            # With .. behind a link, only the system knows where it leads.
+            absolute = os.path.realpath if ".." in folder else os.path.abspath
+            place = self._folders[folder] = absolute(folder)
+        return f"{place}/{file}"
+
+
+def plain(name: str) -> str:
+    """A name as the same file is called without `./` and doubled slashes."""
+    needless = "./" in name or "//" in name
+    return os.path.normpath(name) if needless and ".." not in name else name
 
 
 def _below(folder: str) -> Iterator[str]:

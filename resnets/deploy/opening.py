@@ -6,16 +6,14 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from filelock import FileLock
-from torch import Tensor
+from numpy.typing import NDArray
 
-from resnets.data.images import centre, to_tensor
-from resnets.data.preprocessing import Preprocessing
-from resnets.deploy import artefact, conversion
-from resnets.deploy.graph import Deployable
+from resnets.data.images import CentralCrop, centre, to_array
+from resnets.deploy import artefact
 from resnets.deploy.runtimes import (
     OnnxRuntime,
     OpenVinoRuntime,
@@ -26,9 +24,16 @@ from resnets.deploy.runtimes import (
     has_openvino,
     openvino,
 )
+from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import cache_folder, make_folder, writing
-from resnets.weights import model_file
+from resnets.weights import cards
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from resnets.data.preprocessing import Preprocessing
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -50,7 +55,7 @@ class Predictor:
 
     name: str
     card: dict[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: CentralCrop | Preprocessing
     runtime: Runtime
     digest: str
 
@@ -59,10 +64,41 @@ class Predictor:
         """Class names, in the order of the logits."""
         return list(self.card["classes"])
 
-    def pixels(self, image: Any) -> Tensor:
+    def array(self, image: Any) -> NDArray[np.uint8]:
         """What the network looks at of an upright RGB image: uint8 (3, size, size)."""
         look = self.preprocessing
-        return to_tensor(centre(image, look.resize, look.size, look.interpolation))
+        return to_array(centre(image, look.resize, look.size, look.interpolation))
+
+    def pixels(self, image: Any) -> Tensor:
+        """The same as a tensor."""
+        import torch
+
+        return torch.from_numpy(self.array(image))
+
+
+def check_words(runtime: str, precision: str) -> None:
+    """Raise `UserError` if no engine or precision is called so."""
+    for word, known, option in (
+        (runtime, RUNTIMES, "--runtime"),
+        (precision, PRECISIONS, "--precision"),
+    ):
+        if word not in known:
+            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+
+
+def device_for(name: str, runtime: str, device: str) -> torch.device | None:
+    """The device that a user means; None is the CPU, told without torch where that can be.
+
+    Args:
+        name: of the model; with `auto`, exports and OpenVINO stay on the CPU.
+        runtime: as for `open_predictor`.
+        device: as for `find_device`.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    on_cpu = device == "auto" and (runtime == "openvino" or artefact.is_artefact(name))
+    return None if on_cpu or is_surely_cpu(device) else find_device(device)
 
 
 def open_predictor(
@@ -78,38 +114,47 @@ def open_predictor(
             export, which brings its own engine and precision.
         runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs where it is installed.
         precision: `fp32`, `bf16`, or `auto`: bf16 where the machine multiplies it in hardware.
-        device: the CPU by default.
+        device: the CPU by default; no torch is imported for it where the engine needs none.
 
     Raises:
         UserError: if there is no such model, or it cannot be run so.
     """
-    device = device or torch.device("cpu")
-    for word, known, option in (
-        (runtime, RUNTIMES, "--runtime"),
-        (precision, PRECISIONS, "--precision"),
-    ):
-        if word not in known:
-            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+    if device is not None and device.type == "cpu":
+        device = None
+    check_words(runtime, precision)
     if artefact.is_artefact(name):
         return _open_artefact(name, runtime, precision, device)
-    path = model_file.find(name)
+    path = cards.find(name)
     digest = digest_of(path)
     chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
     if runtime == "auto":
-        runtime = "openvino" if device.type == "cpu" and has_openvino() else "torch"
+        runtime = "openvino" if device is None and has_openvino() else "torch"
     if runtime == "openvino":
-        if device.type != "cpu":
+        if device is not None:
             raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
-        card, preprocessing = model_file.read_card(path)
-        engine: Runtime = OpenVinoRuntime(_converted(path, digest), chosen, _compiled_folder())
-    else:
-        model = model_file.load(str(path))
-        card, preprocessing = model.card, model.preprocessing
-        engine = TorchRuntime(Deployable(model.network, preprocessing), device, chosen)
-    return Predictor(name, card, preprocessing, engine, digest)
+        card, look = cards.read(path)
+        engine = OpenVinoRuntime(_converted(path, digest), chosen, _compiled_folder())
+        return Predictor(name, card, look, engine, digest)
+    return _open_in_torch(name, path, digest, device, chosen)
 
 
-def _open_artefact(name: str, runtime: str, precision: str, device: torch.device) -> Predictor:
+def _open_in_torch(
+    name: str, path: Path, digest: str, device: torch.device | None, precision: Precision
+) -> Predictor:
+    import torch
+
+    from resnets.deploy.graph import Deployable
+    from resnets.weights import model_file
+
+    model = model_file.load(str(path))
+    network = Deployable(model.network, model.preprocessing)
+    engine = TorchRuntime(network, device or torch.device("cpu"), precision)
+    return Predictor(name, model.card, model.preprocessing, engine, digest)
+
+
+def _open_artefact(
+    name: str, runtime: str, precision: str, device: torch.device | None
+) -> Predictor:
     """An exported model in its own engine."""
     found = artefact.read(Path(name))
     for word, own, option in (
@@ -119,7 +164,7 @@ def _open_artefact(name: str, runtime: str, precision: str, device: torch.device
         if word not in ("auto", own):
             mend = "leave the option out, or name the model it was made from"
             raise UserError(f"this export is for {own}, not {word}", f"{option} {word}", mend)
-    if device.type != "cpu":
+    if device is not None:
         raise UserError(f"exported models run on CPUs, not on {device}", name)
     if found.dense:
         raise UserError(
@@ -158,6 +203,10 @@ def _converted(path: Path, digest: str) -> Path:
     whole = folder / "model.xml"
     if whole.exists():  # written last
         return whole
+    from resnets.deploy import conversion
+    from resnets.deploy.graph import Deployable
+    from resnets.weights import model_file
+
     make_folder(folder)
     with writing(folder), FileLock(folder / ".lock"):
         if not whole.exists():

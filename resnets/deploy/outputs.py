@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from resnets.deploy.finding import plain
 from resnets.deploy.predicting import Answer
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, make_folder, write_json, writing
@@ -39,7 +40,7 @@ class Output(Protocol):
 
 @contextmanager
 def open_output(
-    path: Path, made_by: dict[str, Any], top: int, embeddings: bool
+    path: Path, made_by: dict[str, Any], top: int, embeddings: bool, retry: bool = False
 ) -> Iterator[Output]:
     """The output called `path`, of the kind that its ending says; what it holds stays.
 
@@ -49,16 +50,32 @@ def open_output(
         made_by: what the answers depend on. It is kept beside the output, in `path` with
             `.json` added, and must be the same when the output is gone on with.
         top: answers for each image.
+        retry: forget the images that could not be read, so that they are tried again.
 
     Raises:
         UserError: if the ending is unknown, what is there was made by something else, or
             another process writes there.
     """
-    kinds: dict[str, Callable[[Path, int], Output]] = {
-        ".jsonl": _Lines,
-        ".csv": _Table,
-        ".parquet": _Parquet,
-    }
+    check(path, embeddings)
+    with writing(path):
+        try:
+            lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
+        except Timeout as error:
+            raise UserError("another process writes here", str(path), "wait for its end") from error
+    with lock:
+        about = path.with_name(path.name + ".json")
+        _refuse_others(path, about, made_by)
+        write_json(about, made_by)
+        output = _kinds()[path.suffix](path, top, retry)
+        try:
+            yield output
+        finally:
+            output.close()
+
+
+def check(path: Path, embeddings: bool) -> None:
+    """Raise `UserError` if no output can be called so: its ending is unknown, or its folder."""
+    kinds = _kinds()
     if path.suffix not in kinds:
         raise UserError("unknown kind of output", f"--out {path}", f"known: {', '.join(kinds)}")
     if path.suffix == ".csv" and embeddings:
@@ -69,20 +86,10 @@ def open_output(
         _pyarrow(path)
     if not path.parent.is_dir():
         raise UserError("no such folder", str(path.parent), "make it first")
-    with writing(path):
-        try:
-            lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
-        except Timeout as error:
-            raise UserError("another process writes here", str(path), "wait for its end") from error
-    with lock:
-        about = path.with_name(path.name + ".json")
-        _refuse_others(path, about, made_by)
-        write_json(about, made_by)
-        output = kinds[path.suffix](path, top)
-        try:
-            yield output
-        finally:
-            output.close()
+
+
+def _kinds() -> dict[str, Callable[[Path, int, bool], Output]]:
+    return {".jsonl": _Lines, ".csv": _Table, ".parquet": _Parquet}
 
 
 def _refuse_others(path: Path, about: Path, made_by: dict[str, Any]) -> None:
@@ -121,8 +128,10 @@ def _read(about: Path) -> Any:
 class _Appended:
     """A text file to which lines are added; one that a kill cut off is dropped."""
 
-    def __init__(self, path: Path, top: int) -> None:
+    def __init__(self, path: Path, top: int, retry: bool) -> None:
         self.path, self.top = path, top
+        if retry and path.exists():
+            self._forget_failed()
         with writing(path):
             self._file: IO[bytes] = path.open("a+b")
         self._file.seek(0)
@@ -132,11 +141,22 @@ class _Appended:
             whole += len(line)
             if whole > len(line) or line != self._header():
                 name, failed = self._entry(line)
-                self._done[name] = failed
+                self._done[plain(name)] = failed
         with writing(path):
             self._file.truncate(whole)
             if not whole:
                 self._add(self._header())
+
+    def _forget_failed(self) -> None:
+        """Write the file anew without the images that could not be read."""
+
+        def copy(file: IO[bytes]) -> None:
+            with self.path.open("rb") as before:
+                for line in self._records(before):
+                    if line == self._header() or not self._entry(line)[1]:
+                        file.write(line)
+
+        atomic_write(self.path, copy)
 
     def _records(self, file: IO[bytes]) -> Any:
         """The whole lines of the file."""
@@ -164,10 +184,10 @@ class _Appended:
         self._file.flush()
 
     def holds(self, image: str) -> bool:
-        return image in self._done
+        return plain(image) in self._done
 
     def failed(self, image: str) -> bool:
-        return self._done.get(image, False)
+        return self._done.get(plain(image), False)
 
     def write(self, answers: Sequence[Answer]) -> None:
         with writing(self.path):
@@ -183,8 +203,16 @@ class _Appended:
 class _Lines(_Appended):
     """JSON lines."""
 
+    _decoder = json.JSONDecoder()
+    _start = '{"image": '
+
     def _entry(self, line: bytes) -> tuple[str, bool]:
         try:
+            text = line.decode()
+            if text.startswith(self._start) and text.endswith("}\n"):  # as we write them
+                name, end = self._decoder.raw_decode(text, len(self._start))
+                if isinstance(name, str) and text.startswith((', "top": ', ', "error": '), end):
+                    return name, text.startswith(', "error": ', end)
             row = json.loads(line)
             return str(row["image"]), "error" in row
         except (ValueError, KeyError, TypeError) as error:
@@ -238,7 +266,7 @@ class _Table(_Appended):
 class _Parquet:
     """A folder of Parquet files, which readers take for one table; each is whole or absent."""
 
-    def __init__(self, path: Path, top: int) -> None:
+    def __init__(self, path: Path, top: int, retry: bool) -> None:
         self._arrow, self._parquet = arrow, parquet = _pyarrow(path)
         self.path = make_folder(path)
         self._waiting: list[Answer] = []
@@ -246,17 +274,26 @@ class _Parquet:
         self._parts = sorted(path.glob("part-*.parquet"))
         for part in self._parts:
             try:
+                if retry:
+                    self._forget_failed(part)
                 table = parquet.read_table(part, columns=["image", "error"])
                 failed = table["error"].is_valid().to_pylist()
-                self._done |= zip(table["image"].to_pylist(), failed, strict=True)
+                self._done |= zip(map(plain, table["image"].to_pylist()), failed, strict=True)
             except (OSError, arrow.ArrowException, KeyError) as error:
                 raise UserError(f"is damaged ({error})", str(part), "delete it") from error
 
+    def _forget_failed(self, part: Path) -> None:
+        """Write a part anew without the images that could not be read."""
+        errors = self._parquet.read_table(part, columns=["error"])["error"]
+        if errors.null_count < len(errors):
+            good = self._parquet.read_table(part).filter(errors.is_null())
+            atomic_write(part, lambda file: self._parquet.write_table(good, file))
+
     def holds(self, image: str) -> bool:
-        return _utf8(image) in self._done
+        return plain(_utf8(image)) in self._done
 
     def failed(self, image: str) -> bool:
-        return self._done.get(_utf8(image), False)
+        return self._done.get(plain(_utf8(image)), False)
 
     def write(self, answers: Sequence[Answer]) -> None:
         self._waiting += answers

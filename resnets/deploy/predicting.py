@@ -6,17 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from resnets.data.images import read_image
 from resnets.deploy.opening import Predictor
-from resnets.models import zoo
-from resnets.support.devices import cores
+from resnets.deploy.runtimes import threads
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
+
+_Loaded = tuple[str, NDArray[np.uint8] | str]
+"""A name, and the pixels that the network looks at or why there are none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,30 @@ class Answer:
         return facts if self.embedding is None else {**facts, "embedding": list(self.embedding)}
 
 
+class Identity(NamedTuple):
+    """What answers depend on beside the images and the options.
+
+    Args:
+        network: its name.
+        weights: SHA-256.
+        runtime: engine and precision.
+        classes: how many there are.
+    """
+
+    network: str
+    weights: str
+    runtime: str
+    classes: int
+
+
+def identity(predictor: Predictor) -> Identity:
+    """What the answers of a model depend on."""
+    card = predictor.card
+    return Identity(
+        card["network"], predictor.digest, predictor.runtime.name, len(predictor.classes)
+    )
+
+
 def answers(
     predictor: Predictor,
     images: Sequence[str],
@@ -68,41 +94,56 @@ def answers(
     """
     if embeddings:
         refuse_without_features(predictor)
-    loaded = in_threads(lambda name: _load(predictor, name), images, min(cores(), 16))
+    loaded = in_threads(lambda name: _load(predictor, name), images, min(threads(), 16))
     for group in _groups(loaded, batch):
-        read = [(name, pixels) for name, pixels in group if isinstance(pixels, Tensor)]
-        found: dict[str, Answer] = {}
-        if read:
-            outputs = predictor.runtime(torch.stack([pixels for _, pixels in read]))
-            best, index = outputs.logits.softmax(1).topk(min(top, len(predictor.classes)))
-            for row, (name, _) in enumerate(read):
-                found[name] = Answer(
-                    name,
-                    tuple(predictor.classes[i] for i in index[row].tolist()),
-                    tuple(round(p, 5) for p in best[row].tolist()),
-                    tuple(outputs.features[row].tolist()) if embeddings else None,
-                )
+        read = [pixels for _, pixels in group if not isinstance(pixels, str)]
+        rows = iter(_told(predictor, np.stack(read), top, embeddings) if read else ())
         for name, pixels in group:
-            yield found[name] if isinstance(pixels, Tensor) else Answer(name, error=pixels)
+            if isinstance(pixels, str):
+                yield Answer(name, error=pixels)
+            else:
+                yield Answer(name, *next(rows))
+
+
+def _told(
+    predictor: Predictor, images: NDArray[np.uint8], top: int, embeddings: bool
+) -> Iterator[tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...] | None]]:
+    """Classes, probabilities and features of each image of a batch."""
+    outputs = predictor.runtime.arrays(images)
+    chances = softmax(outputs.logits)
+    best = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+    classes = predictor.classes
+    for row, index in enumerate(best):
+        yield (
+            tuple(classes[i] for i in index.tolist()),
+            tuple(round(chance, 5) for chance in chances[row, index].tolist()),
+            tuple(outputs.features[row].tolist()) if embeddings else None,
+        )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (N, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found: NDArray[np.float32] = powers / powers.sum(1, keepdims=True)
+    return found
 
 
 def refuse_without_features(predictor: Predictor, option: str = "--embeddings") -> None:
     """Raise `UserError` if the network has no pooled features, for which `option` asks."""
+    from resnets.models import zoo  # imports torch
+
     if predictor.card["network"] in zoo.VGG_NAMES:
         raise UserError(f"{predictor.card['network']} has no pooled features", option)
 
 
-def _load(predictor: Predictor, name: str) -> tuple[str, Tensor | str]:
-    """The pixels that the network looks at, or why there are none."""
+def _load(predictor: Predictor, name: str) -> _Loaded:
     try:
-        return name, predictor.pixels(read_image(Path(name)))
+        return name, predictor.array(read_image(Path(name)))
     except UserError as error:
         return name, error.what
 
 
-def _groups(
-    things: Iterable[tuple[str, Tensor | str]], size: int
-) -> Iterator[list[tuple[str, Tensor | str]]]:
+def _groups(things: Iterable[_Loaded], size: int) -> Iterator[list[_Loaded]]:
     iterator = iter(things)
     while group := list(islice(iterator, size)):
         yield group

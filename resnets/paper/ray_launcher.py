@@ -6,17 +6,14 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from resnets.support import ray_cluster
 from resnets.support.errors import UserError
-
-ANSWER = 5
-"""Seconds in which a cluster, or a job that is to end, answers."""
 
 
 class RayPool:
@@ -37,21 +34,7 @@ class RayPool:
     """
 
     def __init__(self, address: str | None, cpus_per_job: int, gpus_per_job: float) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("Ray is not installed", mend="pip install resnets[ray]") from error
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        try:
-            _knock(address or "")
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the Ray cluster does not answer ({error})",
-                address or "RAY_ADDRESS",
-                "start it with `ray start`, or give another address",
-            ) from error
-        self._ray: Any = ray
+        ray = self._ray = ray_cluster.connect(address)
         # So that only the commands need this package on the machines, and can tell its absence.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         wanted = {"CPU": cpus_per_job, "GPU": gpus_per_job}
@@ -127,7 +110,7 @@ class RayPool:
         """Have what is running save and end (SIGINT), wait for it, and leave Ray."""
         asked = {key: worker.interrupt.remote() for key, worker in self._workers.items()}
         if asked:
-            self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER)
+            self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=ray_cluster.ANSWER)
         for code, key in self._codes.items():
             answered, _ = self._ray.wait([asked[key]], timeout=0)
             if answered:  # others have not begun
@@ -137,13 +120,6 @@ class RayPool:
         self._workers.clear()
         self._codes.clear()
         self._ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise `OSError` soon where nobody is at HOST:PORT; Ray itself takes minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdecimal() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
 
 
 def _has_room(node: dict[str, Any], wanted: dict[str, float]) -> bool:

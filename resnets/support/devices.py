@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from resnets.support.errors import UserError
+
+if TYPE_CHECKING:
+    import torch  # at run time only where it is needed: importing it takes seconds
+
+
+def is_surely_cpu(name: str) -> bool:
+    """Whether `find_device(name)` would be the CPU, as far as can be told without torch."""
+    return name == "cpu" or (name == "auto" and not _may_have_gpu())
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver of NVIDIA or AMD is here; True where that cannot be told."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -20,6 +39,8 @@ def find_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: if there is no such device.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -32,9 +53,14 @@ def find_device(name: str = "auto") -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 in hardware; emulation is slower than fp32."""
     if device.type == "cuda":
+        import torch
+
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
+    return device.type == "cpu" and cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -51,6 +77,8 @@ def cores() -> int:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a result's provenance says about machine and software."""
+    import torch
+
     packages = {}
     for package in ("resnets", "torch", "torchvision", "numpy"):
         try:
@@ -88,6 +116,8 @@ def _commit() -> str | None:
 def hardware_name(device: torch.device) -> str:
     """The GPU's or the CPU's name, and what bf16 units the CPU has."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     features = ""

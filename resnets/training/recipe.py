@@ -17,7 +17,7 @@ from pydantic import (
 
 from resnets.data.batches import FlipKind
 from resnets.data.crops import Augmentation, CropKind
-from resnets.data.preprocessing import Interpolation
+from resnets.data.images import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError
 

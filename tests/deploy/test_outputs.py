@@ -31,8 +31,8 @@ def opened(path, made_by=MADE_BY):
     return outputs.open_output(path, made_by, 2, made_by["embeddings"])
 
 
-def written(path, answers):
-    with opened(path) as output:
+def written(path, answers, retry=False):
+    with outputs.open_output(path, MADE_BY, 2, False, retry) as output:
         output.write([a for a in answers if not output.holds(a.image)])
 
 
@@ -161,6 +161,51 @@ def test_what_could_not_be_read_is_known(tmp_path, ending):
     written(path, ANSWERS)
     with opened(path) as output:
         assert [name for name in NAMES if output.failed(name)] == [NAMES[2]]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_what_could_not_be_read_is_tried_again_where_that_is_asked(tmp_path, ending, monkeypatch):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(outputs, "ROWS_A_PART", 3)
+    path = tmp_path / f"out{ending}"
+    for answer in ANSWERS:  # some parts with and some without a failure
+        written(path, [answer])
+    mended = [Answer(NAMES[2], ("dog", "cat"), (0.5, 0.25)) if a.error else a for a in ANSWERS]
+    written(path, mended)
+    with opened(path) as output:
+        assert output.failed(NAMES[2])
+    written(path, mended, retry=True)
+    with opened(path) as output:
+        assert all(output.holds(name) and not output.failed(name) for name in NAMES)
+    others = [name for name in NAMES if name != NAMES[2]]
+    expected = [*others, NAMES[2]]
+    if ending == ".parquet":
+        expected = [name.encode("utf-8", "backslashreplace").decode() for name in expected]
+    assert rows(path) == expected
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_name_spelt_otherwise_is_held(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"out{ending}"
+    written(path, [Answer("./photos//a.jpg", ("cat", "dog"), (0.75, 0.25))])
+    with opened(path) as output:
+        assert output.holds("photos/a.jpg")
+        assert output.holds("photos/./a.jpg")
+        assert not output.holds("photos/../photos/a.jpg")  # photos may be a link
+
+
+def test_lines_that_others_wrote_anew_are_understood(tmp_path):
+    path = tmp_path / "out.jsonl"
+    written(path, ANSWERS)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    anew = [json.dumps(dict(reversed(line.items())), separators=(",", ":")) for line in lines]
+    path.write_text("\n".join(anew) + "\n")
+    with opened(path) as output:
+        assert [name for name in NAMES if output.failed(name)] == [NAMES[2]]
+        assert all(map(output.holds, NAMES))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])

@@ -98,6 +98,8 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert finding.images(["c[1].png"]) == ["c[1].png"]  # a file, though it looks like a pattern
     assert finding.images([str(tmp_path / "a" / "*.jpg")]) == [str(tmp_path / "a" / "1.jpg")]
+    same = ["./a/1.jpg", "a", "a//1.jpg", str(tmp_path / "a" / "1.jpg"), "a/b/../1.jpg"]
+    assert finding.images(same) == ["./a/1.jpg", "a/b/2.JPEG"]  # each once, by its first name
     assert finding.images(["absent.png"]) == ["absent.png"]
     far = "x" * 300 + ".jpg"  # longer than a file's name may be
     assert finding.images([far]) == [far]

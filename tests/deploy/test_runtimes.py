@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnets.data.preprocessing import Preprocessing, imagenet
-from resnets.deploy import opening
+from resnets.deploy import conversion, opening
 from resnets.deploy.graph import Deployable
 from resnets.deploy.runtimes import TorchRuntime
 from resnets.models import zoo
@@ -94,7 +94,7 @@ def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_pat
     def refuse(*args):
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(opening.conversion, "to_openvino", refuse)
+    monkeypatch.setattr(conversion, "to_openvino", refuse)
     opening.open_predictor(str(saved), "openvino", "fp32")
     content = saved.read_bytes()
     saved.write_bytes(content[:-4] + b"\0\0\0\0")

@@ -7,6 +7,7 @@ import pytest
 
 from resnets.paper.ray_launcher import RayPool
 from resnets.support.errors import UserError
+from tests.ray_machines import two_machines
 
 JOB = """
 import os, pathlib, signal, sys, time
@@ -50,15 +51,8 @@ def ended(pool, count):
 
 @pytest.fixture(scope="module")
 def cluster():
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from ray.cluster_utils import Cluster
-
-    few = {"object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few})
-    made.add = lambda: made.add_node(num_cpus=1, **few)
-    made.machines = [made.add(), made.add()]
-    yield made
-    made.shutdown()
+    with two_machines() as made:
+        yield made
 
 
 @pytest.fixture

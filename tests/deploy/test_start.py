@@ -1,0 +1,49 @@
+"""Predictions start soon: what takes seconds to import is imported where it is needed only."""
+
+import subprocess
+import sys
+
+import pytest
+
+from resnets.support import devices
+from tests.conftest import draw_photos
+
+RUN = """
+import sys
+from resnets.cli.main import app
+app(sys.argv[1:], standalone_mode=False)
+print("imported:", *sorted({"torch", "torchvision", "matplotlib", "rich"} & sys.modules.keys()))
+"""
+
+
+def imported(*arguments):
+    """Which slow packages a command imported, and what else it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True
+    )
+    *lines, last = done.stdout.splitlines()
+    return last.removeprefix("imported:").split(), lines
+
+
+def test_predictions_by_openvino_import_no_torch(tmp_path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    draw_photos(tmp_path / "photos", {"a": 2})
+    command = ["predict", "cifar-resnet20", str(tmp_path / "photos"), "--device", "cpu", "--json"]
+    imported(*command)  # converts the network where no run before did
+    slow, lines = imported(*command)
+    assert slow == []
+    assert len(lines) == 2
+
+
+def test_help_imports_nothing_slow():
+    for words in ([], ["predict"]):
+        assert imported(*words, "--help")[0] == []
+
+
+@pytest.mark.parametrize(("name", "driver", "sure"), [
+    ("cpu", True, True), ("cpu", False, True), ("auto", False, True),
+    ("auto", True, False), ("cuda", False, False), ("gpu", False, False),
+])  # fmt: skip
+def test_torch_is_asked_for_devices_unless_the_cpu_is_sure(monkeypatch, name, driver, sure):
+    monkeypatch.setattr(devices, "_may_have_gpu", lambda: driver)
+    assert devices.is_surely_cpu(name) == sure
