@@ -13,7 +13,8 @@ import torch
 from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.deploy import explaining, finding, neighbours
-from resnets.deploy.explaining import Explained, Wishes
+from resnets.deploy.explained import Explained
+from resnets.deploy.explaining import Wishes
 from resnets.deploy.neighbours import Nearest
 from resnets.deploy.opening import open_predictor
 from resnets.support.devices import find_device
