@@ -37,6 +37,8 @@ class Options:
 def explain(name: str, paths: list[str], options: Options) -> None:
     """Draw what a model looks at; exits with 1 if some images could not be read."""
     images = finding.images(paths)
+    if options.nearest is not None:
+        neighbours.refuse_absent(options.nearest)
     device = find_device(options.device)
     model = explaining.open_network(name)
     index = None

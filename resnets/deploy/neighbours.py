@@ -111,8 +111,7 @@ def index_folder(
             readable images.
     """
     predicting.refuse_without_features(predictor, "--nearest")
-    if not folder.is_dir():
-        raise UserError("no such folder", str(folder))
+    refuse_absent(folder)
     found = dict(_below(folder))
     states = {name: (about.st_size, about.st_mtime_ns) for name, about in found.items()}
     store = _store(predictor, folder)
@@ -140,6 +139,12 @@ def index_folder(
         sum(name in features for name in todo),
         {n: e for n, (_, e) in known.items() if isinstance(e, str)},
     )
+
+
+def refuse_absent(folder: Path) -> None:
+    """Raise `UserError` if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError("no such folder", str(folder))
 
 
 def _features(answer: Answer) -> Tensor | str:
