@@ -91,7 +91,7 @@ def page(open_page):
 
 def wait_for_words(page, selector, words):
     page.wait_for_function(
-        "([selector, words]) => document.querySelector(selector).textContent.includes(words)",
+        "([selector, words]) => document.querySelector(selector)?.textContent.includes(words)",
         arg=[selector, words],
     )
 
@@ -376,6 +376,44 @@ def test_what_failed_can_be_tried_again(page):
     wait_for_words(page, "#problem", "the queue is full")
     assert page.get_by_role("button", name="Try again").is_visible()
     assert first_answer(page).startswith("bird")
+
+
+def test_one_of_two_models_may_fail(page):
+    page.select_option("#other", "flat")
+    try_sample(page, "bird")
+    explained(page, 2)
+    page.route("**/v1/predict?model=flat*", lambda route: route.fulfill(
+        status=503, json={"detail": "the queue is full"}
+    ))  # fmt: skip
+    try_sample(page, "ship")
+    wait_for_words(page, "#problem", "flat: the queue is full")
+    explained(page)
+    assert first_answer(page).startswith("ship")
+    # It does not go on showing another picture than the first.
+    assert page.locator(".panel").nth(1).locator(".answer").count() == 0
+    page.unroute("**/v1/predict?model=flat*")
+    page.get_by_role("button", name="Try again").click()
+    explained(page, 2)
+    assert page.locator(".answer").count() == 10
+
+
+def test_a_map_that_a_broken_file_interrupted_still_comes(page):
+    held = []
+
+    def hold_the_first(route):
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/v1/explain*", hold_the_first)
+    try_sample(page, "cat")
+    wait_for_words(page, ".answer", "cat")
+    pick(page, b"not an image", "broken.png")
+    wait_for_words(page, "#problem", "broken.png")
+    explained(page)
+    assert first_answer(page).startswith("cat")
+    assert page.get_by_role("alert").is_visible()
 
 
 def test_a_token_is_asked_for_and_kept(open_page):

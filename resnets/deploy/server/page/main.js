@@ -25,11 +25,11 @@ const redraw = () => state.panels.forEach((panel) => panel.render());
 const announce = (words) => { byId("news").textContent = words; };
 const hush = () => { byId("problem-box").hidden = true; };
 
-/** Show an error; `again` does the same once more, offered if that may help. */
-function complain(error, again = null, file = "") {
+/** Show an error; `again` does the same once more, offered if that may help; `whose` it is, in a word. */
+function complain(error, again = null, whose = "") {
   if (error.name === "AbortError") return; // something newer is under way
   byId("problem-box").hidden = false;
-  byId("problem").textContent = file && error.concernsFile ? `${file}: ${error.message}` : error.message;
+  byId("problem").textContent = whose ? `${whose}: ${error.message}` : error.message;
   byId("problem-box").scrollIntoView({ block: "nearest" });
   byId("again").hidden = !(again && error.passing);
   byId("again").onclick = () => {
@@ -71,7 +71,8 @@ async function show(panels, picture) {
   const failed = panels.filter((_, i) => results[i].status === "rejected" && results[i].reason.name !== "AbortError");
   if (failed.length) {
     const { reason } = results[panels.indexOf(failed[0])];
-    complain(reason, () => show(failed, picture), picture.name);
+    const alone = failed.length < state.panels.length ? failed[0].model.name : "";
+    complain(reason, () => show(failed, picture), reason.concernsFile ? picture.name : alone);
   }
 }
 

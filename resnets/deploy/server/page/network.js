@@ -22,7 +22,7 @@ function drawing(stage) {
   const shown = blocks > MOST ? MOST - 2 : blocks;
   const step = 120 / Math.max(blocks > MOST ? MOST : blocks, 3);
   const gap = step * 0.34;
-  const svg = element("svg", { viewBox: "0 0 120 30", "aria-hidden": "true" });
+  const svg = element("svg", { viewBox: "0 0 120 30", preserveAspectRatio: "xMinYMid", "aria-hidden": "true" });
   const end = step * shown;
   svg.append(element("path", { d: `M0 22H${end}`, class: "line" }));
   for (let i = 0; i < shown; i++) {

@@ -8,7 +8,7 @@ const LEGEND = "std: standard deviation of the stage's responses; active: those 
 
 function percent(chance) {
   if (chance < 0.00005) return "< 0.01 %";
-  if (chance < 1 && chance >= 0.99995) return "> 99.99 %";
+  if (chance >= 0.99995) return "> 99.99 %";
   return `${(100 * chance).toFixed(2)} %`;
 }
 
