@@ -97,7 +97,7 @@ def fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 def png(picture: Image.Image) -> bytes:
     """As a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

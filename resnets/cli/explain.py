@@ -13,7 +13,8 @@ import torch
 from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.deploy import explaining, finding, neighbours
-from resnets.deploy.explaining import Explained, Wishes
+from resnets.deploy.explained import Explained
+from resnets.deploy.explaining import Wishes
 from resnets.deploy.neighbours import Nearest
 from resnets.deploy.opening import open_predictor
 from resnets.support.devices import find_device
@@ -36,6 +37,8 @@ class Options:
 def explain(name: str, paths: list[str], options: Options) -> None:
     """Draw what a model looks at; exits with 1 if some images could not be read."""
     images = finding.images(paths)
+    if options.nearest is not None:
+        neighbours.refuse_absent(options.nearest)
     device = find_device(options.device)
     model = explaining.open_network(name)
     index = None

@@ -1,14 +1,12 @@
-"""Explanations of many image files: pictures of what each stage looks at, and a page of them."""
+"""Explanations of many image files: pictures of what each stage looks at."""
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -18,6 +16,7 @@ from resnets.analysis.overlays import Panel
 from resnets.data.images import central, centre, cut_box, read_image, scaled_size, square, to_tensor
 from resnets.data.preprocessing import Preprocessing
 from resnets.deploy import artefact
+from resnets.deploy.explained import Explained, page
 from resnets.deploy.neighbours import Nearest
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_bytes
@@ -44,51 +43,6 @@ class Wishes:
     opacity: float = 0.5
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What was found for one image file, or why nothing was.
-
-    Args:
-        image: the file, as it was named.
-        name: of the class that is explained.
-        index: of this class.
-        probability: of this class.
-        top: the most probable classes with their probabilities.
-        stages: of the explanation.
-        files: names of the pictures in the folder, by what they show.
-        nearest: images of another folder that are like it, if they were asked for.
-        error: why the image could not be read.
-    """
-
-    image: str
-    name: str = ""
-    index: int = -1
-    probability: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
-    stages: tuple[StageMap, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    nearest: Nearest | None = None
-    error: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON; the maps themselves are in the pictures."""
-        if self.error is not None:
-            return {"image": self.image, "error": self.error}
-        facts: dict[str, Any] = {
-            "image": self.image,
-            "class": self.name,
-            "index": self.index,
-            "probability": self.probability,
-            "top": [{"class": name, "probability": chance} for name, chance in self.top],
-            "stages": [_facts(stage) for stage in self.stages],
-            "files": dict(self.files),
-        }
-        if self.nearest is not None:
-            facts["nearest"] = [neighbour.as_dict() for neighbour in self.nearest.neighbours]
-            facts["itself_left_out"] = self.nearest.itself
-        return facts
-
-
 def open_network(name: str) -> Model:
     """A model whose answers can be explained.
 
@@ -102,7 +56,11 @@ def open_network(name: str) -> Model:
     if artefact.is_artefact(name):
         source = Path(name) / "model.safetensors"
         if not source.exists():
-            raise UserError("explanations need the source of the export", str(source))
+            raise UserError(
+                "explanations need the weights that the export was made from",
+                str(source),
+                "put them there, or name the model file itself",
+            )
         name = str(source)
     model = model_file.load(name)
     maps.with_stages(model.network)
@@ -191,7 +149,7 @@ def explain_files(
         yield found
     network = model.card["network"]
     _record(folder, network, done)
-    write_bytes(folder / PAGE, _page(network, done).encode("utf-8", "replace"))
+    write_bytes(folder / PAGE, page(network, done).encode("utf-8", "replace"))
 
 
 def _record(folder: Path, network: str, done: Sequence[Explained]) -> None:
@@ -293,50 +251,3 @@ def _unused(file: str, used: set[str]) -> str:
         name = f"{stem}_{number}"
     used.add(name.lower())
     return name
-
-
-def _facts(stage: StageMap) -> dict[str, Any]:
-    height, width = stage.values.shape
-    return {
-        "stage": stage.stage,
-        "method": stage.method,
-        "height": height,
-        "width": width,
-        "channels": stage.channels,
-        "mean": round(stage.mean, 5),
-        "deviation": round(stage.deviation, 5),
-        "active": round(stage.active, 5),
-    }
-
-
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem}"
-    "img{max-width:100%;height:auto;display:block;margin:.5rem 0}h2{margin-bottom:0}"
-    "p{margin:0;color:#555}section{margin-bottom:2.5rem}"
-)
-
-
-def _page(network: str, done: Sequence[Explained]) -> str:
-    """A page with all sheets; it needs nothing but the pictures beside it."""
-    parts = []
-    for one in done:
-        title = f"<h2>{html.escape(one.image)}</h2>"
-        if one.error is not None:
-            parts.append(f"<section>{title}<p>{html.escape(one.error)}</p></section>")
-            continue
-        top = ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in one.top)
-        about = f"<p>Explained: {html.escape(one.name)}. Answers: {html.escape(top)}.</p>"
-        whole = "stages" in one.files
-        shown = {k: v for k, v in one.files.items() if not whole or k in ("stages", "nearest")}
-        pictures = "".join(
-            f'<img src="{file}" alt="{html.escape(f"{what} of {one.image}", quote=True)}">'
-            for what, file in shown.items()
-        )
-        parts.append(f"<section>{title}{about}{pictures}</section>")
-    name = html.escape(network)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>What {name} looks at</title><style>{_STYLE}</style></head><body>"
-        f"<h1>What {name} looks at</h1>{''.join(parts)}</body></html>\n"
-    )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,8 @@ def index_folder(
             readable images.
     """
     predicting.refuse_without_features(predictor, "--nearest")
-    if not folder.is_dir():
-        raise UserError("no such folder", str(folder))
-    found = {name: (folder / name).stat() for name in _below(folder)}
+    refuse_absent(folder)
+    found = dict(_below(folder))
     states = {name: (about.st_size, about.st_mtime_ns) for name, about in found.items()}
     store = _store(predictor, folder)
     known = {n: e for n, e in _read(store).items() if n in states and e[0] == states[n]}
@@ -140,6 +139,12 @@ def index_folder(
         sum(name in features for name in todo),
         {n: e for n, (_, e) in known.items() if isinstance(e, str)},
     )
+
+
+def refuse_absent(folder: Path) -> None:
+    """Raise `UserError` if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError("no such folder", str(folder))
 
 
 def _features(answer: Answer) -> Tensor | str:
@@ -184,9 +189,11 @@ def _neighbour(index: Index, number: int, similarity: float) -> Neighbour:
     return Neighbour(str(index.folder / path), path.parent.name, similarity)
 
 
-def _below(folder: Path) -> Iterator[str]:
+def _below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     for _, _, files in walk(folder):
-        yield from files
+        for name in files:
+            with suppress(FileNotFoundError):  # removed while we look
+                yield name, (folder / name).stat()
 
 
 Entry = tuple[State, Tensor | str]

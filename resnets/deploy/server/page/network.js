@@ -1,10 +1,14 @@
-// The network as its stages: blocks, shortcuts, and what each answers.
+// The network as its stages: blocks, shortcuts, and how strongly each responds.
 
 const SVG = "http://www.w3.org/2000/svg";
 const KINDS = {
-  A: "shortcuts: identity, zeros for new channels", B: "shortcuts: identity, projections where the size changes",
-  C: "shortcuts: projections", highway: "gated shortcuts", none: "no shortcuts",
+  A: "identity shortcuts, zeros for new channels",
+  B: "identity shortcuts, projections where the size changes",
+  C: "projection shortcuts",
+  highway: "gated shortcuts",
+  none: "no shortcuts",
 };
+const MOST = 12; // blocks that are drawn one by one
 
 function element(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -12,43 +16,57 @@ function element(name, attributes) {
   return made;
 }
 
-/** Blocks as boxes in a row, with an arc over each that has a shortcut. */
+/** Blocks as boxes on a line, with an arc over each that has a shortcut; dots for those left out. */
 function drawing(stage) {
-  const shown = Math.min(Math.max(stage.blocks, 1), 12);
-  const step = 96 / Math.max(shown, 3);
-  const svg = element("svg", { viewBox: "0 0 100 34", "aria-hidden": "true", preserveAspectRatio: "xMinYMid meet" });
+  const blocks = Math.max(stage.blocks, 1);
+  const shown = blocks > MOST ? MOST - 2 : blocks;
+  const step = 120 / Math.max(blocks > MOST ? MOST : blocks, 3);
+  const gap = step * 0.34;
+  const svg = element("svg", { viewBox: "0 0 120 30", preserveAspectRatio: "xMinYMid", "aria-hidden": "true" });
+  const end = step * shown;
+  svg.append(element("path", { d: `M0 22H${end}`, class: "line" }));
   for (let i = 0; i < shown; i++) {
-    const x = 2 + i * step, width = Math.max(step - 5, 2.5);
-    svg.append(element("rect", { x, y: 17, width, height: 13, rx: 2, class: "block" }));
+    const left = i * step, right = left + step;
     if (stage.shortcut !== "none") {
-      const from = x - 1.5, to = x + width + 1.5;
-      svg.append(element("path", { d: `M${from} 23 C${from} 4 ${to} 4 ${to} 23`, class: "arc" }));
+      const from = left + gap / 4, to = right - gap / 4;
+      svg.append(element("path", { d: `M${from} 22C${from} 3 ${to} 3 ${to} 22`, class: "arc" }));
     }
+    svg.append(element("rect", { x: left + gap / 2, y: 15, width: step - gap, height: 14, rx: 2, class: "block" }));
   }
+  if (shown < blocks) svg.append(element("path", { d: `M${end + 4} 22H120`, class: "line dots" }));
   return svg;
 }
 
-function text(name, words) {
+function text(name, words, kind = "") {
   const made = document.createElement(name);
   made.textContent = words;
+  made.className = kind;
   return made;
 }
 
-/** Fill a list with one button for each stage; `choose` is called with the stage's number. */
+/** What a model's stages are made of, in words. */
+export function blocks(model) {
+  const { block, shortcut } = model.stages.at(-1);
+  return `${block[0].toUpperCase()}${block.slice(1)} blocks, ${KINDS[shortcut] ?? shortcut}.`;
+}
+
+/** Fill a list with the stages, as buttons if they have maps; `choose` is called with a stage's number. */
 export function show(list, model, choose) {
   list.replaceChildren(...model.stages.map((stage, number) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.title = KINDS[stage.shortcut] || "";
-    const kind = stage.blocks ? `${stage.blocks} ${stage.block} blocks` : "convolution";
-    const gauge = document.createElement("div");
-    gauge.className = "gauge";
+    const card = document.createElement(model.explains ? "button" : "div");
+    card.className = "card";
+    const kind = stage.blocks ? `${stage.blocks} block${stage.blocks > 1 ? "s" : ""}` : "convolution";
+    const gauge = text("span", "", "gauge");
     gauge.append(document.createElement("i"));
-    button.append(text("strong", stage.stage), drawing(stage), text("span", kind),
-      text("span", `${stage.channels}×${stage.height}×${stage.width}`), gauge, text("span", ""));
-    button.addEventListener("click", () => choose(number));
+    card.append(text("strong", stage.stage), drawing(stage), text("span", kind),
+      text("span", `${stage.channels}×${stage.height}×${stage.width}`), gauge,
+      text("span", "", "response"), text("span", "", "active"));
+    if (model.explains) {
+      card.type = "button";
+      card.addEventListener("click", () => choose(number));
+    }
     const item = document.createElement("li");
-    item.append(button);
+    item.append(card);
     return item;
   }));
 }
@@ -56,11 +74,11 @@ export function show(list, model, choose) {
 /** Show what each stage answered; without maps, that nothing is known. */
 export function respond(list, stages) {
   const strongest = Math.max(...stages.map((stage) => stage.deviation), 1e-9);
-  list.querySelectorAll("button").forEach((button, i) => {
+  list.querySelectorAll(".card").forEach((card, i) => {
     const stage = stages[i];
-    button.querySelector("i").style.width = stage ? `${(100 * stage.deviation) / strongest}%` : "0";
-    button.lastChild.textContent = stage
-      ? `response ${stage.deviation.toFixed(2)}, ${Math.round(100 * stage.active)} % active` : "";
+    card.querySelector("i").style.width = stage ? `${(100 * stage.deviation) / strongest}%` : "0";
+    card.querySelector(".response").textContent = stage ? `std ${stage.deviation.toFixed(2)}` : "";
+    card.querySelector(".active").textContent = stage ? `${Math.round(100 * stage.active)} % active` : "";
   });
 }
 

@@ -1,17 +1,32 @@
 // The picture on its canvas, with a map over the part that the network saw.
 
+const LARGEST = 1400; // pixels of the longer side that are kept for drawing
 // Dark to light in even steps for the eye (after matplotlib's inferno).
 const COLOURS = [
   [0, 0, 4], [27, 12, 66], [75, 12, 107], [120, 28, 109], [165, 45, 96],
   [207, 68, 70], [237, 105, 37], [251, 155, 6], [247, 209, 61], [252, 255, 164],
 ];
 
-export async function decode(file) {
+/** An upright image ready for drawing, with its full size; null for what the browser does not know. */
+export async function decode(blob) {
+  let bitmap;
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image" });
+    bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
   } catch {
     return null; // the server may know formats that the browser does not
   }
+  const { width, height } = bitmap;
+  const scale = Math.min(1, LARGEST / Math.max(width, height));
+  const sheet = document.createElement("canvas");
+  sheet.width = Math.max(1, Math.round(width * scale));
+  sheet.height = Math.max(1, Math.round(height * scale));
+  const context = sheet.getContext("2d");
+  context.fillStyle = "#fff"; // what is transparent the network sees as white
+  context.fillRect(0, 0, sheet.width, sheet.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, sheet.width, sheet.height);
+  bitmap.close(); // a photograph takes a hundred megabytes
+  return { sheet, width, height };
 }
 
 function colour(value) {
@@ -21,50 +36,54 @@ function colour(value) {
 }
 
 function heat(map) {
-  const sheet = new OffscreenCanvas(map.width, map.height);
+  const sheet = document.createElement("canvas");
+  [sheet.width, sheet.height] = [map.width, map.height];
   const context = sheet.getContext("2d");
   const pixels = context.createImageData(map.width, map.height);
-  // Where nothing speaks for the class the picture stays visible.
-  map.values.forEach((value, i) => pixels.data.set([...colour(value), 90 + 165 * value], 4 * i));
+  // Where little speaks for the class the picture stays visible.
+  map.values.forEach((value, i) => pixels.data.set([...colour(value), 110 + 145 * value], 4 * i));
   context.putImageData(pixels, 0, 0);
   return sheet;
 }
 
-/** Draw a picture into a canvas, and a map (or none) over its crop with a strength of 0 to 1. */
-export function draw(canvas, bitmap, crop, map, strength) {
-  const ratio = bitmap.height / bitmap.width;
-  canvas.width = 560;
-  canvas.height = Math.round(560 * Math.min(Math.max(ratio, 0.4), 1.25));
+export const whole = (crop, image) => crop.width > image.width - 1 && crop.height > image.height - 1;
+
+/** Draw an image as large as the canvas allows, and a map (or none) over its crop with an opacity of 0 to 1. */
+export function draw(canvas, image, crop, map, opacity) {
+  const sharp = Math.min(window.devicePixelRatio || 1, 2);
+  canvas.width = Math.max(1, Math.round(canvas.clientWidth * sharp));
+  canvas.height = Math.max(1, Math.round(canvas.clientHeight * sharp));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  const scale = Math.min(canvas.width / bitmap.width, canvas.height / bitmap.height);
-  const left = (canvas.width - bitmap.width * scale) / 2;
-  const top = (canvas.height - bitmap.height * scale) / 2;
-  context.drawImage(bitmap, left, top, bitmap.width * scale, bitmap.height * scale);
+  const scale = Math.min(canvas.width / image.width, canvas.height / image.height);
+  const size = [image.width * scale, image.height * scale];
+  const corner = [(canvas.width - size[0]) / 2, (canvas.height - size[1]) / 2];
+  context.drawImage(image.sheet, ...corner, ...size);
   if (!crop) return;
-  const box = [left + crop.left * scale, top + crop.top * scale, crop.width * scale, crop.height * scale];
-  if (map && strength > 0) {
-    context.save();
-    context.beginPath();
-    context.rect(...box);
-    context.clip();
-    context.globalAlpha = strength;
-    context.drawImage(heat(map), ...box);
-    context.restore();
-  }
-  context.strokeStyle = "rgb(255 255 255 / 85%)";
-  context.lineWidth = 2;
-  context.strokeRect(box[0] + 1, box[1] + 1, box[2] - 2, box[3] - 2);
+  const box = [corner[0] + crop.left * scale, corner[1] + crop.top * scale, crop.width * scale, crop.height * scale];
+  if (map && opacity > 0) lay(context, box, map, opacity);
+  if (whole(crop, image)) return;
+  context.beginPath();
+  context.rect(...corner, ...size);
+  context.rect(...box);
+  context.fillStyle = "rgb(0 0 0 / 45%)";
+  context.fill("evenodd");
+  context.strokeStyle = "#fff";
+  context.lineWidth = 2 * sharp;
+  context.strokeRect(...box);
 }
 
-/** Say on the canvas that there is nothing to draw. */
-export function blank(canvas, words) {
-  canvas.width = 560;
-  canvas.height = 420;
-  const context = canvas.getContext("2d");
-  context.fillStyle = getComputedStyle(canvas).color;
-  context.globalAlpha = 0.6;
-  context.font = "18px system-ui, sans-serif";
-  context.textAlign = "center";
-  context.fillText(words, 280, 214);
+function lay(context, box, map, opacity) {
+  context.save();
+  context.beginPath();
+  context.rect(...box);
+  context.clip();
+  context.globalAlpha = opacity;
+  // Grey below, so that all colour is the map's.
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "#808080";
+  context.fillRect(...box);
+  context.globalCompositeOperation = "source-over";
+  context.drawImage(heat(map), ...box);
+  context.restore();
 }
