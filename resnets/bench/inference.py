@@ -29,6 +29,7 @@ from resnets.deploy.runtimes import (
     OpenVinoRuntime,
     Runtime,
     TorchRuntime,
+    core,
     default_precision,
     has_openvino,
     nncf,
@@ -232,17 +233,10 @@ def _onnx(file: Path) -> Network:
 
 
 def _openvino(model: Any, precision: str) -> Network:
-    compiled = (
-        openvino()
-        .Core()
-        .compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": precision,
-                "INFERENCE_NUM_THREADS": threads(),
-            },
-        )
-    )
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads(),
+    }
+    compiled = core().compile_model(model, "CPU", settings)
     return lambda images: compiled(_scaled(images).numpy(), share_inputs=True)

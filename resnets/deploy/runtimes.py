@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -111,9 +112,7 @@ class OpenVinoRuntime(_ArrayRuntime):
     """
 
     def __init__(self, model: Path | Any, precision: Precision, compiled: Path | None = None):
-        ov = openvino()
         self.name = f"openvino {precision}"
-        core = ov.Core()
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -122,7 +121,7 @@ class OpenVinoRuntime(_ArrayRuntime):
         if compiled is not None:
             settings["CACHE_DIR"] = str(compiled)
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise UserError(
                 f"OpenVINO cannot run this network ({_first_line(error)})",
@@ -182,6 +181,16 @@ def openvino() -> Any:
     """The package; raises `UserError` if it is missing."""
     _without_telemetry()
     return _package("openvino", "openvino")
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's core, one for the whole process.
+
+    The plugin for CPUs gives the thread that loads it a stack for signals, and frees it when
+    the last core goes, from whatever thread: the next signal would then kill the process.
+    """
+    return openvino().Core()
 
 
 def nncf() -> Any:

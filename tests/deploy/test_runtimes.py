@@ -1,5 +1,8 @@
 """Every engine gives the network's own answers; names find the right engine."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -117,3 +120,30 @@ def test_the_torch_engine_takes_networks_without_pooled_features():
     expected = network(imagenet().normalize(CPU)(images))
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
     assert features.shape == (1, 0)
+
+
+SIGNAL_AFTER_USE = """
+import faulthandler, os, signal, threading
+faulthandler.enable()
+import torch
+from resnets.deploy import conversion
+from resnets.deploy.runtimes import OpenVinoRuntime
+from resnets.data.preprocessing import imagenet
+from resnets.deploy.graph import Deployable
+from resnets.models import zoo
+
+model = conversion.to_openvino(Deployable(zoo.build("cifar-resnet8").eval(), imagenet()), 32)
+kept = [OpenVinoRuntime(model, "fp32")]
+kept[0](torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+dropping = threading.Thread(target=kept.clear)
+dropping.start()
+dropping.join()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_heard_after_another_thread_dropped_a_network():
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_USE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
