@@ -9,7 +9,9 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +22,25 @@ from resnets.data.preprocessing import Interpolation
 from resnets.support.errors import UserError
 
 MOST_PIXELS = 100_000_000
+MOST_SCANS = 100
+"""Passes over the pixels of a JPEG: usual ones have up to a dozen, traps many thousands."""
+MOST_PIECES = 100_000
+"""Strips or tiles of a TIFF: Pillow makes an object of each as it opens the file."""
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 })  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+"""What is read. Of Pillow's other formats some start programs (EPS) or read further files."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x0112  # EXIF's tag
+_OFFSETS = (273, 324)  # TIFF's tags of strips and tiles
+_TIFFS = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,6 +107,7 @@ class Header:
     Args:
         format: `JPEG`, `PNG`, `WEBP`, ...
         mode: Pillow's word for the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
+        codec: Pillow's word for how the pixels are packed: `jpeg`, `zip`, `raw`, `bmp_rle`, ...
         width: pixels as stored, before any turning.
         height: likewise.
         orientation: EXIF's number; 1 is upright.
@@ -99,6 +115,7 @@ class Header:
 
     format: str
     mode: str
+    codec: str
     width: int
     height: int
     orientation: int
@@ -108,7 +125,9 @@ def read_header(content: bytes, name: str) -> Header:
     """What the file says about itself, without its pixels; raises like `decode`."""
     with _opened(content, name) as image:
         turn = _orientation(image)
-        return Header(image.format or "", image.mode, image.width, image.height, turn)
+        tiles: Any = getattr(image, "tile", None)
+        codec = str(tiles[0][0]) if tiles else ""
+        return Header(image.format or "", image.mode, codec, image.width, image.height, turn)
 
 
 def intact_png(content: bytes) -> bool:
@@ -125,7 +144,8 @@ def intact_png(content: bytes) -> bool:
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        _check_structure(content, name)
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
@@ -136,6 +156,40 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise UserError("not an image" if content else "the file is empty", name) from error
     except _BROKEN as error:
         raise UserError(f"the image cannot be read ({error})", name) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_structure(content: bytes, name: str) -> None:
+    """Refuse small files that would take minutes or gigabytes, before Pillow looks at them."""
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise UserError(f"a JPEG of more than {MOST_SCANS} scans", name)
+    if content[:4] in _TIFFS and _pieces(content) > MOST_PIECES:
+        raise UserError(f"a TIFF of more than {MOST_PIECES:,} strips or tiles", name)
+
+
+def _pieces(content: bytes) -> int:
+    """The longest list of strips or tiles in a TIFF's first directory; 0 if it is damaged."""
+    order, big = _TIFFS[content[:4]]
+    start, count, entry, length = ("Q", "Q", 20, "Q") if big else ("I", "H", 12, "I")
+    most = 0
+    try:
+        (at,) = struct.unpack_from(order + start, content, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + count, content, at)
+        at += struct.calcsize(order + count)
+        for _ in range(min(entries, 4096)):
+            tag, _, pieces = struct.unpack_from(f"{order}HH{length}", content, at)
+            if tag in _OFFSETS:
+                most = max(most, pieces)
+            at += entry
+    except struct.error:
+        pass
+    return most
 
 
 def upright_size(content: bytes, name: str) -> tuple[int, int]:
