@@ -60,8 +60,11 @@ _BROKEN = (  # what Pillow raises for files that are damaged in one way or anoth
 )  # fmt: skip
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, shorter: int | None = None) -> Image.Image:
     """An image file as upright RGB.
+
+    Args:
+        shorter: as for `decode`.
 
     Raises:
         UserError: if it is missing, empty, truncated, not an image, or larger than
@@ -73,7 +76,7 @@ def read_image(path: Path) -> Image.Image:
         raise UserError("no such image", str(path)) from error
     except OSError as error:
         raise UserError(f"the image cannot be read ({error})", str(path)) from error
-    return decode(content, str(path))
+    return decode(content, str(path), shorter)
 
 
 def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:
@@ -119,6 +122,12 @@ class Header:
     width: int
     height: int
     orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height once the image is turned upright."""
+        turned = self.orientation >= 5
+        return (self.height, self.width) if turned else (self.width, self.height)
 
 
 def read_header(content: bytes, name: str) -> Header:
@@ -197,10 +206,7 @@ def upright_size(content: bytes, name: str) -> tuple[int, int]:
 
     A PNG whose orientation stands behind its pixels is taken as it lies.
     """
-    header = read_header(content, name)
-    if header.orientation >= 5:
-        return header.height, header.width
-    return header.width, header.height
+    return read_header(content, name).upright
 
 
 def _too_large(name: str, size: str) -> UserError:

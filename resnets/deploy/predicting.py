@@ -95,7 +95,7 @@ def refuse_without_features(predictor: Predictor, option: str = "--embeddings") 
 def _load(predictor: Predictor, name: str) -> tuple[str, Tensor | str]:
     """The pixels that the network looks at, or why there are none."""
     try:
-        return name, predictor.pixels(read_image(Path(name)))
+        return name, predictor.pixels(read_image(Path(name), predictor.shorter))
     except UserError as error:
         return name, error.what
 

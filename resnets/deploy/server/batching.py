@@ -69,6 +69,11 @@ class Batcher:
         self.coming = 0
         """Those of them that are still being decoded."""
 
+    def check(self, images: int) -> None:
+        """Raise `Problem` if there is no room for so many images now."""
+        if self.taken + images > self._limits.queue:
+            raise busy(f"the queue is full: {self.taken} images wait")
+
     @contextlib.contextmanager
     def take(self, images: int) -> Iterator[Ticket]:
         """Room for the images of a request, until it has its answer.
@@ -76,8 +81,7 @@ class Batcher:
         Raises:
             Problem: 503 if there is none.
         """
-        if self.taken + images > self._limits.queue:
-            raise busy(f"the queue is full: {self.taken} images wait")
+        self.check(images)
         self.taken += images
         self.coming += images
         ticket = Ticket(self, images)
@@ -91,7 +95,7 @@ class Batcher:
     async def answer(self, pixels: Tensor) -> Answered:
         """What the network says of an image, uint8 (3, H, W)."""
         loop = asyncio.get_running_loop()
-        if self._worker is None:
+        if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         place = _Waiting(pixels, time.perf_counter(), loop.create_future())
         self._waiting.append(place)
@@ -108,8 +112,8 @@ class Batcher:
             group = await self._gather()
             start = time.perf_counter()
             try:
-                stack = torch.stack([place.pixels for place in group])
-                outputs = await loop.run_in_executor(self._thread, self._run, stack)
+                pixels = [place.pixels for place in group]
+                found = await loop.run_in_executor(self._thread, self._compute, pixels)
             except Exception as error:  # of the engine: these images fail, the server lives
                 for place in group:
                     if not place.answer.done():
@@ -117,10 +121,17 @@ class Batcher:
                 continue
             seconds = time.perf_counter() - start
             self._observe(len(group), seconds)
-            for place, logits in zip(group, outputs.logits, strict=True):
+            for place, logits in zip(group, found, strict=True):
                 if not place.answer.done():
                     waited = start - place.since
                     place.answer.set_result(Answered(logits, len(group), waited, seconds))
+
+    def _compute(self, pixels: list[Tensor]) -> list[Tensor]:
+        """The logits of each image."""
+        found = list(self._run(torch.stack(pixels)).logits)
+        if len(found) != len(pixels):
+            raise RuntimeError(f"{len(found)} answers to {len(pixels)} images")
+        return found
 
     async def _gather(self) -> list[_Waiting]:
         """The next batch: those that wait, after a short while for those that are coming."""
@@ -130,7 +141,9 @@ class Batcher:
             while self._waiting and self._waiting[0].answer.done():  # its client has gone
                 self._waiting.popleft()
             now = time.perf_counter()
-            if self._waiting:
+            if not self._waiting:
+                until = None
+            else:
                 until = until or now + limits.wait
                 if len(self._waiting) >= limits.batch or not self.coming or now >= until:
                     count = min(len(self._waiting), limits.batch)

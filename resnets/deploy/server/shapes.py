@@ -9,8 +9,9 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from resnets.analysis import maps
+from resnets.deploy.server.decoding import Picture
 from resnets.deploy.server.problems import TYPE
-from resnets.deploy.server.served import Picture, Served
+from resnets.deploy.server.served import Served
 
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name.")]
 Class = Annotated[

@@ -14,6 +14,7 @@ from resnets.deploy.opening import open_predictor
 from resnets.deploy.predicting import answers
 from resnets.deploy.server import files
 from resnets.deploy.server.app import create_app
+from resnets.deploy.server.decoding import Decoders
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.served import Served
@@ -26,8 +27,9 @@ class Client:
 
     def __init__(self, models, limits=None, token=None):
         limits, metrics = limits or Limits(), Metrics()
+        decoders = Decoders(limits)
         self.served = [
-            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics)
+            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders)
             for path in models
         ]
         self.app = create_app(self.served, limits, metrics, files.shipped_samples(), token)
@@ -141,7 +143,7 @@ def test_maps_add_up_and_say_what_they_cover(client, models):
     assert crop["width"] == pytest.approx(60 * 32 / 36, abs=0.2)
     assert crop["left"] + crop["width"] / 2 == pytest.approx(50, abs=1)
     model = model_file.load(str(models[0]))
-    pixels = client.served[0]._decode(content).pixels
+    pixels = asyncio.run(client.served[0].picture(content)).pixels
     chances = model.network(model.normalize(torch.device("cpu"))(pixels[None])).softmax(1)[0]
     assert found["probability"] == pytest.approx(chances[2].item(), abs=1e-4)
     best = client("POST", "/v1/explain", **raw(content)).json()

@@ -66,7 +66,7 @@ def address(models):
     return found[0]
 
 
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 
 def request(content, length=None, kind=b"application/octet-stream"):
@@ -167,6 +167,6 @@ def test_a_stop_finishes_what_was_taken(process, models, sign):
 def test_the_token_comes_from_a_file_or_the_environment(process, models, tmp_path):
     (tmp_path / "token").write_text("sesame\n")
     _, address = process(models[0], "--runtime", "torch", "--token-file", tmp_path / "token")
-    head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     assert status(answer_to(address, head + b"\r\n")) == 401
     assert status(answer_to(address, head + b"Authorization: Bearer sesame\r\n\r\n")) == 200
