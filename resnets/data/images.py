@@ -7,7 +7,7 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -315,6 +315,12 @@ def central(width: int, height: int, size: int) -> tuple[int, int]:
     return round((width - size) / 2), round((height - size) / 2)
 
 
+def stack(pixels: Sequence[Tensor]) -> Tensor:
+    """Images uint8 (3, H, W) as a batch (N, 3, H, W)."""
+    return torch.from_numpy(np.stack([image.numpy() for image in pixels]))  # as in `to_tensor`
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB pixels as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    # By NumPy: torch would start a team of threads for so little, which then spins for more.
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))

@@ -8,10 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from resnets.data.images import read_image
+from resnets.data.images import read_image, stack
 from resnets.deploy.opening import Predictor
 from resnets.models import zoo
 from resnets.support.devices import cores
@@ -73,7 +72,7 @@ def answers(
         read = [(name, pixels) for name, pixels in group if isinstance(pixels, Tensor)]
         found: dict[str, Answer] = {}
         if read:
-            outputs = predictor.runtime(torch.stack([pixels for _, pixels in read]))
+            outputs = predictor.runtime(stack([pixels for _, pixels in read]))
             best, index = outputs.logits.softmax(1).topk(min(top, len(predictor.classes)))
             for row, (name, _) in enumerate(read):
                 found[name] = Answer(

@@ -145,7 +145,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
                         picture, found = await served.answer(content, ticket)
         facts = {
             "model": served.name,
-            "top": served.top(found.logits, top),
+            "top": served.top(found.ranking, top),
             "image": picture.facts,
             "milliseconds": {
                 "decode": _ms(picture.seconds),
@@ -185,7 +185,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
                 raise one
             else:
                 picture, answered = one
-                facts = {"top": served.top(answered.logits, top), "image": picture.facts}
+                facts = {"top": served.top(answered.ranking, top), "image": picture.facts}
                 answers.append(shapes.Answer.model_validate(facts))
         total = {"total": _ms(time.perf_counter() - start)}
         return shapes.Predictions(model=served.name, answers=answers, milliseconds=total)

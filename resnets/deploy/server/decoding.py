@@ -18,6 +18,8 @@ from resnets.deploy.server.problems import Problem
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 
+SMALL = 16_384
+"""Bytes, and pixels, up to which images are decoded without a thread."""
 SLOW_CODECS = ("bmp_rle", "ppm_plain")
 """Pillow decodes these in Python: a file within the limits would stop everybody for seconds."""
 
@@ -49,23 +51,28 @@ class Decoders:
 
     async def picture(self, content: bytes, predictor: Predictor) -> Picture:
         """What a model looks at of an image file; raises `Problem` if it cannot be read."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._decode, content, predictor, False)
+        found = None
+        if len(content) <= SMALL:  # decoded sooner than handed to a thread
+            found = self._decode(content, predictor, SMALL)
+        if found is None:
+            found = await self._in_thread(content, predictor, self._limits.large)
         if found is None:
             async with self._one_large:
-                found = await loop.run_in_executor(
-                    self._threads, self._decode, content, predictor, True
-                )
+                found = await self._in_thread(content, predictor, self._limits.pixels)
         assert found is not None
         return found
 
-    def _decode(self, content: bytes, predictor: Predictor, large: bool) -> Picture | None:
-        """None if the image is large and that is not expected."""
+    async def _in_thread(self, content: bytes, predictor: Predictor, most: int) -> Picture | None:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._decode, content, predictor, most)
+
+    def _decode(self, content: bytes, predictor: Predictor, most: int) -> Picture | None:
+        """None if the image has more than `most` pixels."""
         start = time.perf_counter()
         try:
             header = read_header(content, "")
             self._check(header)
-            if header.width * header.height > self._limits.large and not large:
+            if header.width * header.height > most:
                 return None
             image = decode(content, "", predictor.shorter)
             pixels = predictor.pixels(image)

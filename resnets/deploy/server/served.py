@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resnets.analysis import maps
 from resnets.deploy import artefact
 from resnets.deploy.opening import Predictor
-from resnets.deploy.server.batching import Answered, Batcher, Ticket
+from resnets.deploy.server.batching import Answered, Batcher, Ranking, Ticket
 from resnets.deploy.server.decoding import Decoders, Picture
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.metrics import Metrics
@@ -54,6 +53,7 @@ class Served:
         self.metrics.watch_queue(self.name, lambda: self.batcher.taken)
         self._explainer = ThreadPoolExecutor(1, "explain")
         self._explaining = 0
+        self._classes = self.predictor.classes
 
     async def picture(self, content: bytes) -> Picture:
         """An image file decoded; raises `Problem` if it cannot be."""
@@ -68,13 +68,12 @@ class Served:
             raise
         return picture, await ticket.answer(picture.pixels)
 
-    def top(self, logits: Tensor, count: int) -> list[dict[str, Any]]:
+    def top(self, ranking: Ranking, count: int) -> list[dict[str, Any]]:
         """The most probable classes."""
-        names = self.predictor.classes
-        best, index = logits.softmax(0).topk(min(count, len(names)))
+        best, chances = ranking.classes[:count].tolist(), ranking.probabilities[:count].tolist()
         return [
-            {"class": names[i], "index": i, "probability": round(chance, 6)}
-            for chance, i in zip(best.tolist(), index.tolist(), strict=True)
+            {"class": self._classes[i], "index": i, "probability": round(chance, 6)}
+            for i, chance in zip(best, chances, strict=True)
         ]
 
     async def explain(self, picture: Picture, index: int | None) -> maps.Explanation:

@@ -126,8 +126,9 @@ def test_an_engine_that_fails_fails_that_batch_only():
             return mean_of(images)
 
         batcher = Batcher(moody, Limits(batch=1))
-        with pytest.raises(RuntimeError, match="no luck"):
+        with pytest.raises(Problem, match="the network failed") as caught:
             await ask(batcher, 13)
+        assert caught.value.status == 500
         assert (await ask(batcher, 14)).logits.item() == 14
         assert batcher.taken == 0
         batcher.close()
