@@ -323,4 +323,4 @@ def stack(pixels: Sequence[Tensor]) -> Tensor:
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB pixels as uint8 (3, H, W)."""
     # By NumPy: torch would start a team of threads for so little, which then spins for more.
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))

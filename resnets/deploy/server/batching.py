@@ -19,7 +19,6 @@ from resnets.deploy.graph import Outputs
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.problems import Problem, busy
 
-
 _LOGGER = logging.getLogger("resnets.server")
 
 
