@@ -39,12 +39,14 @@ def _table(table: dict[str, Any]) -> str:
     rows = table["rows"]
     peaks = any(row["peak"] is not None for row in rows)
     ratios = any(row["ratio"] is not None for row in rows)
-    header = [table["title"], table["unit"], "slowest to fastest round"]
+    spread = any(row["low"] != row["high"] for row in rows)
+    header = [table["title"], table["unit"], *["slowest to fastest round"] * spread]
     header += ["ratio"] * ratios + ["of the peak"] * peaks
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in rows:
         line = [row["name"], _number(row["median"])]
-        line.append(f"{_number(row['low'])} to {_number(row['high'])}")
+        if spread:
+            line.append(f"{_number(row['low'])} to {_number(row['high'])}")
         if ratios:
             line.append(f"{row['ratio']:.2f}")
         if peaks:

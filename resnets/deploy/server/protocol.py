@@ -98,7 +98,7 @@ class Bounded(HttpToolsProtocol):
             return
         unread = self.cycle.more_body and not self.pipeline
         super().on_response_complete()
-        if self._last is not None and not self.pipeline:
+        if self._last is not None and self._idle():
             self.transport.write(self._last)
             self.finish()
         elif unread and not self._in_headers:
