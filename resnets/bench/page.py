@@ -60,8 +60,14 @@ def _number(value: float) -> str:
 
 
 def rewrite(text: str) -> str:
-    """`text` with every marked table made anew."""
-    return _MARKED.sub(lambda m: f"{m[1]}{markdown(report(m[2]))}\n{m[3]}", text)
+    """`text` with every marked table made anew, where there is a report."""
+
+    def table(mark: re.Match[str]) -> str:
+        if not (REPORTS / f"{mark[2]}.json").exists():
+            return mark[0]
+        return f"{mark[1]}{markdown(report(mark[2]))}\n{mark[3]}"
+
+    return _MARKED.sub(table, text)
 
 
 def draw(document: dict[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Decoders:
         self._limits = limits
         self._threads = ThreadPoolExecutor(cores(), "decode")
         self._one_large = asyncio.Semaphore(1)
+        with contextlib.suppress(UserError):
+            read_header(b"", "")  # Pillow loads its formats now, not in the first request
 
     async def picture(self, content: bytes, predictor: Predictor) -> Picture:
         """What a model looks at of an image file; raises `Problem` if it cannot be read."""
