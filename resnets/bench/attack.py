@@ -120,7 +120,7 @@ def kinds(image: bytes) -> dict[str, Kind]:
         "unknown method": lambda r: [head("Content-Length: 0\r\n\r\n", method="DELETE")],
         "bad query": lambda r: [head("Content-Length: 0\r\n\r\n", "/v1/predict?top=-1")],
         "unknown model": lambda r: [head("Content-Length: 0\r\n\r\n", "/v1/predict?model=../x")],
-        "foreign host": lambda r: [b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"],
+        "foreign host": lambda r: [head("\r\n", "/", "GET").replace(b"localhost", b"evil.example")],
         "client that leaves": lambda r: [post(cut(image, r), length=len(image)), b""],
         "slow headers": lambda r: [head()[:40], *[b"a"] * 1000],
         "slow body": lambda r: [post(image[:100], length=len(image)), *[BYTE] * 1000],
