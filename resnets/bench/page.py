@@ -39,12 +39,14 @@ def _table(table: dict[str, Any]) -> str:
     rows = table["rows"]
     peaks = any(row["peak"] is not None for row in rows)
     ratios = any(row["ratio"] is not None for row in rows)
-    header = [table["title"], table["unit"], "slowest to fastest round"]
+    spread = any(row["low"] != row["high"] for row in rows)
+    header = [table["title"], table["unit"], *["slowest to fastest round"] * spread]
     header += ["ratio"] * ratios + ["of the peak"] * peaks
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in rows:
         line = [row["name"], _number(row["median"])]
-        line.append(f"{_number(row['low'])} to {_number(row['high'])}")
+        if spread:
+            line.append(f"{_number(row['low'])} to {_number(row['high'])}")
         if ratios:
             line.append(f"{row['ratio']:.2f}")
         if peaks:
@@ -58,8 +60,14 @@ def _number(value: float) -> str:
 
 
 def rewrite(text: str) -> str:
-    """`text` with every marked table made anew."""
-    return _MARKED.sub(lambda m: f"{m[1]}{markdown(report(m[2]))}\n{m[3]}", text)
+    """`text` with every marked table made anew, where there is a report."""
+
+    def table(mark: re.Match[str]) -> str:
+        if not (REPORTS / f"{mark[2]}.json").exists():
+            return mark[0]
+        return f"{mark[1]}{markdown(report(mark[2]))}\n{mark[3]}"
+
+    return _MARKED.sub(table, text)
 
 
 def draw(document: dict[str, Any], path: Path) -> None:

@@ -76,6 +76,24 @@ def scale(
     _show("scale", tables, device, out)
 
 
+def serve(
+    model: str,
+    data: Path | None,
+    connections: int,
+    rounds: int,
+    seconds: float,
+    minutes: float,
+    attacks: int,
+    out: Path | None,
+) -> None:
+    """Measure the server under load and under attack."""
+    from resnets.bench import serving
+
+    _check(out)
+    plan = serving.Plan(model, data, connections, rounds, seconds, minutes, attacks)
+    _show("serve", serving.measure(plan, _tell), torch.device("cpu"), out)
+
+
 def _check(out: Path | None) -> None:
     """Before minutes are spent, see that the file can be written."""
     if out is not None and not out.parent.is_dir():

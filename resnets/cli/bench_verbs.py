@@ -101,3 +101,22 @@ def scale(
     from resnets.cli import bench as verb
 
     verb.scale(deepest, rounds, seconds, processes, device, out)
+
+
+@benches.command(epilog=example("resnets bench serve --model resnet50@msra --minutes 10"))
+def serve(
+    model: Annotated[str, typer.Option(help="That serve is given.")] = "cifar-resnet20",
+    data: Annotated[
+        Path | None, typer.Option(help="Images to send; made ones by default.", metavar="FOLDER")
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, max=1000, help="Of wrk.")] = 48,
+    minutes: Annotated[float, typer.Option(min=0, help="Watch memory under load.")] = 10.0,
+    attacks: Annotated[int, typer.Option(min=0, help="Malformed requests.")] = 10_000,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 20.0,
+    out: OutOption = None,
+) -> None:
+    """The server under load by wrk, for minutes, and under attack."""
+    from resnets.cli import bench as verb
+
+    verb.serve(model, data, connections, rounds, seconds, minutes, attacks, out)

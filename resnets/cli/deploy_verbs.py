@@ -83,8 +83,11 @@ def explain(
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Models, as predict takes them.", metavar="[NAME=]MODEL...")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="As predict takes them; cifar-resnet20 by default.", metavar="[NAME=]MODEL..."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0: for other machines too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     token_file: Annotated[
@@ -94,9 +97,21 @@ def serve(
     samples: Annotated[
         Path | None, typer.Option(help="Images to try on the page.", metavar="FOLDER")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name by which a proxy calls this server; repeatable.", metavar="NAME"),
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait.", metavar="N")] = 256,
-    max_mb: Annotated[int, typer.Option(min=1, help="Of a request's body.", metavar="N")] = 32,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
+    max_mb: Annotated[
+        int, typer.Option(min=1, max=1024, help="Of a request's body.", metavar="N")
+    ] = 32,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, max=100, help="Of an image.", metavar="N")
+    ] = 50,
+    max_images: Annotated[int, typer.Option(min=1, help="In a request.", metavar="N")] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds for an answer.")
+    ] = 30.0,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -106,6 +121,7 @@ def serve(
     from resnets.cli import serve as verb
 
     options = verb.Options(
-        host, port, token_file, samples, queue, max_mb, timeout, runtime, precision, device, log
-    )
-    verb.serve(models, options)
+        host, port, token_file, samples, allow_host or [], queue, max_mb, max_megapixels,
+        max_images, timeout, runtime, precision, device, log,
+    )  # fmt: skip
+    verb.serve(models or [], options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from resnets.support.devices import find_device
 from resnets.support.errors import UserError, nearest
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
-LOCAL = ("127.0.0.1", "localhost", "::1")
+DEFAULT = "cifar-resnet20"
 LOGS = ("text", "json", "none")
 
 
@@ -24,8 +25,11 @@ class Options:
     port: int
     token_file: Path | None
     samples: Path | None
+    allow_host: list[str]
     queue: int
     max_mb: int
+    max_megapixels: int
+    max_images: int
     timeout: float
     runtime: str
     precision: str
@@ -34,7 +38,7 @@ class Options:
 
 
 def serve(models: list[str], options: Options) -> None:
-    """Serve until a signal."""
+    """Serve until a signal; a shipped model if none is named."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"{missing[0]} is not installed", mend="pip install resnets[serve]")
@@ -43,25 +47,36 @@ def serve(models: list[str], options: Options) -> None:
 
     if options.log not in LOGS:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
+    if not math.isfinite(options.timeout):
+        raise UserError("is no number of seconds", f"--timeout {options.timeout}")
     token = _token(options.token_file)
-    running.serve(
+    finished = running.serve(
         running.Options(
-            models=models,
+            models=models or [DEFAULT],
             host=options.host,
             port=options.port,
             token=token,
             runtime=options.runtime,
             precision=options.precision,
             samples=options.samples,
+            hosts=options.allow_host,
             log=None if options.log == "none" else sys.stdout,
             log_as_json=options.log == "json",
             limits=Limits(
-                bytes=options.max_mb * 1_000_000, queue=options.queue, seconds=options.timeout
+                bytes=options.max_mb * 1_000_000,
+                memory=max(Limits.memory, 4 * options.max_mb * 1_000_000),
+                pixels=options.max_megapixels * 1_000_000,
+                images=min(options.max_images, options.queue),
+                queue=options.queue,
+                seconds=options.timeout,
             ),
         ),
         find_device(options.device),
-        lambda address: _ready(address, options.host not in LOCAL and token is None),
+        lambda address: _ready(address, not running.is_local(address) and token is None),
     )
+    if not finished:
+        print("resnets: stopped before all was finished", file=sys.stderr)
+        sys.exit(130)
 
 
 def _ready(address: str, open_to_all: bool) -> None:

@@ -7,10 +7,11 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,25 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bilinear", "bicubic"]
 MOST_PIXELS = 100_000_000
+MOST_SCANS = 100
+"""Passes over the pixels of a JPEG: usual ones have up to a dozen, traps many thousands."""
+MOST_PIECES = 100_000
+"""Strips or tiles of a TIFF: Pillow makes an object of each as it opens the file."""
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 })  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+"""What is read. Of Pillow's other formats some start programs (EPS) or read further files."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x0112  # EXIF's tag
+_OFFSETS = (273, 324)  # TIFF's tags of strips and tiles
+_TIFFS = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,8 +62,11 @@ _BROKEN = (  # what Pillow raises for files that are damaged in one way or anoth
 )  # fmt: skip
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, shorter: int | None = None) -> Image.Image:
     """An image file as upright RGB.
+
+    Args:
+        shorter: as for `decode`.
 
     Raises:
         UserError: if it is missing, empty, truncated, not an image, or larger than
@@ -61,7 +78,7 @@ def read_image(path: Path) -> Image.Image:
         raise UserError("no such image", str(path)) from error
     except OSError as error:
         raise UserError(f"the image cannot be read ({error})", str(path)) from error
-    return decode(content, str(path))
+    return decode(content, str(path), shorter)
 
 
 def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:
@@ -95,6 +112,7 @@ class Header:
     Args:
         format: `JPEG`, `PNG`, `WEBP`, ...
         mode: Pillow's word for the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
+        codec: Pillow's word for how the pixels are packed: `jpeg`, `zip`, `raw`, `bmp_rle`, ...
         width: pixels as stored, before any turning.
         height: likewise.
         orientation: EXIF's number; 1 is upright.
@@ -102,16 +120,25 @@ class Header:
 
     format: str
     mode: str
+    codec: str
     width: int
     height: int
     orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height once the image is turned upright."""
+        turned = self.orientation >= 5
+        return (self.height, self.width) if turned else (self.width, self.height)
 
 
 def read_header(content: bytes, name: str) -> Header:
     """What the file says about itself, without its pixels; raises like `decode`."""
     with _opened(content, name) as image:
         turn = _orientation(image)
-        return Header(image.format or "", image.mode, image.width, image.height, turn)
+        tiles: Any = getattr(image, "tile", None)
+        codec = str(tiles[0][0]) if tiles else ""
+        return Header(image.format or "", image.mode, codec, image.width, image.height, turn)
 
 
 def intact_png(content: bytes) -> bool:
@@ -128,7 +155,8 @@ def intact_png(content: bytes) -> bool:
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        _check_structure(content, name)
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
@@ -141,15 +169,46 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise UserError(f"the image cannot be read ({error})", name) from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_structure(content: bytes, name: str) -> None:
+    """Refuse small files that would take minutes or gigabytes, before Pillow looks at them."""
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise UserError(f"a JPEG of more than {MOST_SCANS} scans", name)
+    if content[:4] in _TIFFS and _pieces(content) > MOST_PIECES:
+        raise UserError(f"a TIFF of more than {MOST_PIECES:,} strips or tiles", name)
+
+
+def _pieces(content: bytes) -> int:
+    """The longest list of strips or tiles in a TIFF's first directory; 0 if it is damaged."""
+    order, big = _TIFFS[content[:4]]
+    start, count, entry, length = ("Q", "Q", 20, "Q") if big else ("I", "H", 12, "I")
+    most = 0
+    try:
+        (at,) = struct.unpack_from(order + start, content, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + count, content, at)
+        at += struct.calcsize(order + count)
+        for _ in range(min(entries, 4096)):
+            tag, _, pieces = struct.unpack_from(f"{order}HH{length}", content, at)
+            if tag in _OFFSETS:
+                most = max(most, pieces)
+            at += entry
+    except struct.error:
+        pass
+    return most
+
+
 def upright_size(content: bytes, name: str) -> tuple[int, int]:
     """Width and height once the image is turned upright, by its header; raises like `decode`.
 
     A PNG whose orientation stands behind its pixels is taken as it lies.
     """
-    header = read_header(content, name)
-    if header.orientation >= 5:
-        return header.height, header.width
-    return header.width, header.height
+    return read_header(content, name).upright
 
 
 def _too_large(name: str, size: str) -> UserError:
@@ -275,7 +334,15 @@ class CentralCrop:
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
     """RGB pixels as uint8 (3, H, W)."""
-    return np.asarray(image).transpose(2, 0, 1).copy()
+    # By NumPy: torch would start a team of threads for so little, which then spins for more.
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")
+
+
+def stack(pixels: Sequence[Tensor]) -> Tensor:
+    """Images uint8 (3, H, W) as a batch (N, 3, H, W)."""
+    import torch
+
+    return torch.from_numpy(np.stack([image.numpy() for image in pixels]))  # as in `to_array`
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16")
+SPARE = 2
+"""Large JPEGs are decoded at a smaller scale, but still so many times what is shown to networks."""
 GRAPH = 1
 """Counts changes of `Deployable`, so that none takes another's graph from the cache."""
 
@@ -63,6 +65,11 @@ class Predictor:
     def classes(self) -> list[str]:
         """Class names, in the order of the logits."""
         return list(self.card["classes"])
+
+    @property
+    def shorter(self) -> int:
+        """Pixels that the shorter side of an image must keep as it is decoded."""
+        return SPARE * self.preprocessing.resize
 
     def array(self, image: Any) -> NDArray[np.uint8]:
         """What the network looks at of an upright RGB image: uint8 (3, size, size)."""

@@ -138,7 +138,7 @@ def refuse_without_features(predictor: Predictor, option: str = "--embeddings") 
 
 def _load(predictor: Predictor, name: str) -> _Loaded:
     try:
-        return name, predictor.array(read_image(Path(name)))
+        return name, predictor.array(read_image(Path(name), predictor.shorter))
     except UserError as error:
         return name, error.what
 

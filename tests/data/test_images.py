@@ -1,6 +1,7 @@
 """Image files of every kind become the same upright RGB pixels; bad ones are one clear error."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_scaled_decoding_shows_the_same_picture_upright():
 
 def test_the_header_tells_what_is_stored():
     content = saved(Image.fromarray(picture()).convert("CMYK"), "JPEG")
-    assert images.read_header(content, "it") == images.Header("JPEG", "CMYK", 96, 64, 1)
+    assert images.read_header(content, "it") == images.Header("JPEG", "CMYK", "jpeg", 96, 64, 1)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -298,3 +299,44 @@ def test_to_tensor():
     tensor = images.to_tensor(Image.fromarray(pixels))
     assert tensor.shape == (3, 64, 96)
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
+
+
+def trap_tiff(tiles, order="<", big=False):
+    """A TIFF of tiles of one pixel, all in the same place of the file."""
+    kind, entry = ("Q", "HHQQ") if big else ("I", "HHII")
+    tags = {256: 1000, 257: tiles // 1000, 258: 8, 259: 1, 262: 1, 277: 1, 322: 1, 323: 1}
+    lists = (324, 325)
+    start = 16 if big else 8
+    places = start + (8 if big else 2) + (len(tags) + 2) * struct.calcsize(order + entry) + 8
+    mark = {"<": b"II", ">": b"MM"}[order]
+    head = struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    directory = struct.pack(order + ("Q" if big else "H"), len(tags) + 2)
+    for tag, value in tags.items():
+        directory += struct.pack(order + entry, tag, 16 if big else 4, 1, value)
+    for tag in lists:
+        directory += struct.pack(order + entry, tag, 16 if big else 4, tiles, places)
+    return mark + head + directory + bytes(8) + struct.pack(order + kind, 8) * tiles
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_files_built_to_cost_minutes_or_gigabytes_are_refused_unopened(order, big):
+    with pytest.raises(UserError, match="strips or tiles"):
+        images.read_header(trap_tiff(200_000, order, big), "it")
+    if (order, big) != (">", True):  # which Pillow does not read
+        assert images.read_header(trap_tiff(2000, order, big), "it").width == 1000
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused():
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    images.decode(content, "it")
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    with pytest.raises(UserError, match="scans"):
+        images.decode(content[:-2] + scan * 5000 + b"\xff\xd9", "it")
+
+
+def test_formats_that_start_programs_are_no_images():
+    with pytest.raises(UserError, match="not an image"):
+        images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "it")

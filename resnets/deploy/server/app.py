@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,7 +21,7 @@ from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.log import Log
 from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.outside import Outside
-from resnets.deploy.server.problems import Problem, busy
+from resnets.deploy.server.problems import GONE, Problem, busy
 from resnets.deploy.server.served import Served
 
 ABOUT = "Classifies images with deep residual networks. Errors are problem documents (RFC 9457)."
@@ -41,6 +41,10 @@ class State:
     metrics: Metrics
     token: str | None = None
     stopping: bool = False
+    bodies: bodies.Bodies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = bodies.Bodies(self.limits)
 
     def model(self, name: str | None) -> Served:
         """A model by its name; raises `Problem`."""
@@ -56,8 +60,9 @@ class State:
         if self.stopping:
             raise busy("the server is stopping", 5)
         if self.token is not None:
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+            if scheme.lower() != "bearer" or not right:
                 raise Problem(
                     401, "a token is needed", "send Authorization: Bearer TOKEN",
                     {"WWW-Authenticate": "Bearer"},
@@ -71,22 +76,22 @@ def create_app(
     samples: files.Samples,
     token: str | None = None,
     log: Log | None = None,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The server's application; `app.state.shared` is its `State`."""
-    shared = State({model.name: model for model in models}, limits, metrics, token)
+    """The server's application; `app.state.shared` is its `State`.
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        for model in models:
-            model.close()
+    Args:
+        models: the first answers where a request names none.
+        hosts: names by which requests may call the server; any if None.
+    """
+    shared = State({model.name: model for model in models}, limits, metrics, token)
 
     app = FastAPI(
         title="resnets", version=resnets.__version__, description=ABOUT,
-        docs_url=None, redoc_url=None, lifespan=lifespan,
+        docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.shared = shared
-    app.add_middleware(Outside, metrics=metrics, log=log or Log(None))
+    app.add_middleware(Outside, metrics=metrics, log=log or Log(None), hosts=hosts)
     _add_problems(app)
     _add_answers(app, shared)
     _add_facts(app, shared)
@@ -131,13 +136,16 @@ def _add_answers(app: FastAPI, shared: State) -> None:
         start = time.perf_counter()
         shared.admit(request)
         served = shared.model(model)
-        async with _in_time(limits):
-            with served.batcher.take(1) as ticket:
-                content = await bodies.read_one(request, limits)
-                picture, found = await served.answer(content, ticket)
+        served.batcher.check(1)  # before the body is read
+        with shared.bodies.hold() as more:
+            async with _in_time(limits):
+                content = await bodies.read_one(request, limits, more)
+                with served.batcher.take(1) as ticket:
+                    async with _while_wanted(request):
+                        picture, found = await served.answer(content, ticket)
         facts = {
             "model": served.name,
-            "top": served.top(found.logits, top),
+            "top": served.top(found.ranking, top),
             "image": picture.facts,
             "milliseconds": {
                 "decode": _ms(picture.seconds),
@@ -159,13 +167,16 @@ def _add_answers(app: FastAPI, shared: State) -> None:
         start = time.perf_counter()
         shared.admit(request)
         served = shared.model(model)
-        async with _in_time(limits):
-            contents = await bodies.read_several(request, limits)
-            with served.batcher.take(len(contents)) as ticket:
-                found = await asyncio.gather(
-                    *(served.answer(content, ticket) for content in contents),
-                    return_exceptions=True,
-                )
+        served.batcher.check(1)
+        with shared.bodies.hold() as more:
+            async with _in_time(limits):
+                contents = await bodies.read_several(request, limits, more)
+                with served.batcher.take(len(contents)) as ticket:
+                    async with _while_wanted(request):
+                        found = await asyncio.gather(
+                            *(served.answer(content, ticket) for content in contents),
+                            return_exceptions=True,
+                        )
         answers: list[shapes.Answer | shapes.Refusal] = []
         for one in found:
             if isinstance(one, Problem):
@@ -174,7 +185,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
                 raise one
             else:
                 picture, answered = one
-                facts = {"top": served.top(answered.logits, top), "image": picture.facts}
+                facts = {"top": served.top(answered.ranking, top), "image": picture.facts}
                 answers.append(shapes.Answer.model_validate(facts))
         total = {"total": _ms(time.perf_counter() - start)}
         return shapes.Predictions(model=served.name, answers=answers, milliseconds=total)
@@ -187,10 +198,15 @@ def _add_answers(app: FastAPI, shared: State) -> None:
         start = time.perf_counter()
         shared.admit(request)
         served = shared.model(model)
-        async with _in_time(limits):
-            picture = await served.picture(await bodies.read_one(request, limits))
-            before = time.perf_counter()
-            found = await served.explain(picture, class_)
+        served.check_explaining()
+        with shared.bodies.hold() as more:
+            async with _in_time(limits):
+                content = await bodies.read_one(request, limits, more)
+                with served.explaining():
+                    async with _while_wanted(request):
+                        picture = await served.picture(content)
+                        before = time.perf_counter()
+                        found = await served.explain(picture, class_)
         return shapes.explanation(served, picture, found, top, start, before)
 
 
@@ -236,6 +252,31 @@ async def _in_time(limits: Limits) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise Problem(504, f"no answer within {limits.seconds:g} seconds") from error
+
+
+@asynccontextmanager
+async def _while_wanted(request: Request) -> AsyncIterator[None]:
+    """What the client does not wait for any more ends as a `Problem` that nobody sees."""
+    task, gone = asyncio.current_task(), False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if not gone:
+            raise
+        task.uncancel()
+        raise Problem(GONE, "the client has gone") from error
+    finally:
+        watcher.cancel()
 
 
 def _ms(seconds: float) -> float:

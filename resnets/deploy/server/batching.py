@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from resnets.data.images import stack
 from resnets.deploy.graph import Outputs
 from resnets.deploy.server.limits import Limits
-from resnets.deploy.server.problems import busy
+from resnets.deploy.server.problems import Problem, busy
+
+_LOGGER = logging.getLogger("resnets.server")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Classes, the most probable first.
+
+    Args:
+        classes: their numbers, int64 (classes,).
+        probabilities: float32 (classes,).
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+def rank(logits: Tensor) -> list[Ranking]:
+    """The ranking of each row of logits (N, classes)."""
+    powers = np.exp(logits.numpy() - logits.numpy().max(1, keepdims=True))
+    probabilities = powers / powers.sum(1, keepdims=True)
+    classes = np.argsort(-probabilities, axis=1, kind="stable")
+    sorted_ = np.take_along_axis(probabilities, classes, 1)
+    return [Ranking(*pair) for pair in zip(classes, sorted_, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -24,12 +50,14 @@ class Answered:
 
     Args:
         logits: float32 (classes,).
+        ranking: the most probable classes.
         batch: images that were given together.
         queued: seconds that the image waited.
         computed: seconds of the whole batch.
     """
 
     logits: Tensor
+    ranking: Ranking
     batch: int
     queued: float
     computed: float
@@ -69,6 +97,11 @@ class Batcher:
         self.coming = 0
         """Those of them that are still being decoded."""
 
+    def check(self, images: int) -> None:
+        """Raise `Problem` if there is no room for so many images now."""
+        if self.taken + images > self._limits.queue:
+            raise busy(f"the queue is full: {self.taken} images wait")
+
     @contextlib.contextmanager
     def take(self, images: int) -> Iterator[Ticket]:
         """Room for the images of a request, until it has its answer.
@@ -76,8 +109,7 @@ class Batcher:
         Raises:
             Problem: 503 if there is none.
         """
-        if self.taken + images > self._limits.queue:
-            raise busy(f"the queue is full: {self.taken} images wait")
+        self.check(images)
         self.taken += images
         self.coming += images
         ticket = Ticket(self, images)
@@ -91,7 +123,7 @@ class Batcher:
     async def answer(self, pixels: Tensor) -> Answered:
         """What the network says of an image, uint8 (3, H, W)."""
         loop = asyncio.get_running_loop()
-        if self._worker is None:
+        if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         place = _Waiting(pixels, time.perf_counter(), loop.create_future())
         self._waiting.append(place)
@@ -108,19 +140,29 @@ class Batcher:
             group = await self._gather()
             start = time.perf_counter()
             try:
-                stack = torch.stack([place.pixels for place in group])
-                outputs = await loop.run_in_executor(self._thread, self._run, stack)
+                pixels = [place.pixels for place in group]
+                found = await loop.run_in_executor(self._thread, self._compute, pixels)
             except Exception as error:  # of the engine: these images fail, the server lives
+                _LOGGER.exception("a batch of %d images failed", len(group))
                 for place in group:
                     if not place.answer.done():
-                        place.answer.set_exception(error)
+                        failure = Problem(500, f"the network failed ({type(error).__name__})")
+                        place.answer.set_exception(failure)
                 continue
             seconds = time.perf_counter() - start
             self._observe(len(group), seconds)
-            for place, logits in zip(group, outputs.logits, strict=True):
+            for place, (logits, ranking) in zip(group, found, strict=True):
                 if not place.answer.done():
                     waited = start - place.since
-                    place.answer.set_result(Answered(logits, len(group), waited, seconds))
+                    answer = Answered(logits, ranking, len(group), waited, seconds)
+                    place.answer.set_result(answer)
+
+    def _compute(self, pixels: list[Tensor]) -> list[tuple[Tensor, Ranking]]:
+        """The logits of each image, and their ranking."""
+        logits = self._run(stack(pixels)).logits
+        if len(logits) != len(pixels):
+            raise RuntimeError(f"{len(logits)} answers to {len(pixels)} images")
+        return list(zip(logits, rank(logits), strict=True))
 
     async def _gather(self) -> list[_Waiting]:
         """The next batch: those that wait, after a short while for those that are coming."""
@@ -130,7 +172,9 @@ class Batcher:
             while self._waiting and self._waiting[0].answer.done():  # its client has gone
                 self._waiting.popleft()
             now = time.perf_counter()
-            if self._waiting:
+            if not self._waiting:
+                until = None
+            else:
                 until = until or now + limits.wait
                 if len(self._waiting) >= limits.batch or not self.coming or now >= until:
                     count = min(len(self._waiting), limits.batch)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -14,29 +15,64 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from resnets.deploy.server.limits import Limits
-from resnets.deploy.server.problems import Problem
+from resnets.deploy.server.problems import GONE, Problem, busy
 
 RAW = ("application/octet-stream", "image/")
+More = Callable[[int], None]
 KINDS = "image/..., application/octet-stream, multipart/form-data or application/json"
 
 
-async def read_one(request: Request, limits: Limits) -> bytes:
+class Bodies:
+    """The bodies that a server holds, and how many bytes they are."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most, self.held = limits.memory, 0
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Room for a body until its request is done: call what it gives with each part's bytes.
+
+        Raises:
+            Problem: 503 if there is none.
+        """
+        mine = 0
+
+        def more(size: int) -> None:
+            nonlocal mine
+            if self.held + size > self._most:
+                problem = busy("too many bytes are being worked on")
+                problem.headers["Connection"] = "close"
+                raise problem
+            mine += size
+            self.held += size
+
+        try:
+            yield more
+        finally:
+            self.held -= mine
+
+
+class _Form(MultiPartParser):
+    spool_max_size = 1 << 40  # in memory, whose use is bounded; nothing is written to disk
+
+
+async def read_one(request: Request, limits: Limits, more: More) -> bytes:
     """The one image of a request; raises `Problem`."""
     kind = content_type(request)
     if kind.startswith(RAW):
-        content = b"".join([part async for part in _stream(request, limits)])
+        content = b"".join([part async for part in _stream(request, limits, more)])
         if not content:
             raise Problem(400, "the body is empty", "send an image file")
         return content
-    images = await _several(request, limits, "image")
+    images = await _several(request, limits, "image", more)
     if len(images) != 1:
         raise Problem(400, f"{len(images)} images, not one", "use /v1/predict/batch for several")
     return images[0]
 
 
-async def read_several(request: Request, limits: Limits) -> list[bytes]:
+async def read_several(request: Request, limits: Limits, more: More) -> list[bytes]:
     """The images of a request, at least one; raises `Problem`."""
-    images = await _several(request, limits, "images")
+    images = await _several(request, limits, "images", more)
     if not images:
         raise Problem(400, "no images", "send form files named image, or JSON with images")
     return images
@@ -47,34 +83,39 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _several(request: Request, limits: Limits, key: str) -> list[bytes]:
+async def _several(request: Request, limits: Limits, key: str, more: More) -> list[bytes]:
     kind = content_type(request)
     if kind == "multipart/form-data":
-        return await _form(request, limits)
+        return await _form(request, limits, more)
     if kind == "application/json":
-        return await _json(request, limits, key)
+        return await _json(request, limits, key, more)
     shown = kind[:80] or "none"
     raise Problem(415, f"content type {shown!r} is not taken", f"send {KINDS}")
 
 
-async def _stream(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+async def _stream(request: Request, limits: Limits, more: More) -> AsyncGenerator[bytes, None]:
     """The body piece by piece; ends with a `Problem` at a limit of bytes or time."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limits.bytes:
         raise _too_large(limits)
-    size = 0
+    size, until = 0, asyncio.get_running_loop().time() + limits.sending
+    parts = request.stream()
     try:
-        async with asyncio.timeout(limits.sending):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.bytes:
-                    raise _too_large(limits)
-                yield part
+        while True:
+            async with asyncio.timeout_at(until):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            size += len(part)
+            if size > limits.bytes:
+                raise _too_large(limits)
+            more(len(part))
+            yield part
     except TimeoutError as error:
         mend = f"send the body within {limits.sending:g} seconds"
         raise Problem(408, "the body came too slowly", mend, {"Connection": "close"}) from error
     except ClientDisconnect as error:
-        raise Problem(400, "the body ended early") from error
+        raise Problem(GONE, "the client has gone") from error
 
 
 def _too_large(limits: Limits) -> Problem:
@@ -82,10 +123,10 @@ def _too_large(limits: Limits) -> Problem:
     return Problem(413, f"more than {limits.bytes:,} bytes", mend, {"Connection": "close"})
 
 
-async def _form(request: Request, limits: Limits) -> list[bytes]:
-    parser = MultiPartParser(
+async def _form(request: Request, limits: Limits, more: More) -> list[bytes]:
+    parser = _Form(
         request.headers,
-        _stream(request, limits),
+        _stream(request, limits, more),
         max_files=limits.images + 1,
         max_fields=8,
         max_part_size=1 << 16,
@@ -107,8 +148,11 @@ async def _form(request: Request, limits: Limits) -> list[bytes]:
         await form.close()
 
 
-async def _json(request: Request, limits: Limits, key: str) -> list[bytes]:
-    text = b"".join([part async for part in _stream(request, limits)])
+async def _json(request: Request, limits: Limits, key: str, more: More) -> list[bytes]:
+    text = b"".join([part async for part in _stream(request, limits, more)])
+    # Images in base64 have none of these marks; small marks can stand for large objects.
+    if sum(text.count(mark) for mark in (b"{", b"[", b",", b":")) > 4 * limits.images + 64:
+        raise Problem(400, "more values in the JSON than images may be")
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -29,4 +29,7 @@ class Log:
             line = "{time}  {status}  {ms:8.1f} ms  {method} {route}".format(
                 time=now[11:23], **facts
             )
-        print(line, file=self._stream, flush=True)
+        try:
+            print(line, file=self._stream, flush=True)
+        except (OSError, ValueError):  # whoever read the log has gone; the server goes on
+            self._stream = None

@@ -9,6 +9,8 @@ from typing import Any
 from starlette.responses import Response
 
 TYPE = "application/problem+json"
+GONE = 499
+"""Of a client that did not wait for its answer; only logs and metrics tell of it."""
 
 
 class Problem(Exception):
@@ -32,7 +34,7 @@ class Problem(Exception):
         """As JSON."""
         facts: dict[str, Any] = {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": title(self.status),
             "status": self.status,
             "detail": self.detail,
         }
@@ -46,6 +48,11 @@ class Problem(Exception):
         """As an answer."""
         content = json.dumps(self.as_dict(instance)).encode()
         return Response(content, self.status, self.headers, TYPE)
+
+
+def title(status: int) -> str:
+    """What a status means."""
+    return "Client Closed Request" if status == GONE else HTTPStatus(status).phrase
 
 
 def busy(detail: str, seconds: float = 1) -> Problem:

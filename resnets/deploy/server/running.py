@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
+from urllib.parse import urlsplit
 
 import torch
 import uvicorn
 
-from resnets.deploy.opening import open_predictor
+from resnets.deploy.opening import Predictor, open_predictor
 from resnets.deploy.server import files
 from resnets.deploy.server.app import State, create_app
+from resnets.deploy.server.decoding import Decoders
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.log import Log
 from resnets.deploy.server.metrics import Metrics
+from resnets.deploy.server.outside import refusals
 from resnets.deploy.server.protocol import bounded
 from resnets.deploy.server.served import Served
 from resnets.support.errors import UserError
@@ -33,6 +38,7 @@ class Options:
         port: 0 for any that is free.
         token: that requests must carry; none for no such check.
         samples: folder of images to try; CIFAR-10's by default.
+        hosts: further names by which requests may call a server for this machine alone.
     """
 
     models: Sequence[str]
@@ -42,42 +48,59 @@ class Options:
     runtime: str = "auto"
     precision: str = "auto"
     samples: Path | None = None
+    hosts: Sequence[str] = ()
     log: IO[str] | None = None
     log_as_json: bool = True
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options, device: torch.device, ready: Callable[[str], None]) -> None:
+def serve(options: Options, device: torch.device, ready: Callable[[str], None]) -> bool:
     """Serve until SIGINT or SIGTERM, then finish what was taken.
 
     Args:
         ready: is told the address once requests are taken.
+
+    Returns:
+        Whether all was finished; not if a second signal came.
 
     Raises:
         UserError: if a model cannot be opened, or the address cannot be had.
     """
     metrics = Metrics()
     samples = files.samples_in(options.samples) if options.samples else files.shipped_samples()
-    with _listening(options.host, options.port) as listener:
-        models = _open(options, device, metrics)
+    limits = _possible(options.limits)
+    log = Log(options.log, options.log_as_json)
+    with _listening(options.host, options.port) as listener, contextlib.ExitStack() as stack:
+        decoders = Decoders(limits)
+        stack.callback(decoders.close)
+        models = []
+        for name, predictor in _open(options, device):
+            models.append(Served(name, predictor, limits, metrics, decoders))
+            stack.callback(models[-1].close)
         app = create_app(
-            models, options.limits, metrics, samples, options.token,
-            Log(options.log, options.log_as_json),
-        )  # fmt: skip
+            models, limits, metrics, samples, options.token, log, _hosts(listener, options)
+        )
         for model in models:
             model.warm_up()
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
         config = uvicorn.Config(
             app,
-            http=bounded(options.limits),
+            http=bounded(limits, refusals(metrics, log)),
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
+            backlog=limits.connections,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(options.limits.seconds) + 5,
+            timeout_graceful_shutdown=round(limits.seconds) + 5,
         )
-        _Server(config, app.state.shared, lambda: ready(_address(listener))).run([listener])
+        server = _Server(config, app.state.shared, lambda: ready(_address(listener)))
+        try:
+            server.run([listener])
+        except OSError as error:  # another process listens there, since a moment ago
+            raise _cannot_listen(error, options.host, options.port) from error
+        return not server.force_exit
 
 
 class _Server(uvicorn.Server):
@@ -96,7 +119,8 @@ class _Server(uvicorn.Server):
         self.should_exit = self._shared.stopping = True
 
 
-def _open(options: Options, device: torch.device, metrics: Metrics) -> list[Served]:
+def _open(options: Options, device: torch.device) -> Iterator[tuple[str, Predictor]]:
+    """The models with the names that requests call them by."""
     named: dict[str, str] = {}
     for word in options.models:
         name, mark, model = word.partition("=")
@@ -109,15 +133,45 @@ def _open(options: Options, device: torch.device, metrics: Metrics) -> list[Serv
                 "give each a name: NAME=MODEL",
             )
         named[name] = model
-    return [
-        Served(
-            name,
-            open_predictor(model, options.runtime, options.precision, device),
-            options.limits,
-            metrics,
-        )
-        for name, model in named.items()
-    ]
+    for name, model in named.items():
+        yield name, open_predictor(model, options.runtime, options.precision, device)
+
+
+def _possible(limits: Limits) -> Limits:
+    """The limits that this system allows: each connection takes a descriptor."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return limits
+    spare = 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * limits.connections + spare  # some linger while they are closed
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return replace(limits, connections=max(16, min(limits.connections, (soft - spare) // 2)))
+    return limits
+
+
+def _hosts(listener: socket.socket, options: Options) -> frozenset[str] | None:
+    """The names that requests must use: a server for this machine alone has few.
+
+    Else a page could give its own name this machine's address, and have browsers ask us.
+    """
+    if not is_local(_address(listener)) and not options.hosts:
+        return None
+    address = listener.getsockname()[0]
+    own = f"[{address}]" if ":" in address else address
+    names = ("localhost", "127.0.0.1", "[::1]", own, options.host, *options.hosts)
+    return frozenset(name.lower() for name in names)
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach an address such as `http://127.0.0.1:8000`."""
+    host = urlsplit(address).hostname or ""
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -129,12 +183,16 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot listen there ({reason})", f"{host}:{port}", "choose another --host or --port"
-        ) from error
+        # Not yet listening: clients are refused until the models are there.
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _cannot_listen(error, host, port) from error
     return listener
+
+
+def _cannot_listen(error: Exception, host: str, port: int) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    mend = "choose another --host or --port"
+    return UserError(f"cannot listen there ({reason})", f"{host}:{port}", mend)
 
 
 def _address(listener: socket.socket) -> str:

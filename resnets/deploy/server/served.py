@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,42 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resnets.analysis import maps
-from resnets.data.images import Header, central, decode, read_header, scaled_size, square
 from resnets.deploy import artefact
 from resnets.deploy.opening import Predictor
-from resnets.deploy.server.batching import Answered, Batcher, Ticket
+from resnets.deploy.server.batching import Answered, Batcher, Ranking, Ticket
+from resnets.deploy.server.decoding import Decoders, Picture
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.problems import Problem, busy
 from resnets.models import complexity, zoo
 from resnets.models.residual import ResidualNetwork
-from resnets.support.devices import cores
-from resnets.support.errors import UserError
 from resnets.weights import model_file
 
 MEASURED = ("dataset", "split", "protocol", "images", "error", "top5_error")
 EXPLANATIONS = 8
 """Explanations that wait or are worked on; more are refused."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded image.
-
-    Args:
-        pixels: uint8 (3, size, size), what the network looks at.
-        facts: width, height and format of the upright image.
-        crop: what of it the network looks at, in its pixels.
-        seconds: of decoding.
-    """
-
-    pixels: Tensor
-    facts: dict[str, Any]
-    crop: dict[str, float]
-    seconds: float
 
 
 @dataclass
@@ -56,53 +37,27 @@ class Served:
     Args:
         name: by which requests call it.
         predictor: the model.
+        decoders: shared by the models of a server.
     """
 
     name: str
     predictor: Predictor
     limits: Limits
     metrics: Metrics
+    decoders: Decoders
     batcher: Batcher = field(init=False)
 
     def __post_init__(self) -> None:
         observe = self.metrics.observer(self.name)
         self.batcher = Batcher(self.predictor.runtime, self.limits, observe)
         self.metrics.watch_queue(self.name, lambda: self.batcher.taken)
-        self._decoders = ThreadPoolExecutor(cores(), "decode")
         self._explainer = ThreadPoolExecutor(1, "explain")
         self._explaining = 0
+        self._classes = self.predictor.classes
 
     async def picture(self, content: bytes) -> Picture:
         """An image file decoded; raises `Problem` if it cannot be."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, self._decode, content)
-
-    def _decode(self, content: bytes) -> Picture:
-        start = time.perf_counter()
-        try:
-            header = read_header(content, "")
-            if header.width * header.height > self.limits.pixels:
-                raise Problem(
-                    422,
-                    f"the image has {header.width} x {header.height} pixels, more than "
-                    f"{self.limits.pixels:,}",
-                    "scale it down first",
-                )
-            image = decode(content, "")
-            pixels = self.predictor.pixels(image)
-        except UserError as error:
-            raise Problem(422, error.what, error.mend) from error
-        facts = {"width": image.width, "height": image.height, "format": header.format}
-        crop = self._crop(image.width, image.height, header)
-        return Picture(pixels, facts, crop, time.perf_counter() - start)
-
-    def _crop(self, width: int, height: int, header: Header) -> dict[str, float]:
-        look = self.predictor.preprocessing
-        left, top = central(*scaled_size(width, height, look.resize), look.size)
-        box = square(width, height, look.resize, left, top, look.size)
-        names = ("left", "top", "width", "height")
-        places = (box[0], box[1], box[2] - box[0], box[3] - box[1])
-        return {name: round(place, 2) for name, place in zip(names, places, strict=True)}
+        return await self.decoders.picture(content, self.predictor)
 
     async def answer(self, content: bytes, ticket: Ticket) -> tuple[Picture, Answered]:
         """What the network says of an image file; raises `Problem` if it cannot be read."""
@@ -113,13 +68,12 @@ class Served:
             raise
         return picture, await ticket.answer(picture.pixels)
 
-    def top(self, logits: Tensor, count: int) -> list[dict[str, Any]]:
+    def top(self, ranking: Ranking, count: int) -> list[dict[str, Any]]:
         """The most probable classes."""
-        names = self.predictor.classes
-        best, index = logits.softmax(0).topk(min(count, len(names)))
+        best, chances = ranking.classes[:count].tolist(), ranking.probabilities[:count].tolist()
         return [
-            {"class": names[i], "index": i, "probability": round(chance, 6)}
-            for chance, i in zip(best.tolist(), index.tolist(), strict=True)
+            {"class": self._classes[i], "index": i, "probability": round(chance, 6)}
+            for i, chance in zip(best, chances, strict=True)
         ]
 
     async def explain(self, picture: Picture, index: int | None) -> maps.Explanation:
@@ -131,12 +85,21 @@ class Served:
             )  # fmt: skip
         if index is not None and not 0 <= index < len(self.predictor.classes):
             raise Problem(404, f"no class {index}", f"0 to {len(self.predictor.classes) - 1}")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._explainer, self._maps, picture, index)
+
+    def check_explaining(self) -> None:
+        """Raise `Problem` if too many explanations wait."""
         if self._explaining >= EXPLANATIONS:
             raise busy("too many explanations wait")
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Room for one more explanation; raises `Problem` if there is none."""
+        self.check_explaining()
         self._explaining += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._explainer, self._maps, picture, index)
+            yield
         finally:
             self._explaining -= 1
 
@@ -200,8 +163,7 @@ class Served:
     def close(self) -> None:
         """Nothing comes any more."""
         self.batcher.close()
-        for pool in (self._decoders, self._explainer):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._explainer.shutdown(wait=False, cancel_futures=True)
 
 
 def _stages(network: str, size: int) -> list[dict[str, Any]]:

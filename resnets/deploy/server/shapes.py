@@ -9,8 +9,10 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from resnets.analysis import maps
+from resnets.deploy.server.batching import rank
+from resnets.deploy.server.decoding import Picture
 from resnets.deploy.server.problems import TYPE
-from resnets.deploy.server.served import Picture, Served
+from resnets.deploy.server.served import Served
 
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name.")]
 Class = Annotated[
@@ -171,7 +173,7 @@ def explanation(
         "class": served.predictor.classes[found.index],
         "index": found.index,
         "probability": round(float(found.probabilities[found.index]), 6),
-        "top": served.top(found.logits, top),
+        "top": served.top(rank(found.logits[None])[0], top),
         "crop": picture.crop,
         "image": picture.facts,
         "stages": [_stage(stage) for stage in found.stages],

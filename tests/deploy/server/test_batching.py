@@ -126,10 +126,40 @@ def test_an_engine_that_fails_fails_that_batch_only():
             return mean_of(images)
 
         batcher = Batcher(moody, Limits(batch=1))
-        with pytest.raises(RuntimeError, match="no luck"):
+        with pytest.raises(Problem, match="the network failed") as caught:
             await ask(batcher, 13)
+        assert caught.value.status == 500
         assert (await ask(batcher, 14)).logits.item() == 14
         assert batcher.taken == 0
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_an_idle_network_leaves_no_work_behind():
+    async def run():
+        batcher = Batcher(mean_of, Limits(wait=0.05))
+        with batcher.take(1):  # another image is coming, so the network waits for it
+            task = asyncio.create_task(ask(batcher, 1))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.sleep(0.1)
+            start = time.thread_time()
+            await asyncio.sleep(0.3)
+            assert time.thread_time() - start < 0.1  # it does not turn in a circle
+        assert (await ask(batcher, 2)).logits.item() == 2
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_loses_images_fails_and_the_next_batch_is_answered():
+    async def run():
+        batcher = Batcher(lambda images: mean_of(images[: 1 - len(images)]), Limits())
+        with pytest.raises(Problem, match="the network failed"):
+            await asyncio.gather(ask(batcher, 1), ask(batcher, 2))
+        batcher._run = mean_of
+        assert (await ask(batcher, 3)).logits.item() == 3
         batcher.close()
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import threading
 
@@ -9,11 +10,14 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from resnets.data.images import decode
 from resnets.deploy.opening import open_predictor
 from resnets.deploy.predicting import answers
 from resnets.deploy.server import files
 from resnets.deploy.server.app import create_app
+from resnets.deploy.server.decoding import Decoders
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.served import Served
@@ -26,8 +30,9 @@ class Client:
 
     def __init__(self, models, limits=None, token=None):
         limits, metrics = limits or Limits(), Metrics()
+        decoders = Decoders(limits)
         self.served = [
-            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics)
+            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders)
             for path in models
         ]
         self.app = create_app(self.served, limits, metrics, files.shipped_samples(), token)
@@ -141,7 +146,7 @@ def test_maps_add_up_and_say_what_they_cover(client, models):
     assert crop["width"] == pytest.approx(60 * 32 / 36, abs=0.2)
     assert crop["left"] + crop["width"] / 2 == pytest.approx(50, abs=1)
     model = model_file.load(str(models[0]))
-    pixels = client.served[0]._decode(content).pixels
+    pixels = asyncio.run(client.served[0].picture(content)).pixels
     chances = model.network(model.normalize(torch.device("cpu"))(pixels[None])).softmax(1)[0]
     assert found["probability"] == pytest.approx(chances[2].item(), abs=1e-4)
     best = client("POST", "/v1/explain", **raw(content)).json()
@@ -307,3 +312,99 @@ def test_metrics_and_the_description_name_the_routes(models):
     docs = client("GET", "/docs").text
     assert "/v1/predict/batch" in docs
     assert "//cdn" not in docs
+
+
+def test_bodies_held_at_a_time_are_bounded_and_given_back(models):
+    client = Client(models[:1], Limits(memory=3000))
+    content = picture(0, (300, 300), "JPEG")
+    assert len(content) > 3000
+    answer = client("POST", "/v1/predict", **raw(content))
+    check_problem(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+    assert client("POST", "/v1/predict", **raw(picture()[:2000])).status_code in (200, 422)
+    assert client.app.state.shared.bodies.held == 0
+
+
+def test_json_of_small_values_is_refused_before_it_grows(client):
+    for body in (b"[" + b"{}," * 100_000, b'{"images": [' + b"0," * 100_000 + b"0]}"):
+        for path in ("/v1/predict", "/v1/predict/batch"):
+            check_problem(client("POST", path, **raw(body, "application/json")), 400)
+
+
+def test_pages_of_other_sites_are_refused(client):
+    body = raw(picture())
+    body["headers"]["sec-fetch-site"] = "cross-site"
+    check_problem(client("POST", "/v1/predict", **body), 403)
+    body["headers"]["sec-fetch-site"] = "same-origin"
+    assert client("POST", "/v1/predict", **body).status_code == 200
+
+
+def test_codecs_that_python_decodes_are_refused(client):
+    check_problem(client("POST", "/v1/predict", **raw(b"P3 2 1 255 1 2 3 4 5 6\n")), 422)
+    assert client("POST", "/v1/predict", **raw(b"P6 2 1 255\nabcdef")).status_code == 200
+
+
+def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(models):
+    few = Client(models[:1], Limits(large=100))
+    content = picture(4, (300, 200), "JPEG")
+    answers = few.several([("POST", "/v1/predict", raw(content))] * 5)
+    expected = Client(models[:1])("POST", "/v1/predict", **raw(content)).json()["top"]
+    assert [answer.json()["top"][0]["class"] for answer in answers] == [expected[0]["class"]] * 5
+
+
+def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client, models):
+    file = io.BytesIO()
+    y, x = np.mgrid[0:600, 0:800]
+    smooth = np.stack([x / 4, y / 3, 99 + 60 * np.sin(x / 40)], 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
+    picture = asyncio.run(client.served[0].picture(file.getvalue()))
+    assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
+    predictor = client.served[0].predictor
+    whole = predictor.pixels(decode(file.getvalue(), ""))
+    assert (picture.pixels.float() - whole.float()).abs().mean() < 1
+
+
+def test_a_client_that_leaves_frees_its_place(models):
+    client = Client(models[:1])
+    served, statuses = client.served[0], []
+    go = threading.Event()
+    network = served.predictor.runtime
+    object.__setattr__(served.predictor, "runtime", lambda x: go.wait(5) and network(x))
+    served.batcher.__init__(served.predictor.runtime, served.limits)
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict",
+        "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+        "headers": [(b"content-type", b"image/png")], "server": ("test", 80), "asgi": {},
+    }  # fmt: skip
+
+    async def run():
+        said = asyncio.Queue()
+        said.put_nowait(
+            {"type": "http.request", "body": picture(0, (400, 400)), "more_body": False}
+        )
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        task = asyncio.create_task(client.app(dict(scope), said.get, send))
+        await asyncio.sleep(0.3)
+        assert served.batcher.taken == 1
+        said.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(task, 2)
+        assert served.batcher.taken == served.batcher.coming == 0
+
+    asyncio.run(run())
+    go.set()
+    assert statuses[0] == 499
+
+
+def test_a_token_is_told_by_any_spelling_of_bearer(models):
+    client = Client(models[:1], token="sesame")
+    for word in ("Bearer sesame", "bearer  sesame", "BEARER sesame"):
+        answer = client("GET", "/v1/models", headers={"authorization": word})
+        assert answer.status_code == 200
+    for word in ("Bearer", "Bearer ", "Basic sesame", "Bearer sesam\xe9"):
+        headers = {"authorization": word.encode("latin-1")}
+        check_problem(client("GET", "/v1/models", headers=headers), 401)

@@ -1,17 +1,22 @@
 """A real server: bad connections, a graceful stop, mistakes of whoever starts it."""
 
+import asyncio
 import http.client
 import json
 import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from resnets.deploy.server import running
+from resnets.deploy.server import protocol, running
 from resnets.deploy.server.limits import Limits
+from resnets.support.errors import UserError
 from tests.deploy.server.conftest import picture
 
 
@@ -66,7 +71,7 @@ def address(models):
     return found[0]
 
 
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 
 def request(content, length=None, kind=b"application/octet-stream"):
@@ -134,16 +139,20 @@ def test_a_connection_is_kept_for_many_requests(address):
         assert (response.status, response.read()[:1]) == (422, b"{")
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_finishes_what_was_taken(process, models, sign):
-    server, address = process(models[0], "--runtime", "torch", "--log", "json")
+def test_a_stop_finishes_what_was_taken(process, models, tmp_path):
+    (tmp_path / "token").write_text("sesame\n")
+    server, address = process(
+        models[0], "--runtime", "torch", "--log", "json", "--token-file", tmp_path / "token"
+    )
+    assert status(answer_to(address, request(picture()))) == 401
     parts = urlsplit(address)
     found, begun = [], threading.Barrier(9)
 
     def ask():
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
         body = picture(1, (2000, 2000))  # takes a while to decode
-        connection.request("POST", "/v1/predict", body, {"Content-Type": "image/png"})
+        headers = {"Content-Type": "image/png", "Authorization": "Bearer sesame"}
+        connection.request("POST", "/v1/predict", body, headers)
         begun.wait()
         found.append(connection.getresponse().status)
 
@@ -152,7 +161,7 @@ def test_a_stop_finishes_what_was_taken(process, models, sign):
         thread.start()
     begun.wait()
     time.sleep(0.1)
-    server.send_signal(sign)
+    server.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
     assert found == [200] * 8
@@ -160,13 +169,154 @@ def test_a_stop_finishes_what_was_taken(process, models, sign):
     assert server.returncode == 0
     assert "Traceback" not in err
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["status"] for line in lines] == [200] * 8
+    assert [line["status"] for line in lines] == [401] + [200] * 8
     assert {"time", "id", "method", "route", "ms", "bytes"} < set(lines[0])
 
 
-def test_the_token_comes_from_a_file_or_the_environment(process, models, tmp_path):
-    (tmp_path / "token").write_text("sesame\n")
-    _, address = process(models[0], "--runtime", "torch", "--token-file", tmp_path / "token")
-    head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    assert status(answer_to(address, head + b"\r\n")) == 401
-    assert status(answer_to(address, head + b"Authorization: Bearer sesame\r\n\r\n")) == 200
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_answers_keep_their_order_and_a_refusal_comes_after_them(address):
+    first = request(picture()).replace(b"Connection: close\r\n", b"")
+    said = answer_to(address, first + GET + b"\r\n" + b"nonsense\r\n\r\n")
+    places = [said.find(words) for words in (b'"top"', b'{"status":"ok"}', b"400 Bad Request")]
+    assert -1 < places[0] < places[1] < places[2]
+    assert said.count(b"HTTP/1.1 ") == 3
+
+
+def test_pipelines_are_short(address):
+    said = answer_to(address, *[(GET + b"\r\n") * 2000])
+    assert b"HTTP/1.1 503 Service Unavailable" in said
+    assert 1 <= said.count(b"HTTP/1.1 200") <= 20
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"0\r\n" + b"X: " + b"a" * 200_000,  # a trailer
+        b"1;" + b"a" * 200_000,  # an extension of a chunk
+    ],
+)
+def test_words_beside_a_body_are_bounded_too(address, after):
+    head = HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
+    assert status(answer_to(address, head + b"3\r\nabc\r\n" + after)) == 431
+
+
+def test_a_refused_body_is_not_awaited(address):
+    """The rest of it is dropped for a while, so that the client can read why."""
+    head = HEAD.replace(b"Connection: close\r\n", b"") + b"Content-Length: 900000\r\n"
+    start = time.perf_counter()
+    said = answer_to(address, head + b"Content-Type: text/plain\r\n\r\n", *[b"x" * 90_000] * 9)
+    assert status(said) == 415
+    assert b"connection: close" in said.lower()
+    assert time.perf_counter() - start < 5
+
+
+class Wire(asyncio.Transport):
+    """A connection whose other end takes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.closed, self.aborted, self.said = False, False, b""
+
+    def write(self, data):
+        self.said += data
+
+    def get_write_buffer_size(self):
+        return len(self.said)
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+    def abort(self):
+        self.aborted = True
+
+    def write_eof(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+@pytest.mark.parametrize("way", ["full", "closing", "refused"])
+def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER", 0.05)
+
+    async def run():
+        made = protocol.bounded(Limits(sending=0.05), refused := [].append)
+        connection, wire = made(uvicorn.Config(lambda: None), ServerState(), {}), Wire()
+        connection.connection_made(wire)
+        if way == "full":
+            connection.pause_writing()
+            connection.resume_writing()
+            connection.pause_writing()
+        elif way == "closing":
+            wire.write(b"an answer")
+            connection.cycle = SimpleNamespace(more_body=False, response_complete=True)
+            connection.finish()
+        else:
+            connection.data_received(b"nonsense\r\n\r\n")
+            assert refused.__self__ == [400]
+        assert not wire.aborted
+        await asyncio.sleep(0.15)
+        assert wire.aborted
+
+    asyncio.run(run())
+
+
+def test_names_of_others_are_not_ours(address):
+    for host, expected in ((b"evil.example", 421), (b"127.0.0.1:1", 200), (b"[::1]:80", 200)):
+        head = b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: " + host
+        assert status(answer_to(address, head + b"\r\n\r\n")) == expected
+    without = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+    assert status(answer_to(address, without)) == 421
+
+
+def test_connections_are_bounded_and_places_come_back(models):
+    import torch
+
+    found, started = [], threading.Event()
+    options = running.Options(
+        [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
+        limits=Limits(sending=5.0, connections=20),
+    )  # fmt: skip
+    threading.Thread(
+        target=running.serve,
+        args=(options, torch.device("cpu"), lambda where: (found.append(where), started.set())),
+        daemon=True,
+    ).start()
+    assert started.wait(60)
+    held = [connect(found[0]) for _ in range(20)]
+    said = answer_to(found[0], GET + b"\r\n")
+    assert status(said) == 503
+    assert b"Retry-After" in said
+    for connection in held:
+        connection.close()
+    time.sleep(0.2)
+    assert status(answer_to(found[0], GET + b"Connection: close\r\n\r\n")) == 200
+
+
+def test_a_second_signal_ends_at_once(process, models):
+    server, address = process(models[0], "--runtime", "torch")
+    with connect(address) as waiting:
+        waiting.sendall(request(b"", 500))  # the server waits for the rest
+        time.sleep(0.3)
+        server.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert server.poll() is None
+        server.send_signal(signal.SIGINT)
+        _, err = server.communicate(timeout=10)
+    assert server.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_port_in_use_is_told_before_models_are_opened(address):
+    port = urlsplit(address).port
+    options = running.Options(["no such model"], port=port)
+    import torch
+
+    with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
+        running.serve(options, torch.device("cpu"), lambda where: None)

@@ -1,0 +1,72 @@
+"""The load generator notices wrong answers; the attack is refused, whatever its kind."""
+
+import shutil
+import threading
+
+import pytest
+import torch
+
+from resnets.bench import attack, measure, page, serving
+from resnets.deploy.opening import open_predictor
+from resnets.deploy.server import running
+from resnets.deploy.server.limits import Limits
+from tests.deploy.server.conftest import picture, save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    """A server in a thread of this process, with little patience."""
+    found, started = [], threading.Event()
+    options = running.Options(
+        [str(model)], port=0, runtime="torch", precision="fp32", limits=Limits(sending=0.5)
+    )
+    threading.Thread(
+        target=running.serve,
+        args=(options, torch.device("cpu"), lambda where: (found.append(where), started.set())),
+        daemon=True,
+    ).start()
+    assert started.wait(60)
+    return found[0]
+
+
+def test_every_malformed_request_is_refused_and_good_ones_are_answered(address):
+    image = picture(0, (500, 400), "JPEG")
+    found = attack.run(address, image, len(attack.kinds(image)), lambda line: None)
+    for kind, statuses in found.items():
+        (status,) = statuses
+        assert status == 0 if kind == "client that leaves" else 400 <= status < 500, (kind, status)
+    assert attack.good(address, image) == 200
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_wrk_compares_every_answer(address, model, tmp_path):
+    plan = serving.Plan(str(model), None, 4, 1, 1, 0, 0)
+    predictor = open_predictor(str(model), "torch", "fp32")
+    count = serving._images(plan, predictor, tmp_path)
+    serving._expected(predictor, tmp_path, count)
+
+    class At:
+        pass
+
+    server = At()
+    server.address = address
+    found = serving.wrk(server, tmp_path, count, 4, 1)
+    assert found["requests"] > 10
+    assert (found["wrong"], found["failed"]) == (0, 0)
+    assert 0 < found["p50"] <= found["p99"] < 5000
+    expected = tmp_path / "expected"
+    lines = expected.read_text().splitlines()
+    expected.write_text("\n".join([*lines[:-1], "6 0.123"]) + "\n")  # of one image
+    found = serving.wrk(server, tmp_path, count, 4, 1)
+    assert 0 < found["wrong"] < found["requests"] / 4
+
+
+def test_counts_are_shown_without_a_spread():
+    table = serving.counted("it", "requests", {"good": 3.0})
+    shown = page._table(measure.asdict(table))
+    assert shown.splitlines() == ["| it | requests |", "| --- | ---: |", "| good | 3 |"]
