@@ -99,7 +99,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, model: Path, precision: Precision) -> None:
-        ort = _package("onnxruntime", "onnxruntime")
+        ort = package("onnxruntime", "onnxruntime")
         self.name = f"onnx {precision}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads()
@@ -137,10 +137,10 @@ def openvino() -> Any:
     """The package; raises `UserError` if it is missing."""
     # Without this, importing OpenVINO reports to its makers over the network.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return _package("openvino", "openvino")
+    return package("openvino", "openvino")
 
 
-def _package(name: str, extra: str) -> Any:
+def package(name: str, extra: str) -> Any:
     import importlib
 
     try:
