@@ -59,7 +59,7 @@ def serve(models: list[str], options: Options) -> None:
                 bytes=options.max_mb * 1_000_000, queue=options.queue, seconds=options.timeout
             ),
         ),
-        find_device(options.device),
+        None if options.device == "auto" else find_device(options.device),
         lambda address: _ready(address, options.host not in LOCAL and token is None),
     )
 

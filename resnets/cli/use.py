@@ -13,9 +13,8 @@ from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
-from resnets.deploy.opening import Predictor, open_predictor
+from resnets.deploy.opening import Predictor, device_for, open_predictor
 from resnets.deploy.predicting import Answer
-from resnets.support.devices import find_device
 from resnets.support.errors import UserError
 
 FEW = 20
@@ -76,7 +75,7 @@ def predict(name: str, paths: list[str], options: Options) -> None:
 
 def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
-    device = find_device(options.device)
+    device = device_for(name, options.device)
     try:
         return open_predictor(name, options.runtime, options.precision, device)
     except UserError as error:

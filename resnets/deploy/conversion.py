@@ -26,7 +26,7 @@ def to_openvino(network: Deployable, size: int) -> Any:
         size: side in pixels of the images; any, where the network is dense.
     """
     ov = openvino()
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    example = _example(network, size)
     side = -1 if network.dense else size
     with torch.no_grad(), quiet():
         model = ov.convert_model(
@@ -38,9 +38,15 @@ def to_openvino(network: Deployable, size: int) -> Any:
     return model
 
 
+def _example(network: Deployable, size: int) -> Tensor:
+    """Images to trace with; large ones where dense, for a side of 1 would stay for ever."""
+    side = max(size, 96) if network.dense else size
+    return torch.zeros(2, 3, side, side + 32 if network.dense else side, dtype=torch.uint8)
+
+
 def to_torch_export(network: Deployable, size: int) -> torch.export.ExportedProgram:
     """A program of `torch.export`: uint8 images to a tuple of logits and features."""
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    example = _example(network, size)
     free = {axis: torch.export.Dim.DYNAMIC for axis in (AXES if network.dense else (0,))}
     with torch.no_grad(), quiet():
         program = torch.export.export(_Tuple(network).eval(), (example,), dynamic_shapes=(free,))

@@ -21,11 +21,13 @@ from resnets.deploy.runtimes import (
     OpenVinoRuntime,
     Precision,
     Runtime,
+    TorchExportRuntime,
     TorchRuntime,
     default_precision,
     has_openvino,
     openvino,
 )
+from resnets.support.devices import find_device
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import cache_folder, make_folder, writing
 from resnets.weights import model_file
@@ -84,14 +86,16 @@ def open_predictor(
         UserError: if there is no such model, or it cannot be run so.
     """
     device = device or torch.device("cpu")
+    if artefact.is_artefact(name):
+        return _open_artefact(name, runtime, precision, device)
     for word, known, option in (
         (runtime, RUNTIMES, "--runtime"),
         (precision, PRECISIONS, "--precision"),
     ):
         if word not in known:
-            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
-    if artefact.is_artefact(name):
-        return _open_artefact(name, runtime, precision, device)
+            exported = word in (*artefact.FILES, "int8")
+            mend = f"export the model: resnets export {name} --help" if exported else ""
+            raise UserError(f"unknown word {word!r}", option, mend or nearest(word, known))
     path = model_file.find(name)
     digest = digest_of(path)
     chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
@@ -107,6 +111,11 @@ def open_predictor(
         card, preprocessing = model.card, model.preprocessing
         engine = TorchRuntime(Deployable(model.network, preprocessing), device, chosen)
     return Predictor(name, card, preprocessing, engine, digest)
+
+
+def device_for(name: str, device: str) -> torch.device:
+    """The device called so; `auto` is the CPU for exports, which run nowhere else."""
+    return find_device("cpu" if device == "auto" and artefact.is_artefact(name) else device)
 
 
 def _open_artefact(name: str, runtime: str, precision: str, device: torch.device) -> Predictor:
@@ -131,14 +140,18 @@ def _open_artefact(name: str, runtime: str, precision: str, device: torch.device
     return Predictor(name, found.card, found.preprocessing, engine, digest_of(found.file))
 
 
-def open_engine(found: artefact.Artefact) -> Runtime:
-    """The network of an exported model, ready to run on the CPU."""
+def open_engine(found: artefact.Artefact, keep: bool = True) -> Runtime:
+    """The network of an exported model, ready to run on the CPU.
+
+    Args:
+        keep: what OpenVINO compiles, for the next start.
+    """
     precision: Precision = found.precision  # type: ignore[assignment]
     if found.engine == "openvino":
-        return OpenVinoRuntime(found.file, precision, _compiled_folder())
+        return OpenVinoRuntime(found.file, precision, _compiled_folder() if keep else None)
     if found.engine == "onnx":
         return OnnxRuntime(found.file, precision)
-    raise UserError(f"no engine here for {found.engine}", str(found.folder))
+    return TorchExportRuntime(found.file, precision)
 
 
 def digest_of(path: Path) -> str:

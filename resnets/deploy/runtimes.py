@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnets.deploy import pt2
 from resnets.deploy.graph import Deployable, Outputs
 from resnets.support.devices import cores, has_bf16
 from resnets.support.errors import UserError
@@ -118,6 +119,24 @@ class OnnxRuntime:
         return Outputs(logits, features)
 
 
+class TorchExportRuntime:
+    """A program of `torch.export`, on the CPU.
+
+    Args:
+        model: its file.
+        precision: that it was exported in.
+    """
+
+    def __init__(self, model: Path, precision: Precision) -> None:
+        self.name = f"torch-export {precision}"
+        self._network = pt2.load(model)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Outputs:
+        logits, features = self._network(images)
+        return Outputs(logits, features)
+
+
 def threads() -> int:
     """Threads for one network: as many as torch uses, so that OMP_NUM_THREADS counts for all."""
     return min(torch.get_num_threads(), cores()) if "OMP_NUM_THREADS" in os.environ else cores()
@@ -137,17 +156,18 @@ def openvino() -> Any:
     """The package; raises `UserError` if it is missing."""
     # Without this, importing OpenVINO reports to its makers over the network.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return package("openvino", "openvino")
+    return package("openvino", "openvino", ", or take --runtime torch")
 
 
-def package(name: str, extra: str) -> Any:
+def package(name: str, extra: str, otherwise: str = "") -> Any:
+    """An optional package; raises `UserError` with how to install it if it is missing."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"{name} is not installed", mend=f"pip install {extra}, or take --runtime torch"
+            f"{name} is not installed", mend=f"pip install {extra}{otherwise}"
         ) from error
 
 

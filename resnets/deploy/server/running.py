@@ -13,7 +13,7 @@ from typing import IO
 import torch
 import uvicorn
 
-from resnets.deploy.opening import open_predictor
+from resnets.deploy.opening import device_for, open_predictor
 from resnets.deploy.server import files
 from resnets.deploy.server.app import State, create_app
 from resnets.deploy.server.limits import Limits
@@ -47,7 +47,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options, device: torch.device, ready: Callable[[str], None]) -> None:
+def serve(options: Options, device: torch.device | None, ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then finish what was taken.
 
     Args:
@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
         self.should_exit = self._shared.stopping = True
 
 
-def _open(options: Options, device: torch.device, metrics: Metrics) -> list[Served]:
+def _open(options: Options, device: torch.device | None, metrics: Metrics) -> list[Served]:
     named: dict[str, str] = {}
     for word in options.models:
         name, mark, model = word.partition("=")
@@ -112,7 +112,9 @@ def _open(options: Options, device: torch.device, metrics: Metrics) -> list[Serv
     return [
         Served(
             name,
-            open_predictor(model, options.runtime, options.precision, device),
+            open_predictor(
+                model, options.runtime, options.precision, device or device_for(model, "auto")
+            ),
             options.limits,
             metrics,
         )
