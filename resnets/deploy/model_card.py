@@ -10,7 +10,7 @@ from resnets.deploy import artefact
 from resnets.deploy.parity import TOLERANCES
 
 LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
-HUB_NAMES = {"cifar10": "cifar10", "imagenet": "imagenet-1k"}
+HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
 """Data sets as the hub calls them."""
 LICENCES = {"BSD 3-Clause": "bsd-3-clause", "MIT": "mit", "Apache 2.0": "apache-2.0"}
 RUN = {
