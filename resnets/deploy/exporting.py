@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import resnets
 from resnets.deploy import (
     artefact,
     calibration,
-    conversion,
     model_card,
+    network_file,
     parity,
-    pt2,
     quantizing,
+    speed,
     testing,
 )
 from resnets.deploy.artefact import Artefact
 from resnets.deploy.calibration import Data
 from resnets.deploy.graph import Deployable, of_channels
 from resnets.deploy.opening import Predictor, digest_of, open_engine
-from resnets.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, openvino, package
+from resnets.deploy.runtimes import Runtime, openvino, package
 from resnets.models import zoo
-from resnets.support.devices import environment, has_bf16
+from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_bytes, write_json, writing
-from resnets.support.turns import by_turns
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
 
@@ -44,7 +41,6 @@ PRECISIONS = ("fp32", "bf16", "int8")
 MAX_LOSS = 0.5
 """Points of top-1 that int8 may cost."""
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-SPEED_BATCHES = (1, 16)
 CPU = torch.device("cpu")
 Report = Callable[[str], None]
 
@@ -103,13 +99,20 @@ def export(
     made = {
         "card": model.card,
         "licence": provenance.get("licence") or ("MIT, as this package" if shipped else None),
-        "source": {"name": name, "sha256": digest_of(path)},
+        "source": {"name": Path(name).name, "sha256": digest_of(path)},
         "calibrated_with": data.calibrated_with or None,
-        "made_by": {"resnets": resnets.__version__, **environment(CPU)},
+        "made_by": _made_by(),
     }
     with _beside(out) as folder:
         report(f"converting {network} for {wishes.engine} in {wishes.precision}")
-        plain = _write_network(model, folder, wishes, data, facts)
+        plain = network_file.write(
+            Deployable(model.network, model.preprocessing, wishes.dense).eval(),
+            folder / artefact.FILES[wishes.engine],
+            look.size,
+            wishes.precision,
+            data.calibration,
+            facts,
+        )
         write_json(folder / artefact.CONFIG, {**facts, "card": model.card})
         found = artefact.read(folder)
         engine = open_engine(found, keep=False)
@@ -120,13 +123,22 @@ def export(
         made |= _tested(model, engine, found, data, wishes, report)
         if plain is not None:
             report("measuring the speed")
-            made["speed"] = _speed(plain, engine, look.size, wishes)
+            made["speed"] = speed.compare(plain, engine, look.size)
         config = {**facts, **made}
         write_json(folder / artefact.CONFIG, config)
         write_bytes(folder / artefact.CARD, model_card.write(config).encode())
         with writing(out):
             shutil.copyfile(path, folder / artefact.SOURCE)
     return config
+
+
+def _made_by() -> dict[str, Any]:
+    """Machine and versions."""
+    facts = environment(CPU)
+    for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            facts["packages"][name] = version(name)
+    return {"resnets": resnets.__version__, **facts}
 
 
 def refuse(out: Path, wishes: Wishes) -> None:
@@ -187,65 +199,6 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _write_network(
-    model: Model, folder: Path, wishes: Wishes, data: Data, facts: dict[str, Any]
-) -> Runtime | None:
-    """Write the network's file; returns int8's float32 peer in the same engine."""
-    network = Deployable(model.network, model.preprocessing, wishes.dense).eval()
-    size, file = model.preprocessing.size, folder / artefact.FILES[wishes.engine]
-    with writing(file):
-        if wishes.engine == "torch-export":
-            if wishes.precision == "bf16":
-                network = conversion.round_torch(network)
-            pt2.save(conversion.to_torch_export(network, size), file, facts)
-            return None
-        if wishes.engine == "openvino":
-            return _write_openvino(network, size, file, wishes, data.calibration, facts)
-        return _write_onnx(network, size, file, wishes, data.calibration, facts)
-
-
-def _write_openvino(
-    network: Deployable,
-    size: int,
-    file: Path,
-    wishes: Wishes,
-    images: Sequence[Tensor],
-    facts: dict[str, Any],
-) -> Runtime | None:
-    ov, peer = openvino(), None
-    made = conversion.to_openvino(network, size)
-    if wishes.precision == "bf16":
-        made = conversion.round_openvino(made)
-    if wishes.precision == "int8":
-        peer = OpenVinoRuntime(made, "fp32")
-        made = quantizing.quantize(made, wishes.engine, images)
-    made.set_rt_info(json.dumps(facts), ["resnets", "config"])
-    ov.save_model(made, file, compress_to_fp16=False)
-    return peer
-
-
-def _write_onnx(
-    network: Deployable,
-    size: int,
-    file: Path,
-    wishes: Wishes,
-    images: Sequence[Tensor],
-    facts: dict[str, Any],
-) -> Runtime | None:
-    onnx, peer = package("onnx", "resnets[export]"), None
-    made = conversion.to_onnx(network, size)
-    if wishes.precision == "bf16":
-        made = conversion.round_onnx(made)
-    if wishes.precision == "int8":
-        onnx.save(made, file)
-        peer = OnnxRuntime(file, "fp32")
-        made = quantizing.quantize(made, wishes.engine, images)
-    onnx.helper.set_model_props(made, {"resnets": json.dumps(facts)})
-    onnx.save(made, file)
-    onnx.checker.check_model(file)
-    return peer
-
-
 def _tested(
     model: Model, engine: Runtime, found: Artefact, data: Data, wishes: Wishes, report: Report
 ) -> dict[str, Any]:
@@ -270,31 +223,3 @@ def _tested(
         )
     facts = {**loss.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
     return {"accuracy": {**facts, "allowed": wishes.max_loss}}
-
-
-def _speed(peer: Runtime, engine: Runtime, size: int, wishes: Wishes) -> dict[str, Any]:
-    """Images per second of int8 and float32 in the same engine, and what that means."""
-    shape = (max(SPEED_BATCHES), 3, size, size)
-    pixels = torch.randint(
-        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    rates: dict[str, dict[str, float]] = {peer.name: {}, engine.name: {}}
-    for batch in SPEED_BATCHES:
-        runs = {one.name: partial(one, pixels[:batch]) for one in (peer, engine)}
-        for name, values in by_turns(runs, batch, rounds=3, seconds=0.5).items():
-            rates[name][str(batch)] = float(f"{sorted(values)[1]:.4g}")
-    factors = [rates[engine.name][batch] / rates[peer.name][batch] for batch in rates[peer.name]]
-    told = " and ".join(
-        f"{factor:.2f} x at batch {batch}"
-        for factor, batch in zip(factors, rates[peer.name], strict=True)
-    )
-    if min(factors) >= 1:
-        verdict = f"int8 is faster than float32 on this machine: {told}"
-    elif max(factors) < 1:
-        verdict = f"int8 is SLOWER than float32 on this machine: {told}"
-    else:
-        verdict = f"int8 is not always faster than float32 on this machine: {told}"
-    if has_bf16(CPU) and wishes.engine == "openvino":
-        verdict += "; this CPU multiplies bf16 too, which loses less: compare with that"
-    hardware = environment(CPU)["hardware"]
-    return {"images_per_second": rates, "verdict": verdict, "hardware": hardware}

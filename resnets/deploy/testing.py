@@ -58,7 +58,8 @@ def as_model(predictor: Predictor) -> Model:
     look = predictor.preprocessing
     mean = look.mean if look.mean.shape[1:] == (1, 1) else look.mean.mean((1, 2), keepdim=True)
     pixels = _Pixels(look.size, look.resize, mean, look.std, look.interpolation)
-    return Model(_Network(predictor).eval(), predictor.card, pixels)
+    card = {**predictor.card, "runtime": predictor.runtime.name}
+    return Model(_Network(predictor).eval(), card, pixels)
 
 
 def run(
