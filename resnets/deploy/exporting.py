@@ -132,6 +132,19 @@ def export(
     return config
 
 
+def _swap(folder: Path, out: Path, old: Path) -> None:
+    """Give `folder` the name `out`; what was there goes to `old`, or comes back."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+
+
 def _made_by() -> dict[str, Any]:
     """Machine and versions."""
     facts = environment(CPU)
@@ -192,9 +205,7 @@ def _beside(out: Path) -> Iterator[Path]:
         folder = make_folder(place / "new")
         yield folder
         with writing(out):
-            if out.exists():
-                out.rename(place / "old")
-            folder.rename(out)
+            _swap(folder, out, place / "old")
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
