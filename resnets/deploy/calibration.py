@@ -82,7 +82,10 @@ def gather(
             assert not isinstance(everything, Images)
             chosen = drawn(len(everything), min(limit, len(everything) // 2))
             rest = np.setdiff1d(np.arange(len(everything)), chosen)
-            tests, told = Subset(everything, rest), f"the other {len(rest):,} images of it"
+            tests, told = (
+                Subset(everything, rest),
+                f"what did not calibrate of {_called(calibrate)}",
+            )
             names = [(everything, int(i)) for i in chosen]
             pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
             return Data(*_enough(pixels, calibrate), tests, told)
@@ -96,7 +99,7 @@ def gather(
 def _enough(pixels: list[Tensor], where: str) -> tuple[list[Tensor], str]:
     if len(pixels) < FEWEST:
         raise UserError(f"only {len(pixels)} images to calibrate with", where, "give a hundred")
-    return pixels, f"{len(pixels)} images of {Path(where).name or where}"
+    return pixels, f"{len(pixels)} images of {_called(where)}"
 
 
 def _labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
@@ -105,7 +108,12 @@ def _labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
         return cifar10.load().test, "CIFAR-10's test set"
     samples = open_test(where)
     labels_for(samples, model)
-    return samples, f"{len(samples):,} images of {Path(where).name or where}"
+    return samples, _called(where)
+
+
+def _called(where: str) -> str:
+    """A data set's name without the folders above it, which are nobody's business."""
+    return Path(where).name or where
 
 
 def _refuse_other_than_cifar10(model: Model) -> None:

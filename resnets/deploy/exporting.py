@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,6 +103,7 @@ def export(
         "source": {"name": Path(name).name, "sha256": digest_of(path)},
         "calibrated_with": data.calibrated_with or None,
         "made_by": _made_by(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
     with _beside(out) as folder:
         report(f"converting {network} for {wishes.engine} in {wishes.precision}")
