@@ -84,7 +84,7 @@ def gather(
             rest = np.setdiff1d(np.arange(len(everything)), chosen)
             tests, told = (
                 Subset(everything, rest),
-                f"what did not calibrate of {_called(calibrate)}",
+                f"the rest of {_called(calibrate)}",
             )
             names = [(everything, int(i)) for i in chosen]
             pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
