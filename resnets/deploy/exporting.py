@@ -107,14 +107,15 @@ def export(
     }
     with _beside(out) as folder:
         report(f"converting {network} for {wishes.engine} in {wishes.precision}")
-        plain = network_file.write(
-            Deployable(model.network, model.preprocessing, wishes.dense).eval(),
-            folder / artefact.FILES[wishes.engine],
-            look.size,
-            wishes.precision,
-            data.calibration,
-            facts,
-        )
+        with writing(out):
+            plain = network_file.write(
+                Deployable(model.network, model.preprocessing, wishes.dense).eval(),
+                folder / artefact.FILES[wishes.engine],
+                look.size,
+                wishes.precision,
+                data.calibration,
+                facts,
+            )
         write_json(folder / artefact.CONFIG, {**facts, "card": model.card})
         found = artefact.read(folder)
         engine = open_engine(found, keep=False)

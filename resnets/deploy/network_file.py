@@ -12,7 +12,6 @@ from torch import Tensor
 from resnets.deploy import conversion, pt2, quantizing
 from resnets.deploy.graph import Deployable
 from resnets.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, openvino, package
-from resnets.support.files import writing
 
 
 def write(
@@ -31,17 +30,19 @@ def write(
         images: to calibrate int8 with: uint8 (3, H, W).
         facts: what the file tells of itself.
 
+    Raises:
+        OSError: if it cannot be written.
+
     Returns:
         For int8 the same network in the same engine in float32, to compare the speed with.
     """
-    with writing(file):
-        if file.suffix == ".pt2":
-            if precision == "bf16":
-                network = conversion.round_torch(network)
-            pt2.save(conversion.to_torch_export(network, size), file, facts)
-            return None
-        write_it = _write_openvino if file.suffix == ".xml" else _write_onnx
-        return write_it(network, file, size, precision, images, facts)
+    if file.suffix == ".pt2":
+        if precision == "bf16":
+            network = conversion.round_torch(network)
+        pt2.save(conversion.to_torch_export(network, size), file, facts)
+        return None
+    write_it = _write_openvino if file.suffix == ".xml" else _write_onnx
+    return write_it(network, file, size, precision, images, facts)
 
 
 def _write_openvino(
@@ -60,7 +61,10 @@ def _write_openvino(
         peer = OpenVinoRuntime(made, "fp32")
         made = quantizing.quantize(made, "openvino", images)
     made.set_rt_info(json.dumps(facts), ["resnets", "config"])
-    ov.save_model(made, file, compress_to_fp16=False)
+    try:
+        ov.save_model(made, file, compress_to_fp16=False)
+    except RuntimeError as error:  # it tells no reason
+        raise OSError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
     return peer
 
 

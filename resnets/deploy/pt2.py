@@ -39,7 +39,9 @@ _ARITHMETIC = re.compile(r"[\w\s'(),=+*/-]*")
 
 def save(program: torch.export.ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
     """Write a program with an extra file of facts."""
-    torch.export.save(program, path, extra_files={EXTRA: json.dumps(facts)})
+    whole = io.BytesIO()  # a full disk is then Python's error, not a trace of torch's
+    torch.export.save(program, whole, extra_files={EXTRA: json.dumps(facts)})
+    path.write_bytes(whole.getbuffer())
 
 
 def load(path: Path) -> torch.nn.Module:

@@ -1,6 +1,10 @@
 """`resnets export` as a user meets it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +59,21 @@ def test_int8_is_found_in_exports_only(resnets, here):
     code, _, err = resnets("predict", "m.safetensors", "photos", "--precision", "int8")
     assert code == 2
     assert "resnets export m.safetensors --help" in one_line(err)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+@pytest.mark.parametrize("engine", ["openvino", "torch-export"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(here, engine):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    before = sorted(here.glob("*"))
+    command = f"ulimit -f 100; exec {sys.executable} -m resnets export m.safetensors --to {engine}"
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=here, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert found.returncode == 2
+    told = found.stderr.strip().splitlines()
+    assert told[-1].startswith(f"resnets: m-{engine}-fp32: cannot write: ")
+    assert len(told) == 2  # and what it was doing
+    assert sorted(here.glob("*")) == before
