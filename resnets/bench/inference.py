@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnets.bench.measure import Report, Run, Table, by_turns, peak, rows
+from resnets.bench.measure import Report, Table, peak, rows
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.deploy import conversion
 from resnets.deploy.graph import Deployable
@@ -38,6 +38,7 @@ from resnets.deploy.runtimes import (
 )
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
+from resnets.support.turns import Run, by_turns
 
 BATCHES = (1, 16)
 Network = Callable[[Tensor], object]

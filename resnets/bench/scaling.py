@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.bench.measure import Report, Table, by_turns, rows
+from resnets.bench.measure import Report, Table, rows
 from resnets.models import zoo
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
+from resnets.support.turns import by_turns
 
 DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
 BATCHES = (16, 32, 64, 128, 256)

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from resnets.bench.measure import Report, Run, Table, by_turns, peak, rows
+from resnets.bench.measure import Report, Table, peak, rows
 from resnets.data import cifar10
 from resnets.data.preprocessing import imagenet
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
+from resnets.support.turns import Run, by_turns
 from resnets.training import hardware, recipe_file
 from resnets.training.task import Task, cifar_task
 from resnets.training.training import Training

@@ -16,11 +16,14 @@ def add_to(app: typer.Typer) -> None:
         predict
     )
     app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
+    app.command(epilog=example("resnets export cifar-resnet20 --to onnx --out cifar-onnx"))(export)
     app.command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a model file, a run folder or an export.")
+    ],
     images: Annotated[
         list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
     ],
@@ -79,6 +82,52 @@ def explain(
 
     options = verb.Options(out, class_name, stage, opacity, nearest, count, device, json)
     verb.explain(model, images, options)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="As for predict.")],
+    to: Annotated[str, typer.Option(help="openvino, onnx or torch-export.", metavar="ENGINE")],
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.", metavar="NAME")] = "fp32",
+    out: Annotated[
+        Path | None, typer.Option(help="MODEL-ENGINE-PRECISION by default.", metavar="FOLDER")
+    ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Any image size, logits at every location.")
+    ] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Real images to compare on; repeatable.", metavar="IMAGE"),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="For int8: images like those to come.", metavar="FOLDER|cifar10"),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images that tell what is lost; the rest of --calibrate by default.",
+            metavar="DATA|cifar10",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=10, help="Calibration images at most.", metavar="N")
+    ] = 300,
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of top-1 that may be lost.")
+    ] = 0.5,
+    json: JsonOption = False,
+) -> None:
+    """Write a model for another engine, as a folder with its model card.
+
+    Logits and features are compared with the source's at batch 1, 3 and 8, on random pixels and
+    real images. Tolerated, of the largest value and in the root mean square: fp32 0.001 and
+    0.0001, bf16 0.05 and 0.02, int8 (real images) 1 and 0.25. Beyond that nothing is written.
+    """
+    from resnets.cli import export as verb
+    from resnets.deploy.exporting import Wishes
+
+    wishes = Wishes(to, precision, dense, images or [], calibrate, test, limit, max_loss)
+    verb.export(model, out, wishes, json)
 
 
 def serve(

@@ -15,11 +15,14 @@ from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.data import cifar10
 from resnets.data.sources import open_test
+from resnets.deploy import artefact
+from resnets.deploy.opening import device_for, open_predictor
+from resnets.deploy.testing import as_model
 from resnets.evaluation import classify, plots, scores, testing, views
 from resnets.evaluation.scores import Scores
-from resnets.models import complexity
+from resnets.models import complexity, zoo
 from resnets.paper.numbers import cifar10_error
-from resnets.support.devices import environment, find_device
+from resnets.support.devices import environment
 from resnets.support.distributed import World, world
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
@@ -48,8 +51,8 @@ def evaluate(name: str, where: str, options: Options) -> None:
     """Test a model and print what was found."""
     _refuse(where, options)
     with world() as we:
-        device = find_device(options.device)
-        model = model_file.load(name)
+        device = device_for(name, "auto", options.device) or torch.device("cpu")
+        model = _open(name, options, device)
         if options.plot and len(model.classes) > classify.MOST_CONFUSION:
             raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
         model.network.to(device).to(memory_format=torch.channels_last)
@@ -63,6 +66,21 @@ def evaluate(name: str, where: str, options: Options) -> None:
         network = model.card["network"]
         found = replace(found, model=network if name == network else f"{network} ({name})")
         _tell(model, where, found, seconds, options, environment(device))
+
+
+def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
+    """The model in PyTorch in float32; an export in its own engine and precision."""
+    if not artefact.is_artefact(name):
+        return model_file.load(name)
+    for given, option in (
+        (options.views == "dense", "--views dense"),
+        (options.image_size is not None, "--image-size"),
+    ):
+        if given:
+            raise UserError(
+                "an export takes images of one size only", option, "test the model it was made from"
+            )
+    return as_model(open_predictor(name, device=device))
 
 
 def _refuse(where: str, options: Options) -> None:
@@ -122,10 +140,14 @@ def _tell(
     dataset = "CIFAR-10's test set" if where == "cifar10" else where
     if options.as_json:
         facts = {"model": model.card["network"], "dataset": where}
+        if "runtime" in model.card:  # an export's
+            facts["runtime"] = model.card["runtime"]
         measured = {**result.as_dict(found.classes), "images_per_second": round(speed, 2)}
         print(json.dumps({**facts, **measured, **facts_of_machine}, indent=2))
     else:
-        parameters = complexity.parameters(model.network)
+        with torch.device("meta"):
+            network = zoo.build(model.card["network"], len(model.classes))
+        parameters = complexity.parameters(network)
         print(f"{found.model} ({parameters:,} parameters) on {dataset}")
         paper = cifar10_error(model.card["network"]) if where == "cifar10" else None
         _print_result(result, found.classes, paper)

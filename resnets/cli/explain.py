@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from resnets.cli.counter import bar
 from resnets.cli.memory import enough_memory
 from resnets.deploy import explaining, finding, neighbours
 from resnets.deploy.explained import Explained
 from resnets.deploy.explaining import Wishes
 from resnets.deploy.neighbours import Nearest
-from resnets.deploy.opening import open_predictor
+from resnets.deploy.opening import device_for, open_predictor
 from resnets.support.devices import find_device
 
 
@@ -48,7 +46,7 @@ def explain(name: str, paths: list[str], options: Options) -> None:
     explaining.prepare(model, options.out, wishes)
     bad = 0
     with enough_memory():
-        near = None if options.nearest is None else _nearest(name, images, options, device)
+        near = None if options.nearest is None else _nearest(name, images, options)
         model.network.to(device)
         for one in explaining.explain_files(model, images, options.out, wishes, near):
             _tell(one, options.as_json)
@@ -59,12 +57,10 @@ def explain(name: str, paths: list[str], options: Options) -> None:
         sys.exit(1)
 
 
-def _nearest(
-    name: str, images: Sequence[str], options: Options, device: torch.device
-) -> Mapping[str, Nearest]:
+def _nearest(name: str, images: Sequence[str], options: Options) -> Mapping[str, Nearest]:
     """What is like each image; tells what became of the folder."""
     assert options.nearest is not None
-    predictor = open_predictor(name, device=device)
+    predictor = open_predictor(name, device=device_for(name, "auto", options.device))
     index = neighbours.index_folder(predictor, options.nearest, bar=bar)
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from resnets.support.devices import find_device
 from resnets.support.errors import UserError, nearest
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
@@ -71,7 +70,7 @@ def serve(models: list[str], options: Options) -> None:
                 seconds=options.timeout,
             ),
         ),
-        find_device(options.device),
+        options.device,
         lambda address: _ready(address, not running.is_local(address) and token is None),
     )
     if not finished:

@@ -317,6 +317,14 @@ def central(width: int, height: int, size: int) -> tuple[int, int]:
     return round((width - size) / 2), round((height - size) / 2)
 
 
+def central_box(
+    width: int, height: int, resize: int, size: int
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom in an image of `centre(image, resize, size)`."""
+    left, top = central(*scaled_size(width, height, resize), size)
+    return square(width, height, resize, left, top, size)
+
+
 @dataclass(frozen=True)
 class CentralCrop:
     """Which part of an image a network looks at, and at which scale.

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnets.deploy.runtimes import INPUT, OUTPUTS
 from resnets.support.errors import UserError
 
-if TYPE_CHECKING:
-    from resnets.data.preprocessing import Preprocessing  # at run time where torch is needed
+if TYPE_CHECKING:  # at run time where torch is needed
+    from resnets.data.preprocessing import Preprocessing
+    from resnets.weights.model_file import Model
 
 CONFIG = "config.json"
 FORMAT = "resnets-export-1"
 FILES = {"openvino": "model.xml", "onnx": "model.onnx", "torch-export": "model.pt2"}
 """The file of the network, by engine."""
+CARD, SOURCE = "README.md", "model.safetensors"
+PARTS = {CONFIG, CARD, SOURCE, *FILES.values(), "model.bin"}
+"""Names of what a folder may hold; `model.bin` has OpenVINO's weights."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,50 @@ class Artefact:
     def file(self) -> Path:
         """The network."""
         return self.folder / FILES[self.engine]
+
+
+def facts(
+    model: Model, engine: str, precision: str, dense: bool, look: Preprocessing
+) -> dict[str, Any]:
+    """What the network's file and the config tell alike: how to use the network.
+
+    Args:
+        look: the preprocessing, which may differ from the model's where dense.
+    """
+    size: str | int = "any" if dense else look.size
+    ids = {} if model.class_ids is None else {"class_ids": model.class_ids}
+    return {
+        "format": FORMAT,
+        "network": model.card["network"],
+        "engine": engine,
+        "precision": precision,
+        "dense": dense,
+        "classes": model.classes,
+        **ids,
+        "preprocessing": {
+            "size": look.size,
+            "resize": look.resize,
+            "interpolation": look.interpolation,
+            "mean": look.mean.mean((1, 2)).tolist(),
+            "std": None if look.std is None else look.std.flatten().tolist(),
+            "about": "scale the shorter side to `resize`, cut out the centre of `size`, give RGB "
+            "bytes; mean and deviation are applied inside the network",
+        },
+        "input": {"name": INPUT, "type": "uint8", "shape": ["batch", 3, size, size]},
+        "outputs": _outputs(model, dense),
+    }
+
+
+def _outputs(model: Model, dense: bool) -> dict[str, Any]:
+    from resnets.models.residual import ResidualNetwork
+
+    places = ["height", "width"] if dense else []
+    network = model.network
+    channels = network.fc.in_features if isinstance(network, ResidualNetwork) else 0
+    return {
+        name: {"type": "float32", "shape": ["batch", count, *places]}
+        for name, count in zip(OUTPUTS, (len(model.classes), channels), strict=True)
+    }
 
 
 def is_artefact(name: str) -> bool:

@@ -13,8 +13,7 @@ from PIL import Image
 from resnets.analysis import maps, overlays
 from resnets.analysis.maps import Explanation, StageMap
 from resnets.analysis.overlays import Panel
-from resnets.data.images import central, centre, cut_box, read_image, scaled_size, square, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.images import central_box, centre, cut_box, read_image, to_tensor
 from resnets.deploy import artefact
 from resnets.deploy.explained import Explained, page
 from resnets.deploy.neighbours import Nearest
@@ -95,12 +94,6 @@ def explain(model: Model, image: Image.Image, index: int | None = None) -> Expla
     pixels = to_tensor(centre(image, look.resize, look.size, look.interpolation))[None]
     place = next(model.network.parameters()).device
     return maps.stage_maps(model.network, model.normalize(place)(pixels.to(place)), index)
-
-
-def seen(look: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what a network looks at of an upright image."""
-    left, top = central(*scaled_size(width, height, look.resize), look.size)
-    return square(width, height, look.resize, left, top, look.size)
 
 
 def prepare(model: Model, folder: Path, wishes: Wishes) -> None:
@@ -206,7 +199,7 @@ def _pictures(
 ) -> Iterator[tuple[str, Image.Image]]:
     """The pictures of an image, each with what it shows."""
     look = model.preprocessing
-    photo = cut_box(image, seen(look, *image.size), overlays.SIDE)
+    photo = cut_box(image, central_box(*image.size, look.resize, look.size), overlays.SIDE)
     small = centre(image, look.resize, look.size, look.interpolation)
     panels = [Panel(small, ("what the network sees", f"{look.size} x {look.size} pixels"))]
     for stage in explanation.stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ class Outputs(NamedTuple):
     """What a network says of a batch.
 
     Args:
-        logits: float32 (N, classes).
+        logits: float32 (N, classes); of a dense network (N, classes, H', W'), those of single
+            locations, whose mean is the answer for the whole image.
         features: float32 (N, channels), pooled, in front of the classifier; (N, 0) where the
-            network has none.
+            network has none; of a dense network the last map (N, channels, H', W').
     """
 
     logits: Tensor
@@ -31,25 +33,38 @@ class Deployable(nn.Module):
     Args:
         network: in evaluation mode; it is copied.
         preprocessing: of its card; H and W are its size.
+        dense: take images of any size and answer at every location; a mean image, which fits
+            one size only, gives way to its channels' means.
+
+    Raises:
+        ValueError: if a network that is not residual is to be dense.
     """
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, dense: bool = False
+    ) -> None:
         super().__init__()
-        self.network = fold(network)
+        if dense and not isinstance(network, ResidualNetwork):
+            raise ValueError("only residual networks answer at every location")
+        self.network, self.dense = fold(network), dense
+        if dense:
+            preprocessing = of_channels(preprocessing)
         scale, offset = scale_and_offset(preprocessing)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
 
     def forward(self, images: Tensor) -> Outputs:
-        """uint8 (N, 3, H, W) to float32 logits (N, classes) and features (N, channels)."""
+        """uint8 (N, 3, H, W) to float32 logits and features."""
         pixels = (images.float() * self.scale + self.offset).to(self.dtype)
         if not isinstance(self.network, ResidualNetwork):
             logits = self.network(pixels).float()
             return Outputs(logits, logits[:, :0])
         maps = list(self.network.features(pixels).values())[-1]
+        if self.dense:
+            return Outputs(self.network.dense_head(maps).float(), maps.float())
         features = maps.mean((2, 3))
         return Outputs(self.network.fc(features).float(), features.float())
 
@@ -57,6 +72,11 @@ class Deployable(nn.Module):
     def dtype(self) -> torch.dtype:
         """What the network computes in; pixels are scaled in float32."""
         return next(self.network.parameters()).dtype
+
+
+def of_channels(preprocessing: Preprocessing) -> Preprocessing:
+    """The same with the mean of each channel for a mean image."""
+    return replace(preprocessing, mean=preprocessing.mean.mean((1, 2), keepdim=True))
 
 
 def scale_and_offset(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

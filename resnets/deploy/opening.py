@@ -19,6 +19,7 @@ from resnets.deploy.runtimes import (
     OpenVinoRuntime,
     Precision,
     Runtime,
+    TorchExportRuntime,
     TorchRuntime,
     default_precision,
     has_openvino,
@@ -83,14 +84,16 @@ class Predictor:
         return torch.from_numpy(self.array(image))
 
 
-def check_words(runtime: str, precision: str) -> None:
-    """Raise `UserError` if no engine or precision is called so."""
+def check_words(name: str, runtime: str, precision: str) -> None:
+    """Raise `UserError` if no engine or precision for the model `name` is called so."""
     for word, known, option in (
         (runtime, RUNTIMES, "--runtime"),
         (precision, PRECISIONS, "--precision"),
     ):
         if word not in known:
-            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+            exported = word in (*artefact.FILES, "int8")
+            mend = f"export the model: resnets export {name} --help" if exported else ""
+            raise UserError(f"unknown word {word!r}", option, mend or nearest(word, known))
 
 
 def device_for(name: str, runtime: str, device: str) -> torch.device | None:
@@ -128,9 +131,9 @@ def open_predictor(
     """
     if device is not None and device.type == "cpu":
         device = None
-    check_words(runtime, precision)
     if artefact.is_artefact(name):
         return _open_artefact(name, runtime, precision, device)
+    check_words(name, runtime, precision)
     path = cards.find(name)
     digest = digest_of(path)
     chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
@@ -180,17 +183,28 @@ def _open_artefact(
             "export without --dense",
         )
     engine = open_engine(found)
-    return Predictor(name, found.card, found.preprocessing, engine, digest_of(found.file))
+    return Predictor(name, found.card, found.preprocessing, engine, _digest_of_export(found))
 
 
-def open_engine(found: artefact.Artefact) -> Runtime:
-    """The network of an exported model, ready to run on the CPU."""
+def open_engine(found: artefact.Artefact, keep: bool = True) -> Runtime:
+    """The network of an exported model, ready to run on the CPU.
+
+    Args:
+        keep: what OpenVINO compiles, for the next start.
+    """
     precision: Precision = found.precision  # type: ignore[assignment]
     if found.engine == "openvino":
-        return OpenVinoRuntime(found.file, precision, _compiled_folder())
+        return OpenVinoRuntime(found.file, precision, _compiled_folder() if keep else None)
     if found.engine == "onnx":
         return OnnxRuntime(found.file, precision)
-    raise UserError(f"no engine here for {found.engine}", str(found.folder))
+    return TorchExportRuntime(found.file, precision)
+
+
+def _digest_of_export(found: artefact.Artefact) -> str:
+    """SHA-256 of the network's file, of its weights where they lie beside it, and the config."""
+    files = (found.file, found.file.with_suffix(".bin"), found.folder / artefact.CONFIG)
+    digests = "".join(digest_of(file) for file in files if file.exists())
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def digest_of(path: Path) -> str:

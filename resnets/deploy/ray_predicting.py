@@ -61,7 +61,7 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, asked: Asked) -> None:
-        check_words(asked.runtime, asked.precision)
+        check_words(asked.model, asked.runtime, asked.precision)
         if asked.device not in DEVICES:
             mend = f"known: {', '.join(DEVICES)}"
             raise UserError(f"unknown device {asked.device!r} of a cluster", "--device", mend)

@@ -68,7 +68,20 @@ class _ArrayRuntime:
         return Outputs(torch.from_numpy(logits), torch.from_numpy(features))
 
 
-class TorchRuntime:
+class _TensorRuntime:
+    """What engines that take tensors have in common."""
+
+    def __call__(self, images: Tensor) -> Outputs:
+        raise NotImplementedError
+
+    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
+        import torch
+
+        logits, features = self(torch.from_numpy(images))
+        return Arrays(logits.numpy(), features.numpy())
+
+
+class TorchRuntime(_TensorRuntime):
     """PyTorch, eager.
 
     Args:
@@ -84,12 +97,6 @@ class TorchRuntime:
         if precision == "bf16":
             network.network.to(torch.bfloat16)
         self._network: nn.Module = network.to(device).to(memory_format=torch.channels_last).eval()
-
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
-        import torch
-
-        logits, features = self(torch.from_numpy(images))
-        return Arrays(logits.numpy(), features.numpy())
 
     def __call__(self, images: Tensor) -> Outputs:
         import torch
@@ -143,7 +150,7 @@ class OnnxRuntime(_ArrayRuntime):
     """
 
     def __init__(self, model: Path, precision: Precision) -> None:
-        ort = _package("onnxruntime", "onnxruntime")
+        ort = package("onnxruntime", "onnxruntime")
         self.name = f"onnx {precision}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads()
@@ -159,6 +166,30 @@ class OnnxRuntime(_ArrayRuntime):
     def arrays(self, images: NDArray[np.uint8]) -> Arrays:
         found = self._session.run(list(OUTPUTS), {INPUT: images})
         return Arrays(np.asarray(found[0], np.float32), np.asarray(found[1], np.float32))
+
+
+class TorchExportRuntime(_TensorRuntime):
+    """A program of `torch.export`, on the CPU.
+
+    Args:
+        model: its file.
+        precision: that it was exported in.
+    """
+
+    def __init__(self, model: Path, precision: Precision) -> None:
+        from resnets.deploy import pt2
+
+        self.name = f"torch-export {precision}"
+        self._network = pt2.load(model)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        import torch
+
+        from resnets.deploy.graph import Outputs
+
+        with torch.inference_mode():
+            logits, features = self._network(images)
+            return Outputs(logits, features)
 
 
 def threads() -> int:
@@ -180,7 +211,7 @@ def has_openvino() -> bool:
 def openvino() -> Any:
     """The package; raises `UserError` if it is missing."""
     _without_telemetry()
-    return _package("openvino", "openvino")
+    return package("openvino", "openvino", ", or take --runtime torch")
 
 
 @cache
@@ -196,9 +227,9 @@ def core() -> Any:
 def nncf() -> Any:
     """The package that quantizes networks, with less chatter; raises `UserError` if missing."""
     _without_telemetry()
-    package = _package("nncf", "resnets[export]")
-    package.set_log_level(logging.ERROR)
-    return package
+    found = package("nncf", "resnets[export]")
+    found.set_log_level(logging.ERROR)
+    return found
 
 
 def _without_telemetry() -> None:
@@ -206,14 +237,15 @@ def _without_telemetry() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def _package(name: str, extra: str) -> Any:
+def package(name: str, extra: str, otherwise: str = "") -> Any:
+    """An optional package; raises `UserError` with how to install it if it is missing."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"{name} is not installed", mend=f"pip install {extra}, or take --runtime torch"
+            f"{name} is not installed", mend=f"pip install {extra}{otherwise}"
         ) from error
 
 

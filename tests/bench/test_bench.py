@@ -8,6 +8,7 @@ import torch
 
 from resnets.bench import inference, inputs, measure, scaling, startup, training
 from resnets.data import cifar10
+from resnets.support import turns
 from resnets.support.errors import UserError
 
 CPU = torch.device("cpu")
@@ -19,7 +20,7 @@ def quiet(line):
 
 def test_rounds_alternate_and_count_images():
     calls = []
-    values = measure.by_turns(
+    values = turns.by_turns(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 10, 3, 0.001
     )
     assert [len(found) for found in values.values()] == [3, 3]

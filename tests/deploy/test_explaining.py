@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from resnets.analysis import maps
-from resnets.data.images import centre, to_tensor
+from resnets.data.images import central_box, centre, to_tensor
 from resnets.data.preprocessing import Preprocessing
 from resnets.deploy import artefact, explaining
 from resnets.deploy.explaining import Wishes
@@ -60,7 +60,7 @@ def test_what_is_explained_is_what_the_network_sees(model, photos):
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (64, 64), (200, 41)])
 def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, height):
     """White where the network looks, black around it: the pictures are all white."""
-    left, top, right, bottom = explaining.seen(LOOK, width, height)
+    left, top, right, bottom = central_box(width, height, LOOK.resize, LOOK.size)
     assert right - left == pytest.approx(bottom - top, rel=0.02)
     assert right - left == pytest.approx(min(width, height) * 32 / 36, rel=0.02)
     assert left + right == pytest.approx(width, abs=2.5)  # as whole pixels of the scaled image

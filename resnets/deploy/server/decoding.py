@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resnets.data.images import Header, central, decode, read_header, scaled_size, square
+from resnets.data.images import CentralCrop, Header, central_box, decode, read_header
 from resnets.data.preprocessing import Preprocessing
 from resnets.deploy.opening import Predictor
 from resnets.deploy.server.limits import Limits
@@ -103,10 +103,9 @@ class Decoders:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def crop_of(width: int, height: int, look: Preprocessing) -> dict[str, float]:
+def crop_of(width: int, height: int, look: CentralCrop | Preprocessing) -> dict[str, float]:
     """The part of an upright image that a model looks at, in the image's pixels."""
-    left, top = central(*scaled_size(width, height, look.resize), look.size)
-    box = square(width, height, look.resize, left, top, look.size)
+    box = central_box(width, height, look.resize, look.size)
     names = ("left", "top", "width", "height")
     places = (box[0], box[1], box[2] - box[0], box[3] - box[1])
     return {name: round(place, 2) for name, place in zip(names, places, strict=True)}

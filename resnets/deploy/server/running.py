@@ -13,10 +13,9 @@ from types import FrameType
 from typing import IO
 from urllib.parse import urlsplit
 
-import torch
 import uvicorn
 
-from resnets.deploy.opening import Predictor, open_predictor
+from resnets.deploy.opening import Predictor, device_for, open_predictor
 from resnets.deploy.server import files
 from resnets.deploy.server.app import State, create_app
 from resnets.deploy.server.decoding import Decoders
@@ -54,7 +53,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options, device: torch.device, ready: Callable[[str], None]) -> bool:
+def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
     """Serve until SIGINT or SIGTERM, then finish what was taken.
 
     Args:
@@ -119,7 +118,7 @@ class _Server(uvicorn.Server):
         self.should_exit = self._shared.stopping = True
 
 
-def _open(options: Options, device: torch.device) -> Iterator[tuple[str, Predictor]]:
+def _open(options: Options, device: str) -> Iterator[tuple[str, Predictor]]:
     """The models with the names that requests call them by."""
     named: dict[str, str] = {}
     for word in options.models:
@@ -134,7 +133,8 @@ def _open(options: Options, device: torch.device) -> Iterator[tuple[str, Predict
             )
         named[name] = model
     for name, model in named.items():
-        yield name, open_predictor(model, options.runtime, options.precision, device)
+        place = device_for(model, options.runtime, device)
+        yield name, open_predictor(model, options.runtime, options.precision, place)
 
 
 def _possible(limits: Limits) -> Limits:

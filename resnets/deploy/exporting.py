@@ -1,0 +1,239 @@
+"""A model made into a folder for an engine: converted, compared, explained, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import resnets
+from resnets.deploy import (
+    artefact,
+    calibration,
+    model_card,
+    network_file,
+    parity,
+    quantizing,
+    speed,
+    testing,
+)
+from resnets.deploy.artefact import Artefact
+from resnets.deploy.calibration import Data
+from resnets.deploy.graph import Deployable, of_channels
+from resnets.deploy.opening import Predictor, digest_of, open_engine
+from resnets.deploy.runtimes import Runtime, openvino, package
+from resnets.models import zoo
+from resnets.support.devices import environment
+from resnets.support.errors import UserError, nearest
+from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.weights import model_file
+from resnets.weights.model_file import Model
+
+PRECISIONS = ("fp32", "bf16", "int8")
+MAX_LOSS = 0.5
+"""Points of top-1 that int8 may cost."""
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+CPU = torch.device("cpu")
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What an export shall be.
+
+    Args:
+        engine: `openvino`, `onnx` or `torch-export`.
+        precision: `fp32`, `bf16` or `int8`.
+        dense: take images of any size and answer at every location.
+        images: real images to compare outputs on, as files, folders or patterns.
+        calibrate: a folder of images, or `cifar10`; int8 needs it.
+        test: labelled images, or `cifar10`, to measure what is lost.
+        limit: calibration images at most.
+        max_loss: points of top-1 that may be lost on the test.
+    """
+
+    engine: str
+    precision: str = "fp32"
+    dense: bool = False
+    images: Sequence[str] = ()
+    calibrate: str | None = None
+    test: str | None = None
+    limit: int = quantizing.LIMIT
+    max_loss: float = MAX_LOSS
+
+
+def export(
+    name: str, out: Path, wishes: Wishes, report: Report = lambda line: None
+) -> dict[str, Any]:
+    """Write a model's export; returns its config.
+
+    Args:
+        name: a shipped model, a model file, a run folder, a named source, or another export,
+            whose source is then exported.
+        out: a new folder, an empty one, or an earlier export, which is replaced.
+
+    Raises:
+        UserError: if that cannot be, outputs differ from the source's beyond the tolerance, or
+            the test loses more than it may. Nothing is then written.
+    """
+    refuse(out, wishes)
+    path = model_file.find(name)
+    model = model_file.load(str(path))
+    network = str(model.card["network"])
+    if wishes.dense and network in zoo.VGG_NAMES:
+        raise UserError(f"{network} takes images of one size only", "--dense")
+    data = calibration.gather(model, wishes.calibrate, wishes.test, wishes.limit, wishes.dense)
+    look = of_channels(model.preprocessing) if wishes.dense else model.preprocessing
+    real = calibration.to_compare(wishes.images, data, look, wishes.dense)
+    facts = artefact.facts(model, wishes.engine, wishes.precision, wishes.dense, look)
+    shipped = path in model_file.shipped().values()
+    provenance = model.card.get("provenance") or {}
+    made = {
+        "card": model.card,
+        "licence": provenance.get("licence") or ("MIT, as this package" if shipped else None),
+        "source": {"name": Path(name).name, "sha256": digest_of(path)},
+        "calibrated_with": data.calibrated_with or None,
+        "made_by": _made_by(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    with _beside(out) as folder:
+        report(f"converting {network} for {wishes.engine} in {wishes.precision}")
+        with writing(out):
+            plain = network_file.write(
+                Deployable(model.network, model.preprocessing, wishes.dense).eval(),
+                folder / artefact.FILES[wishes.engine],
+                look.size,
+                wishes.precision,
+                data.calibration,
+                facts,
+            )
+        write_json(folder / artefact.CONFIG, {**facts, "card": model.card})
+        found = artefact.read(folder)
+        engine = open_engine(found, keep=False)
+        report(f"comparing with the source on {len(real)} images and random pixels")
+        expected = parity.source(model, wishes.dense)
+        cases = parity.compare(engine, expected, real, wishes.precision, look.size, wishes.dense)
+        made["parity"] = [case.as_dict() for case in cases]
+        made |= _tested(model, engine, found, data, wishes, report)
+        if plain is not None:
+            report("measuring the speed")
+            made["speed"] = speed.compare(plain, engine, look.size)
+        config = {**facts, **made}
+        write_json(folder / artefact.CONFIG, config)
+        write_bytes(folder / artefact.CARD, model_card.write(config).encode())
+        with writing(out):
+            shutil.copyfile(path, folder / artefact.SOURCE)
+    return config
+
+
+def _swap(folder: Path, out: Path, old: Path) -> None:
+    """Give `folder` the name `out`; what was there goes to `old`, or comes back."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+
+
+def _made_by() -> dict[str, Any]:
+    """Machine and versions."""
+    facts = environment(CPU)
+    for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            facts["packages"][name] = version(name)
+    return {"resnets": resnets.__version__, **facts}
+
+
+def refuse(out: Path, wishes: Wishes) -> None:
+    """Raise `UserError` for what can be known to fail before anything is computed."""
+    for word, known, option in (
+        (wishes.engine, tuple(artefact.FILES), "--to"),
+        (wishes.precision, PRECISIONS, "--precision"),
+    ):
+        if word not in known:
+            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
+    if wishes.precision == "int8":
+        if wishes.engine == "torch-export":
+            raise UserError(
+                "torch.export has no int8 here", "--precision int8", "--to openvino or --to onnx"
+            )
+        if wishes.calibrate is None:
+            raise UserError(
+                "int8 needs images to calibrate with", "--precision int8", "--calibrate FOLDER"
+            )
+    elif wishes.calibrate is not None:
+        raise UserError("is for --precision int8", "--calibrate", "leave it out")
+    if wishes.dense and wishes.test is not None:
+        raise UserError("a dense export has no test of its own", "--test", "leave it out")
+    openvino()  # for NNCF too, which reports to its makers unless this comes first
+    for name in NEEDED.get(wishes.engine, ()):
+        package(name, "resnets[export]")
+    if wishes.precision == "int8" and find_spec("nncf") is None:
+        raise UserError("nncf is not installed", mend="pip install resnets[export]")
+    _refuse_place(out)
+
+
+def _refuse_place(out: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise UserError("no such folder", str(out.absolute().parent), "make it first")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError("is a file", str(out), "give the name of a new folder")
+    there = {path.name for path in out.iterdir()}
+    if there and not (artefact.is_artefact(str(out)) and there <= artefact.PARTS):
+        other = min(there - artefact.PARTS, default=artefact.CONFIG)
+        raise UserError(f"the folder holds something else ({other})", str(out), "give a new folder")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place at the end, if all went well."""
+    with writing(out):
+        place = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+    try:
+        folder = make_folder(place / "new")
+        yield folder
+        with writing(out):
+            _swap(folder, out, place / "old")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _tested(
+    model: Model, engine: Runtime, found: Artefact, data: Data, wishes: Wishes, report: Report
+) -> dict[str, Any]:
+    """Top-1 of source and export on the test, if there is one; raises `UserError` if it lost."""
+    if data.test is None or wishes.dense:
+        told = "a dense export has no test" if wishes.dense else data.tested_on
+        return {"accuracy": None, "not_tested": told}
+    report(f"testing source and export on {data.tested_on}")
+    model.network.to(memory_format=torch.channels_last)
+    before = testing.run(model, data.test)
+    predictor = Predictor(str(found.folder), found.card, found.preprocessing, engine, "")
+    after = testing.run(testing.as_model(predictor), data.test)
+    loss = testing.loss(before, after)
+    if loss.points > wishes.max_loss + 1e-9:
+        low, high = loss.interval
+        raise UserError(
+            f"{wishes.precision} loses {loss.points:.2f} points of top-1 on {data.tested_on} "
+            f"({loss.lost} images lost, {loss.gained} gained; 95 % interval {low:.2f} to "
+            f"{high:.2f}), more than {wishes.max_loss:g}",
+            mend="nothing was written; calibrate with more images like those of the test, take "
+            "--precision bf16, or allow it with --max-loss",
+        )
+    facts = {**loss.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
+    return {"accuracy": {**facts, "allowed": wishes.max_loss}}

@@ -1,0 +1,79 @@
+"""`resnets export` as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import one_line
+from tests.evaluation import photos
+
+
+@pytest.fixture
+def here(tmp_path, cache):
+    """A model and photographs of its classes."""
+    photos.save_model(tmp_path / "m.safetensors")
+    photos.write(tmp_path / "photos", 6)
+    return tmp_path
+
+
+def test_an_export_predicts(resnets, here):
+    code, out, _ = resnets("export", "m.safetensors", "--to", "torch-export", "--images", "photos")
+    assert code == 0
+    assert "real images, batch 8: largest difference" in out
+    assert "Export: m-torch-export-fp32 (model card: m-torch-export-fp32/README.md)" in out
+    answers = []
+    for model in ("m.safetensors", "m-torch-export-fp32"):
+        code, out, err = resnets("predict", model, "photos", "--json")
+        assert (code, err) == (0, "")
+        answers.append([json.loads(line) for line in out.splitlines()])
+    for one, other in zip(*answers, strict=True):
+        assert [top["class"] for top in one["top"]] == [top["class"] for top in other["top"]]
+    code, _, err = resnets("predict", "m-torch-export-fp32", "photos", "--precision", "int8")
+    assert code == 2
+    assert "this export is for fp32, not int8" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--to", "torch-export", "--precision", "int8"), "--to openvino or --to onnx"),
+        (("--to", "tensorrt"), "unknown word 'tensorrt'"),
+        (("--to", "torch-export", "--out", "photos"), "the folder holds something else (ant)"),
+        (("--to", "torch-export", "--out", "no/where"), "no such folder"),
+        (("--to", "torch-export", "--images", "absent.png"), "no such image"),
+    ],
+)
+def test_mistakes_are_one_line(resnets, here, options, message):
+    before = sorted(here.rglob("*"))
+    code, out, err = resnets("export", "m.safetensors", *options)
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_int8_is_found_in_exports_only(resnets, here):
+    code, _, err = resnets("predict", "m.safetensors", "photos", "--precision", "int8")
+    assert code == 2
+    assert "resnets export m.safetensors --help" in one_line(err)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+@pytest.mark.parametrize("engine", ["openvino", "torch-export"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(here, engine):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    before = sorted(here.glob("*"))
+    command = f"ulimit -f 100; exec {sys.executable} -m resnets export m.safetensors --to {engine}"
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=here, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert found.returncode == 2
+    told = found.stderr.strip().splitlines()
+    assert told[-1].startswith(f"resnets: m-{engine}-fp32: cannot write: ")
+    assert len(told) == 2  # and what it was doing
+    assert sorted(here.glob("*")) == before
