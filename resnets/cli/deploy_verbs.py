@@ -133,11 +133,11 @@ def export(
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="As predict takes them; cifar-resnet20 by default.", metavar="[NAME=]MODEL..."
-        ),
+        typer.Argument(help="By default cifar-resnet20.", metavar="[NAME=]MODEL..."),
     ] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0: for other machines too.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0: for all machines.", metavar="NAME")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     token_file: Annotated[
         Path | None,
@@ -148,7 +148,7 @@ def serve(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name by which a proxy calls this server; repeatable.", metavar="NAME"),
+        typer.Option(help="Its name behind a proxy; repeatable.", metavar="NAME"),
     ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait.", metavar="N")] = 256,
     max_mb: Annotated[
@@ -157,20 +157,19 @@ def serve(
     max_megapixels: Annotated[
         int, typer.Option(min=1, max=100, help="Of an image.", metavar="N")
     ] = 50,
-    max_images: Annotated[int, typer.Option(min=1, help="In a request.", metavar="N")] = 64,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds for an answer.")
+        float, typer.Option(min=0.1, max=3600, help="Seconds for an answer.", metavar="N")
     ] = 30.0,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     log: Annotated[str, typer.Option(help="Of requests: text, json or none.")] = "text",
 ) -> None:
-    """Serve models over HTTP, with a page to try them. Ctrl-C finishes what was taken."""
+    """Serve models over HTTP, with a page. Ctrl-C finishes what was taken."""
     from resnets.cli import serve as verb
 
     options = verb.Options(
         host, port, token_file, samples, allow_host or [], queue, max_mb, max_megapixels,
-        max_images, timeout, runtime, precision, device, log,
+        timeout, runtime, precision, device, log,
     )  # fmt: skip
     verb.serve(models or [], options)

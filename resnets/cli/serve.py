@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ class Options:
     queue: int
     max_mb: int
     max_megapixels: int
-    max_images: int
     timeout: float
     runtime: str
     precision: str
@@ -46,8 +44,6 @@ def serve(models: list[str], options: Options) -> None:
 
     if options.log not in LOGS:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
-    if not math.isfinite(options.timeout):
-        raise UserError("is no number of seconds", f"--timeout {options.timeout}")
     token = _token(options.token_file)
     finished = running.serve(
         running.Options(
@@ -65,7 +61,7 @@ def serve(models: list[str], options: Options) -> None:
                 bytes=options.max_mb * 1_000_000,
                 memory=max(Limits.memory, 4 * options.max_mb * 1_000_000),
                 pixels=options.max_megapixels * 1_000_000,
-                images=min(options.max_images, options.queue),
+                images=min(Limits.images, options.queue),
                 queue=options.queue,
                 seconds=options.timeout,
             ),
