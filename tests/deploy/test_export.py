@@ -311,3 +311,13 @@ def test_eval_tests_the_export(tmp_path, capsys):
     options = evaluate.Options(views="dense")
     with pytest.raises(UserError, match="one size only"):
         evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "photos"), options)
+
+
+def test_exports_with_other_weights_are_told_apart(exported, source, tmp_path):
+    """Answers of one must not be gone on with by the other, nor features be taken from it."""
+    other = model_file.load(str(source))
+    weights = {name: tensor * 1.01 for name, tensor in other.network.state_dict().items()}
+    model_file.save(tmp_path / "other.safetensors", weights, other.preprocessing, other.card)
+    exporting.export(str(tmp_path / "other.safetensors"), tmp_path / "out", Wishes("openvino"))
+    digests = {open_predictor(str(f)).digest for f in (exported("openvino"), tmp_path / "out")}
+    assert len(digests) == 2
