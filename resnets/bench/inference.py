@@ -25,6 +25,7 @@ from resnets.bench.measure import Report, Table, peak, rows
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.deploy import conversion
 from resnets.deploy.graph import Deployable
+from resnets.deploy.quantizing import quantize
 from resnets.deploy.runtimes import (
     OpenVinoRuntime,
     Runtime,
@@ -91,12 +92,13 @@ def _table(
     finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     peer = next(iter(runs))
     values = by_turns(runs, batch, rounds, seconds, finish)
-    halves = {name: top for name in runs if "bf16" in name}
+    words = ("bf16",) if has_bf16(device) else ("float32", "fp32")  # whose peak was measured
+    peaks = {name: top for name in runs if any(word in name for word in words)}
     return Table(
         f"inference {network}, batch {batch}, {size} pixels",
         "images/s",
         peer,
-        rows(values, peer, operations, halves),
+        rows(values, peer, operations, peaks),
         {
             "rounds": rounds,
             "seconds": seconds,
@@ -111,25 +113,23 @@ def _contenders(
 ) -> dict[str, Network]:
     made: dict[str, Network] = {}
     plain, source = _plain(name)
-    network = plain().eval().to(device)
+    best = f"{'bf16' if has_bf16(device) else 'float32'}, channels_last"
 
-    def torch_peer(label: str, module: nn.Module, half: bool, compile_it: bool = False) -> None:
+    def torch_peer(label: str, module: nn.Module, tuned: bool, compile_it: bool = False) -> None:
         report(label)
-        module = module.to(memory_format=torch.channels_last) if half else module
-        made[label] = _torch(module, half, compile_it, device)
+        module = module.eval().to(device)
+        module = module.to(memory_format=torch.channels_last) if tuned else module
+        made[label] = _torch(module, tuned, compile_it, device)
 
-    torch_peer(f"{source}, eager, float32", network, half=False)
-    torch_peer(f"{source}, eager, bf16, channels_last", plain().eval().to(device), half=True)
+    torch_peer(f"{source}, eager, float32", plain(), tuned=False)
+    torch_peer(f"{source}, eager, {best}", plain(), tuned=True)
     if compiled:
-        torch_peer(f"{source}, compiled, float32", plain().eval().to(device), False, True)
-        torch_peer(
-            f"{source}, compiled, bf16, channels_last", plain().eval().to(device), True, True
-        )
+        torch_peer(f"{source}, compiled, float32", plain(), False, True)
+        torch_peer(f"{source}, compiled, {best}", plain(), True, True)
     if find_spec("timm") and source == "torchvision":
         import timm
 
-        other = timm.create_model(name.removesuffix("-v1.5")).eval().to(device)
-        torch_peer("timm, eager, bf16, channels_last", other, half=True)
+        torch_peer(f"timm, eager, {best}", timm.create_model(name.removesuffix("-v1.5")), True)
     if device.type == "cpu":
         with warnings.catch_warnings():  # of tracing, and of few images for int8: both known
             warnings.simplefilter("ignore")
@@ -142,6 +142,10 @@ def _contenders(
         model = conversion.to_openvino(ours, size)
         runtime = OpenVinoRuntime(model, precision)
         made[f"resnets, {runtime.name} (the default)"] = runtime
+        if find_spec("nncf"):
+            noise = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8)
+            runtime = OpenVinoRuntime(quantize(model.clone(), "openvino", list(noise)), "int8")
+            made[f"resnets, {runtime.name} (an export)"] = runtime
     runtime = TorchRuntime(ours, device, precision)
     made[f"resnets, {runtime.name}"] = runtime
     return made
@@ -165,15 +169,15 @@ def _scaled(images: Tensor) -> Tensor:
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def _torch(network: nn.Module, half: bool, compiled: bool, device: torch.device) -> Network:
+def _torch(network: nn.Module, tuned: bool, compiled: bool, device: torch.device) -> Network:
     run = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
     def answer(images: Tensor) -> object:
         images = _scaled(images.to(device))
-        if half:
+        if tuned:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=tuned and has_bf16(device)):
             return run(images)
 
     return answer
@@ -202,10 +206,12 @@ def _engines(network: nn.Module, size: int, folder: Path, report: Report) -> dic
             network, example_input=example, input=[ov.PartialShape([-1, 3, size, size])]
         )
         made["OpenVINO, float32"] = _openvino(model, "f32")
-        made["OpenVINO, bf16"] = _openvino(model, "bf16")
+        half = "bf16" if has_bf16(torch.device("cpu")) else "f32"
+        if half == "bf16":
+            made["OpenVINO, bf16"] = _openvino(model, half)
         if find_spec("nncf"):
             report("OpenVINO, int8")
-            made["OpenVINO, int8"] = _openvino(_quantized(model, noise), "bf16")
+            made["OpenVINO, int8"] = _openvino(_quantized(model, noise), half)
     return made
 
 

@@ -205,13 +205,14 @@ def _photo_contenders(
     given = OneBatch(batch, device)
     base = network.removesuffix("-v1.5")
     made: dict[str, Run] = {}
+    best = f"{'bf16' if has_bf16(device) else 'float32'}, channels_last"
     if base in list_models():
         made["torchvision, float32, NCHW"] = _peer_step(get_model(base), given, device, False)
-        made["torchvision, bf16, channels_last"] = _peer_step(get_model(base), given, device, True)
+        made[f"torchvision, {best}"] = _peer_step(get_model(base), given, device, True)
     try:
         import timm
 
-        made["timm, bf16, channels_last"] = _peer_step(timm.create_model(base), given, device, True)
+        made[f"timm, {best}"] = _peer_step(timm.create_model(base), given, device, True)
     except (ImportError, RuntimeError):
         pass  # not installed, or it has no such network
     if not made:
@@ -236,8 +237,10 @@ def _peer_step(network: nn.Module, given: OneBatch, device: torch.device, best: 
     """A step of another library's network.
 
     Args:
-        best: bf16 and channels_last, no waiting for the loss; otherwise the usual reference.
+        best: channels_last, bf16 where the device has it, no waiting for the loss; otherwise
+            the usual reference.
     """
+    half = best and has_bf16(device)
     network = network.to(device).train()
     images = given.images
     if best:
@@ -247,7 +250,7 @@ def _peer_step(network: nn.Module, given: OneBatch, device: torch.device, best: 
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=best):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = F.cross_entropy(network(images), given.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
