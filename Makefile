@@ -8,7 +8,7 @@ train: .venv/ready  ## train cifar-resnet20 on CIFAR-10 to the paper's error; go
 	$(BIN)/resnets train cifar10-fast --resume
 
 test: .venv/ready  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/ready  ## formatting, lint and types
 	$(BIN)/ruff format --check .

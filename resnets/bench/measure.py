@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -120,6 +120,23 @@ def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[
         "tables": [asdict(table) for table in tables],
         **devices.environment(device),
     }
+
+
+def summary(documents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every table's best row of ours and best row of others, with their ratios to its peer."""
+    made = ["", "best of ours, best of the others (ratio to the table's peer)"]
+    for document in documents:
+        for table in document["tables"]:
+            ranked = sorted(
+                (row for row in table["rows"] if row["ratio"] is not None),
+                key=lambda row: -row["ratio"],
+            )
+            ours = [row for row in ranked if row["name"].startswith("resnets")]
+            others = [row for row in ranked if not row["name"].startswith("resnets")]
+            if ours and others:
+                best, peer = (f"{r['ratio']:.2f} x {r['name']}" for r in (ours[0], others[0]))
+                made.append(f"  {table['title']}: {best}; {peer}")
+    return made
 
 
 def lines(table: Table) -> list[str]:

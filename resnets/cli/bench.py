@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -92,6 +94,38 @@ def serve(
     _check(out)
     plan = serving.Plan(model, data, connections, rounds, seconds, minutes, attacks)
     _show("serve", serving.measure(plan, _tell), torch.device("cpu"), out)
+
+
+def everything(data: Path | None, device_name: str, compiled: bool, folder: Path) -> None:
+    """Run all benchmarks with their usual options, each into its report, then sum up.
+
+    What cannot run is told, and does not stop the rest.
+    """
+    if not folder.is_dir():
+        raise UserError("no such folder", f"--out {folder}", "make it first")
+    kind = find_device(device_name).type
+    runs: dict[str, Callable[[Path], None]] = {
+        f"train-{network.removesuffix('-v1.5')}": partial(
+            train, network, None, 5, 5.0, device_name, compiled, 2
+        )
+        for network in ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "resnet50-v1.5")
+    }
+    for network in ("resnet50-v1.5", "cifar-resnet20"):
+        runs[f"infer-{network.removesuffix('-v1.5')}"] = partial(
+            infer, network, 5, 2.0, device_name, compiled
+        )
+    runs["startup"] = partial(startup, "cifar-resnet20", 5)
+    runs["scale"] = partial(scale, 1202, 3, 2.0, kind == "cpu", device_name)
+    if data is not None:
+        runs["input"] = partial(inputs, data, 192, 5, False)
+    reports = {name: folder / f"{name}-{kind}.json" for name in runs}
+    for name, run in runs.items():
+        try:
+            run(reports[name])
+        except UserError as error:
+            print(f"resnets: {name}: {error}", file=sys.stderr)
+            del reports[name]
+    print("\n".join(measure.summary(json.loads(path.read_bytes()) for path in reports.values())))
 
 
 def _check(out: Path | None) -> None:

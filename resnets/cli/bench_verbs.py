@@ -103,6 +103,21 @@ def scale(
     verb.scale(deepest, rounds, seconds, processes, device, out)
 
 
+@benches.command("all", epilog=example("resnets bench all --out results/bench --data photos"))
+def everything(
+    out: Annotated[Path, typer.Option(help="For the reports.", metavar="FOLDER")],
+    data: Annotated[
+        Path | None, typer.Option(help="Photographs, for bench input.", metavar="FOLDER")
+    ] = None,
+    compiled: CompiledOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """All of these but serve, then a table of the ratios. Half an hour on two cores."""
+    from resnets.cli import bench as verb
+
+    verb.everything(data, device, compiled, out)
+
+
 @benches.command(epilog=example("resnets bench serve --model resnet50@msra --minutes 10"))
 def serve(
     model: Annotated[str, typer.Option(help="That serve is given.")] = "cifar-resnet20",

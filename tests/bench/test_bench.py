@@ -123,3 +123,34 @@ def test_input_is_compared_with_torchvision(tmp_path):
 def test_a_command_that_fails_is_told(monkeypatch):
     with pytest.raises(UserError, match="unknown model 'resnet999'"):
         startup.measure("resnet999", 1, quiet)
+
+
+def test_all_benchmarks_one_after_the_other_and_their_ratios(monkeypatch, tmp_path, capsys):
+    from resnets.cli import bench as verb
+
+    def table(title):
+        values = {"peer": [2.0], "other": [3.0], "resnets": [5.0], "resnets, slower": [1.0]}
+        return measure.Table(title, "images/s", "peer", measure.rows(values, "peer"), {})
+
+    def train(network, *arguments):
+        if network == "cifar-resnet110":
+            raise UserError("out of memory")
+        return table(f"training {network}")
+
+    monkeypatch.setattr(training, "measure", train)
+    monkeypatch.setattr(inference, "measure", lambda name, *_: [table(f"inference {name}")])
+    monkeypatch.setattr(startup, "measure", lambda *_: table("startup"))
+    monkeypatch.setattr(scaling, "measure", lambda *_: [table("scale")])
+    monkeypatch.setattr(scaling, "processes", lambda *_: table("processes"))
+    with pytest.raises(UserError, match="no such folder"):
+        verb.everything(None, "cpu", False, tmp_path / "reports")
+    verb.everything(None, "cpu", False, tmp_path)
+    out, err = capsys.readouterr()
+    assert "training cifar-resnet56: 2.50 x resnets; 1.50 x other" in out
+    assert "processes: 2.50 x resnets; 1.50 x other" in out
+    assert "train-cifar-resnet110: out of memory" in err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "train-cifar-resnet20-cpu.json", "train-cifar-resnet56-cpu.json",
+        "train-resnet50-cpu.json", "infer-resnet50-cpu.json", "infer-cifar-resnet20-cpu.json",
+        "startup-cpu.json", "scale-cpu.json",
+    }  # fmt: skip

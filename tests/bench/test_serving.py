@@ -4,7 +4,6 @@ import shutil
 import threading
 
 import pytest
-import torch
 
 from resnets.bench import attack, measure, page, serving
 from resnets.deploy.opening import open_predictor
@@ -27,7 +26,7 @@ def address(model):
     )
     threading.Thread(
         target=running.serve,
-        args=(options, torch.device("cpu"), lambda where: (found.append(where), started.set())),
+        args=(options, "cpu", lambda where: (found.append(where), started.set())),
         daemon=True,
     ).start()
     assert started.wait(60)

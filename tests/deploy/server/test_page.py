@@ -33,7 +33,6 @@ def browser():
 @pytest.fixture(scope="module")
 def address(models):
     """A server in a thread: the shipped model and a plain one."""
-    import torch
 
     from resnets.deploy.server import running
 
@@ -46,9 +45,7 @@ def address(models):
     options = running.Options(
         ["cifar-resnet20", f"flat={models[1]}"], port=0, runtime="torch", precision="fp32"
     )
-    threading.Thread(
-        target=running.serve, args=(options, torch.device("cpu"), ready), daemon=True
-    ).start()
+    threading.Thread(target=running.serve, args=(options, "cpu", ready), daemon=True).start()
     assert started.wait(60)
     return found[0]
 

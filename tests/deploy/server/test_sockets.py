@@ -61,11 +61,8 @@ def address(models):
         [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
         limits=Limits(sending=1.0, bytes=1_000_000),
     )  # fmt: skip
-    import torch
 
-    thread = threading.Thread(
-        target=running.serve, args=(options, torch.device("cpu"), ready), daemon=True
-    )
+    thread = threading.Thread(target=running.serve, args=(options, "cpu", ready), daemon=True)
     thread.start()
     assert started.wait(60)
     return found[0]
@@ -276,7 +273,6 @@ def test_names_of_others_are_not_ours(address):
 
 
 def test_connections_are_bounded_and_places_come_back(models):
-    import torch
 
     found, started = [], threading.Event()
     options = running.Options(
@@ -285,7 +281,7 @@ def test_connections_are_bounded_and_places_come_back(models):
     )  # fmt: skip
     threading.Thread(
         target=running.serve,
-        args=(options, torch.device("cpu"), lambda where: (found.append(where), started.set())),
+        args=(options, "cpu", lambda where: (found.append(where), started.set())),
         daemon=True,
     ).start()
     assert started.wait(60)
@@ -316,7 +312,6 @@ def test_a_second_signal_ends_at_once(process, models):
 def test_a_port_in_use_is_told_before_models_are_opened(address):
     port = urlsplit(address).port
     options = running.Options(["no such model"], port=port)
-    import torch
 
     with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
-        running.serve(options, torch.device("cpu"), lambda where: None)
+        running.serve(options, "cpu", lambda where: None)
