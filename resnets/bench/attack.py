@@ -22,6 +22,13 @@ TOGETHER = 32
 """Connections at a time; of slow ones, all that are left."""
 SLOW_TOGETHER = 400
 BYTE = b"\0"
+LEFT, HUNG, CLOSED = 0, -1, -2
+OUTCOMES = {
+    LEFT: "the client left",
+    HUNG: "no answer in a minute",
+    CLOSED: "no connection, or closed without an answer",
+}
+"""What takes the place of a status where there is none."""
 Parts = Sequence[bytes]
 """What is sent, with a pause after each part; an empty one ends the connection."""
 Kind = Callable[[random.Random], Parts]
@@ -128,7 +135,7 @@ def kinds(image: bytes) -> dict[str, Kind]:
 
 
 def run(address: str, image: bytes, count: int, report: Report) -> dict[str, Counter[int]]:
-    """Send so many malformed requests; the statuses of the answers to each kind, 0 for none."""
+    """Send so many malformed requests; the statuses (or `OUTCOMES`) of the answers to each kind."""
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 80
     ways = kinds(image)
     found: dict[str, Counter[int]] = {name: Counter() for name in ways}
@@ -153,21 +160,26 @@ def run(address: str, image: bytes, count: int, report: Report) -> dict[str, Cou
 
 
 async def _status(host: str, port: int, parts: Parts) -> int:
-    """The status of the answer to a connection's words; 0 if there is none."""
-    reader, writer = await asyncio.open_connection(host, port)
+    """The status of the answer to a connection's words, or one of `OUTCOMES`."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return CLOSED
     answer = asyncio.create_task(_answer(reader))
     try:
         for part in parts:
             if not part:  # leaves, without taking leave
                 _reset(writer)
-                return 0
+                return LEFT
             writer.write(part)
             await writer.drain()
             if len(parts) > 1 and (await asyncio.wait([answer], timeout=0.2))[0]:
                 break
         return await asyncio.wait_for(answer, 60)
-    except (OSError, TimeoutError):
-        return await answer if answer.done() and answer.exception() is None else 0
+    except TimeoutError:
+        return HUNG
+    except OSError:
+        return await answer if answer.done() and answer.exception() is None else CLOSED
     finally:
         answer.cancel()
         writer.close()
@@ -182,7 +194,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 async def _answer(reader: asyncio.StreamReader) -> int:
     line = await reader.readline()
     await reader.read()
-    return int(line.split()[1]) if line.startswith(b"HTTP/1.1 ") else 0
+    return int(line.split()[1]) if line.startswith(b"HTTP/1.1 ") else CLOSED
 
 
 def good(address: str, image: bytes) -> int:

@@ -28,6 +28,7 @@ from resnets.data.dali import DaliBatches
 from resnets.data.photos import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.data.samples import Samples, limited
+from resnets.support.errors import UserError
 
 BATCH = 32
 PEER = "torchvision"
@@ -121,6 +122,8 @@ def measure(data: Path, images: int, rounds: int, dali: bool, report: Report) ->
     torch.set_num_threads(1)
     try:
         samples = limited(folders.load_test(data), images)
+        if len(samples) < BATCH:
+            raise UserError(f"{len(samples)} images are too few", str(data), f"give {BATCH}")
         list(our_batches(samples, LOOK))  # files into the system's cache
         tables = []
         for name, look in KINDS.items():

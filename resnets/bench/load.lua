@@ -69,7 +69,7 @@ function done(summary, latency, all)
     io.stderr:write(words .. "\n")
   end
   io.write(string.format(
-    'RESULT {"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "wrong": %d, "failed": %d}\n',
-    totals.compared + totals.failed, summary.duration / 1e6, latency:percentile(50) / 1e3,
+    'RESULT {"compared": %d, "seconds": %f, "p50": %f, "p99": %f, "wrong": %d, "failed": %d}\n',
+    totals.compared, summary.duration / 1e6, latency:percentile(50) / 1e3,
     latency:percentile(99) / 1e3, totals.wrong, totals.failed + broken))
 end

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -122,9 +122,11 @@ def measure(plan: Plan, report: Report) -> list[Table]:
         count = _images(plan, predictor, folder)
         _expected(predictor, folder, count)
         with serving(plan.model) as server:
-            tables = _load(plan, predictor, server, folder, count, report)
+            runs: list[dict[str, Any]] = []
+            tables = _load(plan, predictor, server, folder, count, runs, report)
             if plan.minutes:
-                tables.append(_memory(plan, server, folder, count, report))
+                tables.append(_memory(plan, server, folder, count, runs, report))
+            tables.append(_compared(plan, runs))
             if plan.attacks:
                 tables += _attack(plan, server, (folder / "0").read_bytes(), report)
     return tables
@@ -178,7 +180,11 @@ def _offline(predictor: Predictor, batch: int, seconds: float) -> float:
 def wrk(
     server: Server, folder: Path, count: int, connections: int, seconds: float
 ) -> dict[str, Any]:
-    """Load for a while; requests per second, latencies in milliseconds, wrong answers."""
+    """Load for a while: seconds, latencies in milliseconds, numbers of answers.
+
+    `compared` counts good answers, `wrong` those of them that differ from the offline ones,
+    `failed` other answers, and requests without any.
+    """
     script = resources.files("resnets.bench") / "load.lua"
     with resources.as_file(script) as path:
         command = [
@@ -205,18 +211,24 @@ def wrk(
 
 
 def _load(
-    plan: Plan, predictor: Predictor, server: Server, folder: Path, count: int, report: Report
+    plan: Plan,
+    predictor: Predictor,
+    server: Server,
+    folder: Path,
+    count: int,
+    runs: list[dict[str, Any]],
+    report: Report,
 ) -> list[Table]:
+    """Throughput beside the offline runtime's, and latencies; adds what wrk found to `runs`."""
     batch = Limits.batch
     served = f"resnets serve, {plan.connections} connections"
     found: dict[str, list[float]] = {OFFLINE: [], served: []}
-    runs = []
     wrk(server, folder, count, plan.connections, 3)
     for number in range(plan.rounds):
         report(f"load, round {number + 1} of {plan.rounds}")
         found[OFFLINE].append(_offline(predictor, batch, plan.seconds))
         runs.append(wrk(server, folder, count, plan.connections, plan.seconds))
-        found[served].append(runs[-1]["requests"] / runs[-1]["seconds"])
+        found[served].append(runs[-1]["compared"] / runs[-1]["seconds"])
     latencies = {
         f"{name}, {plan.connections} connections": [run[key] for run in runs]
         for name, key in (("median", "p50"), ("99th percentile", "p99"))
@@ -226,23 +238,19 @@ def _load(
     latencies["median, 1 connection"] = [run["p50"] for run in alone]
     latencies["99th percentile, 1 connection"] = [run["p99"] for run in alone]
     runs += alone
-    sums = {key: sum(run[key] for run in runs) for key in ("requests", "wrong", "failed")}
     size = predictor.preprocessing.size
     work = f"{plan.model}, {predictor.runtime.name}, batches of up to {batch}, {size} pixels"
     facts = {"rounds": plan.rounds, "seconds": plan.seconds, "images": count}
     return [
         Table(f"requests to {work}", "images/s", OFFLINE, rows(found, OFFLINE), facts),
         Table(f"latency of {plan.model}", "milliseconds", "", rows(latencies, None), facts),
-        counted(
-            f"answers of {plan.model} compared with offline ones",
-            "requests",
-            {
-                "compared": sums["requests"] - sums["failed"],
-                "wrong": sums["wrong"],
-                "failed": sums["failed"],
-            },
-        ),
     ]
+
+
+def _compared(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> Table:
+    """All answers of all runs of wrk."""
+    sums = {key: sum(run[key] for run in runs) for key in ("compared", "wrong", "failed")}
+    return counted(f"answers of {plan.model} compared with offline ones", "requests", sums)
 
 
 def counted(title: str, unit: str, numbers: dict[str, float]) -> Table:
@@ -251,7 +259,14 @@ def counted(title: str, unit: str, numbers: dict[str, float]) -> Table:
     return Table(title, unit, "", made, {})
 
 
-def _memory(plan: Plan, server: Server, folder: Path, count: int, report: Report) -> Table:
+def _memory(
+    plan: Plan,
+    server: Server,
+    folder: Path,
+    count: int,
+    runs: list[dict[str, Any]],
+    report: Report,
+) -> Table:
     """Resident memory under load: of the first and the last fifth of the time."""
     report(f"memory: {plan.minutes:g} minutes of load")
     samples: list[float] = []
@@ -268,9 +283,9 @@ def _memory(plan: Plan, server: Server, folder: Path, count: int, report: Report
     watcher.join()
     fifth = max(1, len(samples) // 5)
     parts = {"first fifth": samples[:fifth], "last fifth": samples[-fifth:]}
-    facts = {key: run[key] for key in ("requests", "wrong", "failed")}
-    facts["megabytes"] = [round(sample) for sample in samples[:: max(1, len(samples) // 60)]]
-    title = f"memory of the server, {plan.minutes:g} minutes, {run['requests']:,} requests"
+    runs.append(run)
+    facts = {"megabytes": [round(sample) for sample in samples[:: max(1, len(samples) // 60)]]}
+    title = f"memory of the server, {plan.minutes:g} minutes, {run['compared']:,} answers"
     return Table(title, "MB", "", rows(parts, None), facts)
 
 
@@ -281,9 +296,9 @@ def _attack(plan: Plan, server: Server, image: bytes, report: Report) -> list[Ta
     found = attack.run(server.address, image, plan.attacks, report)
     time.sleep(3)  # for connections to end
     numbers = {
-        f"{kind}: {status or 'no answer, the client left'}": float(count)
+        f"{kind}: {attack.OUTCOMES.get(status, status)}": float(count)
         for kind, statuses in found.items()
-        for status, count in sorted(statuses.items(), key=lambda pair: pair[0] or 0)
+        for status, count in sorted(statuses.items())
     }
     good = attack.good(server.address, image)
     after = server.megabytes(), server.descriptors()
