@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import statistics
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ import torch
 from resnets.support import devices
 
 Report = Callable[[str], None]
+PEERS = ("timm", "onnxruntime", "openvino", "nncf", "pillow", "uvicorn", "fastapi")
+"""Packages whose versions belong to a report, beside those of every result."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,16 @@ def peak(dtype: torch.dtype, device: torch.device, side: int = 4096, rounds: int
 def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
     """A run of a benchmark as JSON, with its provenance."""
     arguments = [word for word in sys.argv[1:] if word]
+    environment = devices.environment(device)
+    for name in PEERS:
+        with contextlib.suppress(PackageNotFoundError):
+            environment["packages"][name] = version(name)
     return {
         "bench": bench,
         "command": shlex.join(["resnets", *arguments]),
         "date": datetime.now(UTC).date().isoformat(),
         "tables": [asdict(table) for table in tables],
-        **devices.environment(device),
+        **environment,
     }
 
 

@@ -16,6 +16,14 @@ ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "results" / "bench"
 PAGES = ("README.md", "docs/speed.md", "docs/serve.md")
 PLOT = "docs/scaling.png"
+SHOWN = {
+    "train": ("torchvision", "timm"),
+    "infer": ("torchvision", "timm", "onnxruntime", "openvino", "nncf"),
+    "input": ("torchvision", "pillow"),
+    "startup": ("openvino",),
+    "serve": ("openvino", "fastapi", "uvicorn"),
+}
+"""Packages whose versions a bench's tables depend on, beside torch."""
 _MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?\n?(<!-- end -->)", re.DOTALL)
 
 
@@ -29,7 +37,8 @@ def markdown(document: dict[str, Any]) -> str:
     """The tables of a report, and how they came about."""
     parts = [_table(table) for table in document["tables"]]
     packages = document["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision"))
+    names = ("torch", *(SHOWN.get(document["bench"], ())))
+    versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
     where = f"{document['hardware']}, {document['threads']} threads; {versions}"
     parts.append(f"`{document['command']}`, {document['date']}, {where}.")
     return "\n\n".join(parts)

@@ -102,7 +102,9 @@ def _cifar_contenders(
         PUBLISHED: published_steps(data.train, network, batch, device, workers),
         "resnets": our_steps(data, network, batch, device, "auto"),
     }
-    if compiled and device.type == "cpu":  # GPUs compile by default
+    if device.type == "cuda":
+        loops["resnets, CUDA graphs"] = our_steps(data, network, batch, device, "auto", True)
+    elif compiled:  # GPUs compile by default
         loops["resnets, compiled"] = our_steps(data, network, batch, device, True)
     return {name: partial(next, loop) for name, loop in loops.items()}
 
@@ -154,11 +156,17 @@ def published_steps(
 
 
 def our_steps(
-    data: cifar10.Cifar10, network: str, batch: int, device: torch.device, compiled: bool | str
+    data: cifar10.Cifar10,
+    network: str,
+    batch: int,
+    device: torch.device,
+    compiled: bool | str,
+    graphs: bool = False,
 ) -> Iterator[None]:
     """One training step of this project, the paper's recipe, for each `next`."""
     settings = [f"network={network}", f"batch={batch}", "schedule.gentle_start.lr=0.1"]
-    plan = recipe_file.load("cifar10-paper", settings).model_copy(update={"compile": compiled})
+    switches = {"compile": compiled, "graphs": graphs}
+    plan = recipe_file.load("cifar10-paper", settings).model_copy(update=switches)
     return _steps(plan, cifar_task(plan, data, device), device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -122,8 +123,8 @@ def everything(data: Path | None, device_name: str, compiled: bool, folder: Path
     for name, run in runs.items():
         try:
             run(reports[name])
-        except UserError as error:
-            print(f"resnets: {name}: {error}", file=sys.stderr)
+        except (UserError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print(f"resnets: {name}: {error}", file=sys.stderr)  # a peer's failure, perhaps
             del reports[name]
     print("\n".join(measure.summary(json.loads(path.read_bytes()) for path in reports.values())))
 

@@ -47,7 +47,10 @@ def find_device(name: str = "auto") -> torch.device:
     there += ["mps"] if torch.backends.mps.is_available() else []
     if name not in there and not (name == "cuda" and torch.cuda.is_available()):
         raise UserError(f"no device {name!r} here", "--device", f"available: {', '.join(there)}")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # for what takes no device: streams, waiting, graphs
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

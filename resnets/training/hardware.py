@@ -38,7 +38,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         precision=precision,
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
         compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
-        graphs=device.type == "cuda" if recipe.graphs == "auto" else recipe.graphs,
+        graphs=recipe.graphs and device.type == "cuda",
     )
 
 

@@ -22,7 +22,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
-SWITCHES = ("channels_last", "compile", "graphs")
+SWITCHES = ("channels_last", "compile")
 
 
 class Section(BaseModel):
@@ -206,7 +206,7 @@ class Recipe(Section):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: Switch = "auto"
     compile: Switch = "auto"
-    graphs: Switch = "auto"
+    graphs: bool = False
     """On GPUs: capture an update as a CUDA graph and replay it, for one process and no
     `micro_batch`; small networks cannot fill a GPU otherwise."""
     deterministic: bool = False
@@ -267,6 +267,8 @@ class Recipe(Section):
         facts = self.model_dump(
             mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
         )
+        if not self.graphs:  # a key of later recipes: earlier runs keep their hash
+            del facts["graphs"]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def in_iterations(self, images: int) -> Recipe:

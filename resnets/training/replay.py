@@ -57,7 +57,9 @@ class Replayed:
                 _repeat(work)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads, such as a decoder's, may go on meanwhile.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
                 work()
             replay = graph.replay
         else:

@@ -60,7 +60,8 @@ class Training:
         init: the model whose weights to start from.
 
     Raises:
-        UserError: if the batch does not divide among the processes, or BN cannot be had.
+        UserError: if the batch does not divide among the processes, or BN or graphs cannot be
+            had.
     """
 
     def __init__(
@@ -93,7 +94,12 @@ class Training:
             compile_network(self.network, device)
         self._shared = self._share_gradients()
         self._replayed: Replayed | None = None
-        if settings.graphs and world.size == len(self.parts) == 1:
+        if settings.graphs:
+            if not world.size == len(self.parts) == 1:
+                raise UserError(
+                    "graphs = true needs one process and no micro_batch",
+                    mend="use --set graphs=false",
+                )
             self._replayed = Replayed(self._whole_batch, self._changed, device)
 
     def _make_network(self, task: Task, init: Model | None) -> ResidualNetwork:

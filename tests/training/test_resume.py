@@ -101,7 +101,7 @@ compiles = pytest.mark.skipif(
 )
 def test_kill_in_the_middle_of_an_epoch_and_resume(tmp_path, compiled):
     # 600 images in batches of 50: an epoch has 12 steps, so 17 is in the middle of one.
-    recipe = make_recipe(compile=compiled, precision="bf16")
+    recipe = make_recipe(compile=compiled)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = process(whole, recipe)
     output, _ = uninterrupted.communicate()

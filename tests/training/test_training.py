@@ -104,10 +104,32 @@ def test_replayed_updates_go_on_from_a_checkpoint_bit_for_bit(tiny):
 
 
 def test_a_capture_needs_the_whole_batch_of_one_process(tiny):
-    training = make(tiny, REPLAYED, micro_batch=25)
-    assert training._replayed is None
-    training.update()
-    assert training.read().loss > 0
+    with pytest.raises(UserError, match="needs one process and no micro_batch"):
+        make(tiny, REPLAYED, micro_batch=25)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_gpu_replays_is_what_it_would_be_told(tiny, compiled):
+    recipe = make_recipe(progressive={"size": 16, "until": 4}, ema=0.9)
+    gpu = torch.device("cuda")
+    called, replayed = (
+        Training(
+            recipe, make_task(recipe, tiny, gpu), gpu, Settings("fp32", True, compiled, graphs)
+        )
+        for graphs in (False, True)
+    )
+    for _ in range(8):
+        called.update()
+        replayed.update()
+        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-2)
+    for name, tensor in called.state()[0].items():
+        torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_recipes_of_earlier_versions_keep_their_hash():
+    assert make_recipe().content_hash() == make_recipe(graphs=False).content_hash()
+    assert make_recipe().content_hash() != make_recipe(graphs=True).content_hash()
 
 
 def test_a_checkpoint_without_momentum_is_refused(tiny):
@@ -142,15 +164,13 @@ def test_every_switch_can_be_set_and_auto_resolves():
     for precision in ("bf16", "fp32"):
         for switch in (True, False):
             chosen = hardware.resolve(
-                make_recipe(
-                    precision=precision, channels_last=switch, compile=switch, graphs=switch
-                ),
-                CPU,
+                make_recipe(precision=precision, channels_last=switch, compile=switch), CPU
             )
-            assert chosen == Settings(precision, switch, switch, switch)
-    chosen = hardware.resolve(make_recipe(), CPU)
-    assert chosen.precision in ("bf16", "fp32")
-    assert not chosen.graphs
+            assert chosen == Settings(precision, switch, switch)
+    assert hardware.resolve(make_recipe(), CPU).precision in ("bf16", "fp32")
+    assert not hardware.resolve(make_recipe(graphs=True), CPU).graphs
+    on_gpu = make_recipe(graphs=True, precision="fp32", compile=False)
+    assert hardware.resolve(on_gpu, torch.device("cuda")).graphs
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
