@@ -104,7 +104,9 @@ def resume(
 
 @app.command("eval", epilog=example("resnets eval resnet50.safetensors photos --views ten-crop"))
 def evaluate(
-    model: Annotated[str, typer.Argument(help="As for predict; exports are tested as they are.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a model file, a run folder or an export.")
+    ],
     dataset: Annotated[
         str, typer.Argument(help="cifar10, or a folder of photos.", metavar="DATA")
     ] = "cifar10",
