@@ -8,6 +8,7 @@ from typing import Any
 
 from resnets.deploy import artefact
 from resnets.deploy.parity import TOLERANCES
+from resnets.models import zoo
 from resnets.weights import cards
 
 LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
@@ -180,12 +181,18 @@ def _task(facts: dict[str, Any]) -> str:
         if facts["dense"]
         else "`logits` (batch, classes) and `features`, pooled, in front of the classifier"
     )
+    paper = '"Deep Residual Learning for Image Recognition" (arXiv 1512.03385)'
+    if facts["network"] in zoo.VGG_NAMES:
+        answer = "`logits` (batch, classes) and empty `features`"
+        paper = (
+            '"Very Deep Convolutional Networks for Large-Scale Image Recognition" (arXiv 1409.1556)'
+        )
     return (
         f"Task: image classification, {len(classes):,} classes: {few}.\n\n"
-        f'The network is `{facts["network"]}` of "Deep Residual Learning for Image Recognition" '
-        f"(arXiv 1512.03385). It takes RGB images {size} as uint8 (batch, 3, height, width), any "
-        f"number of them at a time, and gives {answer}. Scaling of pixels, mean and deviation are "
-        "inside; batch normalization is folded into the convolutions."
+        f"The network is `{facts['network']}` of {paper}. It takes RGB images {size} as "
+        f"uint8 (batch, 3, height, width), any number of them at a time, and gives {answer}. "
+        "Scaling of pixels, mean and deviation are inside; batch normalization is "
+        "folded into the convolutions."
     )
 
 

@@ -381,6 +381,15 @@ def test_the_hub_is_told_its_own_name_of_a_test_set(exported):
     assert '      type: "uoft-cs/cifar10"' in card.splitlines()
 
 
+def test_a_card_of_vgg_names_its_paper_and_promises_no_features(exported):
+    facts = json.loads((exported("torch-export") / "config.json").read_text())
+    for network, paper in (("vgg16", "1409.1556"), ("resnet18", "1512.03385")):
+        task = model_card.write({**facts, "network": network}).split("\n## ")[0].split("---\n")[2]
+        assert f"`{network}` of" in task
+        assert f"(arXiv {paper})" in task
+        assert ("empty `features`" in task) == (network == "vgg16")
+
+
 def test_a_card_says_what_the_hub_asks(exported):
     out = exported("torch-export")
     config = json.loads((out / "config.json").read_text())
