@@ -70,7 +70,9 @@ def explain(
     nearest: Annotated[
         Path | None, typer.Option(help="Show which of its images are most alike.", metavar="FOLDER")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many such images.")] = 5,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many such images; else 5.", metavar="N")
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -110,11 +112,12 @@ def export(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=10, help="Calibration images at most.", metavar="N")
-    ] = 300,
+        int | None, typer.Option(min=10, help="Calibration images at most; else 300.", metavar="N")
+    ] = None,
     max_loss: Annotated[
-        float, typer.Option(min=0, max=100, help="Points of top-1 that may be lost.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=100, help="Points of top-1 that may be lost; else 0.5."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a model for another engine, as a folder with its model card.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from resnets.cli.counter import bar
-from resnets.cli.memory import enough_memory
+from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data import cifar10
 from resnets.data.sources import open_test
 from resnets.deploy import artefact
@@ -57,7 +57,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
             raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
         model.network.to(device).to(memory_format=torch.channels_last)
         start = time.perf_counter()
-        with enough_memory():
+        with enough_memory(SMALLER_BATCH):
             test = _cifar10 if where == "cifar10" else _photos
             found = test(model, where, options, device, we)
         if found is None:

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.cli.counter import bar
-from resnets.cli.memory import enough_memory
+from resnets.cli.memory import MORE, enough_memory
+from resnets.cli.use import shown
 from resnets.deploy import explaining, finding, neighbours
 from resnets.deploy.explained import Explained
 from resnets.deploy.explaining import Wishes
 from resnets.deploy.neighbours import Nearest
 from resnets.deploy.opening import device_for, open_predictor
 from resnets.support.devices import find_device
+from resnets.support.errors import UserError
+
+COUNT = 5
+"""Nearest images that are shown."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,15 @@ class Options:
     stage: str = explaining.ALL
     opacity: float = 0.5
     nearest: Path | None = None
-    count: int = 5
+    count: int | None = None
     device: str = "auto"
     as_json: bool = False
 
 
 def explain(name: str, paths: list[str], options: Options) -> None:
     """Draw what a model looks at; exits with 1 if some images could not be read."""
+    if options.count is not None and options.nearest is None:
+        raise UserError("is for --nearest", "--count", "leave it out")
     images = finding.images(paths)
     if options.nearest is not None:
         neighbours.refuse_absent(options.nearest)
@@ -45,7 +52,7 @@ def explain(name: str, paths: list[str], options: Options) -> None:
     wishes = Wishes(index, options.stage, options.opacity)
     explaining.prepare(model, options.out, wishes)
     bad = 0
-    with enough_memory():
+    with enough_memory(MORE):
         near = None if options.nearest is None else _nearest(name, images, options)
         model.network.to(device)
         for one in explaining.explain_files(model, images, options.out, wishes, near):
@@ -64,20 +71,22 @@ def _nearest(name: str, images: Sequence[str], options: Options) -> Mapping[str,
     index = neighbours.index_folder(predictor, options.nearest, bar=bar)
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))
-        told = f"{len(index.unreadable):,} images could not be read, such as {first} ({reason})"
+        told = (
+            f"{len(index.unreadable):,} images could not be read, such as {shown(first)} ({reason})"
+        )
         print(f"resnets: {options.nearest}: {told}", file=sys.stderr)
     if not options.as_json:
         told = f"{index.computed:,} of them computed now"
         print(f"Compared with {len(index.names):,} images of {options.nearest}, {told}")
-    return neighbours.nearest(predictor, index, images, options.count)
+    return neighbours.nearest(predictor, index, images, options.count or COUNT)
 
 
 def _tell(one: Explained, as_json: bool) -> None:
     if as_json:
         print(json.dumps(one.as_dict()))
     if one.error is not None:
-        print(f"resnets: {one.image}: {one.error}", file=sys.stderr)
+        print(f"resnets: {shown(one.image)}: {one.error}", file=sys.stderr)
     elif not as_json:
-        print(f"{100 * one.probability:6.2f} %  {one.name:24} {one.image}")
-        for neighbour in one.nearest.neighbours if one.nearest else ():
-            print(f"   {neighbour.similarity:6.3f}  {neighbour.label:24} {neighbour.image}")
+        print(f"{100 * one.probability:6.2f} %  {one.name:24} {shown(one.image)}")
+        for near in one.nearest.neighbours if one.nearest else ():
+            print(f"   {near.similarity:6.3f}  {shown(near.label):24} {shown(near.image)}")

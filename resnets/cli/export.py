@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resnets.cli.memory import enough_memory
+from resnets.cli.memory import MORE, enough_memory
 from resnets.deploy import exporting
 from resnets.deploy.exporting import Wishes
 
@@ -17,7 +17,7 @@ def export(name: str, out: Path | None, wishes: Wishes, as_json: bool) -> None:
     kind = wishes.precision + ("-dense" if wishes.dense else "")
     stem = Path(name).name.removesuffix(".safetensors") or "model"
     out = out or Path(f"{stem}-{wishes.engine}-{kind}")
-    with enough_memory():
+    with enough_memory(MORE):
         facts = exporting.export(name, out, wishes, lambda line: print(line, file=sys.stderr))
     if as_json:
         left_out = ("card", "classes", "class_ids")

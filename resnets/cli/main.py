@@ -104,7 +104,9 @@ def resume(
 
 @app.command("eval", epilog=example("resnets eval resnet50.safetensors photos --views ten-crop"))
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A shipped model, a model file or a run folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a model file, a run folder or an export.")
+    ],
     dataset: Annotated[
         str, typer.Argument(help="cifar10, or a folder of photos.", metavar="DATA")
     ] = "cifar10",

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from resnets.support.errors import UserError
 
+SMALLER_BATCH = "try a smaller batch: --batch 8"
+MORE = "end other programs, or take a machine with more"
+"""What helps where the user chooses no batch."""
 _WORDS = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 
 
@@ -17,11 +20,11 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turn a lack of memory into a `UserError`."""
+def enough_memory(mend: str) -> Iterator[None]:
+    """Turn a lack of memory into a `UserError` with this mend."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
-        raise UserError("out of memory", mend="try a smaller batch: --batch 8") from error
+        raise UserError("out of memory", mend=mend) from error

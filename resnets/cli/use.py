@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.cli.counter import bar
-from resnets.cli.memory import enough_memory
+from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.deploy import finding, outputs, predicting
 from resnets.deploy.opening import Predictor, device_for, open_predictor
@@ -53,7 +53,7 @@ def predict(name: str, paths: list[str], options: Options) -> None:
             return predicting.answers(model, todo, options.top, options.batch, options.embeddings)
 
         if options.out is None:
-            with enough_memory():
+            with enough_memory(SMALLER_BATCH):
                 bad = _print(find(images), len(images), options.as_json)
         else:
             bad = _fill(options.out, images, predicting.identity(model), find, options)
@@ -109,7 +109,7 @@ def _fill(
         "embeddings": options.embeddings,
     }
     opened = outputs.open_output(out, made_by, top, options.embeddings, options.retry)
-    with enough_memory(), _stopping(out), opened as output:
+    with enough_memory(SMALLER_BATCH), _stopping(out), opened as output:
         todo = [image for image in images if not output.holds(image)]
         bad = sum(output.failed(image) for image in images)
         with bar(len(todo)) as progress:
@@ -160,6 +160,7 @@ def _write(
             waiting = []
             progress(done)
     output.write(waiting)
+    progress(done + len(waiting))
     return bad
 
 
@@ -170,23 +171,23 @@ def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
             print(json.dumps(answer.as_dict()))
         if answer.error is not None:
             bad += 1
-            print(f"resnets: {_shown(answer.image)}: {answer.error}", file=sys.stderr)
+            print(f"resnets: {shown(answer.image)}: {answer.error}", file=sys.stderr)
         elif not as_json:
             _show(answer) if images <= FEW else _line(answer)
     return bad
 
 
 def _show(answer: Answer) -> None:
-    print(_shown(answer.image))
+    print(shown(answer.image))
     for name, probability in zip(answer.classes, answer.probabilities, strict=True):
         percent = 100 * probability
         print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
 
 
 def _line(answer: Answer) -> None:
-    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {_shown(answer.image)}")
+    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {shown(answer.image)}")
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name for people, on one line: with escapes for what would move the cursor."""
     return name if name.isprintable() else repr(name)[1:-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,8 @@ MOST_PIXELS = 100_000_000
 MOST_SCANS = 100
 """Passes over the pixels of a JPEG: usual ones have up to a dozen, traps many thousands."""
 MOST_PIECES = 100_000
-"""Strips or tiles of a TIFF: Pillow makes an object of each as it opens the file."""
+"""Strips or tiles of a TIFF: Pillow makes an object of each as it opens the file. Segments of a
+JPEG that are looked at."""
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
@@ -36,6 +38,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 """What is read. Of Pillow's other formats some start programs (EPS) or read further files."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x0112  # EXIF's tag
+_SCAN, _END = b"\xda", b"\xd9"  # JPEG's markers
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xdd\xe0-\xef\xfe])", re.DOTALL)
+"""Of JPEG segments that tell their length, and of the end; decoders skip what lies between."""
 _OFFSETS = (273, 324)  # TIFF's tags of strips and tiles
 _TIFFS = {
     b"II*\0": ("<", False),
@@ -178,10 +183,26 @@ def _formats() -> tuple[str, ...]:
 
 def _check_structure(content: bytes, name: str) -> None:
     """Refuse small files that would take minutes or gigabytes, before Pillow looks at them."""
-    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
+    if content.startswith(b"\xff\xd8") and _scans(content) > MOST_SCANS:
         raise UserError(f"a JPEG of more than {MOST_SCANS} scans", name)
     if content[:4] in _TIFFS and _pieces(content) > MOST_PIECES:
         raise UserError(f"a TIFF of more than {MOST_PIECES:,} strips or tiles", name)
+
+
+def _scans(content: bytes) -> int:
+    """The scans of a JPEG, or more: phones append films behind its end, which nobody decodes."""
+    most = content.count(b"\xff" + _SCAN)
+    if most <= MOST_SCANS:  # nearly always, and much faster
+        return most
+    found, at = 0, 2
+    for _ in range(MOST_PIECES):
+        marker = _MARKER.search(content, at)
+        if marker is None or marker[1] == _END:
+            return found
+        found += marker[1] == _SCAN
+        at = marker.end()
+        at += max(2, int.from_bytes(content[at : at + 2]))  # as libjpeg does where it is wrong
+    return most
 
 
 def _pieces(content: bytes) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnets.deploy.runtimes import INPUT, OUTPUTS
 from resnets.support.errors import UserError
+from resnets.weights import cards
 
 if TYPE_CHECKING:  # at run time where torch is needed
     from resnets.data.preprocessing import Preprocessing
@@ -105,6 +106,24 @@ def is_artefact(name: str) -> bool:
         return False
 
 
+def source_of(name: str) -> Path:
+    """The model file that a name means; of an export that which it was made from.
+
+    Raises:
+        UserError: if there is none, or the export lies there without it.
+    """
+    if not is_artefact(name):
+        return cards.find(name)
+    source = Path(name) / SOURCE
+    if not source.exists():
+        raise UserError(
+            "the weights that the export was made from are missing",
+            str(source),
+            "put them there, or name the model file itself",
+        )
+    return source
+
+
 def read(folder: Path) -> Artefact:
     """What the config of a folder tells.
 
@@ -134,8 +153,7 @@ def read(folder: Path) -> Artefact:
             ),
         )
         file = found.file
-        if not isinstance(found.card["classes"], list):
-            raise ValueError("classes are no list")
+        cards.check_card(found.card)
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"not the config of an exported model ({error})", str(path)) from error
     if not file.is_file():

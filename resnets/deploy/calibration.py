@@ -55,9 +55,9 @@ def gather(
     Args:
         calibrate: a folder of images, or `cifar10` for its training images.
         test: labelled images, or `cifar10` for its test images; by default those of `calibrate`
-            that are not used to calibrate, where they are labelled.
+            that are not used to calibrate, where they are labelled and enough.
         limit: calibration images at most.
-        dense: show whole images.
+        dense: show whole images; a dense export has no test that images are kept for.
 
     Raises:
         UserError: if there are no such images, too few, or those of `test` have other classes.
@@ -79,21 +79,28 @@ def gather(
     if test is None:
         try:
             everything, _ = _labelled(model, calibrate)
-            assert not isinstance(everything, Images)
-            chosen = drawn(len(everything), min(limit, len(everything) // 2))
-            rest = np.setdiff1d(np.arange(len(everything)), chosen)
-            tests, told = (
-                Subset(everything, rest),
-                f"the rest of {_called(calibrate)}",
-            )
-            names = [(everything, int(i)) for i in chosen]
-            pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
-            return Data(*_enough(pixels, calibrate), tests, told)
         except UserError as error:
             told = f"the images have no labels of this model ({error.what})"
+        else:
+            assert not isinstance(everything, Images)
+            return _parted(model, everything, calibrate, limit, dense)
     files = finding.images([calibrate])
     files = [files[i] for i in drawn(len(files), limit)]
     return Data(*_enough(real_images(files, model.preprocessing, dense), calibrate), tests, told)
+
+
+def _parted(model: Model, everything: Samples, where: str, limit: int, dense: bool) -> Data:
+    """Labelled images to calibrate with, and the rest for the test where they are enough."""
+    half = len(everything) // 2
+    alone = dense or half < FEWEST
+    chosen = drawn(len(everything), limit if alone else min(limit, half))
+    names = [(everything, int(i)) for i in chosen]
+    pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
+    if alone:
+        told = f"{len(everything)} labelled images are too few to keep some for a test"
+        return Data(*_enough(pixels, where), None, told)
+    rest = Subset(everything, np.setdiff1d(np.arange(len(everything)), chosen))
+    return Data(*_enough(pixels, where), rest, f"the rest of {_called(where)}")
 
 
 def _enough(pixels: list[Tensor], where: str) -> tuple[list[Tensor], str]:

@@ -7,6 +7,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ def to_openvino(network: Deployable, size: int) -> Any:
     for output, name in zip(model.outputs, OUTPUTS, strict=True):
         output.set_names({name})
     return model
+
+
+def save_openvino(model: Any, file: Path) -> None:
+    """Write an OpenVINO model as an IR file (.xml) with its weights (.bin); raises `OSError`."""
+    try:
+        openvino().save_model(model, file, compress_to_fp16=False)
+    except RuntimeError as error:  # it tells no reason
+        raise OSError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _example(network: Deployable, size: int) -> Tensor:

@@ -52,16 +52,7 @@ def open_network(name: str) -> Model:
         UserError: if there is no such model, or it has no stages, or an export lies there
             without its source.
     """
-    if artefact.is_artefact(name):
-        source = Path(name) / "model.safetensors"
-        if not source.exists():
-            raise UserError(
-                "explanations need the weights that the export was made from",
-                str(source),
-                "put them there, or name the model file itself",
-            )
-        name = str(source)
-    model = model_file.load(name)
+    model = model_file.load(str(artefact.source_of(name)))
     maps.with_stages(model.network)
     return model
 

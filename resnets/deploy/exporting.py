@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import resnets
+from resnets.data.cifar10 import Images
 from resnets.deploy import (
     artefact,
     calibration,
@@ -35,7 +36,7 @@ from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_bytes, write_json, writing
-from resnets.weights import model_file
+from resnets.weights import cards, model_file
 from resnets.weights.model_file import Model
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -57,8 +58,8 @@ class Wishes:
         images: real images to compare outputs on, as files, folders or patterns.
         calibrate: a folder of images, or `cifar10`; int8 needs it.
         test: labelled images, or `cifar10`, to measure what is lost.
-        limit: calibration images at most.
-        max_loss: points of top-1 that may be lost on the test.
+        limit: calibration images at most; 300 by default.
+        max_loss: points of top-1 that may be lost on the test; 0.5 by default.
     """
 
     engine: str
@@ -67,8 +68,8 @@ class Wishes:
     images: Sequence[str] = ()
     calibrate: str | None = None
     test: str | None = None
-    limit: int = quantizing.LIMIT
-    max_loss: float = MAX_LOSS
+    limit: int | None = None
+    max_loss: float | None = None
 
 
 def export(
@@ -86,20 +87,25 @@ def export(
             the test loses more than it may. Nothing is then written.
     """
     refuse(out, wishes)
-    path = model_file.find(name)
+    path = artefact.source_of(name)
     model = model_file.load(str(path))
     network = str(model.card["network"])
     if wishes.dense and network in zoo.VGG_NAMES:
         raise UserError(f"{network} takes images of one size only", "--dense")
-    data = calibration.gather(model, wishes.calibrate, wishes.test, wishes.limit, wishes.dense)
+    limit = wishes.limit or quantizing.LIMIT
+    data = calibration.gather(model, wishes.calibrate, wishes.test, limit, wishes.dense)
+    if wishes.max_loss is not None and data.test is None:
+        raise UserError(
+            f"there is no test ({data.tested_on})", "--max-loss", "give --test, or leave it out"
+        )
     look = of_channels(model.preprocessing) if wishes.dense else model.preprocessing
     real = calibration.to_compare(wishes.images, data, look, wishes.dense)
     facts = artefact.facts(model, wishes.engine, wishes.precision, wishes.dense, look)
     shipped = path in model_file.shipped().values()
-    provenance = model.card.get("provenance") or {}
-    made = {
+    licence = cards.provenance(model.card).get("licence")
+    made: dict[str, Any] = {
         "card": model.card,
-        "licence": provenance.get("licence") or ("MIT, as this package" if shipped else None),
+        "licence": str(licence) if licence else "MIT, as this package" if shipped else None,
         "source": {"name": Path(name).name, "sha256": digest_of(path)},
         "calibrated_with": data.calibrated_with or None,
         "made_by": _made_by(),
@@ -140,11 +146,12 @@ def _swap(folder: Path, out: Path, old: Path) -> None:
     if not out.exists():
         folder.rename(out)
         return
-    out.rename(old)
     try:
+        out.rename(old)
         folder.rename(out)
-    except OSError:
-        old.rename(out)
+    except BaseException:  # Ctrl-C too
+        if not out.exists():
+            old.rename(out)
         raise
 
 
@@ -176,14 +183,35 @@ def refuse(out: Path, wishes: Wishes) -> None:
             )
     elif wishes.calibrate is not None:
         raise UserError("is for --precision int8", "--calibrate", "leave it out")
-    if wishes.dense and wishes.test is not None:
-        raise UserError("a dense export has no test of its own", "--test", "leave it out")
-    openvino()  # for NNCF too, which reports to its makers unless this comes first
+    _refuse_needless(wishes)
+    if wishes.engine == "openvino":
+        openvino()
     for name in NEEDED.get(wishes.engine, ()):
         package(name, "resnets[export]")
     if wishes.precision == "int8" and find_spec("nncf") is None:
         raise UserError("nncf is not installed", mend="pip install resnets[export]")
     _refuse_place(out)
+
+
+def _refuse_needless(wishes: Wishes) -> None:
+    """Options that would do nothing, or test with the images that calibrate."""
+    if wishes.dense and wishes.test is not None:
+        raise UserError("a dense export has no test of its own", "--test", "leave it out")
+    if wishes.dense and wishes.max_loss is not None:
+        raise UserError("a dense export has no test", "--max-loss", "leave it out")
+    if wishes.limit is not None and wishes.calibrate is None:
+        raise UserError("is for --calibrate", "--limit", "leave it out")
+    if wishes.max_loss is not None and wishes.calibrate is None and wishes.test is None:
+        raise UserError("is for a test", "--max-loss", "give --test, or leave it out")
+    if wishes.calibrate is None or wishes.test in (None, calibration.CIFAR10):
+        return
+    place = Path(str(wishes.test)).resolve()
+    if Path(wishes.calibrate).resolve() in (place, *place.parents):
+        raise UserError(
+            "the images of the test would calibrate too",
+            f"--test {wishes.test}",
+            "leave it out: some of --calibrate are kept for the test; or give other images",
+        )
 
 
 def _refuse_place(out: Path) -> None:
@@ -193,6 +221,10 @@ def _refuse_place(out: Path) -> None:
         return
     if not out.is_dir():
         raise UserError("is a file", str(out), "give the name of a new folder")
+    place = out.resolve()
+    if place.is_mount() or place == Path.cwd():  # which cannot be renamed, or should not
+        kind = "a mount point" if place.is_mount() else "the folder that you are in"
+        raise UserError(f"is {kind}", str(out), "give the name of a new folder")
     there = {path.name for path in out.iterdir()}
     if there and not (artefact.is_artefact(str(out)) and there <= artefact.PARTS):
         other = min(there - artefact.PARTS, default=artefact.CONFIG)
@@ -226,14 +258,16 @@ def _tested(
     predictor = Predictor(str(found.folder), found.card, found.preprocessing, engine, "")
     after = testing.run(testing.as_model(predictor), data.test)
     loss = testing.loss(before, after)
-    if loss.points > wishes.max_loss + 1e-9:
+    allowed = MAX_LOSS if wishes.max_loss is None else wishes.max_loss
+    if loss.points > allowed + 1e-9:
         low, high = loss.interval
         raise UserError(
             f"{wishes.precision} loses {loss.points:.2f} points of top-1 on {data.tested_on} "
             f"({loss.lost} images lost, {loss.gained} gained; 95 % interval {low:.2f} to "
-            f"{high:.2f}), more than {wishes.max_loss:g}",
+            f"{high:.2f}), more than {allowed:g}",
             mend="nothing was written; calibrate with more images like those of the test, take "
             "--precision bf16, or allow it with --max-loss",
         )
     facts = {**loss.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
-    return {"accuracy": {**facts, "allowed": wishes.max_loss}}
+    dataset = calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on
+    return {"accuracy": {**facts, "dataset": dataset, "allowed": allowed}}

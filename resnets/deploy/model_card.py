@@ -8,6 +8,8 @@ from typing import Any
 
 from resnets.deploy import artefact
 from resnets.deploy.parity import TOLERANCES
+from resnets.models import zoo
+from resnets.weights import cards
 
 LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
@@ -77,14 +79,9 @@ def _title(facts: dict[str, Any]) -> str:
     return f"{facts['network']} for {facts['engine']}, {facts['precision']}{dense}"
 
 
-def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
-    found = facts["card"].get("provenance")
-    return found if isinstance(found, dict) else {}
-
-
 def dataset(facts: dict[str, Any]) -> str | None:
     """What the network was trained on, as far as its card tells: `cifar10`, `imagenet`, a name."""
-    source = _provenance(facts)
+    source = cards.provenance(facts["card"])
     recipe = source.get("recipe")
     if isinstance(recipe, dict) and isinstance(recipe.get("dataset"), str):
         return str(recipe["dataset"])
@@ -150,16 +147,28 @@ def _measured(facts: dict[str, Any]) -> list[dict[str, Any]]:
     if tested:
         found.append(
             {
-                "dataset": tested["tested_on"],
+                "dataset": tested["dataset"],
                 "error": 100 - tested["top1_after"],
                 "name": f"top-1 accuracy of this export ({tested['images']:,} images)",
             }
         )
-    for one in facts["card"].get("measured", []):
-        if isinstance(one, dict) and {"dataset", "error", "protocol"} <= set(one):
-            name = f"top-1 accuracy of the source in float32 ({one['protocol']})"
-            found.append({"dataset": str(one["dataset"]), "error": one["error"], "name": name})
+    for one in _of_source(facts):
+        name = f"top-1 accuracy of the source in float32 ({one['protocol']})"
+        found.append({"dataset": str(one["dataset"]), "error": one["error"], "name": name})
     return found
+
+
+def _of_source(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The source's tests that tell an error and of what."""
+    return [
+        test
+        for test in cards.measured(facts["card"])
+        if {"dataset", "protocol"} <= set(test) and _is_number(test.get("error"))
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _task(facts: dict[str, Any]) -> str:
@@ -172,12 +181,18 @@ def _task(facts: dict[str, Any]) -> str:
         if facts["dense"]
         else "`logits` (batch, classes) and `features`, pooled, in front of the classifier"
     )
+    paper = '"Deep Residual Learning for Image Recognition" (arXiv 1512.03385)'
+    if facts["network"] in zoo.VGG_NAMES:
+        answer = "`logits` (batch, classes) and empty `features`"
+        paper = (
+            '"Very Deep Convolutional Networks for Large-Scale Image Recognition" (arXiv 1409.1556)'
+        )
     return (
         f"Task: image classification, {len(classes):,} classes: {few}.\n\n"
-        f'The network is `{facts["network"]}` of "Deep Residual Learning for Image Recognition" '
-        f"(arXiv 1512.03385). It takes RGB images {size} as uint8 (batch, 3, height, width), any "
-        f"number of them at a time, and gives {answer}. Scaling of pixels, mean and deviation are "
-        "inside; batch normalization is folded into the convolutions."
+        f"The network is `{facts['network']}` of {paper}. It takes RGB images {size} as "
+        f"uint8 (batch, 3, height, width), any number of them at a time, and gives {answer}. "
+        "Scaling of pixels, mean and deviation are inside; batch normalization is "
+        "folded into the convolutions."
     )
 
 
@@ -196,7 +211,7 @@ def _use(facts: dict[str, Any]) -> str:
 
 
 def _data(facts: dict[str, Any]) -> str:
-    source = _provenance(facts)
+    source = cards.provenance(facts["card"])
     lines = [f"- Trained on: {dataset(facts) or 'not told by the source'}"]
     for key, label in (("about", "Source"), ("command", "Made by"), ("finished", "Finished")):
         if isinstance(source.get(key), str):
@@ -208,14 +223,13 @@ def _data(facts: dict[str, Any]) -> str:
 
 def _errors(facts: dict[str, Any]) -> str:
     lines = []
-    for one in facts["card"].get("measured", []):
-        if isinstance(one, dict) and {"dataset", "error", "protocol"} <= set(one):
-            top5 = f", top-5 {one['top5_error']:.2f} %" if one.get("top5_error") is not None else ""
-            images = f", {one['images']:,} images" if "images" in one else ""
-            lines.append(
-                f"- Source in float32: error {one['error']:.2f} %{top5} on {one['dataset']}"
-                f"{images}; protocol: {one['protocol']}"
-            )
+    for one in _of_source(facts):
+        top5 = f", top-5 {one['top5_error']:.2f} %" if _is_number(one.get("top5_error")) else ""
+        images = f", {one['images']:,} images" if _is_number(one.get("images")) else ""
+        lines.append(
+            f"- Source in float32: error {one['error']:.2f} %{top5} on {one['dataset']}"
+            f"{images}; protocol: {one['protocol']}"
+        )
     tested = facts.get("accuracy")
     if tested:
         lines.append(

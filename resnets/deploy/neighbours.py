@@ -27,7 +27,7 @@ from resnets.deploy.predicting import Answer
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, make_folder, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 State = tuple[int, int]
 """Size and time of change of a file: who keeps both keeps its features."""
 Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -98,7 +98,8 @@ def index_folder(
 ) -> Index:
     """The features of every image of a folder and all below it.
 
-    What is computed is kept even if the work is stopped.
+    What is computed is kept even if the work is stopped; images that cannot be read are tried
+    again by the next call, as the reason may be the disk's or the network's.
 
     Args:
         predictor: gives the features.
@@ -117,27 +118,31 @@ def index_folder(
     store = _store(predictor, folder)
     known = {n: e for n, e in _read(store).items() if n in states and e[0] == states[n]}
     todo = [name for name in states if name not in known]
+    unreadable: dict[str, str] = {}
     done = 0
     try:
         paths = [str(folder / name) for name in todo]
         answers = predicting.answers(predictor, paths, 1, batch, embeddings=True)
         with bar(len(todo)) as progress:
             for name, answer in zip(todo, answers, strict=True):
-                known[name] = states[name], _features(answer)
+                if answer.error is not None:
+                    unreadable[name] = answer.error
+                else:
+                    known[name] = states[name], _features(answer)
                 progress(done := done + 1)
     finally:
-        if done:
+        if done > len(unreadable):
             _write(store, known)
-    features = {n: known[n][1] for n in states if isinstance(known[n][1], Tensor)}
+    features = {name: known[name][1] for name in states if name in known}
     if not features:
         raise UserError("no readable images in this folder", str(folder))
     return Index(
         folder,
         list(features),
         [(found[name].st_dev, found[name].st_ino) for name in features],
-        torch.stack([row for row in features.values() if isinstance(row, Tensor)]),
-        sum(name in features for name in todo),
-        {n: e for n, (_, e) in known.items() if isinstance(e, str)},
+        torch.stack(list(features.values())),
+        len(todo) - len(unreadable),
+        unreadable,
     )
 
 
@@ -147,10 +152,8 @@ def refuse_absent(folder: Path) -> None:
         raise UserError("no such folder", str(folder))
 
 
-def _features(answer: Answer) -> Tensor | str:
-    """The features of length 1, or why there are none."""
-    if answer.embedding is None:
-        return answer.error or ""
+def _features(answer: Answer) -> Tensor:
+    """The features, of length 1, of an image that could be read."""
     return F.normalize(torch.tensor(answer.embedding), dim=0)
 
 
@@ -166,12 +169,11 @@ def nearest(
     """
     found = {}
     for answer in predicting.answers(predictor, images, 1, batch, embeddings=True):
-        query = _features(answer)
-        if isinstance(query, str):
+        if answer.error is not None:
             continue
         about = os.stat(answer.image)  # noqa: PTH116 (a string)
         me = [n for n, file in enumerate(index.files) if file == (about.st_dev, about.st_ino)]
-        similar = index.features @ query
+        similar = index.features @ _features(answer)
         similar[me] = -torch.inf
         best, which = similar.topk(min(count, len(similar) - len(me)))
         found[answer.image] = Nearest(
@@ -196,8 +198,8 @@ def _below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, (folder / name).stat()
 
 
-Entry = tuple[State, Tensor | str]
-"""State of a file, and its features, or why there are none."""
+Entry = tuple[State, Tensor]
+"""State of a file, and its features."""
 
 
 def _store(predictor: Predictor, folder: Path) -> Path:
@@ -214,22 +216,15 @@ def _read(store: Path) -> dict[str, Entry]:
             rows = json.loads(file.metadata()["files"])
             features = file.get_tensor("features").clone()
         return {
-            name: ((size, time), features[row] if error is None else error)
-            for name, size, time, row, error in rows
+            name: ((size, time), row)
+            for (name, size, time), row in zip(rows, features, strict=True)
         }
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return {}
 
 
 def _write(store: Path, known: dict[str, Entry]) -> None:
-    rows: list[tuple[Any, ...]] = []
-    features: list[Tensor] = []
-    for name, (state, entry) in known.items():
-        if isinstance(entry, str):
-            rows.append((name, *state, None, entry))
-        else:
-            rows.append((name, *state, len(features), None))
-            features.append(entry)
-    tensors = {"features": torch.stack(features) if features else torch.zeros(0, 0)}
+    rows = [(name, *state) for name, (state, _) in known.items()]
+    features = torch.stack([row for _, row in known.values()])
     make_folder(store.parent)
-    write_bytes(store, save(tensors, {"files": json.dumps(rows)}))
+    write_bytes(store, save({"features": features}, {"files": json.dumps(rows)}))

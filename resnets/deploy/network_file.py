@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnets.deploy import conversion, pt2, quantizing
 from resnets.deploy.graph import Deployable
-from resnets.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, openvino, package
+from resnets.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, package
 
 
 def write(
@@ -53,7 +53,7 @@ def _write_openvino(
     images: Sequence[Tensor],
     facts: dict[str, Any],
 ) -> Runtime | None:
-    ov, peer = openvino(), None
+    peer = None
     made = conversion.to_openvino(network, size)
     if precision == "bf16":
         made = conversion.round_openvino(made)
@@ -61,10 +61,7 @@ def _write_openvino(
         peer = OpenVinoRuntime(made, "fp32")
         made = quantizing.quantize(made, "openvino", images)
     made.set_rt_info(json.dumps(facts), ["resnets", "config"])
-    try:
-        ov.save_model(made, file, compress_to_fp16=False)
-    except RuntimeError as error:  # it tells no reason
-        raise OSError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+    conversion.save_openvino(made, file)
     return peer
 
 

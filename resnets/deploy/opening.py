@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from resnets.deploy.runtimes import (
 )
 from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import cache_folder, make_folder, writing
+from resnets.support.files import cache_folder, make_folder, sync, writing
 from resnets.weights import cards
 
 if TYPE_CHECKING:
@@ -143,9 +144,18 @@ def open_predictor(
         if device is not None:
             raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
         card, look = cards.read(path)
-        engine = OpenVinoRuntime(_converted(path, digest), chosen, _compiled_folder())
-        return Predictor(name, card, look, engine, digest)
+        return Predictor(name, card, look, _in_openvino(path, digest, chosen), digest)
     return _open_in_torch(name, path, digest, device, chosen)
+
+
+def _in_openvino(path: Path, digest: str, precision: Precision) -> OpenVinoRuntime:
+    """A model file in OpenVINO; what the cache holds of it is made anew if it cannot be run."""
+    compiled = _compiled_folder()
+    found = _cached(digest)
+    if found.exists():
+        with suppress(UserError):
+            return OpenVinoRuntime(found, precision, compiled)
+    return OpenVinoRuntime(_convert(path, found), precision, compiled)
 
 
 def _open_in_torch(
@@ -208,34 +218,53 @@ def _digest_of_export(found: artefact.Artefact) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file; raises `UserError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
 
 
 def _compiled_folder() -> Path:
     return cache_folder("openvino", "compiled")
 
 
-def _converted(path: Path, digest: str) -> Path:
-    """The IR file of a model file, from the cache or made now."""
-    ov = openvino()
-    folder = cache_folder("openvino", f"{digest[:24]}-{GRAPH}-{ov.get_version().split('-')[0]}")
-    whole = folder / "model.xml"
-    if whole.exists():  # written last
-        return whole
+def _cached(digest: str) -> Path:
+    """Where the cache has the IR file of a model file, if it has it."""
+    version = openvino().get_version().split("-")[0]
+    return cache_folder("openvino", f"{digest[:24]}-{GRAPH}-{version}") / "model.xml"
+
+
+def _convert(path: Path, whole: Path) -> Path:
+    """Make the IR file `whole` of a model file; gives it back.
+
+    Raises:
+        UserError: if the disk is full or its folder read-only.
+    """
     from resnets.deploy import conversion
     from resnets.deploy.graph import Deployable
     from resnets.weights import model_file
 
-    make_folder(folder)
+    folder = make_folder(whole.parent)
+    before = _state(whole)
     with writing(folder), FileLock(folder / ".lock"):
-        if not whole.exists():
+        if _state(whole) == before:  # else another process has just made it
             model = model_file.load(str(path))
             network = Deployable(model.network, model.preprocessing)
             made = conversion.to_openvino(network, model.preprocessing.size)
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                ov.save_model(made, Path(place) / "model.xml", compress_to_fp16=False)
-                for ending in (".bin", ".xml"):
-                    (Path(place) / f"model{ending}").replace(whole.with_suffix(ending))
+                conversion.save_openvino(made, Path(place) / whole.name)
+                for ending in (".bin", ".xml"):  # the last one tells that it is whole
+                    file = whole.with_suffix(ending)
+                    sync(Path(place) / file.name)
+                    (Path(place) / file.name).replace(file)
     return whole
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """By which a file is known from its successor; None if there is none."""
+    with suppress(FileNotFoundError):
+        about = file.stat()
+        return about.st_ino, about.st_mtime_ns
+    return None

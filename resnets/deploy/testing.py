@@ -54,11 +54,10 @@ class _Network(nn.Module):
 
 
 def as_model(predictor: Predictor) -> Model:
-    """A model in its engine, for tests on crops of the size that it was trained on."""
+    """An export in its engine, for tests on crops of the size that it was trained on."""
     look = predictor.preprocessing
-    assert isinstance(look, Preprocessing)  # an export's, or PyTorch's
-    mean = look.mean if look.mean.shape[1:] == (1, 1) else look.mean.mean((1, 2), keepdim=True)
-    pixels = _Pixels(look.size, look.resize, mean, look.std, look.interpolation)
+    assert isinstance(look, Preprocessing)  # an export's
+    pixels = _Pixels(look.size, look.resize, look.mean, look.std, look.interpolation)
     card = {**predictor.card, "runtime": predictor.runtime.name}
     return Model(_Network(predictor).eval(), card, pixels)
 

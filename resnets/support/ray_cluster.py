@@ -1,4 +1,4 @@
-"""A Ray cluster that somebody started, or this machine alone."""
+"""A Ray cluster that somebody started, or one of this process on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def connect(address: str | None) -> Any:
 
     Args:
         address: of the cluster, for example `auto` on one of its machines or `HOST:6379`; if
-            None, that in `RAY_ADDRESS`, or this machine alone.
+            None, that in `RAY_ADDRESS`, else the one that `ray start` last started on this machine,
+            else a new one of this machine, which ends with the process.
 
     Raises:
         UserError: if Ray is not installed, or the cluster does not answer.

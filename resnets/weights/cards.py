@@ -72,6 +72,18 @@ def card_of(file: Any) -> dict[str, Any]:
     return card
 
 
+def provenance(card: dict[str, Any]) -> dict[str, Any]:
+    """Where a card's weights come from, as far as it tells; the files of others tell anything."""
+    found = card.get("provenance")
+    return found if isinstance(found, dict) else {}
+
+
+def measured(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tests that a card tells of, as far as they are none of another shape."""
+    found = card.get("measured")
+    return [test for test in found if isinstance(test, dict)] if isinstance(found, list) else []
+
+
 @contextmanager
 def opened(path: Path, framework: str) -> Iterator[Any]:
     """An open safetensors file; what is wrong with it becomes a `UserError`.

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from resnets.cli import use
 from resnets.data import cifar10, cifar10_sources
 from resnets.data.preprocessing import Preprocessing
 from resnets.deploy.runtimes import TorchRuntime
@@ -135,6 +137,16 @@ def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
         assert code == 2
         assert options[0] in one_line(err)
     assert not (tmp_path / "b.csv").exists()
+
+
+def test_the_bar_of_predictions_ends_at_the_last_image(resnets, model, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(use, "bar", lambda images: nullcontext(told.append))
+    for number in range(5):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    images = [f"{number}.png" for number in range(5)]
+    assert resnets("predict", model, *images, "--batch", "2", "--out", "a.csv")[0] == 0
+    assert told == [2, 4, 5]
 
 
 def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):

@@ -1,9 +1,11 @@
 """`resnets explain` from the command line."""
 
 import json
+import shutil
 
 import pytest
 
+from resnets.deploy import explaining
 from tests.conftest import draw_photos
 from tests.deploy.test_explaining import CLASSES, LOOK, save
 
@@ -41,6 +43,20 @@ def test_pictures_and_answers_are_told(resnets, folder):
     assert len(list((folder / "why").glob("*.png"))) == 4 * 5
 
 
+def test_names_cannot_move_the_cursor(resnets, folder):
+    (folder / "photos" / "b\x1b[2J").mkdir()
+    for name in ("\nline.png", "bad.png"):
+        (folder / "bad.png").rename(folder / "photos" / "b\x1b[2J" / name)
+        shutil.copy(folder / "photos" / "ant" / "0.png", folder / "bad.png")
+    code, out, err = resnets(
+        "explain", "m.safetensors", "photos", "--out", "why", "--nearest", "photos"
+    )
+    assert code == 1
+    assert "\x1b" not in out + err
+    assert "b\\x1b[2J/\\nline.png: not an image" in err
+    assert "b\\x1b[2J/bad.png" in out
+
+
 def test_bad_images_are_named_and_the_exit_code_is_1(resnets, folder):
     code, out, err = resnets(
         "explain", "m.safetensors", "bad.png", "photos/ant/0.png", "--out", "why", "--json",
@@ -72,6 +88,16 @@ def test_neighbours_are_told_and_come_from_the_cache(resnets, folder):
     assert "0 of them computed now" in out
 
 
+def test_a_lack_of_memory_names_no_option_that_the_verb_lacks(resnets, folder, monkeypatch):
+    def refuse(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(explaining, "explain", refuse)
+    code, _, err = resnets("explain", "m.safetensors", "photos", "--out", "why")
+    assert code == 2
+    assert "out of memory; end other programs" in one_line(err)
+
+
 def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
     (folder / "mine").mkdir()
     (folder / "mine" / "notes.txt").write_text("notes")
@@ -83,6 +109,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
         (("m.safetensors", "photos/*.gif"), "no file has such a name"),
         (("m.safetensors", image, "--device", "cuda:77"), "--device"),
         (("m.safetensors", image, "--nearest", "nowhere"), "no such folder"),
+        (("m.safetensors", image, "--count", "3"), "--count: is for --nearest"),
         (("absent.safetensors", image), "absent.safetensors"),
     ):
         code, out, err = resnets("explain", *arguments, "--out", "why")

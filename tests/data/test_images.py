@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -335,6 +336,29 @@ def test_a_jpeg_of_thousands_of_scans_is_refused():
     scan = content[content.rindex(b"\xff\xda") : -2]
     with pytest.raises(UserError, match="scans"):
         images.decode(content[:-2] + scan * 5000 + b"\xff\xd9", "it")
+    # Hidden behind an end that decoders do not take for one.
+    hidden = b"\xff\xe0\0\x06\xff\xd9\xff\xd9" + b"\xff\x02\xff\xff" + b"\xff\xe1\0\0"
+    with pytest.raises(UserError, match="scans"):
+        images.decode(content[:2] + hidden + content[2:-2] + scan * 5000 + b"\xff\xd9", "it")
+
+
+def test_what_is_appended_to_a_jpeg_does_not_count():
+    """As phones do with films, in whose bytes anything may stand."""
+    pixels = picture()
+    content = saved(Image.fromarray(pixels), "JPEG")
+    film = np.random.default_rng(0).bytes(1_000_000) * 10
+    assert film.count(b"\xff\xda") > images.MOST_SCANS
+    assert close(decoded(content + film), pixels)
+
+
+def test_scans_of_large_jpegs_are_counted_fast():
+    """Restarts and stuffed bytes are most of the markers, and none of them is looked at."""
+    scan = b"\xff\xda\0\x02" + b"\xff\0\xff\xd0rest" * 1_000_000
+    start = time.process_time()
+    assert images._scans(b"\xff\xd8" + 101 * b"\xff\xda\0\x02" + scan + b"\xff\xd9") == 102
+    many = b"\xff\xe0\0\0" * 2_000_000  # these are, but not all
+    assert images._scans(b"\xff\xd8" + 101 * b"\xff\xda\0\x02" + many) == 101
+    assert time.process_time() - start < 2
 
 
 def test_formats_that_start_programs_are_no_images():

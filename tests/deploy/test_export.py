@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from resnets.data.preprocessing import Preprocessing
-from resnets.deploy import artefact, exporting, parity, pt2, testing
+from resnets.deploy import artefact, calibration, exporting, model_card, parity, pt2, testing
 from resnets.deploy.exporting import Wishes
 from resnets.deploy.opening import open_engine, open_predictor
 from resnets.support.errors import UserError
@@ -173,6 +174,41 @@ def test_int8_is_calibrated_tested_and_timed(source, tmp_path, engine, capfd):
     assert sign in network_text(out, engine)
 
 
+def gathered(source, folder, **more):
+    return calibration.gather(model_file.load(str(source)), str(folder), None, 300, **more)
+
+
+def test_few_labelled_images_all_calibrate_and_test_nothing(source, tmp_path):
+    draw_photos(tmp_path / "photos", {"red": 8, "green": 8})
+    data = gathered(source, tmp_path / "photos")
+    assert (len(data.calibration), data.test) == (16, None)
+    assert data.tested_on == "16 labelled images are too few to keep some for a test"
+    draw_photos(tmp_path / "photos", {"blue": 4})
+    data = gathered(source, tmp_path / "photos")
+    assert (len(data.calibration), len(data.test)) == (10, 10)
+
+
+def test_a_broken_labelled_image_is_named_and_calibrates_nothing(source, tmp_path):
+    draw_photos(tmp_path / "photos", {"red": 8, "green": 8})
+    (tmp_path / "photos" / "red" / "3.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"red.3\.png: not an image"):
+        gathered(source, tmp_path / "photos")
+
+
+def test_a_dense_export_keeps_no_images_for_a_test(source, tmp_path):
+    draw_photos(tmp_path / "photos", {"red": 12, "green": 12})
+    data = gathered(source, tmp_path / "photos", dense=True)
+    assert (len(data.calibration), data.test) == (24, None)
+
+
+def test_an_allowed_loss_needs_a_test(source, tmp_path):
+    needs("openvino", "nncf")
+    draw_photos(tmp_path / "photos", {"unknown": 12})
+    wishes = Wishes("openvino", "int8", calibrate=str(tmp_path / "photos"), max_loss=1)
+    with pytest.raises(UserError, match=r"--max-loss: there is no test \(.*no labels"):
+        exporting.export(str(source), tmp_path / "out", wishes)
+
+
 def test_a_loss_that_is_not_allowed_leaves_nothing(source, tmp_path, monkeypatch):
     needs("openvino", "nncf")
     draw_photos(tmp_path / "photos", {"red": 12, "green": 12, "blue": 12})
@@ -210,6 +246,33 @@ def test_an_answer_that_depends_on_the_batch_is_refused(source):
         parity.compare(mixing, answer, [], "int8", 32, False)
 
 
+def test_bf16_may_depend_on_the_batch_as_far_as_it_may_be_off(source):
+    """Kernels for some batches round in another order where hardware multiplies bf16."""
+    answer = parity.source(model_file.load(str(source)), False)
+    images = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)] * 8
+
+    def mixing(images):
+        logits, features = answer(images)
+        return parity.Outputs(logits * (1.01 if len(images) > 3 else 1), features)
+
+    parity.compare(mixing, answer, images, "bf16", 32, False)
+    with pytest.raises(UserError, match="depend on the batch: at 8"):
+        parity.compare(mixing, answer, images, "fp32", 32, False)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_outputs_that_are_no_numbers_are_refused(source, output):
+    answer = parity.source(model_file.load(str(source)), False)
+
+    def broken(images):
+        outputs = list(answer(images))
+        outputs[output] = outputs[output] * float("nan")
+        return parity.Outputs(*outputs)
+
+    with pytest.raises(UserError, match="differ by nan"):
+        parity.compare(broken, answer, [], "int8", 32, False)
+
+
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
@@ -221,6 +284,11 @@ def test_an_answer_that_depends_on_the_batch_is_refused(source):
         (Wishes("torch-export", dense=True, test="x"), "no test of its own"),
         (Wishes("torch-export", images=["nowhere/*.png"]), "no file has such a name"),
         (Wishes("torch-export", test="cifar10"), "not trained on CIFAR-10"),
+        (Wishes("onnx", "int8", calibrate="x", test="./x"), "would calibrate too"),
+        (Wishes("onnx", "int8", calibrate="x", test="x/val"), "would calibrate too"),
+        (Wishes("torch-export", limit=20), "--limit: is for --calibrate"),
+        (Wishes("torch-export", max_loss=1), "--max-loss: is for a test"),
+        (Wishes("openvino", "int8", True, calibrate="x", max_loss=1), "has no test"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(source, tmp_path, wishes, message):
@@ -243,6 +311,83 @@ def test_only_earlier_exports_are_replaced(exported, tmp_path):
     exporting.export(str(out), out, Wishes("torch-export", "bf16"))  # of its own source
     assert artefact.read(out).precision == "bf16"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="knows a mount point")
+def test_places_that_cannot_be_renamed_are_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out, words in ((".", "that you are in"), (tmp_path, "that you are in"), ("/proc", "mount")):
+        with pytest.raises(UserError, match=words):
+            exporting.refuse(Path(out), Wishes("torch-export"))
+
+
+def test_ctrl_c_between_the_renames_leaves_the_old_export(tmp_path, monkeypatch):
+    new, out, old = (tmp_path / name for name in ("new", "out", "old"))
+    for folder in (new, out):
+        folder.mkdir()
+        (folder / "which").write_text(folder.name)
+    rename = Path.rename
+
+    def stopped(path, target):
+        if path == new:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        exporting._swap(new, out, old)
+    assert (out / "which").read_text() == "out"
+    assert not old.exists()
+
+
+def test_other_engines_do_not_ask_for_openvino(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    exporting.refuse(tmp_path / "out", Wishes("torch-export"))
+    with pytest.raises(UserError, match="openvino is not installed"):
+        exporting.refuse(tmp_path / "out", Wishes("openvino"))
+
+
+def test_an_export_without_its_source_cannot_be_exported(exported, tmp_path):
+    folder = shutil.copytree(exported("torch-export"), tmp_path / "folder")
+    (folder / artefact.SOURCE).unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors: the weights .* are missing"):
+        exporting.export(str(folder), tmp_path / "out", Wishes("torch-export"))
+
+
+def test_cards_of_others_may_tell_anything(source, tmp_path):
+    model = model_file.load(str(source))
+    odd = {"provenance": "my own work", "measured": None}
+    for number, more in enumerate((odd, {"provenance": {"licence": 7}, "measured": [3, {}]})):
+        file = tmp_path / f"{number}.safetensors"
+        model_file.save(
+            file, model.network.state_dict(), model.preprocessing, {**model.card, **more}
+        )
+        out = tmp_path / f"out{number}"
+        exporting.export(str(file), out, Wishes("torch-export"))
+        assert "Not told by the source" in (out / artefact.CARD).read_text()
+    config = out / artefact.CONFIG
+    facts = json.loads(config.read_text())
+    for card in (None, {**facts["card"], "classes": [1, 2]}):
+        config.write_text(json.dumps({**facts, "card": card}))
+        with pytest.raises(UserError, match="not the config of an exported model"):
+            artefact.read(out)
+
+
+def test_the_hub_is_told_its_own_name_of_a_test_set(exported):
+    facts = json.loads((exported("torch-export") / "config.json").read_text())
+    loss = testing.Loss(10, 9, 9, 0, 0).as_dict()
+    told = {"dataset": "cifar10", "tested_on": "CIFAR-10's test set", "protocol": "one view"}
+    card = model_card.write({**facts, "accuracy": {**loss, **told}})
+    assert '      type: "uoft-cs/cifar10"' in card.splitlines()
+
+
+def test_a_card_of_vgg_names_its_paper_and_promises_no_features(exported):
+    facts = json.loads((exported("torch-export") / "config.json").read_text())
+    for network, paper in (("vgg16", "1409.1556"), ("resnet18", "1512.03385")):
+        task = model_card.write({**facts, "network": network}).split("\n## ")[0].split("---\n")[2]
+        assert f"`{network}` of" in task
+        assert f"(arXiv {paper})" in task
+        assert ("empty `features`" in task) == (network == "vgg16")
 
 
 def test_a_card_says_what_the_hub_asks(exported):

@@ -120,8 +120,9 @@ def test_each_network_has_features_of_its_own(predictor, files, folder):
     assert neighbours.index_folder(predictor, folder).computed == 0
 
 
-def test_images_that_cannot_be_read_are_left_out_and_remembered(predictor, folder):
-    (folder / "ant" / "bad.png").write_bytes(b"no image")
+def test_images_that_cannot_be_read_are_left_out_and_tried_again(predictor, folder, monkeypatch):
+    bad = folder / "ant" / "bad.png"
+    bad.write_bytes(b"no image")
     index = neighbours.index_folder(predictor, folder)
     assert index.unreadable == {"ant/bad.png": "not an image"}
     assert "ant/bad.png" not in index.names
@@ -129,8 +130,21 @@ def test_images_that_cannot_be_read_are_left_out_and_remembered(predictor, folde
     again = neighbours.index_folder(predictor, folder)
     assert again.unreadable == index.unreadable
     assert again.computed == 0
-    shutil.copy(folder / "ant" / "1.png", folder / "ant" / "bad.png")  # mended
-    assert "ant/bad.png" in neighbours.index_folder(predictor, folder).names
+    shutil.copy(folder / "ant" / "1.png", bad)  # mended
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path == bad:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as patch:  # the disk fails for once, and the file stays as it is
+        patch.setattr(Path, "read_bytes", refuse)
+        failed = neighbours.index_folder(predictor, folder)
+        assert "Input/output error" in failed.unreadable["ant/bad.png"]
+    mended = neighbours.index_folder(predictor, folder)
+    assert (mended.computed, mended.unreadable) == (1, {})
+    assert "ant/bad.png" in mended.names
 
 
 def test_a_query_that_cannot_be_read_is_left_out(predictor, folder, tmp_path):

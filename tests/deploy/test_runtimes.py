@@ -1,10 +1,14 @@
 """Every engine gives the network's own answers; names find the right engine."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.deploy import conversion, opening
@@ -103,6 +107,48 @@ def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_pat
     saved.write_bytes(content[:-4] + b"\0\0\0\0")
     with pytest.raises(AssertionError, match="again"):  # other weights are another network
         opening.open_predictor(str(saved), "openvino", "fp32")
+
+
+@pytest.mark.parametrize("ending", [".xml", ".bin"])
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_a_damaged_network_in_the_cache_is_converted_again(
+    saved, monkeypatch, tmp_path, ending, content
+):
+    """As a power cut leaves it."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "cache"))
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = opening.open_predictor(str(saved), "openvino", "fp32").runtime(images)
+    (file,) = (tmp_path / "cache").rglob(f"model{ending}")
+    file.write_bytes(content)
+    shutil.rmtree(tmp_path / "cache" / "openvino" / "compiled", ignore_errors=True)
+    again = opening.open_predictor(str(saved), "openvino", "fp32").runtime(images)
+    torch.testing.assert_close(again.logits, expected.logits)
+    assert len(file.read_bytes()) > len(content)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_a_full_disk_at_the_first_use_is_one_line_and_leaves_nothing(saved, tmp_path):
+    pytest.importorskip("openvino")
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    command = f"ulimit -f 100; exec {sys.executable} -m resnets predict mine.safetensors photo.png"
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RESNETS_CACHE": "cache"},
+    )  # fmt: skip
+    assert found.returncode == 2
+    (told,) = found.stderr.strip().splitlines()
+    assert "cannot write: OpenVINO" in told
+    assert not list((tmp_path / "cache").rglob("model.*"))
+
+
+def test_a_model_that_cannot_be_read_is_one_line(saved, monkeypatch):
+    def refuse(path, *more, **others):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # files have no secrets from root
+    with pytest.raises(UserError, match=r"mine.*cannot be read \(Permission denied\)"):
+        opening.open_predictor(str(saved), "torch", "fp32")
 
 
 def test_unknown_engines_and_precisions_are_named(saved):

@@ -23,7 +23,8 @@ from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.problems import Problem, busy
 from resnets.models import complexity, zoo
 from resnets.models.residual import ResidualNetwork
-from resnets.weights import model_file
+from resnets.support.errors import UserError
+from resnets.weights import cards, model_file
 
 MEASURED = ("dataset", "split", "protocol", "images", "error", "top5_error")
 EXPLANATIONS = 8
@@ -117,12 +118,10 @@ class Served:
 
     @cached_property
     def _source(self) -> Path | None:
-        """The model file."""
-        name = self.predictor.name
-        if not artefact.is_artefact(name):
-            return model_file.find(name)
-        beside = Path(name) / "model.safetensors"
-        return beside if beside.exists() else None
+        """The model file, where it is."""
+        with contextlib.suppress(UserError):
+            return artefact.source_of(self.predictor.name)
+        return None
 
     @cached_property
     def explains(self) -> bool:
@@ -147,8 +146,7 @@ class Served:
             "parameters": complexity.parameters(module),
             "explains": self.explains,
             "measured": [
-                {key: test[key] for key in MEASURED if key in test}
-                for test in card.get("measured", [])
+                {key: test[key] for key in MEASURED if key in test} for test in cards.measured(card)
             ],
             "stages": _stages(network, look.size) if isinstance(module, ResidualNetwork) else [],
         }
