@@ -44,7 +44,8 @@ class State:
     bodies: bodies.Bodies = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bodies = bodies.Bodies(self.limits)
+        decoders = self.model(None).decoders  # shared by all
+        self.bodies = bodies.Bodies(self.limits, decoders.left)
 
     def model(self, name: str | None) -> Served:
         """A model by its name; raises `Problem`."""

@@ -15,7 +15,7 @@ from PIL import Image
 from resnets.data.images import decode
 from resnets.deploy.opening import open_predictor
 from resnets.deploy.predicting import answers
-from resnets.deploy.server import files
+from resnets.deploy.server import decoding, files
 from resnets.deploy.server.app import create_app
 from resnets.deploy.server.decoding import Decoders
 from resnets.deploy.server.limits import Limits
@@ -350,6 +350,31 @@ def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(model
     answers = few.several([("POST", "/v1/predict", raw(content))] * 5)
     expected = Client(models[:1])("POST", "/v1/predict", **raw(content)).json()["top"]
     assert [answer.json()["top"][0]["class"] for answer in answers] == [expected[0]["class"]] * 5
+
+
+def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkeypatch):
+    content = picture(1, (300, 300), "BMP")
+    client = Client(
+        models[:1], Limits(large=100, memory=int(2.5 * len(content)), seconds=0.2)
+    )  # fmt: skip
+    go, at_work, most = threading.Event(), [], []
+
+    def slow(*arguments):
+        at_work.append(content)
+        most.append(len(at_work))
+        go.wait(10)
+        at_work.pop()
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoding, "decode", slow)
+    request = ("POST", "/v1/predict", raw(content))
+    assert client(*request[:2], **request[2]).status_code == 504
+    statuses = [answer.status_code for answer in client.several([request] * 2)]
+    assert sorted(statuses) == [503, 504]  # with what is left there is room for one more
+    go.set()
+    assert client(*request[:2], **request[2]).status_code == 200
+    assert most == [1, 1]
+    assert client.served[0].decoders.left() == 0
 
 
 def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client, models):
