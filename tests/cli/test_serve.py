@@ -19,6 +19,25 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
     assert "Example: resnets serve" in out
 
 
+@pytest.mark.parametrize(
+    ("word", "token"), [("sesame\n", "sesame"), ("", None), ("two words", 2), ("\n", 2)]
+)
+def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, word, token):
+    pytest.importorskip("fastapi")
+    from resnets.deploy.server import running
+
+    asked = []
+    monkeypatch.setattr(running, "serve", lambda options, *rest: asked.append(options) or True)
+    monkeypatch.setenv("RESNETS_TOKEN", word)
+    code, _, err = resnets("serve")
+    if token == 2:
+        assert code == 2
+        assert "RESNETS_TOKEN" in one_line(err)
+    else:
+        assert code == 0
+        assert asked[0].token == token
+
+
 def test_mistakes_are_one_line(resnets, tmp_path):
     pytest.importorskip("fastapi")
     model = save_model(tmp_path / "tiny.safetensors")
@@ -38,6 +57,8 @@ def test_mistakes_are_one_line(resnets, tmp_path):
             ([model, "--samples", "empty"], "no images"),
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
+            ([model, "--timeout", "nan"], "--timeout"),
+            ([tmp_path / "lr=0.1"], "lr=0.1"),
             ([model, "--host", "no.such.host.invalid"], "cannot listen"),
             ([model, "--runtime", "turbo"], "--runtime"),
             ([model, "--device", "cuda:77"], "--device"),

@@ -102,6 +102,10 @@ def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
             timeout_keep_alive=30,
         )
         server = _Server(config, app.state.shared, lambda: ready(_address(listener)))
+        try:
+            listener.listen(limits.connections)  # uvloop would not tell of a failure
+        except OSError as error:  # another process listens there, since a moment ago
+            raise _cannot_listen(error, options.host, options.port) from error
         server.run([listener])
         return not server.force_exit
 
@@ -112,11 +116,7 @@ class _Server(uvicorn.Server):
         self._shared, self._started = shared, started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except OSError as error:  # another process listens there, since a moment ago
-            host, port = sockets[0].getsockname()[:2] if sockets else ("", 0)
-            raise _cannot_listen(error, host, port) from error
+        await super().startup(sockets)
         self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

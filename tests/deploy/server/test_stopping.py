@@ -1,7 +1,6 @@
 """Signals to a real server: what was taken is finished, unless somebody has no patience."""
 
 import asyncio
-import errno
 import http.client
 import json
 import re
@@ -142,18 +141,18 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
 
 
 def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
-    async def taken(self, sockets):
-        raise OSError(errno.EADDRINUSE, "somebody was faster")
-
-    options = running.Options([f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32")
-    with monkeypatch.context() as change:
-        change.setattr(uvicorn.Server, "startup", taken)
-        with pytest.raises(UserError, match=r"cannot listen there \(somebody was faster\)"):
+    with running._listening("127.0.0.1", 0) as other, monkeypatch.context() as change:
+        # Bound as ours will be, it listens while we open models.
+        change.setattr(running, "device_for", lambda *given: other.listen() or "cpu")
+        port = other.getsockname()[1]
+        options = running.Options([str(models[0])], "127.0.0.1", port, runtime="torch")
+        with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
             running.serve(options, "cpu", lambda where: None)
 
     def gone(address):
         raise BrokenPipeError("nobody reads")
 
+    options = running.Options([str(models[0])], port=0, runtime="torch")
     with pytest.raises(BrokenPipeError, match="nobody reads"):
         running.serve(options, "cpu", gone)
 
