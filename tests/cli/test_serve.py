@@ -1,9 +1,12 @@
 """Mistakes of whoever starts a server are one line each."""
 
+import math
 import socket
 
 import pytest
 
+from resnets.cli import serve as verb
+from resnets.support.errors import UserError
 from tests.deploy.server.conftest import save_model
 
 
@@ -38,6 +41,15 @@ def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, wo
         assert asked[0].token == token
 
 
+def test_a_time_that_is_no_number_is_refused(tmp_path):
+    pytest.importorskip("fastapi")
+    options = verb.Options(
+        "127.0.0.1", 0, None, None, [], 9, 9, 9, math.nan, "auto", "auto", "cpu", "none"
+    )
+    with pytest.raises(UserError, match="--timeout nan: not a number"):
+        verb.serve([str(tmp_path / "absent")], options)
+
+
 def test_mistakes_are_one_line(resnets, tmp_path):
     pytest.importorskip("fastapi")
     model = save_model(tmp_path / "tiny.safetensors")
@@ -57,7 +69,6 @@ def test_mistakes_are_one_line(resnets, tmp_path):
             ([model, "--samples", "empty"], "no images"),
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
-            ([model, "--timeout", "nan"], "--timeout"),
             ([tmp_path / "lr=0.1"], "lr=0.1"),
             ([model, "--host", "no.such.host.invalid"], "cannot listen"),
             ([model, "--runtime", "turbo"], "--runtime"),

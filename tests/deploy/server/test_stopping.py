@@ -70,10 +70,10 @@ def test_a_stop_finishes_what_was_taken(processes):
     assert status(answer_to(address, request(picture()))) == 401
     parts = urlsplit(address)
     found, begun = [], threading.Barrier(9)
+    body = picture(1, (2000, 2000))  # takes a while to decode
 
     def ask():
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
-        body = picture(1, (2000, 2000))  # takes a while to decode
         headers = {"Content-Type": "image/png", "Authorization": "Bearer sesame"}
         connection.request("POST", "/v1/predict", body, headers)
         begun.wait()
@@ -143,7 +143,7 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
 def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
     with running._listening("127.0.0.1", 0) as other, monkeypatch.context() as change:
         # Bound as ours will be, it listens while we open models.
-        change.setattr(running, "device_for", lambda *given: other.listen() or "cpu")
+        change.setattr(running, "device_for", lambda *given: other.listen())
         port = other.getsockname()[1]
         options = running.Options([str(models[0])], "127.0.0.1", port, runtime="torch")
         with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
