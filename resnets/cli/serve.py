@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ def serve(models: list[str], options: Options) -> None:
 
     if options.log not in LOGS:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
+    if math.isnan(options.timeout):  # which no range excludes
+        raise UserError("not a number of seconds", f"--timeout {options.timeout}")
     token = _token(options.token_file)
     finished = running.serve(
         running.Options(
@@ -71,7 +75,10 @@ def serve(models: list[str], options: Options) -> None:
     )
     if not finished:
         print("resnets: stopped before all was finished", file=sys.stderr)
-        sys.exit(130)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(130)  # else Python would wait for threads that decode or compute
 
 
 def _ready(address: str, open_to_all: bool) -> None:
@@ -86,12 +93,14 @@ def _ready(address: str, open_to_all: bool) -> None:
 
 def _token(path: Path | None) -> str | None:
     """The token of a file, or of the environment."""
-    if path is None:
-        return os.environ.get("RESNETS_TOKEN") or None
+    where = "RESNETS_TOKEN" if path is None else f"--token-file {path}"
     try:
-        token = path.read_text("utf-8").strip()
+        given = os.environ.get("RESNETS_TOKEN", "") if path is None else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", f"--token-file {path}") from error
+        raise UserError(f"cannot be read ({error})", where) from error
+    if path is None and not given:
+        return None
+    token = given.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError("is no single word of ASCII characters", f"--token-file {path}")
+        raise UserError("is no single word of ASCII characters", where)
     return token

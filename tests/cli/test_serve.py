@@ -1,9 +1,12 @@
 """Mistakes of whoever starts a server are one line each."""
 
+import math
 import socket
 
 import pytest
 
+from resnets.cli import serve as verb
+from resnets.support.errors import UserError
 from tests.deploy.server.conftest import save_model
 
 
@@ -17,6 +20,34 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
     assert code == 0
     assert len(out.splitlines()) <= 24
     assert "Example: resnets serve" in out
+
+
+@pytest.mark.parametrize(
+    ("word", "token"), [("sesame\n", "sesame"), ("", None), ("two words", 2), ("\n", 2)]
+)
+def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, word, token):
+    pytest.importorskip("fastapi")
+    from resnets.deploy.server import running
+
+    asked = []
+    monkeypatch.setattr(running, "serve", lambda options, *rest: asked.append(options) or True)
+    monkeypatch.setenv("RESNETS_TOKEN", word)
+    code, _, err = resnets("serve")
+    if token == 2:
+        assert code == 2
+        assert "RESNETS_TOKEN" in one_line(err)
+    else:
+        assert code == 0
+        assert asked[0].token == token
+
+
+def test_a_time_that_is_no_number_is_refused(tmp_path):
+    pytest.importorskip("fastapi")
+    options = verb.Options(
+        "127.0.0.1", 0, None, None, [], 9, 9, 9, math.nan, "auto", "auto", "cpu", "none"
+    )
+    with pytest.raises(UserError, match="--timeout nan: not a number"):
+        verb.serve([str(tmp_path / "absent")], options)
 
 
 def test_mistakes_are_one_line(resnets, tmp_path):
@@ -38,6 +69,7 @@ def test_mistakes_are_one_line(resnets, tmp_path):
             ([model, "--samples", "empty"], "no images"),
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
+            ([tmp_path / "lr=0.1"], "lr=0.1"),
             ([model, "--host", "no.such.host.invalid"], "cannot listen"),
             ([model, "--runtime", "turbo"], "--runtime"),
             ([model, "--device", "cuda:77"], "--device"),

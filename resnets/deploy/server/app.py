@@ -8,11 +8,10 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 import resnets
@@ -44,7 +43,8 @@ class State:
     bodies: bodies.Bodies = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bodies = bodies.Bodies(self.limits)
+        decoders = self.model(None).decoders  # shared by all
+        self.bodies = bodies.Bodies(self.limits, decoders.left)
 
     def model(self, name: str | None) -> Served:
         """A model by its name; raises `Problem`."""
@@ -126,9 +126,9 @@ def _add_problems(app: FastAPI) -> None:
 
 def _add_answers(app: FastAPI, shared: State) -> None:
     limits = shared.limits
-    problems: dict[int | str, dict[str, Any]] = shapes.PROBLEMS
+    answering, explaining = shapes.ANSWERING, shapes.EXPLAINING
 
-    @app.post("/v1/predict", responses=problems, openapi_extra=shapes.ONE, tags=["answers"])
+    @app.post("/v1/predict", responses=answering, openapi_extra=shapes.ONE, tags=["answers"])
     async def predict(
         request: Request, model: str | None = None, top: shapes.Top = 5
     ) -> shapes.Prediction:
@@ -158,7 +158,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
         return shapes.Prediction.model_validate(facts)
 
     @app.post(
-        "/v1/predict/batch", responses=problems, openapi_extra=shapes.SEVERAL, tags=["answers"]
+        "/v1/predict/batch", responses=answering, openapi_extra=shapes.SEVERAL, tags=["answers"]
     )
     async def predict_batch(
         request: Request, model: str | None = None, top: shapes.Top = 5
@@ -190,7 +190,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
         total = {"total": _ms(time.perf_counter() - start)}
         return shapes.Predictions(model=served.name, answers=answers, milliseconds=total)
 
-    @app.post("/v1/explain", responses=problems, openapi_extra=shapes.ONE, tags=["answers"])
+    @app.post("/v1/explain", responses=explaining, openapi_extra=shapes.ONE, tags=["answers"])
     async def explain(
         request: Request, model: str | None = None, class_: shapes.Class = None, top: shapes.Top = 5
     ) -> shapes.Explanation:
@@ -211,7 +211,7 @@ def _add_answers(app: FastAPI, shared: State) -> None:
 
 
 def _add_facts(app: FastAPI, shared: State) -> None:
-    @app.get("/v1/models", tags=["facts"])
+    @app.get("/v1/models", responses=shapes.LISTING, tags=["facts"])
     async def models(request: Request) -> shapes.Models:
         """What is served."""
         shared.admit(request)
@@ -238,10 +238,6 @@ def _add_facts(app: FastAPI, shared: State) -> None:
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(shared.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(files.docs_page(app.openapi()))
 
 
 @asynccontextmanager

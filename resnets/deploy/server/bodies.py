@@ -23,10 +23,14 @@ KINDS = "image/..., application/octet-stream, multipart/form-data or application
 
 
 class Bodies:
-    """The bodies that a server holds, and how many bytes they are."""
+    """The bodies that a server holds, and how many bytes they are.
 
-    def __init__(self, limits: Limits) -> None:
-        self._most, self.held = limits.memory, 0
+    Args:
+        left: gives the bytes that are held after their request is done.
+    """
+
+    def __init__(self, limits: Limits, left: Callable[[], int] = lambda: 0) -> None:
+        self._most, self._left, self.held = limits.memory, left, 0
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
@@ -39,7 +43,7 @@ class Bodies:
 
         def more(size: int) -> None:
             nonlocal mine
-            if self.held + size > self._most:
+            if self.held + self._left() + size > self._most:
                 problem = busy("too many bytes are being worked on")
                 problem.headers["Connection"] = "close"
                 raise problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ class Decoders:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._threads = ThreadPoolExecutor(cores(), "decode")
-        self._one_large = asyncio.Semaphore(1)
+        self._large = ThreadPoolExecutor(1, "decode-large")
+        self._left: dict[Future[Picture | None], int] = {}
         with contextlib.suppress(UserError):
             read_header(b"", "")  # Pillow loads its formats now, not in the first request
 
@@ -58,16 +59,27 @@ class Decoders:
         if len(content) <= SMALL:  # decoded sooner than handed to a thread
             found = self._decode(content, predictor, SMALL)
         if found is None:
-            found = await self._in_thread(content, predictor, self._limits.large)
+            found = await self._in(self._threads, content, predictor, self._limits.large)
         if found is None:
-            async with self._one_large:
-                found = await self._in_thread(content, predictor, self._limits.pixels)
+            found = await self._in(self._large, content, predictor, self._limits.pixels)
         assert found is not None
         return found
 
-    async def _in_thread(self, content: bytes, predictor: Predictor, most: int) -> Picture | None:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, content, predictor, most)
+    def left(self) -> int:
+        """Bytes of images that are still being decoded, though nobody waits for them any more."""
+        self._left = {work: size for work, size in self._left.items() if not work.done()}
+        return sum(self._left.values())
+
+    async def _in(
+        self, threads: ThreadPoolExecutor, content: bytes, predictor: Predictor, most: int
+    ) -> Picture | None:
+        work = threads.submit(self._decode, content, predictor, most)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel():  # a thread that has begun cannot be stopped
+                self._left[work] = len(content)
+            raise
 
     def _decode(self, content: bytes, predictor: Predictor, most: int) -> Picture | None:
         """None if the image has more than `most` pixels."""
@@ -100,7 +112,8 @@ class Decoders:
 
     def close(self) -> None:
         """Nothing comes any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._large):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def crop_of(width: int, height: int, look: CentralCrop | Preprocessing) -> dict[str, float]:

@@ -59,7 +59,8 @@ class Outside:
                 await Problem(500, detail).response(number)(scope, receive, answer.send)
         finally:
             seconds = time.perf_counter() - start
-            self._tell(scope, number, answer.status, answer.bytes, seconds)
+            status = scope.get("refused", answer.status)  # told while its body was read
+            self._tell(scope, number, status, answer.bytes, seconds)
 
     def _check(self, scope: Scope) -> None:
         """Refuse what pages of others make a browser send."""

@@ -191,6 +191,7 @@ class Bounded(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             if alone:
+                self.cycle.scope["refused"] = problem.status  # type: ignore[typeddict-unknown-key]
                 self.transport.write(answer)
             self.finish()
 

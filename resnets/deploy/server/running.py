@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,9 @@ from resnets.deploy.server.protocol import bounded
 from resnets.deploy.server.served import Served
 from resnets.support.errors import UserError
 
+GRACE = 5.0
+"""Seconds that a stop takes at most beyond the limit for an answer."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,10 +39,12 @@ class Options:
 
     Args:
         models: names of models, each perhaps with a name of its own in front: `NAME=MODEL`.
+            A name has no slash, so that paths may have an equals sign.
         port: 0 for any that is free.
         token: that requests must carry; none for no such check.
         samples: folder of images to try; CIFAR-10's by default.
-        hosts: further names by which requests may call a server for this machine alone.
+        hosts: names by which requests may call the server, beside its address and `localhost`.
+            With none, a server for this machine alone takes only those two, any other takes all.
     """
 
     models: Sequence[str]
@@ -60,7 +67,8 @@ def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
         ready: is told the address once requests are taken.
 
     Returns:
-        Whether all was finished; not if a second signal came.
+        Whether all was finished; not if a second signal came, or some client did not take its
+        answer in time. Threads may then still be at work.
 
     Raises:
         UserError: if a model cannot be opened, or the address cannot be had.
@@ -92,13 +100,13 @@ def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
             proxy_headers=False,
             backlog=limits.connections,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(limits.seconds) + 5,
         )
         server = _Server(config, app.state.shared, lambda: ready(_address(listener)))
         try:
-            server.run([listener])
+            listener.listen(limits.connections)  # uvloop would not tell of a failure
         except OSError as error:  # another process listens there, since a moment ago
             raise _cannot_listen(error, options.host, options.port) from error
+        server.run([listener])
         return not server.force_exit
 
 
@@ -110,6 +118,17 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was taken, until it takes too long or a second signal comes."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._shared.limits.seconds + GRACE
+        finishing = asyncio.create_task(super().shutdown(sockets))
+        while not (await asyncio.wait([finishing], timeout=0.1))[0]:
+            self.force_exit = self.force_exit or clock() > until
+            if self.force_exit:
+                return  # what is left is cancelled with the loop
+        await finishing
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal: take nothing new, finish the rest. The second: end."""
@@ -123,7 +142,7 @@ def _open(options: Options, device: str) -> Iterator[tuple[str, Predictor]]:
     named: dict[str, str] = {}
     for word in options.models:
         name, mark, model = word.partition("=")
-        if not mark:
+        if not mark or "/" in name or os.sep in name:
             name, model = Path(word).name.removesuffix(".safetensors") or word, word
         if not name or name in named:
             raise UserError(

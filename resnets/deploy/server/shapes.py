@@ -21,15 +21,24 @@ Class = Annotated[
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _REFUSALS = {
-    400: "malformed", 401: "no token", 404: "no such model or class", 408: "too slow a body",
-    413: "too many bytes or images", 415: "no type of content that is taken",
-    422: "the image cannot be read, or has too many pixels", 503: "too much to do, or stopping",
-    504: "not done in time",
+    400: "malformed", 401: "no token", 403: "a page of another site sent this",
+    404: "no such model or class", 408: "too slow a body",
+    409: "no weights beside the model that could explain", 413: "too many bytes or images",
+    415: "no type of content that is taken", 421: "not a name of this server",
+    422: "the image cannot be read, or has too many pixels", 500: "the server failed",
+    503: "too much to do, or stopping", 504: "not done in time",
 }  # fmt: skip
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {TYPE: {"schema": {"type": "object"}}}}
-    for status, text in _REFUSALS.items()
-}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How a route may refuse."""
+    content = {TYPE: {"schema": {"type": "object"}}}
+    return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+
+
+EXPLAINING = problems(*_REFUSALS)
+ANSWERING = problems(*(status for status in _REFUSALS if status != 409))
+LISTING = problems(401, 421, 503)
 
 
 def _body(form: dict[str, Any], json: dict[str, Any], raw: bool) -> dict[str, Any]:

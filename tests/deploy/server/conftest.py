@@ -1,10 +1,6 @@
-"""Tiny models behind an application, and a real server process."""
+"""Pictures, and files of tiny models."""
 
 import io
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +13,6 @@ from tests.deploy.test_runtimes import used
 
 for package in ("fastapi", "uvicorn", "httptools", "prometheus_client", "httpx"):
     pytest.importorskip(package)
-
-ROOT = Path(__file__).parents[3]
 
 
 def picture(seed=0, size=(50, 40), kind="PNG"):
@@ -47,26 +41,3 @@ def models(tmp_path_factory):
         save_model(folder / "tiny.safetensors"),
         save_model(folder / "flat.safetensors", "cifar-plain8", 1),
     )
-
-
-@pytest.fixture
-def process():
-    """Starts `resnets serve ARGUMENTS`; gives the process and its address."""
-    started = []
-
-    def start(*arguments, env=None):
-        command = [sys.executable, "-m", "resnets", "serve", *map(str, arguments)]
-        server = subprocess.Popen(
-            [*command, "--port", "0"], cwd=ROOT, env=env,
-            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        started.append(server)
-        for line in server.stderr:
-            if found := re.search(r"http://\S+", line):
-                return server, found[0]
-        raise AssertionError("the server did not start")
-
-    yield start
-    for server in started:
-        server.kill()
-        server.communicate()

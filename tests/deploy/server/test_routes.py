@@ -2,25 +2,30 @@
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import threading
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
 from resnets.deploy.opening import open_predictor
 from resnets.deploy.predicting import answers
-from resnets.deploy.server import files
+from resnets.deploy.server import decoding, files
 from resnets.deploy.server.app import create_app
 from resnets.deploy.server.decoding import Decoders
 from resnets.deploy.server.limits import Limits
 from resnets.deploy.server.metrics import Metrics
 from resnets.deploy.server.served import Served
+from resnets.support.errors import UserError
 from resnets.weights import model_file
 from tests.deploy.server.conftest import picture
 
@@ -28,14 +33,15 @@ from tests.deploy.server.conftest import picture
 class Client:
     """Requests to an application in this process."""
 
-    def __init__(self, models, limits=None, token=None):
+    def __init__(self, models, limits=None, token=None, samples=None):
         limits, metrics = limits or Limits(), Metrics()
         decoders = Decoders(limits)
         self.served = [
             Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders)
             for path in models
         ]
-        self.app = create_app(self.served, limits, metrics, files.shipped_samples(), token)
+        samples = samples or files.shipped_samples()
+        self.app = create_app(self.served, limits, metrics, samples, token)
 
     def __call__(self, method, path, **options):
         (answer,) = self.several([(method, path, options)])
@@ -59,14 +65,24 @@ def client(models):
     return Client(models)
 
 
+@pytest.fixture(scope="module")
+def strict(models):
+    return Client(models[:1], Limits(bytes=2_000_000))
+
+
 def raw(content, kind="application/octet-stream"):
     return {"content": content, "headers": {"content-type": kind}}
+
+
+@functools.cache
+def predictor_of(path):
+    return open_predictor(str(path), "torch", "fp32")
 
 
 def offline(path, content, tmp_path):
     file = tmp_path / "image"
     file.write_bytes(content)
-    (found,) = answers(open_predictor(str(path), "torch", "fp32"), [str(file)], top=3)
+    (found,) = answers(predictor_of(path), [str(file)], top=3)
     return found
 
 
@@ -195,11 +211,50 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("route", ["/v1/predict", "/v1/explain"])
-def test_bad_bodies_are_problems(models, route, name):
-    client = Client(models[:1], Limits(bytes=2_000_000))
+def test_bad_bodies_are_problems(strict, route, name):
+    client = strict
     body, status = BROKEN[name]
     check_problem(client("POST", route, **body), status)
     assert client.served[0].batcher.taken == client.served[0].batcher.coming == 0
+
+
+_FORM = (
+    b"--edge\r\nContent-Disposition: form-data; name=image; filename=a\r\n\r\n%s\r\n--edge--\r\n"
+)
+WHOLE = {
+    "jpeg": raw(picture(6, (40, 30), "JPEG"), "image/jpeg"),
+    "png": raw(picture(6), "image/png"),
+    "form": raw(_FORM % picture(6), "multipart/form-data; boundary=edge"),
+    "json": raw(
+        b'{"image": "%s", "images": ["%s"]}' % ((base64.b64encode(picture(6)),) * 2),
+        "application/json",
+    ),
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=6)), min_size=1, max_size=4
+    )
+)
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_damage_to_a_request_makes_the_server_fail(strict, name, changes):
+    content, headers = WHOLE[name]["content"], WHOLE[name]["headers"]
+    for place, drop, put in changes:
+        at = int(place * len(content))
+        content = content[:at] + put + content[at + drop :]
+    paths = ("/v1/predict", "/v1/predict/batch", "/v1/explain")
+    for answer in strict.several(
+        [("POST", path, {"content": content, "headers": headers}) for path in paths]
+    ):
+        assert answer.status_code in {200, 400, 413, 415, 422, 503, 504}, answer.text
+    assert strict.app.state.shared.bodies.held == 0
+
+
+def test_whole_requests_of_these_kinds_are_answered(strict):
+    for request in WHOLE.values():
+        assert strict("POST", "/v1/predict", **request).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -300,6 +355,23 @@ def test_files_are_served_with_their_kinds_and_kept(client):
     assert client("GET", samples[0]["url"]).headers["content-type"] == "image/png"
 
 
+def test_files_are_read_when_the_server_starts(models, tmp_path, monkeypatch):
+    (tmp_path / "cat.PNG").write_bytes(picture(1))
+    client = Client(models[:1], samples=files.samples_in(tmp_path))
+    (tmp_path / "cat.PNG").unlink()
+    monkeypatch.setattr(Path, "open", lambda *given: pytest.fail("a file was opened"))
+    (sample,) = client("GET", "/v1/samples").json()["samples"]
+    assert sample["name"] == "cat"
+    answer = client("GET", sample["url"])
+    assert (answer.content, answer.headers["content-type"]) == (picture(1), "image/png")
+    assert client("GET", "/docs").status_code == client("GET", "/").status_code == 200
+    monkeypatch.undo()
+    (tmp_path / "dog.png").write_bytes(picture(2))
+    monkeypatch.setattr(files, "MOST_BYTES", len(picture(2)) - 1)
+    with pytest.raises(UserError, match="bytes of images"):
+        files.samples_in(tmp_path)
+
+
 def test_metrics_and_the_description_name_the_routes(models):
     client = Client(models[:1])
     client("POST", "/v1/predict", **raw(picture()))
@@ -308,7 +380,10 @@ def test_metrics_and_the_description_name_the_routes(models):
     assert 'resnets_requests_total{route="/v1/predict",status="200"} 1.0' in text
     assert 'resnets_requests_total{route="other",status="404"} 1.0' in text
     description = client("GET", "/openapi.json").json()
-    assert "image/*" in json.dumps(description["paths"]["/v1/predict"]["post"]["requestBody"])
+    predict = description["paths"]["/v1/predict"]["post"]
+    assert "image/*" in json.dumps(predict["requestBody"])
+    assert {"403", "421"} < set(predict["responses"])
+    assert "409" in description["paths"]["/v1/explain"]["post"]["responses"]
     docs = client("GET", "/docs").text
     assert "/v1/predict/batch" in docs
     assert "//cdn" not in docs
@@ -350,6 +425,31 @@ def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(model
     answers = few.several([("POST", "/v1/predict", raw(content))] * 5)
     expected = Client(models[:1])("POST", "/v1/predict", **raw(content)).json()["top"]
     assert [answer.json()["top"][0]["class"] for answer in answers] == [expected[0]["class"]] * 5
+
+
+def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkeypatch):
+    content = picture(1, (300, 300), "BMP")
+    client = Client(
+        models[:1], Limits(large=100, memory=int(2.5 * len(content)), seconds=0.2)
+    )  # fmt: skip
+    go, at_work, most = threading.Event(), [], []
+
+    def slow(*arguments):
+        at_work.append(content)
+        most.append(len(at_work))
+        go.wait(10)
+        at_work.pop()
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoding, "decode", slow)
+    request = ("POST", "/v1/predict", raw(content))
+    assert client(*request[:2], **request[2]).status_code == 504
+    statuses = [answer.status_code for answer in client.several([request] * 2)]
+    assert sorted(statuses) == [503, 504]  # with what is left there is room for one more
+    go.set()
+    assert client(*request[:2], **request[2]).status_code == 200
+    assert most == [1, 1]
+    assert client.served[0].decoders.left() == 0
 
 
 def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client, models):

@@ -1,10 +1,9 @@
-"""A real server: bad connections, a graceful stop, mistakes of whoever starts it."""
+"""A real server: what it says to bad connections."""
 
 import asyncio
 import http.client
+import io
 import json
-import signal
-import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -16,40 +15,17 @@ from uvicorn.server import ServerState
 
 from resnets.deploy.server import protocol, running
 from resnets.deploy.server.limits import Limits
-from resnets.support.errors import UserError
 from tests.deploy.server.conftest import picture
-
-
-def connect(address):
-    parts = urlsplit(address)
-    return socket.create_connection((parts.hostname, parts.port), timeout=10)
-
-
-def answer_to(address, *parts, pause=0.0):
-    """All that the server says to these bytes, until it closes or falls silent."""
-    with connect(address) as connection:
-        for part in parts:
-            try:
-                connection.sendall(part)
-            except OSError:
-                break
-            time.sleep(pause)
-        said = b""
-        connection.settimeout(5)
-        try:
-            while part := connection.recv(65536):
-                said += part
-        except OSError:
-            pass
-    return said
-
-
-def status(said):
-    return int(said.split(b" ", 2)[1]) if said.startswith(b"HTTP/1.1 ") else None
+from tests.deploy.server.wire import GET, HEAD, answer_to, connect, request, status
 
 
 @pytest.fixture(scope="module")
-def address(models):
+def log():
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def address(models, log):
     """A server in a thread of this process, with little patience."""
     found, started = [], threading.Event()
 
@@ -59,21 +35,13 @@ def address(models):
 
     options = running.Options(
         [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
-        limits=Limits(sending=1.0, bytes=1_000_000),
+        limits=Limits(sending=1.0, bytes=1_000_000), log=log,
     )  # fmt: skip
 
     thread = threading.Thread(target=running.serve, args=(options, "cpu", ready), daemon=True)
     thread.start()
     assert started.wait(60)
     return found[0]
-
-
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-
-
-def request(content, length=None, kind=b"application/octet-stream"):
-    size = len(content) if length is None else length
-    return HEAD + b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, size) + content
 
 
 @pytest.mark.parametrize(
@@ -107,7 +75,8 @@ def test_connections_get_a_status_whatever_they_send(address, parts, expected):
         assert document["status"] == expected
 
 
-def test_a_sender_that_dribbles_is_cut_off(address):
+def test_a_sender_that_dribbles_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER", 0.3)
     start = time.perf_counter()
     said = answer_to(address, *[bytes([byte]) for byte in HEAD[:40]], pause=0.1)
     assert status(said) == 408
@@ -136,43 +105,6 @@ def test_a_connection_is_kept_for_many_requests(address):
         assert (response.status, response.read()[:1]) == (422, b"{")
 
 
-def test_a_stop_finishes_what_was_taken(process, models, tmp_path):
-    (tmp_path / "token").write_text("sesame\n")
-    server, address = process(
-        models[0], "--runtime", "torch", "--log", "json", "--token-file", tmp_path / "token"
-    )
-    assert status(answer_to(address, request(picture()))) == 401
-    parts = urlsplit(address)
-    found, begun = [], threading.Barrier(9)
-
-    def ask():
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
-        body = picture(1, (2000, 2000))  # takes a while to decode
-        headers = {"Content-Type": "image/png", "Authorization": "Bearer sesame"}
-        connection.request("POST", "/v1/predict", body, headers)
-        begun.wait()
-        found.append(connection.getresponse().status)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    begun.wait()
-    time.sleep(0.1)
-    server.send_signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    assert found == [200] * 8
-    out, err = server.communicate(timeout=20)
-    assert server.returncode == 0
-    assert "Traceback" not in err
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["status"] for line in lines] == [401] + [200] * 8
-    assert {"time", "id", "method", "route", "ms", "bytes"} < set(lines[0])
-
-
-GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
-
-
 def test_answers_keep_their_order_and_a_refusal_comes_after_them(address):
     first = request(picture()).replace(b"Connection: close\r\n", b"")
     said = answer_to(address, first + GET + b"\r\n" + b"nonsense\r\n\r\n")
@@ -197,6 +129,15 @@ def test_pipelines_are_short(address):
 def test_words_beside_a_body_are_bounded_too(address, after):
     head = HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
     assert status(answer_to(address, head + b"3\r\nabc\r\n" + after)) == 431
+
+
+def test_the_log_tells_the_status_of_a_body_that_breaks(address, log):
+    kind = b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\nX-Request-Id: broken\r\n\r\n"
+    said = answer_to(address, HEAD + kind + b"3\r\nabc\r\n", b"ZZ\r\n", pause=0.1)
+    assert status(said) == 400
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (line,) = [line for line in lines if line["id"] == "broken"]
+    assert (line["status"], line["route"]) == (400, "/v1/predict")
 
 
 def test_a_refused_body_is_not_awaited(address):
@@ -293,25 +234,3 @@ def test_connections_are_bounded_and_places_come_back(models):
         connection.close()
     time.sleep(0.2)
     assert status(answer_to(found[0], GET + b"Connection: close\r\n\r\n")) == 200
-
-
-def test_a_second_signal_ends_at_once(process, models):
-    server, address = process(models[0], "--runtime", "torch")
-    with connect(address) as waiting:
-        waiting.sendall(request(b"", 500))  # the server waits for the rest
-        time.sleep(0.3)
-        server.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        assert server.poll() is None
-        server.send_signal(signal.SIGINT)
-        _, err = server.communicate(timeout=10)
-    assert server.returncode == 130
-    assert "Traceback" not in err
-
-
-def test_a_port_in_use_is_told_before_models_are_opened(address):
-    port = urlsplit(address).port
-    options = running.Options(["no such model"], port=port)
-
-    with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
-        running.serve(options, "cpu", lambda where: None)
