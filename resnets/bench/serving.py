@@ -116,6 +116,8 @@ def measure(plan: Plan, report: Report) -> list[Table]:
     """Throughput, latency, wrong answers, memory, attacks."""
     if shutil.which("wrk") is None:
         raise UserError("wrk is not installed", mend="apt-get install wrk")
+    if plan.data is not None and not plan.data.is_dir():
+        raise UserError("no such folder", f"--data {plan.data}")
     predictor = open_predictor(plan.model)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,6 +49,9 @@ def serve(models: list[str], options: Options) -> None:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
     if math.isnan(options.timeout):  # which no range excludes
         raise UserError("not a number of seconds", f"--timeout {options.timeout}")
+    for name in options.allow_host:
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name):
+            raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
     token = _token(options.token_file)
     finished = running.serve(
         running.Options(

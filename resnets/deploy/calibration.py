@@ -62,6 +62,9 @@ def gather(
     Raises:
         UserError: if there are no such images, too few, or those of `test` have other classes.
     """
+    if calibrate not in (None, CIFAR10) and not Path(str(calibrate)).exists():
+        mend = "give a folder of images, or cifar10"
+        raise UserError("no such folder", f"--calibrate {calibrate}", mend)
     if CIFAR10 in (calibrate, test):
         _refuse_other_than_cifar10(model)
     tests, told = (

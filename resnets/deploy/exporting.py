@@ -80,7 +80,7 @@ def export(
     Args:
         name: a shipped model, a model file, a run folder, a named source, or another export,
             whose source is then exported.
-        out: a new folder, an empty one, or an earlier export, which is replaced.
+        out: a new folder, an empty one, or an earlier export for the engine, which is replaced.
 
     Raises:
         UserError: if that cannot be, outputs differ from the source's beyond the tolerance, or
@@ -190,7 +190,7 @@ def refuse(out: Path, wishes: Wishes) -> None:
         package(name, "resnets[export]")
     if wishes.precision == "int8" and find_spec("nncf") is None:
         raise UserError("nncf is not installed", mend="pip install resnets[export]")
-    _refuse_place(out)
+    _refuse_place(out, wishes.engine)
 
 
 def _refuse_needless(wishes: Wishes) -> None:
@@ -214,7 +214,7 @@ def _refuse_needless(wishes: Wishes) -> None:
         )
 
 
-def _refuse_place(out: Path) -> None:
+def _refuse_place(out: Path, engine: str) -> None:
     if not out.absolute().parent.is_dir():
         raise UserError("no such folder", str(out.absolute().parent), "make it first")
     if not out.exists():
@@ -229,6 +229,8 @@ def _refuse_place(out: Path) -> None:
     if there and not (artefact.is_artefact(str(out)) and there <= artefact.PARTS):
         other = min(there - artefact.PARTS, default=artefact.CONFIG)
         raise UserError(f"the folder holds something else ({other})", str(out), "give a new folder")
+    if there and (held := artefact.read(out).engine) != engine:
+        raise UserError(f"the folder holds an export for {held}", str(out), "give a new folder")
 
 
 @contextmanager

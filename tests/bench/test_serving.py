@@ -9,6 +9,7 @@ from resnets.bench import attack, measure, page, serving
 from resnets.deploy.opening import open_predictor
 from resnets.deploy.server import running
 from resnets.deploy.server.limits import Limits
+from resnets.support.errors import UserError
 from tests.deploy.server.conftest import picture, save_model
 
 
@@ -66,6 +67,13 @@ def test_wrk_compares_every_answer(address, model, tmp_path):
     expected.write_text("\n".join([*lines[:-1], "6 0.123"]) + "\n")  # of one image
     found = serving.wrk(server, tmp_path, count, 4, 1)
     assert 0 < found["wrong"] < found["compared"] / 4
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    plan = serving.Plan("cifar-resnet20", tmp_path / "absent", 4, 1, 1, 0, 0)
+    with pytest.raises(UserError, match="absent: no such folder"):
+        serving.measure(plan, lambda line: None)
 
 
 def test_counts_are_shown_without_a_spread():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_an_export_predicts(resnets, here):
         (("--to", "torch-export", "--out", "photos"), "the folder holds something else (ant)"),
         (("--to", "torch-export", "--out", "no/where"), "no such folder"),
         (("--to", "torch-export", "--images", "absent.png"), "no such image"),
+        pytest.param(
+            ("--to", "openvino", "--precision", "int8", "--calibrate", "absent"),
+            "--calibrate absent: no such folder",
+            marks=pytest.mark.skipif(find_spec("nncf") is None, reason="int8 needs nncf"),
+        ),
     ],
 )
 def test_mistakes_are_one_line(resnets, here, options, message):

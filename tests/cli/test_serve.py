@@ -69,6 +69,7 @@ def test_mistakes_are_one_line(resnets, tmp_path):
             ([model, "--samples", "empty"], "no images"),
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
+            ([model, "--allow-host", "http://x/"], "not the name of a host"),
             ([tmp_path / "lr=0.1"], "lr=0.1"),
             ([model, "--host", "no.such.host.invalid"], "cannot listen"),
             ([model, "--runtime", "turbo"], "--runtime"),

@@ -308,6 +308,8 @@ def test_only_earlier_exports_are_replaced(exported, tmp_path):
         exporting.export(str(out), out, Wishes("torch-export"))
     assert (out / "config.json").read_bytes() == before
     (out / "notes.txt").unlink()
+    with pytest.raises(UserError, match="holds an export for torch-export"):
+        exporting.refuse(out, Wishes("openvino"))
     exporting.export(str(out), out, Wishes("torch-export", "bf16"))  # of its own source
     assert artefact.read(out).precision == "bf16"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
