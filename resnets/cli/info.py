@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -92,7 +93,7 @@ def _stage_table(d: Description) -> Table:
     return table
 
 
-def _shortcut_lines(shortcuts: list[Shortcut]) -> list[str]:
+def _shortcut_lines(shortcuts: Sequence[Shortcut]) -> list[str]:
     """One line for each run of equal shortcuts."""
     lines = []
     for (kind, into, out, stride), run in groupby(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -46,8 +47,8 @@ class Description:
     layers: int
     parameters: int
     multiply_adds: int
-    stages: list[Stage]
-    shortcuts: list[Shortcut]
+    stages: tuple[Stage, ...]
+    shortcuts: tuple[Shortcut, ...]
 
 
 def image_size(name: str) -> int:
@@ -74,6 +75,7 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2
 
 
+@cache
 def describe(name: str, size: int | None = None) -> Description:
     """Count and list everything of the network called `name`.
 
@@ -96,8 +98,8 @@ def describe(name: str, size: int | None = None) -> Description:
         layers=network.architecture.layers if isinstance(network, ResidualNetwork) else weighted,
         parameters=parameters(network),
         multiply_adds=multiply_adds(network, size),
-        stages=_stages(network, size) if residual else [],
-        shortcuts=_shortcuts(network) if residual else [],
+        stages=tuple(_stages(network, size)) if residual else (),
+        shortcuts=tuple(_shortcuts(network)) if residual else (),
     )
 
 
