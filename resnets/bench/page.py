@@ -41,6 +41,8 @@ def markdown(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
     where = f"{document['hardware']}, {document['threads']} threads; {versions}"
     parts.append(f"`{document['command']}`, {document['date']}, {where}.")
+    if document["bench"] == "scale":
+        parts.append(f"![Time and memory for an image]({Path(PLOT).name})")
     return "\n\n".join(parts)
 
 
