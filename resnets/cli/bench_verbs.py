@@ -112,7 +112,7 @@ def everything(
     compiled: CompiledOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """All of these but serve, then a table of the ratios. Half an hour on two cores."""
+    """All of these but serve, then a table of the ratios. Give it an hour."""
     from resnets.cli import bench as verb
 
     verb.everything(data, device, compiled, out)
