@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from resnets.kernels import norm as fused
 
 ShortcutKind = Literal["none", "A", "B", "C", "highway"]
 Order = Literal["post", "pre"]
@@ -123,13 +125,11 @@ class Block(nn.Module):
         """(N, in, H, W) to (N, out, H / stride, W / stride)."""
         if self.order == "pre":
             return self._forward_pre(x)
-        out = self.branch(x)
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
-            return opened * F.relu(out) + (1 - opened) * x
-        if self.downsample is not None:
-            out = out + self.downsample(x)
-        return F.relu(out)
+            return opened * F.relu(self.branch(x)) + (1 - opened) * x
+        shortcut = None if self.downsample is None else self.downsample(x)
+        return activate(self._norm(self.length), self._convolve(x), shortcut)
 
     def _forward_pre(self, x: Tensor) -> Tensor:
         activated = self._activate(x)
@@ -142,21 +142,40 @@ class Block(nn.Module):
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x): before the addition, in order `post` after the last BN."""
-        return self._convolve(self._activate(x) if self.order == "pre" else x)
+        if self.order == "pre":
+            return self._convolve(self._activate(x))
+        out: Tensor = self._norm(self.length)(self._convolve(x))
+        return out
+
+    def _norm(self, number: int) -> nn.Module:
+        return self.get_submodule(f"bn{number}")
 
     def _activate(self, x: Tensor) -> Tensor:
         """The first BN and ReLU of order `pre`; ReLU changes nothing of an activated input."""
-        return F.relu(self.get_submodule("bn1")(x))
+        return activate(self._norm(1), x)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """All convolutions, with everything between them."""
+        """All convolutions, with BN and ReLU between them."""
         for number in range(1, self.length + 1):
-            conv, norm = self.get_submodule(f"conv{number}"), self.get_submodule(f"bn{number}")
-            if self.order == "post":
-                x = norm(conv(x if number == 1 else F.relu(x)))
-            else:
-                x = conv(x if number == 1 else F.relu(norm(x)))
+            if number > 1:
+                x = activate(self._norm(number if self.order == "pre" else number - 1), x)
+            x = self.get_submodule(f"conv{number}")(x)
         return x
+
+
+def activate(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """ReLU(norm(x) + shortcut): one operation where `fuse` was called and it can be done."""
+    if getattr(norm, "fused", False) and fused.fits(norm, x, shortcut):
+        return fused.norm_relu(cast(nn.BatchNorm2d, norm), x, shortcut)
+    out: Tensor = norm(x)
+    return F.relu(out if shortcut is None else out + shortcut)
+
+
+def fuse(network: nn.Module) -> None:
+    """Have BN, additions and ReLU in training done together by this project's CPU kernels."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.fused = True
 
 
 class Stage(nn.Sequential):

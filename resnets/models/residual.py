@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.models.blocks import GATE_BIAS, Block, Convolution, Order, ShortcutKind, Stage
+from resnets.models.blocks import (
+    GATE_BIAS,
+    Block,
+    Convolution,
+    Order,
+    ShortcutKind,
+    Stage,
+    activate,
+)
 
 BlockKind = Literal["single", "alternating", "basic", "bottleneck"]
 StrideIn = Literal["1x1", "3x3"]
@@ -186,12 +194,12 @@ class ResidualNetwork(nn.Module):
         ]
 
     def _stem(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        maps: Tensor = self.maxpool(activate(self.bn1, self.conv1(x)))
         return maps
 
     def _end(self, x: Tensor) -> Tensor:
         """What follows the last addition: BN and ReLU in order `pre`."""
-        return x if self.last_bn is None else F.relu(self.last_bn(x))
+        return x if self.last_bn is None else activate(self.last_bn, x)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Output maps (N, C, H, W) of the stem and of every stage, in order.

@@ -1,0 +1,70 @@
+"""C++ beside this file, compiled for this CPU when it is first used and kept in the cache.
+
+A library is known by everything that decides its machine code, so that a new source, compiler or
+CPU gets one of its own. Where there is no compiler nothing is lost but speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from resnets.support.files import cache_folder
+
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+PATIENCE = 120
+"""Seconds that a compiler may take."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine: `CXX`, g++ or clang++."""
+    names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@cache
+def library(name: str) -> ctypes.CDLL | None:
+    """The compiled `NAME.cpp` of this folder; None where it cannot be had.
+
+    On Linux only: its threads are those of PyTorch's OpenMP, which must be imported before.
+    """
+    tool = compiler()
+    if sys.platform != "linux" or tool is None:
+        return None
+    source = Path(__file__).with_name(f"{name}.cpp")
+    try:
+        made = subprocess.run([tool, "--version"], capture_output=True, check=True, timeout=PATIENCE)
+        sources = [path.read_bytes() for path in sorted(source.parent.glob("*.[ch]*"))]
+        facts = [*sources, made.stdout, " ".join(FLAGS).encode(), _cpu()]
+        mark = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
+        path = cache_folder("kernels", f"{name}-{mark}.so")
+        if not path.exists():
+            _compile(tool, source, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(tool: str, source: Path, path: Path) -> None:
+    """Whole or not at all, whoever else compiles it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder, path.name)
+        command = [tool, *FLAGS, str(source), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        made.replace(path)
+
+
+def _cpu() -> bytes:
+    """What `-march=native` looks at."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    kept = {line for line in lines if line.startswith(("model", "flags", "Features", "CPU part"))}
+    return "\n".join([platform.machine(), *sorted(kept)]).encode()
