@@ -101,9 +101,11 @@ struct Pairs {
     explicit Pairs(int64_t size) : even(size), odd(size) {}
 };
 
+// Rows of an image with their border on either side, for the rows between.
 template <int CHANNELS>
-void pair_up(const half* image, const Maps& maps, Pairs& pairs) {
-    const int64_t count = maps.padded() / 2;  // the last odd pair of a row is never looked at
+void pair_up(const half* image, int64_t first, int64_t rows, const Maps& maps, Pairs& pairs) {
+    const int64_t count = (rows + 2) * maps.padded_width() / 2;
+    image += first * maps.padded_width() * CHANNELS;
     for (int64_t k = 0; k < count; ++k)
         for (int64_t c = 0; c < CHANNELS; c += WIDTH) {
             const half* at = image + 2 * k * CHANNELS + c;
@@ -112,12 +114,13 @@ void pair_up(const half* image, const Maps& maps, Pairs& pairs) {
         }
 }
 
+// Rows of an image without their border.
 template <int CHANNELS>
-void pair_inside(const half* image, const Maps& maps, pair* pairs) {
-    for (int64_t row = 0; row < maps.height; ++row)
+void pair_inside(const half* image, int64_t first, int64_t rows, const Maps& maps, pair* pairs) {
+    for (int64_t row = 0; row < rows; ++row)
         for (int64_t k = 0; k < maps.width / 2; ++k)
             for (int64_t c = 0; c < CHANNELS; c += WIDTH) {
-                const half* at = image + ((row + 1) * maps.padded_width() + 2 * k + 1) * CHANNELS + c;
+                const half* at = image + ((first + row + 1) * maps.padded_width() + 2 * k + 1) * CHANNELS + c;
                 interleave(at, at + CHANNELS, pairs + (row * maps.width / 2 + k) * CHANNELS + c);
             }
 }
@@ -126,14 +129,14 @@ void pair_inside(const half* image, const Maps& maps, pair* pairs) {
 //
 // inputs: with their border; outputs: gradients, as pairs without a border.
 template <int CHANNELS, int VECTORS>
-void weigh(const Pairs& inputs, const pair* outputs, int64_t first, int64_t rows, const Maps& maps, float* sums) {
+void weigh(const Pairs& inputs, const pair* outputs, int64_t rows, const Maps& maps, float* sums) {
     constexpr int SOME = 8 / VECTORS;  // inputs whose sums are kept in registers, for three taps
     const int64_t half_width = maps.width / 2, half_padded = maps.padded_width() / 2;
     for (int64_t part = 0; part < CHANNELS; part += VECTORS * WIDTH)
         for (int64_t tap_row = 0; tap_row < 3; ++tap_row)
             for (int64_t in = 0; in < CHANNELS; in += SOME) {
                 f16 sum[3][SOME][VECTORS] = {};
-                for (int64_t row = first; row < first + rows; ++row) {
+                for (int64_t row = 0; row < rows; ++row) {
                     const int64_t at = (row + tap_row) * half_padded * CHANNELS + in;
                     const pair *even = inputs.even.data() + at, *odd = inputs.odd.data() + at;
                     const pair* out = outputs + row * half_width * CHANNELS + part;
@@ -207,16 +210,14 @@ struct Block {
         return rows;
     }
 
-    // The convolution's results go to `take(i, v, values)`, as in `fill`.
+    // The convolution's results for a strip go to `take(i, v, values)`, as in `fill`.
     template <class Take>
-    void conv(const half* padded, int64_t image, const half* weights, float* results, Take take) const {
-        for (int64_t row = 0; row < maps.height; row += strip) {
-            choose(padded, row, weights, results);
-            const int64_t at = (image * maps.height + row) * maps.width * CHANNELS;
-            for (int64_t i = 0; i < strip * maps.width * CHANNELS; i += CHANNELS)
+    void conv(const half* padded, int64_t image, int64_t row, const half* weights, float* results, Take take) const {
+        choose(padded, row, weights, results);
+        const int64_t at = (image * maps.height + row) * maps.width * CHANNELS;
+        for (int64_t i = 0; i < strip * maps.width * CHANNELS; i += CHANNELS)
 #pragma GCC unroll 4
-                for (int v = 0; v < MANY; ++v) take(at + i + v * WIDTH, v, load(results + i + v * WIDTH));
-        }
+            for (int v = 0; v < MANY; ++v) take(at + i + v * WIDTH, v, load(results + i + v * WIDTH));
     }
 
     void choose(const half* padded, int64_t row, const half* weights, float* results) const {
@@ -245,11 +246,12 @@ struct Block {
             for (int64_t image = begin; image < end; ++image) {
                 fill<CHANNELS>(padded.data(), maps, image, make);
                 Row<CHANNELS> sum, square;
-                conv(padded.data(), image, weights.data(), results.data(), [&](int64_t i, int v, f16 value) {
-                    store(to + i, value);
-                    sum.part[v] += value;
-                    square.part[v] += value * value;
-                });
+                for (int64_t row = 0; row < maps.height; row += strip)
+                    conv(padded.data(), image, row, weights.data(), results.data(), [&](int64_t i, int v, f16 value) {
+                        store(to + i, value);
+                        sum.part[v] += value;
+                        square.part[v] += value * value;
+                    });
                 sum.add_to(sums.mine());
                 square.add_to(sums.mine() + CHANNELS);
             }
@@ -270,22 +272,23 @@ struct Block {
         {
             std::vector<half> padded(maps.padded() * CHANNELS, 0), inputs(maps.padded() * CHANNELS, 0);
             std::vector<float> results(strip * maps.width * CHANNELS);
-            std::vector<pair> outputs(maps.pixels() / 2 * CHANNELS);
-            Pairs pairs(maps.padded() / 2 * CHANNELS);
+            std::vector<pair> outputs(strip * maps.width / 2 * CHANNELS);
+            Pairs pairs((strip + 2) * maps.padded_width() / 2 * CHANNELS);
             float* mine = all.data() + SIZE * omp_get_thread_num();
             int64_t begin, end;
             share(maps.images, begin, end);
             for (int64_t image = begin; image < end; ++image) {
                 fill<CHANNELS>(padded.data(), maps, image, gradient);
                 fill<CHANNELS>(inputs.data(), maps, image, input);
-                pair_inside<CHANNELS>(padded.data(), maps, outputs.data());
-                pair_up<CHANNELS>(inputs.data(), maps, pairs);
-                for (int64_t row = 0; row < maps.height; row += strip)
-                    weigh<CHANNELS, VECTORS>(pairs, outputs.data(), row, strip, maps, mine);
                 Row<CHANNELS> sum, other;
-                conv(padded.data(), image, weights.data(), results.data(), [&](int64_t i, int v, f16 value) {
-                    take(i, v, value, sum.part[v], other.part[v]);
-                });
+                for (int64_t row = 0; row < maps.height; row += strip) {
+                    pair_inside<CHANNELS>(padded.data(), row, strip, maps, outputs.data());
+                    pair_up<CHANNELS>(inputs.data(), row, strip, maps, pairs);
+                    weigh<CHANNELS, VECTORS>(pairs, outputs.data(), strip, maps, mine);
+                    conv(padded.data(), image, row, weights.data(), results.data(), [&](int64_t i, int v, f16 value) {
+                        take(i, v, value, sum.part[v], other.part[v]);
+                    });
+                }
                 sum.add_to(sums.mine());
                 other.add_to(sums.mine() + CHANNELS);
             }

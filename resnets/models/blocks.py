@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from resnets.kernels import norm as fused
+from resnets.kernels import block, norm as fused, shortcut as fused_shortcut
 
 ShortcutKind = Literal["none", "A", "B", "C", "highway"]
 Order = Literal["post", "pre"]
@@ -115,6 +115,7 @@ class Block(nn.Module):
             self.add_module(f"bn{number}", norm)
             channels = filters
         stride = math.prod(convolution.stride for convolution in convolutions)
+        self.keeps = channels == in_channels and stride == 1
         self.downsample = make_shortcut(shortcut, order, in_channels, channels, stride)
         self.gate = None
         if shortcut == "highway" and self.downsample is not None:
@@ -128,6 +129,14 @@ class Block(nn.Module):
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
             return opened * F.relu(self.branch(x)) + (1 - opened) * x
+        if getattr(self, "fused", False) and self._fits_whole(x):
+            adds = self.downsample is not None
+            return block.basic_block(self._convolutions(), self._norms(), x, adds)  # type: ignore[arg-type]
+        if getattr(self, "fused", False) and isinstance(self.downsample, ZeroPadShortcut):
+            first = self._convolutions()[0]
+            if fused_shortcut.fits(first, x):
+                y, shortcut = fused_shortcut.convolution_and_zero_pad(first, x, x.shape[1] + self.downsample.extra_channels)
+                return activate(self._norm(self.length), self._convolve_on(y), shortcut)
         shortcut = None if self.downsample is None else self.downsample(x)
         return activate(self._norm(self.length), self._convolve(x), shortcut)
 
@@ -147,6 +156,17 @@ class Block(nn.Module):
         out: Tensor = self._norm(self.length)(self._convolve(x))
         return out
 
+    def _fits_whole(self, x: Tensor) -> bool:
+        """Whether kernels can do the block as one, its shortcut an identity or none."""
+        same = self.downsample is None or isinstance(self.downsample, nn.Identity)
+        return same and self.keeps and block.fits(self._convolutions(), self._norms(), x)
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [cast(nn.Conv2d, self.get_submodule(f"conv{i + 1}")) for i in range(self.length)]
+
+    def _norms(self) -> list[nn.Module]:
+        return [self._norm(i + 1) for i in range(self.length)]
+
     def _norm(self, number: int) -> nn.Module:
         return self.get_submodule(f"bn{number}")
 
@@ -156,9 +176,12 @@ class Block(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         """All convolutions, with BN and ReLU between them."""
-        for number in range(1, self.length + 1):
-            if number > 1:
-                x = activate(self._norm(number if self.order == "pre" else number - 1), x)
+        return self._convolve_on(self.get_submodule("conv1")(x))
+
+    def _convolve_on(self, x: Tensor) -> Tensor:
+        """What follows the first convolution."""
+        for number in range(2, self.length + 1):
+            x = activate(self._norm(number if self.order == "pre" else number - 1), x)
             x = self.get_submodule(f"conv{number}")(x)
         return x
 
@@ -174,8 +197,8 @@ def activate(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tens
 def fuse(network: nn.Module) -> None:
     """Have BN, additions and ReLU in training done together by this project's CPU kernels."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.fused = True
+        if type(module) is nn.BatchNorm2d or (isinstance(module, Block) and block.available()):
+            module.fused = True  # type: ignore[assignment]
 
 
 class Stage(nn.Sequential):
