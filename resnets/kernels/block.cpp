@@ -9,9 +9,7 @@
 
 #include "norm.h"
 
-#ifdef __AVX512BF16__
-
-#include <algorithm>
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)  // with matrix units oneDNN is faster
 
 namespace {
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
-from resnets.kernels.norm import plain_norm
+from resnets.kernels.norm import plain_norm, pointer
 
 CHANNELS = (16, 32, 64)
 
@@ -25,7 +25,7 @@ CHANNELS = (16, 32, 64)
 class _Layer(ctypes.Structure):
     """A convolution with its BN: `Layer` of block.cpp."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w", "weight", "bias", "mean", "variance")),
         ("momentum", ctypes.c_float),
         ("eps", ctypes.c_float),
@@ -52,8 +52,18 @@ def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tenso
         and x.shape[2] % 2 == 0
         and (x.shape[3] % 4 == 0 or x.shape[3] % 6 == 0)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and all(c.kernel_size == (3, 3) and c.weight.dtype == torch.float32 for c in convolutions)
+        and all(map(_plain_convolution, convolutions))
         and all(map(plain_norm, norms))
+    )
+
+
+def _plain_convolution(convolution: nn.Conv2d) -> bool:
+    """Whether it is of 3x3 in float32, and nothing else watches it."""
+    return (
+        convolution.kernel_size == (3, 3)
+        and convolution.weight.dtype == torch.float32
+        and not convolution._forward_hooks
+        and not convolution._forward_pre_hooks
     )
 
 
@@ -65,58 +75,62 @@ def basic_block(
     Args:
         x: maps (N, C, H, W), bf16, channels_last, for which it `fits`.
     """
-    learned = [p for c, n in zip(convolutions, norms, strict=True) for p in (c.weight, n.weight, n.bias)]
+    learned = [
+        p for c, n in zip(convolutions, norms, strict=True) for p in (c.weight, n.weight, n.bias)
+    ]
     with torch.no_grad():
         for norm in norms:
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1
-    out: Tensor = _BasicBlock.apply(x, adds, norms, *learned)  # type: ignore[no-untyped-call]
+    out: Tensor = _BasicBlock.apply(x, adds, norms, *learned)
     return out
 
 
 class _BasicBlock(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, adds: bool, norms: Sequence[nn.BatchNorm2d], *learned: Tensor
     ) -> Tensor:
         y1, y2, out = (torch.empty_like(x) for _ in range(3))
         state = torch.empty(2, 4, x.shape[1])
         layers = (_Layer * 2)()
-        for layer, norm, (w, weight, bias), place in zip(
-            layers, norms, (learned[:3], learned[3:]), state, strict=True
-        ):
-            w = w.permute(0, 2, 3, 1).contiguous()
-            layer.keep = w
-            layer.w, layer.weight, layer.bias = w.data_ptr(), weight.data_ptr(), bias.data_ptr()
-            layer.mean, layer.variance = norm.running_mean.data_ptr(), norm.running_var.data_ptr()
+        kernels = [_taps_first(w) for w in learned[::3]]  # alive until the call has ended
+        for i, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
+            layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
+            layer.weight, layer.bias = norm.weight.data_ptr(), norm.bias.data_ptr()
+            layer.mean, layer.variance = pointer(norm.running_mean), pointer(norm.running_var)
             layer.momentum, layer.eps = norm.momentum, norm.eps
-            layer.state = place.data_ptr()
         _call("block_forward")(
             *_size(x), adds, *(t.data_ptr() for t in (x, y1, y2, out)), ctypes.byref(layers)
         )
         ctx.adds = adds
-        ctx.save_for_backward(x, y1, y2, out, state, *learned)
+        ctx.save_for_backward(x, y1, y2, out, state, *learned[::3])
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, y1, y2, out, state, *learned = ctx.saved_tensors
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y1, y2, out, state, *weights = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         g1, g2, to_x = (torch.empty_like(x) for _ in range(3))
-        layers, made = (_Layer * 2)(), []
-        for layer, (w, _, _), place in zip(layers, (learned[:3], learned[3:]), state, strict=True):
-            w = w.permute(0, 2, 3, 1).contiguous()
-            layer.keep = w
-            to_w, to_norm = torch.empty_like(w), torch.empty(2, x.shape[1])
-            layer.w, layer.state, layer.to_w = w.data_ptr(), place.data_ptr(), to_w.data_ptr()
-            layer.to_weight, layer.to_bias = to_norm[0].data_ptr(), to_norm[1].data_ptr()
-            made += [to_w.permute(0, 3, 1, 2), to_norm[0], to_norm[1]]
+        layers = (_Layer * 2)()
+        kernels = [_taps_first(w) for w in weights]
+        to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty(2, 2, x.shape[1])
+        for i, layer in enumerate(layers):
+            layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
+            layer.to_w = to_w[i].data_ptr()
+            layer.to_weight, layer.to_bias = to_norm[i, 0].data_ptr(), to_norm[i, 1].data_ptr()
         _call("block_backward")(
             *_size(x), ctx.adds,
             *(t.data_ptr() for t in (gradient, x, y1, y2, out, g1, g2, to_x)), ctypes.byref(layers),
         )  # fmt: skip
-        return to_x, None, None, *made
+        made = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
+        return to_x, None, None, *made[0], *made[1]
+
+
+def _taps_first(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) as (out, 3, 3, in) in memory: no copy where it is channels_last."""
+    return weight.permute(0, 2, 3, 1).contiguous()
 
 
 def _size(x: Tensor) -> tuple[int, int, int, int]:

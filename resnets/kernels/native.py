@@ -41,7 +41,9 @@ def library(name: str) -> ctypes.CDLL | None:
         return None
     source = Path(__file__).with_name(f"{name}.cpp")
     try:
-        made = subprocess.run([tool, "--version"], capture_output=True, check=True, timeout=PATIENCE)
+        made = subprocess.run(
+            [tool, "--version"], capture_output=True, check=True, timeout=PATIENCE
+        )
         sources = [path.read_bytes() for path in sorted(source.parent.glob("*.[ch]*"))]
         facts = [*sources, made.stdout, " ".join(FLAGS).encode(), _cpu()]
         mark = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]

@@ -71,7 +71,7 @@ def norm_relu(
     with torch.no_grad():
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
-    out: Tensor = _NormRelu.apply(x, norm.weight, norm.bias, shortcut, norm, relu)  # type: ignore[no-untyped-call]
+    out: Tensor = _NormRelu.apply(x, norm.weight, norm.bias, shortcut, norm, relu)
     return out
 
 
@@ -79,7 +79,7 @@ class _NormRelu(torch.autograd.Function):
     """The two passes of norm.cpp and what they leave for the way back."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -90,24 +90,24 @@ class _NormRelu(torch.autograd.Function):
     ) -> Tensor:
         out, state = torch.empty_like(x), torch.empty(4, x.shape[1])
         _call("norm_forward", x.dtype)(
-            x.data_ptr(), _pointer(shortcut), out.data_ptr(), *_size(x), relu,
-            weight.data_ptr(), bias.data_ptr(), _pointer(norm.running_mean),
-            _pointer(norm.running_var), norm.momentum, norm.eps, state.data_ptr(),
+            x.data_ptr(), pointer(shortcut), out.data_ptr(), *_size(x), relu,
+            weight.data_ptr(), bias.data_ptr(), pointer(norm.running_mean),
+            pointer(norm.running_var), norm.momentum, norm.eps, state.data_ptr(),
         )  # fmt: skip
         ctx.relu, ctx.adds = relu, shortcut is not None
         ctx.save_for_backward(x, out if relu and ctx.adds else None, state)
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, out, state = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         to_x, to_norm = torch.empty_like(x), torch.empty(2, x.shape[1])
         to_shortcut = torch.empty_like(x) if out is not None else None
         _call("norm_backward", x.dtype)(
-            gradient.data_ptr(), x.data_ptr(), _pointer(out), to_x.data_ptr(),
-            _pointer(to_shortcut), *_size(x), ctx.relu, state.data_ptr(),
+            gradient.data_ptr(), x.data_ptr(), pointer(out), to_x.data_ptr(),
+            pointer(to_shortcut), *_size(x), ctx.relu, state.data_ptr(),
             to_norm[0].data_ptr(), to_norm[1].data_ptr(),
         )  # fmt: skip
         if ctx.adds and not ctx.relu:
@@ -115,7 +115,7 @@ class _NormRelu(torch.autograd.Function):
         return to_x, to_norm[0], to_norm[1], to_shortcut, None, None
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 

@@ -27,14 +27,17 @@ def fits(convolution: nn.Conv2d, x: Tensor) -> bool:
     )
 
 
-def convolution_and_zero_pad(convolution: nn.Conv2d, x: Tensor, filters: int) -> tuple[Tensor, Tensor]:
+def convolution_and_zero_pad(
+    convolution: nn.Conv2d, x: Tensor, filters: int
+) -> tuple[Tensor, Tensor]:
     """conv(x), and every stride-th pixel of x with zeros for channels up to `filters`."""
-    return _Both.apply(x, convolution.weight, convolution.stride[0], filters)  # type: ignore[no-untyped-call, no-any-return]
+    both: tuple[Tensor, Tensor] = _Both.apply(x, convolution.weight, convolution.stride[0], filters)
+    return both
 
 
 class _Both(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, stride: int, filters: int
     ) -> tuple[Tensor, Tensor]:
         w = weight.to(x.dtype)
@@ -48,10 +51,8 @@ class _Both(torch.autograd.Function):
         return maps, padded
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(  # type: ignore[override]
-        ctx: Any, to_maps: Tensor, to_padded: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, to_maps: Tensor, to_padded: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         stride, side = [ctx.stride] * 2, [ctx.side] * 2
         to_x, to_w, _ = torch.ops.aten.convolution_backward(

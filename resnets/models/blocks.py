@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from resnets.kernels import block, norm as fused, shortcut as fused_shortcut
+from resnets.kernels import block
+from resnets.kernels import norm as fused
+from resnets.kernels import shortcut as strided
 
 ShortcutKind = Literal["none", "A", "B", "C", "highway"]
 Order = Literal["post", "pre"]
@@ -93,6 +95,7 @@ class Block(nn.Module):
 
     downsample: nn.Module | None
     gate: nn.Conv2d | None
+    fused = whole = False
 
     def __init__(
         self,
@@ -129,16 +132,20 @@ class Block(nn.Module):
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
             return opened * F.relu(self.branch(x)) + (1 - opened) * x
-        if getattr(self, "fused", False) and self._fits_whole(x):
-            adds = self.downsample is not None
-            return block.basic_block(self._convolutions(), self._norms(), x, adds)  # type: ignore[arg-type]
-        if getattr(self, "fused", False) and isinstance(self.downsample, ZeroPadShortcut):
-            first = self._convolutions()[0]
-            if fused_shortcut.fits(first, x):
-                y, shortcut = fused_shortcut.convolution_and_zero_pad(first, x, x.shape[1] + self.downsample.extra_channels)
-                return activate(self._norm(self.length), self._convolve_on(y), shortcut)
-        shortcut = None if self.downsample is None else self.downsample(x)
-        return activate(self._norm(self.length), self._convolve(x), shortcut)
+        if self.whole and self._fits_whole(x):
+            norms = cast(list[nn.BatchNorm2d], self._norms())
+            return block.basic_block(self._convolutions(), norms, x, self.downsample is not None)
+        x, shortcut = self._begin(x)
+        return normalize(self._norm(self.length), self._convolve_on(x), shortcut)
+
+    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first convolution and the shortcut, of the block's input."""
+        first, down = self._convolutions()[0], self.downsample
+        if self.fused and isinstance(down, ZeroPadShortcut) and strided.fits(first, x):
+            return strided.convolution_and_zero_pad(first, x, x.shape[1] + down.extra_channels)
+        if self.fused and isinstance(down, nn.Sequential):
+            return first(x), normalize(down[1], down[0](x), relu=False)
+        return first(x), None if down is None else down(x)
 
     def _forward_pre(self, x: Tensor) -> Tensor:
         activated = self._activate(x)
@@ -172,32 +179,39 @@ class Block(nn.Module):
 
     def _activate(self, x: Tensor) -> Tensor:
         """The first BN and ReLU of order `pre`; ReLU changes nothing of an activated input."""
-        return activate(self._norm(1), x)
+        return normalize(self._norm(1), x)
 
     def _convolve(self, x: Tensor) -> Tensor:
         """All convolutions, with BN and ReLU between them."""
-        return self._convolve_on(self.get_submodule("conv1")(x))
+        return self._convolve_on(self._convolutions()[0](x))
 
     def _convolve_on(self, x: Tensor) -> Tensor:
         """What follows the first convolution."""
         for number in range(2, self.length + 1):
-            x = activate(self._norm(number if self.order == "pre" else number - 1), x)
+            x = normalize(self._norm(number if self.order == "pre" else number - 1), x)
             x = self.get_submodule(f"conv{number}")(x)
         return x
 
 
-def activate(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """ReLU(norm(x) + shortcut): one operation where `fuse` was called and it can be done."""
+def normalize(
+    norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: bool = True
+) -> Tensor:
+    """ReLU(norm(x) + shortcut), by one kernel where `fuse` was called and it can be done."""
     if getattr(norm, "fused", False) and fused.fits(norm, x, shortcut):
-        return fused.norm_relu(cast(nn.BatchNorm2d, norm), x, shortcut)
+        return fused.norm_relu(cast(nn.BatchNorm2d, norm), x, shortcut, relu)
     out: Tensor = norm(x)
-    return F.relu(out if shortcut is None else out + shortcut)
+    if shortcut is not None:
+        out = out + shortcut
+    return F.relu(out) if relu else out
 
 
 def fuse(network: nn.Module) -> None:
-    """Have BN, additions and ReLU in training done together by this project's CPU kernels."""
+    """Have trainings on CPUs use this project's kernels, for all that those can do."""
+    whole = block.available()
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d or (isinstance(module, Block) and block.available()):
+        if isinstance(module, Block):
+            module.fused, module.whole = True, whole
+        elif isinstance(module, nn.BatchNorm2d):
             module.fused = True  # type: ignore[assignment]
 
 

@@ -22,7 +22,7 @@ from resnets.models.blocks import (
     Order,
     ShortcutKind,
     Stage,
-    activate,
+    normalize,
 )
 
 BlockKind = Literal["single", "alternating", "basic", "bottleneck"]
@@ -194,12 +194,12 @@ class ResidualNetwork(nn.Module):
         ]
 
     def _stem(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.maxpool(activate(self.bn1, self.conv1(x)))
+        maps: Tensor = self.maxpool(normalize(self.bn1, self.conv1(x)))
         return maps
 
     def _end(self, x: Tensor) -> Tensor:
         """What follows the last addition: BN and ReLU in order `pre`."""
-        return x if self.last_bn is None else activate(self.last_bn, x)
+        return x if self.last_bn is None else normalize(self.last_bn, x)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Output maps (N, C, H, W) of the stem and of every stage, in order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -10,9 +11,13 @@ from typing import Any, Literal
 
 import torch
 
+from resnets.kernels import norm
 from resnets.support.devices import has_bf16
+from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
 from resnets.training.recipe import Recipe
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Settings:
     channels_last: bool
     compile: bool
     graphs: bool = False
+    kernels: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -39,7 +45,26 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
         compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
         graphs=recipe.graphs and device.type == "cuda",
+        kernels=_use_kernels(recipe, device),
     )
+
+
+def _use_kernels(recipe: Recipe, device: torch.device) -> bool:
+    """Whether this project's kernels take part: on CPUs, where a C++ compiler is.
+
+    Raises:
+        UserError: if they are asked for and cannot be had.
+    """
+    if recipe.kernels is False or (recipe.kernels == "auto" and recipe.compile is True):
+        return False
+    if device.type == "cpu" and recipe.compile is not True and norm.available():
+        return True
+    if recipe.kernels is True:
+        raise UserError(
+            "kernels = true needs a CPU with Linux, a C++ compiler (g++) and compile = false",
+            mend="use --set kernels=auto",
+        )
+    return False
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -50,8 +75,24 @@ def _can_compile(device: torch.device) -> bool:
     return has_compiler and importlib.util.find_spec("triton") is not None
 
 
+def _keep_memory() -> None:
+    """Have the C library (glibc) keep what is freed instead of giving it back to the system.
+
+    Every step asks for the same maps again, and new memory comes page by page, filled with zeros:
+    that took a sixth of a step of 20 layers (docs/log.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return  # another C library
+    for option, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+        mallopt(option, value)
+
+
 def prepare(recipe: Recipe, device: torch.device) -> None:
-    """Process-wide switches: the compiler's cache between runs, repeatable GPU kernels."""
+    """Process-wide switches: memory, the compiler's cache between runs, repeatable GPU kernels."""
+    if device.type == "cpu":
+        _keep_memory()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not recipe.deterministic

@@ -22,7 +22,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
-SWITCHES = ("channels_last", "compile")
+SWITCHES = ("channels_last", "compile", "kernels")
 
 
 class Section(BaseModel):
@@ -209,6 +209,8 @@ class Recipe(Section):
     graphs: bool = False
     """On GPUs: capture an update as a CUDA graph and replay it, for one process and no
     `micro_batch`; small networks cannot fill a GPU otherwise."""
+    kernels: Switch = "auto"
+    """On CPUs: BN, additions, ReLU and whole blocks by this project's kernels (docs/speed.md)."""
     deterministic: bool = False
     """On GPUs: only kernels that repeat bit for bit (slower). CPUs always repeat."""
     test_every: Annotated[int | float, Field(gt=0)] = 1000
@@ -267,8 +269,10 @@ class Recipe(Section):
         facts = self.model_dump(
             mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
         )
-        if not self.graphs:  # a key of later recipes: earlier runs keep their hash
-            del facts["graphs"]
+        # Keys of later recipes: earlier runs keep their hash.
+        for key, usual in (("graphs", False), ("kernels", "auto")):
+            if facts[key] == usual:
+                del facts[key]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def in_iterations(self, images: int) -> Recipe:

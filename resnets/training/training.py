@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from resnets.models import zoo
+from resnets.models.blocks import fuse
 from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
@@ -92,6 +93,8 @@ class Training:
         self._since_test = [0.0, 0.0]
         if settings.compile:
             compile_network(self.network, device)
+        if settings.kernels:
+            fuse(self.network)
         self._shared = self._share_gradients()
         self._replayed: Replayed | None = None
         if settings.graphs:
