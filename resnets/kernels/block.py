@@ -1,4 +1,4 @@
-"""A basic block of two 3x3 convolutions as one operation of a training in bf16 on CPUs.
+"""A basic block, two 3x3 convolutions and a shortcut, as one operation of a training in bf16 on CPUs.
 
 The convolutions are this project's own, because only so can BN and ReLU be done where they are
 read and summed up where they are written (block.cpp). oneDNN's are as fast where the CPU has
@@ -8,7 +8,7 @@ matrix units (AMX), so there the block stays as it is.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from resnets.kernels import native
 from resnets.kernels.norm import plain_norm, pointer
 
-CHANNELS = (16, 32, 64)
+CHANNELS = {1: (16, 32, 64), 2: (16, 32)}
+"""Of the input, by the stride of the first convolution; with stride 2 they double."""
 
 
 class _Layer(ctypes.Structure):
@@ -33,6 +34,15 @@ class _Layer(ctypes.Structure):
     ]
 
 
+class _Tensors(ctypes.Structure):
+    """Maps by their addresses: `Tensors` of block.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("x", "gradient", "y1", "y2", "out", "g1", "g2", "to_x")
+    ]
+
+
 def available() -> bool:
     """Whether the kernels are here and this CPU has the instructions."""
     library = native.library("block")
@@ -40,17 +50,25 @@ def available() -> bool:
 
 
 def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether these two layers, on x, are what `basic_block` can do.
+    """Whether these layers, on x, are what `basic_block` can do.
 
-    The caller has seen to it that the block keeps channels and size.
+    The shortcut that the caller wants must be an identity, option A, or none.
     """
+    if len(convolutions) != 2:
+        return False
+    first, second = convolutions
+    channels, stride = x.shape[1], first.stride[0]
+    height, width = (side // stride for side in x.shape[2:])
     return (
-        len(convolutions) == 2
-        and x.shape[1] in CHANNELS
+        channels in CHANNELS.get(stride, ())
+        and first.out_channels == second.out_channels == stride * channels
+        and second.stride[0] == 1
+        and x.shape[2] == stride * height
+        and x.shape[3] == stride * width
+        and height % 2 == 0
+        and (width % 4 == 0 or width % 6 == 0)
         and x.dtype == torch.bfloat16
         and x.device.type == "cpu"
-        and x.shape[2] % 2 == 0
-        and (x.shape[3] % 4 == 0 or x.shape[3] % 6 == 0)
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(map(_plain_convolution, convolutions))
         and all(map(plain_norm, norms))
@@ -70,7 +88,9 @@ def _plain_convolution(convolution: nn.Conv2d) -> bool:
 def basic_block(
     convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d], x: Tensor, adds: bool
 ) -> Tensor:
-    """ReLU(F(x) + x), or ReLU(F(x)) where `adds` is false, with F the two layers.
+    """ReLU(F(x) + shortcut(x)), or ReLU(F(x)) where `adds` is false, with F the two layers.
+
+    The shortcut is an identity; where the first convolution has stride 2, option A's (section 4.2).
 
     Args:
         x: maps (N, C, H, W), bf16, channels_last, for which it `fits`.
@@ -82,17 +102,22 @@ def basic_block(
         for norm in norms:
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1
-    out: Tensor = _BasicBlock.apply(x, adds, norms, *learned)
+    out: Tensor = _BasicBlock.apply(x, adds, convolutions[0].stride[0], norms, *learned)
     return out
 
 
 class _BasicBlock(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, adds: bool, norms: Sequence[nn.BatchNorm2d], *learned: Tensor
+        ctx: Any,
+        x: Tensor,
+        adds: bool,
+        stride: int,
+        norms: Sequence[nn.BatchNorm2d],
+        *learned: Tensor,
     ) -> Tensor:
-        y1, y2, out = (torch.empty_like(x) for _ in range(3))
-        state = torch.empty(2, 4, x.shape[1])
+        y1, y2, out = (_results(x, stride) for _ in range(3))
+        state = torch.empty(2, 4, out.shape[1])
         layers = (_Layer * 2)()
         kernels = [_taps_first(w) for w in learned[::3]]  # alive until the call has ended
         for i, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
@@ -100,9 +125,7 @@ class _BasicBlock(torch.autograd.Function):
             layer.weight, layer.bias = norm.weight.data_ptr(), norm.bias.data_ptr()
             layer.mean, layer.variance = pointer(norm.running_mean), pointer(norm.running_var)
             layer.momentum, layer.eps = norm.momentum, norm.eps
-        _call("block_forward")(
-            *_size(x), adds, *(t.data_ptr() for t in (x, y1, y2, out)), ctypes.byref(layers)
-        )
+        _call("block_forward", x, out, adds, {"x": x, "y1": y1, "y2": y2, "out": out}, layers)
         ctx.adds = adds
         ctx.save_for_backward(x, y1, y2, out, state, *learned[::3])
         return out
@@ -112,20 +135,26 @@ class _BasicBlock(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y1, y2, out, state, *weights = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        g1, g2, to_x = (torch.empty_like(x) for _ in range(3))
+        tensors = {"x": x, "gradient": gradient, "y1": y1, "y2": y2, "out": out}
+        tensors |= {name: torch.empty_like(out) for name in ("g1", "g2")}
+        tensors["to_x"] = torch.empty_like(x)
         layers = (_Layer * 2)()
         kernels = [_taps_first(w) for w in weights]
-        to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty(2, 2, x.shape[1])
+        to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty(2, 2, out.shape[1])
         for i, layer in enumerate(layers):
             layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
             layer.to_w = to_w[i].data_ptr()
             layer.to_weight, layer.to_bias = to_norm[i, 0].data_ptr(), to_norm[i, 1].data_ptr()
-        _call("block_backward")(
-            *_size(x), ctx.adds,
-            *(t.data_ptr() for t in (gradient, x, y1, y2, out, g1, g2, to_x)), ctypes.byref(layers),
-        )  # fmt: skip
+        _call("block_backward", x, out, ctx.adds, tensors, layers)
         made = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
-        return to_x, None, None, *made[0], *made[1]
+        return tensors["to_x"], None, None, None, *made[0], *made[1]
+
+
+def _results(x: Tensor, stride: int) -> Tensor:
+    """Maps of the size that the block makes of x's."""
+    count, channels, height, width = x.shape
+    size = (count, stride * channels, height // stride, width // stride)
+    return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
 
 
 def _taps_first(weight: Tensor) -> Tensor:
@@ -133,19 +162,23 @@ def _taps_first(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).contiguous()
 
 
-def _size(x: Tensor) -> tuple[int, int, int, int]:
-    """Channels, images, height, width."""
-    return x.shape[1], x.shape[0], x.shape[2], x.shape[3]
+def _call(
+    name: str, x: Tensor, out: Tensor, adds: bool, tensors: Mapping[str, Tensor], layers: Any
+) -> None:
+    maps = _Tensors(**{key: tensor.data_ptr() for key, tensor in tensors.items()})
+    images, _, height, width = out.shape
+    _function(name)(
+        x.shape[1], x.shape[2] // height, images, height, width, adds,
+        ctypes.byref(maps), ctypes.byref(layers),
+    )  # fmt: skip
 
 
 @cache
-def _call(name: str) -> Any:
+def _function(name: str) -> Any:
     library = native.library("block")
     assert library is not None
     function = library[name]
-    maps = 4 if name == "block_forward" else 8
-    function.argtypes = [
-        *[ctypes.c_int64] * 4, ctypes.c_int32, *[ctypes.c_void_p] * maps, ctypes.c_void_p
-    ]  # fmt: skip
+    size, address = ctypes.c_int64, ctypes.c_void_p
+    function.argtypes = [*[size] * 5, ctypes.c_int32, address, address]
     function.restype = None
     return function

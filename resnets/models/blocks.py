@@ -118,7 +118,6 @@ class Block(nn.Module):
             self.add_module(f"bn{number}", norm)
             channels = filters
         stride = math.prod(convolution.stride for convolution in convolutions)
-        self.keeps = channels == in_channels and stride == 1
         self.downsample = make_shortcut(shortcut, order, in_channels, channels, stride)
         self.gate = None
         if shortcut == "highway" and self.downsample is not None:
@@ -164,9 +163,9 @@ class Block(nn.Module):
         return out
 
     def _fits_whole(self, x: Tensor) -> bool:
-        """Whether kernels can do the block as one, its shortcut an identity or none."""
-        same = self.downsample is None or isinstance(self.downsample, nn.Identity)
-        return same and self.keeps and block.fits(self._convolutions(), self._norms(), x)
+        """Whether kernels can do the block as one."""
+        simple = isinstance(self.downsample, nn.Identity | ZeroPadShortcut | None)
+        return simple and block.fits(self._convolutions(), self._norms(), x)
 
     def _convolutions(self) -> list[nn.Conv2d]:
         return [cast(nn.Conv2d, self.get_submodule(f"conv{i + 1}")) for i in range(self.length)]

@@ -1,0 +1,350 @@
+// 3x3 convolutions of few channels in bf16, forwards and back, for AVX-512 BF16.
+//
+// Each is a sum of products of pairs, straight from an image with a border of zeros that stays in
+// the cache. What makes the image and what takes the results are arguments: there BN, ReLU and their
+// sums are done, without a pass over the maps of their own.
+
+#pragma once
+
+#include <array>
+
+#include "norm.h"
+
+namespace {
+
+typedef uint32_t pair;  // two bf16 that are multiplied and added together
+
+constexpr int64_t TAPS = 9, SIDE = 3;
+
+inline f16 dot(f16 sum, f16 many, const void* one) {
+    pair value;
+    std::memcpy(&value, one, sizeof value);
+    return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
+}
+
+struct Maps {
+    int64_t images, height, width;
+
+    int64_t pixels() const { return height * width; }
+    int64_t padded_width() const { return width + 2; }
+    int64_t padded() const { return (height + 2) * padded_width(); }
+    int64_t rows() const { return images * pixels(); }
+};
+
+// A vector for each WIDTH channels.
+template <int CHANNELS>
+struct Row {
+    f16 part[CHANNELS / WIDTH];
+
+    Row() : part{} {}
+    explicit Row(const float* channel) {
+        for (int v = 0; v < CHANNELS / WIDTH; ++v) part[v] = load(channel + v * WIDTH);
+    }
+    void add_to(double* sums) const {
+        for (int c = 0; c < CHANNELS; ++c) sums[c] += part[c / WIDTH][c % WIDTH];
+    }
+};
+
+// An image with its border, made pixel by pixel: `make(i, v)` gives the values at flat index i of
+// the maps, vector v of the channels. The border stays as it is: zeros.
+template <int CHANNELS, class Make>
+void fill(half* padded, const Maps& maps, int64_t image, Make make) {
+    for (int64_t row = 0; row < maps.height; ++row) {
+        const int64_t from = (image * maps.height + row) * maps.width * CHANNELS;
+        half* to = padded + ((row + 1) * maps.padded_width() + 1) * CHANNELS;
+        for (int64_t i = 0; i < maps.width * CHANNELS; i += CHANNELS)
+#pragma GCC unroll 4
+            for (int v = 0; v < CHANNELS / WIDTH; ++v)
+                store(to + i + v * WIDTH, make(from + i + v * WIDTH, v));
+    }
+}
+
+// Weights (outputs, taps, inputs) as `convolve` reads them: for each tap and pair of inputs the pair
+// of each output. Backwards, outputs and inputs change places.
+inline std::vector<half> pack(const float* w, int64_t inputs, int64_t outputs, bool backwards) {
+    std::vector<half> packed(TAPS * inputs * outputs);
+    const int64_t from = backwards ? outputs : inputs, to = backwards ? inputs : outputs;
+#pragma omp parallel for
+    for (int64_t tap = 0; tap < TAPS; ++tap)
+        for (int64_t out = 0; out < outputs; ++out)
+            for (int64_t in = 0; in < inputs; in += WIDTH) {
+                half some[WIDTH];
+                store(some, load(w + (out * TAPS + tap) * inputs + in));
+                for (int64_t i = 0; i < WIDTH; ++i) {
+                    const int64_t a = backwards ? out : in + i, b = backwards ? in + i : out;
+                    packed[(tap * from + a / 2 * 2) * to + b * 2 + a % 2] = some[i];
+                }
+            }
+    return packed;
+}
+
+// What one tap of a convolution multiplies: pixels from an offset on, with packed weights.
+struct Tap {
+    int64_t offset;
+    const half* weights;
+};
+
+// Rows of results, (rows, width, OUT), of some taps over an image with its border.
+//
+// Neighbouring results are STRIDE pixels apart in the image. ROWS x PIXELS results of VECTORS * 16
+// channels are kept in registers.
+template <int IN, int OUT, int STRIDE, int VECTORS, int PIXELS, int ROWS>
+void convolve(const half* image, int64_t pitch, int64_t rows, int64_t width, const Tap* taps, int64_t count,
+              float* to) {
+    for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
+        for (int64_t row = 0; row < rows; row += ROWS)
+            for (int64_t column = 0; column < width; column += PIXELS) {
+                f16 sum[ROWS][PIXELS][VECTORS] = {};
+                for (int64_t tap = 0; tap < count; ++tap) {
+                    const half* from = image + (taps[tap].offset + STRIDE * (row * pitch + column)) * IN;
+                    const half* w = taps[tap].weights + 2 * part;
+#pragma GCC unroll 2
+                    for (int64_t in = 0; in < IN; in += 2, w += 2 * OUT) {
+                        f16 many[VECTORS];
+#pragma GCC unroll 4
+                        for (int v = 0; v < VECTORS; ++v) many[v] = load((const float*)(w + 2 * WIDTH * v));
+#pragma GCC unroll 2
+                        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 24
+                            for (int p = 0; p < PIXELS; ++p)
+#pragma GCC unroll 4
+                                for (int v = 0; v < VECTORS; ++v)
+                                    sum[r][p][v] = dot(sum[r][p][v], many[v],
+                                                       from + STRIDE * (r * pitch + p) * IN + in);
+                    }
+                }
+#pragma GCC unroll 2
+                for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 24
+                    for (int p = 0; p < PIXELS; ++p)
+#pragma GCC unroll 4
+                        for (int v = 0; v < VECTORS; ++v)
+                            store(to + ((row + r) * width + column + p) * OUT + part + v * WIDTH, sum[r][p][v]);
+            }
+}
+
+// The same with as many results in registers as the width allows: it is a multiple of 4 or 6.
+template <int IN, int OUT, int STRIDE>
+void convolve_rows(const half* image, int64_t pitch, int64_t rows, int64_t width, const Tap* taps, int64_t count,
+                   float* to) {
+    constexpr int VECTORS = OUT == WIDTH ? 1 : 2, LONG = 24 / VECTORS, MIDDLE = 16 / VECTORS;
+    if (width % LONG == 0)
+        convolve<IN, OUT, STRIDE, VECTORS, LONG, 1>(image, pitch, rows, width, taps, count, to);
+    else if (width % MIDDLE == 0)
+        convolve<IN, OUT, STRIDE, VECTORS, MIDDLE, 1>(image, pitch, rows, width, taps, count, to);
+    else if (width % (LONG / 2) == 0)
+        convolve<IN, OUT, STRIDE, VECTORS, LONG / 2, 2>(image, pitch, rows, width, taps, count, to);
+    else
+        convolve<IN, OUT, STRIDE, VECTORS, 2, 2>(image, pitch, rows, width, taps, count, to);
+}
+
+// The values of two pixels in each of 16 channels, interleaved.
+inline void interleave(const half* left, const half* right, pair* to) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)left));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)right));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+// Row after row of an image with its border, as the pairs that two neighbouring results multiply:
+// to[(row, k)] is of columns 2k STRIDE + first and STRIDE more.
+template <int CHANNELS, int STRIDE>
+void pair_up(const half* image, int64_t pitch, int64_t first, int64_t rows, int64_t count, pair* to) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t k = 0; k < count; ++k)
+            for (int64_t c = 0; c < CHANNELS; c += WIDTH) {
+                const half* at = image + (row * pitch + 2 * k * STRIDE + first) * CHANNELS + c;
+                interleave(at, at + STRIDE * CHANNELS, to + (row * count + k) * CHANNELS + c);
+            }
+}
+
+// Adds the gradient of the weights by some rows of an image: sums are (taps, inputs, outputs).
+//
+// inputs: for the three columns of taps, pairs (rows, pitch, IN) of all rows that are looked at;
+// outputs: pairs (rows, half_width, OUT) of gradients.
+template <int IN, int OUT, int STRIDE>
+void weigh(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_t rows, int64_t half_width,
+           float* sums) {
+    constexpr int VECTORS = OUT == WIDTH ? 1 : 2;
+    constexpr int SOME = 8 / VECTORS;  // inputs whose sums are kept in registers, for three taps
+    for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
+        for (int64_t tap_row = 0; tap_row < SIDE; ++tap_row)
+            for (int64_t in = 0; in < IN; in += SOME) {
+                f16 sum[SIDE][SOME][VECTORS] = {};
+                for (int64_t row = 0; row < rows; ++row) {
+                    const int64_t at = (row * STRIDE + tap_row) * pitch * IN + in;
+                    const pair *left = inputs[0] + at, *middle = inputs[1] + at, *right = inputs[2] + at;
+                    const pair* out = outputs + row * half_width * OUT + part;
+                    for (int64_t k = 0; k < half_width; ++k, left += IN, middle += IN, right += IN, out += OUT) {
+                        f16 many[VECTORS];
+#pragma GCC unroll 4
+                        for (int v = 0; v < VECTORS; ++v) many[v] = load((const float*)(out + WIDTH * v));
+#pragma GCC unroll 8
+                        for (int i = 0; i < SOME; ++i)
+#pragma GCC unroll 4
+                            for (int v = 0; v < VECTORS; ++v) {
+                                sum[0][i][v] = dot(sum[0][i][v], many[v], left + i);
+                                sum[1][i][v] = dot(sum[1][i][v], many[v], middle + i);
+                                sum[2][i][v] = dot(sum[2][i][v], many[v], right + i);
+                            }
+                    }
+                }
+#pragma GCC unroll 3
+                for (int t = 0; t < SIDE; ++t)
+#pragma GCC unroll 8
+                    for (int i = 0; i < SOME; ++i)
+#pragma GCC unroll 4
+                        for (int v = 0; v < VECTORS; ++v) {
+                            float* to = sums + ((tap_row * SIDE + t) * IN + in + i) * OUT + part + v * WIDTH;
+                            store(to, load(to) + sum[t][i][v]);
+                        }
+            }
+}
+
+// Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
+inline void collect(const std::vector<float>& all, int64_t inputs, int64_t outputs, float* to) {
+    const int64_t size = TAPS * inputs * outputs, blocks = inputs / WIDTH;
+#pragma omp parallel for
+    for (int64_t n = 0; n < TAPS * blocks; ++n) {
+        const int64_t tap = n / blocks, in = n % blocks * WIDTH;
+        for (int64_t out = 0; out < outputs; ++out)
+            for (int64_t i = in; i < in + WIDTH; ++i) {
+                float sum = 0;
+                for (size_t t = 0; t < all.size(); t += size) sum += all[t + (tap * inputs + i) * outputs + out];
+                to[(out * TAPS + tap) * inputs + i] = sum;
+            }
+    }
+}
+
+template <int IN, int OUT, int STRIDE>
+struct Convolution {
+    const Maps in, out;
+    const int64_t strip;  // rows of results that are worked on together, so that they stay in the cache
+
+    explicit Convolution(const Maps& out)
+        : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out), strip(rows_of_strip(out.height)) {}
+
+    static int64_t rows_of_strip(int64_t height) {
+        int64_t rows = 8;
+        while (height % rows) rows -= 2;
+        return rows;
+    }
+
+    // to = conv(made, w); returns the sums of it and of its squares.
+    template <class Make>
+    Sums forward(const float* w, half* to, Make make) const {
+        const std::vector<half> weights = pack(w, IN, OUT, false);
+        std::array<Tap, TAPS> taps;
+        for (int64_t tap = 0; tap < TAPS; ++tap)
+            taps[tap] = {tap / SIDE * in.padded_width() + tap % SIDE, weights.data() + tap * IN * OUT};
+        Sums sums(OUT);
+#pragma omp parallel
+        {
+            std::vector<half> padded(in.padded() * IN, 0);
+            std::vector<float> results(strip * out.width * OUT);
+            int64_t begin, end;
+            share(out.images, begin, end);
+            for (int64_t image = begin; image < end; ++image) {
+                fill<IN>(padded.data(), in, image, make);
+                Row<OUT> sum, square;
+                for (int64_t row = 0; row < out.height; row += strip) {
+                    convolve_rows<IN, OUT, STRIDE>(padded.data() + row * STRIDE * in.padded_width() * IN,
+                                                   in.padded_width(), strip, out.width, taps.data(), TAPS,
+                                                   results.data());
+                    half* there = to + (image * out.height + row) * out.width * OUT;
+                    for (int64_t i = 0; i < strip * out.width * OUT; i += OUT)
+#pragma GCC unroll 4
+                        for (int v = 0; v < OUT / WIDTH; ++v) {
+                            const f16 value = load(results.data() + i + v * WIDTH);
+                            store(there + i + v * WIDTH, value);
+                            sum.part[v] += value;
+                            square.part[v] += value * value;
+                        }
+                }
+                sum.add_to(sums.mine());
+                square.add_to(sums.mine() + OUT);
+            }
+        }
+        return sums;
+    }
+
+    // From the gradients of results and from inputs, as `make`s, to the gradients of the weights and
+    // of the inputs, the latter for `take(i, v, values, at, sum, other)` to put away at flat index i and
+    // to sum up; `at` is the flat index of the result at the same place, -1 if there is none.
+    template <class Gradient, class Input, class Take>
+    Sums backward(const float* w, float* to_w, Gradient gradient, Input input, Take take) const {
+        const std::vector<half> weights = pack(w, IN, OUT, true);
+        constexpr int64_t SIZE = TAPS * IN * OUT;
+        std::vector<float> all(SIZE * omp_get_max_threads(), 0.0f);
+        Sums sums(IN);
+#pragma omp parallel
+        {
+            std::vector<half> padded(out.padded() * OUT, 0), inputs((in.padded() + 1) * IN, 0);
+            std::vector<float> results(strip * out.width * IN);
+            // Without a stride, pairs of the third column of taps are those of the first, one further.
+            constexpr int64_t COLUMNS = STRIDE == 1 ? 2 : SIDE;
+            const int64_t half_width = out.width / 2, pitch = half_width + (STRIDE == 1);
+            const int64_t seen = (strip - 1) * STRIDE + SIDE, size = seen * pitch * IN;
+            std::vector<pair> outs(strip * half_width * OUT), pairs(COLUMNS * size);
+            const pair* columns[] = {pairs.data(), pairs.data() + size,
+                                     STRIDE == 1 ? pairs.data() + IN : pairs.data() + 2 * size};
+            float* mine = all.data() + SIZE * omp_get_thread_num();
+            int64_t begin, end;
+            share(out.images, begin, end);
+            for (int64_t image = begin; image < end; ++image) {
+                fill<OUT>(padded.data(), out, image, gradient);
+                fill<IN>(inputs.data(), in, image, input);
+                Row<IN> sum, other;
+                for (int64_t row = 0; row < out.height; row += strip) {
+                    const half* above = inputs.data() + row * STRIDE * in.padded_width() * IN;
+                    for (int64_t c = 0; c < COLUMNS; ++c)
+                        pair_up<IN, STRIDE>(above, in.padded_width(), c, seen, pitch, pairs.data() + c * size);
+                    const half* there = padded.data() + row * out.padded_width() * OUT;
+                    pair_up<OUT, 1>(there + out.padded_width() * OUT, out.padded_width(), 1, strip, half_width,
+                                    outs.data());
+                    weigh<IN, OUT, STRIDE>(columns, pitch, outs.data(), strip, half_width, mine);
+                    to_inputs(there, weights.data(), image, row, results.data(),
+                              [&](int64_t i, int v, f16 value, int64_t at) {
+                                  take(i, v, value, at, sum.part[v], other.part[v]);
+                              });
+                }
+                sum.add_to(sums.mine());
+                other.add_to(sums.mine() + IN);
+            }
+        }
+        collect(all, IN, OUT, to_w);
+        return sums;
+    }
+
+    // The gradients of the inputs by a strip of gradients with their border.
+    //
+    // With a stride, inputs at even and odd rows and columns each meet other taps: one in the middle,
+    // two of an edge or the four of the corners.
+    template <class Take>
+    void to_inputs(const half* there, const half* weights, int64_t image, int64_t row, float* results,
+                   Take take) const {
+        for (int64_t phase = 0; phase < STRIDE * STRIDE; ++phase) {
+            const int64_t down = phase / STRIDE, right = phase % STRIDE;
+            std::array<Tap, TAPS> taps;
+            int64_t count = 0;
+            for (int64_t tap = 0; tap < TAPS; ++tap) {
+                const int64_t y = down + 1 - tap / SIDE, x = right + 1 - tap % SIDE;
+                if (y % STRIDE == 0 && x % STRIDE == 0)
+                    taps[count++] = {(y / STRIDE + 1) * out.padded_width() + x / STRIDE + 1,
+                                     weights + tap * IN * OUT};
+            }
+            convolve_rows<OUT, IN, 1>(there, out.padded_width(), strip, out.width, taps.data(), count, results);
+            for (int64_t r = 0; r < strip; ++r)
+                for (int64_t c = 0; c < out.width; ++c) {
+                    const int64_t line = image * in.height + (row + r) * STRIDE + down;
+                    const int64_t i = (line * in.width + c * STRIDE + right) * IN;
+                    const int64_t at = ((image * out.height + row + r) * out.width + c) * OUT;
+#pragma GCC unroll 4
+                    for (int v = 0; v < IN / WIDTH; ++v)
+                        take(i + v * WIDTH, v, load(results + (r * out.width + c) * IN + v * WIDTH),
+                             phase ? -1 : at + v * WIDTH);
+                }
+        }
+    }
+};
+
+}  // namespace
