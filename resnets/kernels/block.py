@@ -1,4 +1,4 @@
-"""A basic block, two 3x3 convolutions and a shortcut, as one operation of a training in bf16 on CPUs.
+"""A basic block, two 3x3 convolutions and a shortcut, as one operation in bf16 on CPUs.
 
 The convolutions are this project's own, because only so can BN and ReLU be done where they are
 read and summed up where they are written (block.cpp). oneDNN's are as fast where the CPU has
@@ -38,8 +38,7 @@ class _Tensors(ctypes.Structure):
     """Maps by their addresses: `Tensors` of block.cpp."""
 
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("x", "gradient", "y1", "y2", "out", "g1", "g2", "to_x")
+        (name, ctypes.c_void_p) for name in ("x", "gradient", "y1", "y2", "out", "g1", "g2", "to_x")
     ]
 
 

@@ -55,16 +55,15 @@ def _use_kernels(recipe: Recipe, device: torch.device) -> bool:
     Raises:
         UserError: if they are asked for and cannot be had.
     """
-    if recipe.kernels is False or (recipe.kernels == "auto" and recipe.compile is True):
+    if recipe.kernels is False:
         return False
-    if device.type == "cpu" and recipe.compile is not True and norm.available():
-        return True
-    if recipe.kernels is True:
+    possible = device.type == "cpu" and recipe.compile is not True and norm.available()
+    if recipe.kernels is True and not possible:
         raise UserError(
             "kernels = true needs a CPU with Linux, a C++ compiler (g++) and compile = false",
             mend="use --set kernels=auto",
         )
-    return False
+    return possible
 
 
 def _can_compile(device: torch.device) -> bool:

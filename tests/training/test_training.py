@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resnets.kernels import norm as kernels
 from resnets.support import devices
 from resnets.support.errors import UserError
 from resnets.training import hardware
@@ -164,13 +165,52 @@ def test_every_switch_can_be_set_and_auto_resolves():
     for precision in ("bf16", "fp32"):
         for switch in (True, False):
             chosen = hardware.resolve(
-                make_recipe(precision=precision, channels_last=switch, compile=switch), CPU
+                make_recipe(
+                    precision=precision, channels_last=switch, compile=switch, kernels=False
+                ),
+                CPU,
             )
             assert chosen == Settings(precision, switch, switch)
     assert hardware.resolve(make_recipe(), CPU).precision in ("bf16", "fp32")
     assert not hardware.resolve(make_recipe(graphs=True), CPU).graphs
     on_gpu = make_recipe(graphs=True, precision="fp32", compile=False)
     assert hardware.resolve(on_gpu, torch.device("cuda")).graphs
+
+
+def test_kernels_take_part_where_they_can(monkeypatch):
+    there = kernels.available()
+    assert hardware.resolve(make_recipe(), CPU).kernels == there
+    assert not hardware.resolve(make_recipe(compile=True), CPU).kernels
+    assert not hardware.resolve(make_recipe(), torch.device("meta")).kernels
+    with pytest.raises(UserError, match=r"kernels = true needs .*kernels=auto"):
+        hardware.resolve(make_recipe(kernels=True, compile=True), CPU)
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    assert not hardware.resolve(make_recipe(), CPU).kernels
+    with pytest.raises(UserError, match="kernels = true needs"):
+        hardware.resolve(make_recipe(kernels=True), CPU)
+    assert make_recipe().content_hash() == make_recipe(kernels="auto").content_hash()
+    assert make_recipe().content_hash() != make_recipe(kernels=False).content_hash()
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no C++ compiler, or not Linux")
+@pytest.mark.parametrize("save_memory", [False, True])
+@pytest.mark.parametrize("network", ["cifar-resnet8", "cifar-plain8", "cifar-resnet8-b"])
+def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory):
+    trainings = []
+    for use in (False, True):
+        recipe = make_recipe(network=network, save_memory=save_memory, batch=32)
+        settings = Settings("fp32", True, False, kernels=use)
+        trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
+    for _ in range(3):
+        for training in trainings:
+            training.update()
+    plain, fused = (t.network.state_dict() for t in trainings)
+    for name, tensor in plain.items():
+        if tensor.ndim == 4:
+            assert (fused[name] - tensor).norm() < 0.01 * tensor.norm(), name
+    assert int(fused["bn1.num_batches_tracked"]) == 3
+    losses = [t.read().loss for t in trainings]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])

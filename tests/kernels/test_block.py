@@ -1,0 +1,156 @@
+"""Blocks with this project's kernels, beside the same blocks in PyTorch and in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from resnets.kernels import block as whole
+from resnets.kernels import norm, shortcut
+from resnets.models.blocks import Block, Convolution, fuse
+
+CL = torch.channels_last
+needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler, or not Linux")
+needs_bf16 = pytest.mark.skipif(
+    not whole.available(), reason="whole blocks need AVX-512 BF16, without AMX"
+)
+
+
+def make(channels, stride=1, kind="A", filters=None):
+    torch.manual_seed(0)
+    filters = filters or channels * stride
+    made = Block(channels, [Convolution(3, filters, stride), Convolution(3, filters, 1)], kind)
+    with torch.no_grad():
+        for bn in (made.bn1, made.bn2):
+            bn.weight.copy_(torch.linspace(0.5, 1.5, filters))
+            bn.bias.copy_(torch.linspace(-1, 1, filters))
+    return made.to(memory_format=CL)
+
+
+def follow(module, x, gradient, half):
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        out = module(x)
+    out.backward(gradient.to(out.dtype))
+    return [
+        out.detach(),
+        x.grad,
+        *(p.grad for p in module.parameters()),
+        *(b.double() for b in module.buffers()),
+    ]
+
+
+def errors(made, reference):
+    return [float((a.double() - b).norm() / b.norm()) for a, b in zip(made, reference, strict=True)]
+
+
+@needs_bf16
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("kind", ["A", "none"])
+@pytest.mark.parametrize(
+    ("channels", "stride", "height", "width"),
+    [
+        (16, 1, 32, 32), (16, 1, 24, 24), (16, 1, 4, 12), (16, 1, 2, 4), (16, 1, 10, 6),
+        (32, 1, 16, 16), (32, 1, 12, 12), (32, 1, 6, 4), (64, 1, 8, 8), (64, 1, 6, 6),
+        (16, 2, 32, 32), (16, 2, 24, 24), (32, 2, 16, 16), (32, 2, 12, 12), (32, 2, 4, 8),
+    ],
+)  # fmt: skip
+def test_a_whole_block_is_what_pytorch_does_in_float64(
+    channels, stride, height, width, kind, images
+):
+    block = make(channels, stride, kind)
+    x = torch.randn(images, channels, height, width).relu().bfloat16().to(memory_format=CL)
+    size = (images, channels * stride, height // stride, width // stride)
+    gradient = torch.randn(size).bfloat16().to(memory_format=CL)
+    # Rounding decides where ReLU opens or shuts; with all open there is nothing to decide.
+    few = images * height * width < 64  # of which one can decide much
+    for shift, tolerance in ((8.0, 0.04), *([] if few else [(0.0, 0.15)])):
+        with torch.no_grad():
+            block.bn1.bias += shift
+            block.bn2.bias += shift
+        fused = copy.deepcopy(block)
+        fuse(fused)
+        assert fused.whole
+        assert whole.fits(fused._convolutions(), fused._norms(), x)
+        reference = follow(copy.deepcopy(block).double(), x.double(), gradient, False)
+        assert max(errors(follow(fused, x, gradient, True), reference)) < tolerance
+        with torch.no_grad():
+            block.bn1.bias -= shift
+            block.bn2.bias -= shift
+
+
+@needs_bf16
+def test_a_whole_block_gives_the_same_bits_again():
+    block = make(16, 2)
+    fuse(block)
+    x = torch.randn(4, 16, 16, 16).bfloat16().to(memory_format=CL)
+    gradient = torch.randn(4, 32, 8, 8).bfloat16().to(memory_format=CL)
+    runs = [follow(copy.deepcopy(block), x, gradient, True) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@needs_bf16
+def test_weights_in_any_order_of_memory():
+    block = make(16)
+    other = copy.deepcopy(block).to(memory_format=torch.contiguous_format)
+    fuse(block)
+    fuse(other)
+    x = torch.randn(2, 16, 8, 8).bfloat16().to(memory_format=CL)
+    gradient = torch.randn_like(x)
+    for a, b in zip(*(follow(m, x, gradient, True) for m in (block, other)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_a_whole_block_is_not_for_is_left_alone():
+    def fits(block, *shape, dtype=torch.bfloat16):
+        x = torch.randn(*shape).to(dtype).to(memory_format=CL)
+        return whole.fits(block._convolutions(), block._norms(), x)
+
+    assert fits(make(16), 2, 16, 8, 8)
+    assert not fits(make(16), 2, 16, 8, 8, dtype=torch.float32)
+    assert not fits(make(16), 2, 16, 7, 8)
+    assert not fits(make(16), 2, 16, 8, 10)
+    assert not fits(make(16, 2), 2, 16, 9, 8)
+    assert not fits(make(64, 2), 2, 64, 8, 8)
+    assert not fits(make(16, filters=32), 2, 16, 8, 8)
+    assert not fits(make(48), 2, 48, 8, 8)
+    watched = make(16)
+    watched.conv2.register_forward_pre_hook(lambda *_: None)
+    assert not fits(watched, 2, 16, 8, 8)
+    single = Block(16, [Convolution(3, 16, 1)], "A")
+    assert not fits(single, 2, 16, 8, 8)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["A", "B", "C", "none", "highway"])
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_kind_of_block_is_the_same_with_kernels_in_float32(kind, order, stride):
+    if (kind, order) == ("highway", "pre"):
+        pytest.skip("no such network")
+    torch.manual_seed(0)
+    width = 16 * stride
+    for convolutions in (
+        [Convolution(3, width, stride), Convolution(3, width, 1)],
+        [Convolution(1, 16, stride), Convolution(3, 16, 1), Convolution(1, 4 * width, 1)],
+    ):
+        block = Block(16, convolutions, kind, order).to(memory_format=CL)
+        x = torch.randn(4, 16, 8, 8).to(memory_format=CL)
+        gradient = torch.randn_like(block(x))
+        block.zero_grad()
+        fused = copy.deepcopy(block)
+        fuse(fused)
+        reference = follow(copy.deepcopy(block).double(), x.double(), gradient, False)
+        assert max(errors(follow(fused, x, gradient, False), reference)) < 2e-5
+
+
+@needs_kernels
+def test_the_zero_pad_shortcut_takes_its_own_way_back():
+    block = make(16, 2)
+    x = torch.randn(2, 16, 8, 8).to(memory_format=CL)
+    assert shortcut.fits(block.conv1, x)
+    maps, padded = shortcut.convolution_and_zero_pad(block.conv1, x, 32)
+    assert torch.equal(maps, block.conv1(x))
+    assert torch.equal(padded, block.downsample(x))
+    assert not shortcut.fits(block.conv1, x.double())
+    assert not shortcut.fits(block.conv1, x.contiguous())
