@@ -8,7 +8,7 @@ the same batch again and again, so that only the step counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from resnets.bench.apart import Apart
 from resnets.bench.measure import Report, Table, peak, rows
 from resnets.data import cifar10
 from resnets.data.preprocessing import imagenet
@@ -64,13 +65,18 @@ def measure(
     else:
         contenders = _photo_contenders(network, batch, device, compiled)
         peer, size = next(iter(contenders)), 224
-    for name, run in contenders.items():
-        report(f"{name}: first step")
-        run()
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-    top = peak(dtype, device)
     finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    values = by_turns(contenders, batch, rounds, seconds, finish)
+    try:
+        for name, run in contenders.items():
+            report(f"{name}: first step")
+            run()
+        top = peak(dtype, device)
+        values = by_turns(contenders, batch, rounds, seconds, finish)
+    finally:
+        for run in contenders.values():
+            if isinstance(run, Apart):
+                run.close()
     with torch.device("meta"):
         cost = complexity.multiply_adds(zoo.build(network), size)
     ours = {name: top for name in contenders if name.startswith("resnets")}
@@ -98,15 +104,18 @@ def _cifar_contenders(
     compiled: bool,
     workers: int,
 ) -> dict[str, Run]:
-    loops = {
-        PUBLISHED: published_steps(data.train, network, batch, device, workers),
-        "resnets": our_steps(data, network, batch, device, "auto"),
-    }
+    loops = {"resnets": our_steps(data, network, batch, device, "auto")}
     if device.type == "cuda":
         loops["resnets, CUDA graphs"] = our_steps(data, network, batch, device, "auto", True)
     elif compiled:  # GPUs compile by default
         loops["resnets, compiled"] = our_steps(data, network, batch, device, True)
-    return {name: partial(next, loop) for name, loop in loops.items()}
+    peer = Apart(published_run, data.train, network, batch, device, workers)
+    return {PUBLISHED: peer, **{name: partial(next, loop) for name, loop in loops.items()}}
+
+
+def published_run(*arguments: Any) -> Run:
+    """A step of the published loop for each call; arguments of `published_steps`."""
+    return partial(next, published_steps(*arguments))
 
 
 class PilDataset(Dataset[tuple[Tensor, int]]):
@@ -210,21 +219,22 @@ def _photo_contenders(
     """torchvision's step as it is usually written, the best of both libraries, and ours."""
     from torchvision.models import get_model, list_models
 
-    given = OneBatch(batch, device)
     base = network.removesuffix("-v1.5")
     made: dict[str, Run] = {}
     best = f"{'bf16' if has_bf16(device) else 'float32'}, channels_last"
     if base in list_models():
-        made["torchvision, float32, NCHW"] = _peer_step(get_model(base), given, device, False)
-        made[f"torchvision, {best}"] = _peer_step(get_model(base), given, device, True)
+        made["torchvision, float32, NCHW"] = Apart(_peer_run, get_model, base, batch, device, False)
+        made[f"torchvision, {best}"] = Apart(_peer_run, get_model, base, batch, device, True)
     try:
         import timm
 
-        made[f"timm, {best}"] = _peer_step(timm.create_model(base), given, device, True)
-    except (ImportError, RuntimeError):
-        pass  # not installed, or it has no such network
+        if base in timm.list_models():
+            made[f"timm, {best}"] = Apart(_peer_run, timm.create_model, base, batch, device, True)
+    except ImportError:
+        pass
     if not made:
         raise UserError(f"no peer has {network!r}", "--network", "try resnet50-v1.5")
+    given = OneBatch(batch, device)
     for name, compile_it in (("resnets", "auto"), ("resnets, compiled", True)):
         if compile_it == "auto" or (compiled and device.type == "cpu"):
             plan = recipe_file.load("imagenet-90", [f"network={network}", f"batch={batch}"])
@@ -239,6 +249,13 @@ def _photo_contenders(
             )
             made[name] = partial(next, _steps(plan, task, device))
     return made
+
+
+def _peer_run(
+    create: Callable[[str], nn.Module], name: str, batch: int, device: torch.device, best: bool
+) -> Run:
+    """A step of another library's network, with images of its own."""
+    return _peer_step(create(name), OneBatch(batch, device), device, best)
 
 
 def _peer_step(network: nn.Module, given: OneBatch, device: torch.device, best: bool) -> Run:

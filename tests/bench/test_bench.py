@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from resnets.bench import inference, inputs, measure, scaling, startup, training
+from resnets.bench.apart import Apart
 from resnets.data import cifar10
 from resnets.support import turns
 from resnets.support.errors import UserError
@@ -67,6 +68,24 @@ def test_growth_is_measured_against_depth_batch_and_resolution(monkeypatch):
     memory = [row.median for row in tables[5].rows]
     assert 3 < memory[1] / memory[0] < 4.5  # four times the pixels
     json.dumps(measure.document("scale", tables, CPU))
+
+
+def _counting(limit):
+    calls = iter(range(limit))
+    return lambda: next(calls)
+
+
+def test_a_contender_in_a_process_of_its_own_runs_and_fails_there():
+    contender = Apart(_counting, 2)
+    try:
+        contender()
+        contender()
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            contender()
+    finally:
+        contender.close()
+    with pytest.raises(RuntimeError, match="has ended"):
+        contender()
 
 
 def test_training_is_compared_with_the_published_loop(monkeypatch):
