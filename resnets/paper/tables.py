@@ -53,26 +53,27 @@ def networks(names: Iterable[str] | None = None) -> str:
 
 
 def cifar10_fast() -> str:
-    """The fast recipe's test errors, from `results/`, beside the paper's."""
+    """The fast recipe's test errors and times, from `results/`, beside the paper's error."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10-fast/*.json"))]
     paper = cifar10_error("cifar-resnet20")
     assert paper is not None
     errors = [run["measured"]["error"] for run in runs]
-    rows = [["the paper, 64,000 iterations", f"{paper.error:.2f} %"]]
+    rows = [["the paper, 64,000 iterations", f"{paper.error:.2f} %", ""]]
     for run in runs:
         seed, iterations = run["provenance"]["recipe"]["seed"], run["iterations"]
         rows.append(
             [
                 f"`cifar10-fast`, {iterations:,} iterations, seed {seed}",
                 f"{run['measured']['error']:.2f} %",
+                f"{run['provenance']['seconds'] / 60:.1f} min",
             ]
         )
     if len(errors) > 1:
         mean, spread = statistics.mean(errors), statistics.stdev(errors)
         rows.append(
-            [f"`cifar10-fast`, mean of {len(errors)} seeds", f"{mean:.2f} +- {spread:.2f} %"]
+            [f"`cifar10-fast`, mean of {len(errors)} seeds", f"{mean:.2f} +- {spread:.2f} %", ""]
         )
-    return _markdown(("`cifar-resnet20` on CIFAR-10", "test error"), rows)
+    return _markdown(("`cifar-resnet20` on CIFAR-10", "test error", "training"), rows)
 
 
 VIEWS = ("center", "ten-crop", "dense")

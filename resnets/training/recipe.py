@@ -31,6 +31,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Muon(Section):
+    """Orthogonalised momentum for all convolutions but the first, which keep their norm."""
+
+    lr: float = Field(0.03, gt=0, le=1)
+    """The rate while the schedule is at its highest: a step's length in units of the weights."""
+    momentum: float = Field(0.8, ge=0, lt=1)
+
+
 class Optimizer(Section):
     """SGD with momentum in Caffe's form: v = momentum * v + gradient, w = w - lr * v."""
 
@@ -39,6 +47,8 @@ class Optimizer(Section):
     weight_decay: float = Field(1e-4, ge=0, le=1)
     decay: Literal["all", "weights"] = "all"
     """`all` parameters, or only the `weights` of convolutions and classifier."""
+    muon: Muon | None = None
+    """Muon for the convolutions, SGD for the rest; a table [optimizer.muon] turns it on."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:
@@ -270,6 +280,8 @@ class Recipe(Section):
             mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
         )
         # Keys of later recipes: earlier runs keep their hash.
+        if facts["optimizer"]["muon"] is None:
+            del facts["optimizer"]["muon"]
         for key, usual in (("graphs", False), ("kernels", "auto")):
             if facts[key] == usual:
                 del facts[key]

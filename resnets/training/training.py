@@ -27,12 +27,14 @@ from resnets.training.averages import (
     take_from_main,
 )
 from resnets.training.hardware import Settings
+from resnets.training.muon import Muon
 from resnets.training.recipe import Recipe
 from resnets.training.replay import Replayed
 from resnets.training.schedule import in_gentle_start, learning_rate
 from resnets.training.task import Task
 from resnets.weights.model_file import Model
 
+FIRST = "conv1.weight"  # of the network: three channels have no directions to speak of
 NOTHING = -100
 """The label of an image that is none: it adds nothing to loss and gradients."""
 
@@ -81,7 +83,7 @@ class Training:
         self.parts = shares(recipe, world)
         self._images = task.images
         self.batches = task.batches(self.parts)
-        self.optimizer = self._make_optimizer()
+        self.optimizers = self._make_optimizers()
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.step = 0
         self.last_rate = 0.0
@@ -139,11 +141,15 @@ class Training:
                 self.network, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def _make_optimizer(self) -> torch.optim.SGD:
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """SGD, and Muon for what it is to take instead."""
         options = self.recipe.optimizer
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        convolutions: list[nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
+            if options.muon and parameter.requires_grad and parameter.ndim == 4 and name != FIRST:
+                convolutions.append(parameter)
+            elif parameter.requires_grad:
                 decay = options.weight_decay
                 if options.decay == "weights" and parameter.ndim == 1:
                     decay = 0.0
@@ -157,12 +163,27 @@ class Training:
             fused=self.settings.graphs or None,
         )
         for group in optimizer.param_groups:
-            if self.settings.graphs:  # what is replayed reads the rate from the device
-                group["lr"] = torch.zeros((), device=self.device)
             for parameter in group["params"]:
                 # From the start, so that every update is the same work.
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
+        optimizers: list[torch.optim.Optimizer] = [optimizer]
+        if options.muon and convolutions:
+            share = options.muon.lr / self.recipe.schedule.lr
+            muon = [{"params": convolutions, "head": share}]
+            optimizers.append(Muon(muon, options.muon.lr, options.muon.momentum))
+        if self.settings.graphs:  # what is replayed reads the rate from the device
+            for group in _groups(optimizers):
+                group["lr"] = torch.zeros((), device=self.device)
+        return optimizers
+
+    def _momenta(self) -> dict[str, Tensor]:
+        """Every momentum buffer, by its parameter's name."""
+        names: dict[Any, str] = {p: name for name, p in self.network.named_parameters()}
+        return {
+            names[parameter]: state["momentum_buffer"]
+            for optimizer in self.optimizers
+            for parameter, state in optimizer.state.items()
+        }
 
     @property
     def rate(self) -> float:
@@ -185,7 +206,7 @@ class Training:
         """
         self._set_rate()
         if self._replayed is None:
-            self.optimizer.zero_grad()
+            self._forget_gradients()
         waited = 0.0
         for part in range(len(self.parts)):
             start = time.perf_counter()
@@ -198,7 +219,7 @@ class Training:
             else:  # some images could not be read
                 self._whole_batch(images, labels)
         if self._replayed is None:
-            self.optimizer.step()
+            self._move_weights()
         self.step += 1
         if self.average is not None:
             self.average.update(self.network, self.step)
@@ -206,7 +227,7 @@ class Training:
 
     def _set_rate(self) -> None:
         self.last_rate = self.rate
-        for group in self.optimizer.param_groups:
+        for group in _groups(self.optimizers):
             rate = self.last_rate * group["head"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -215,15 +236,22 @@ class Training:
 
     def _whole_batch(self, images: Tensor, labels: Tensor) -> None:
         """An update by a batch in one part."""
-        self.optimizer.zero_grad()
+        self._forget_gradients()
         self._add_gradients(images, labels, last=True)
-        self.optimizer.step()
+        self._move_weights()
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def _move_weights(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def _changed(self) -> Iterator[Tensor]:
         """All that an update changes."""
         yield from self.network.state_dict().values()
-        for state in self.optimizer.state.values():
-            yield state["momentum_buffer"]
+        yield from self._momenta().values()
         yield self._totals
 
     def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
@@ -311,10 +339,7 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next update depends on, beside recipe and data."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            if parameter in self.optimizer.state:
-                momentum = self.optimizer.state[parameter]["momentum_buffer"]
-                tensors[f"momentum.{name}"] = momentum
+        tensors |= {f"momentum.{name}": t for name, t in self._momenta().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.tensors.items()}
         tensors["totals"] = self.world.all_reduce_sum(self._totals.clone())
@@ -348,10 +373,8 @@ class Training:
         weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         try:
             self.network.load_state_dict(weights)
-            for name, parameter in self.network.named_parameters():
-                if parameter in self.optimizer.state:
-                    momentum = self.optimizer.state[parameter]["momentum_buffer"]
-                    momentum.copy_(tensors[f"momentum.{name}"])
+            for name, momentum in self._momenta().items():
+                momentum.copy_(tensors[f"momentum.{name}"])
         except (RuntimeError, KeyError) as error:
             raise UserError(
                 f"the checkpoint does not fit {self.recipe.network} "
@@ -366,6 +389,11 @@ class Training:
         self.errors = [(step, error) for step, error in facts["errors"]]
         self._since_test = facts["since_test"]
         self.batches.bad.update(facts["bad"])
+
+
+def _groups(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
+    for optimizer in optimizers:
+        yield from optimizer.param_groups
 
 
 def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:

@@ -52,7 +52,7 @@ def test_weight_decay_reaches_what_it_should(tiny, decay):
     training = make(tiny, optimizer={"weight_decay": 0.01, "decay": decay})
     decayed = {
         id(p)
-        for group in training.optimizer.param_groups
+        for group in training.optimizers[0].param_groups
         if group["weight_decay"]
         for p in group["params"]
     }
