@@ -36,7 +36,8 @@ INSIDE = {
     "torch-export": "JSON in the file's extra file `resnets.json`",
 }
 PRECISIONS = {
-    ("openvino", "fp32"): "Weights and arithmetic are float32.",
+    ("openvino", "fp32"): "Weights and arithmetic are float32; OpenVINO itself computes in bf16 "
+    'where the CPU does so in hardware, unless `INFERENCE_PRECISION_HINT` is `"f32"`.',
     ("onnx", "fp32"): "Weights and arithmetic are float32.",
     ("torch-export", "fp32"): "Weights and arithmetic are float32.",
     ("openvino", "bf16"): "Weights are stored in bf16. OpenVINO computes in bf16 where the CPU "

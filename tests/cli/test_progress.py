@@ -8,6 +8,7 @@ from rich.console import Console
 
 from resnets.cli.progress import Bar, Lines, duration
 from resnets.training import recipe_file
+from resnets.training.hardware import Settings
 
 METRICS = {
     "step": 50, "epoch": 0.5, "train_loss": 1.25, "train_error": 45.2, "learning_rate": 0.1,
@@ -17,8 +18,8 @@ METRICS = {
 
 def fake_run(compiled):
     return SimpleNamespace(
-        recipe=recipe_file.load("cifar10-fast"),
-        settings=SimpleNamespace(precision="bf16", channels_last=True, compile=compiled),
+        recipe=recipe_file.load("cifar10-fast", ["iterations=18750"]),
+        settings=Settings("bf16", channels_last=True, compile=compiled, kernels=not compiled),
         training=SimpleNamespace(step=0),
         task=SimpleNamespace(images=50_000, test_images=10_000, classes=range(10)),
         world=SimpleNamespace(size=1),
