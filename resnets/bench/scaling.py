@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from resnets.bench.measure import Report, Table, rows
 from resnets.models import zoo
+from resnets.models.blocks import fuse
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.support.turns import by_turns
+from resnets.training import hardware, recipe_file
 
 DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
 BATCHES = (16, 32, 64, 128, 256)
@@ -45,6 +47,7 @@ def measure(
         seconds: length of a round of one contender.
         deepest: networks of more layers are left out.
     """
+    hardware.prepare(recipe_file.load("cifar10-paper"), device)
     depths = [depth for depth in DEPTHS if depth <= deepest]
     cases = {
         "depth": ({f"{d} layers": _Step(d, 32, 32, device) for d in depths}, depths),
@@ -74,6 +77,8 @@ class _Step:
         if self.made is None:
             network = zoo.build(f"cifar-resnet{self.layers}").to(self.device)
             network = network.to(memory_format=torch.channels_last).train()
+            if hardware.resolve(recipe_file.load("cifar10-paper"), self.device).kernels:
+                fuse(network)
             self.made = network, torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
         return self.made
 
