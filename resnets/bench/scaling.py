@@ -77,7 +77,7 @@ class _Step:
         if self.made is None:
             network = zoo.build(f"cifar-resnet{self.layers}").to(self.device)
             network = network.to(memory_format=torch.channels_last).train()
-            if hardware.resolve(recipe_file.load("cifar10-paper"), self.device).kernels:
+            if hardware.resolve(recipe_file.load("cifar10-paper"), self.device).kernels != "none":
                 fuse(network)
             self.made = network, torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
         return self.made

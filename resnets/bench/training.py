@@ -66,7 +66,14 @@ def measure(
         contenders = _photo_contenders(network, batch, device, compiled)
         peer, size = next(iter(contenders)), 224
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-    finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    apart = [run for run in contenders.values() if isinstance(run, Apart)]
+
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            for other in apart:
+                other.finish()
+
     try:
         for name, run in contenders.items():
             report(f"{name}: first step")
@@ -74,9 +81,8 @@ def measure(
         top = peak(dtype, device)
         values = by_turns(contenders, batch, rounds, seconds, finish)
     finally:
-        for run in contenders.values():
-            if isinstance(run, Apart):
-                run.close()
+        for other in apart:
+            other.close()
     with torch.device("meta"):
         cost = complexity.multiply_adds(zoo.build(network), size)
     ours = {name: top for name in contenders if name.startswith("resnets")}

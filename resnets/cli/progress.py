@@ -19,7 +19,7 @@ def describe_run(run: Run) -> str:
     settings, recipe = run.settings, run.recipe
     form = "channels_last" if settings.channels_last else "NCHW"
     compiled = "compiled" if settings.compile else "eager"
-    compiled += " with kernels" if settings.kernels else ""
+    compiled += f", kernels for {settings.kernels}" if settings.kernels != "none" else ""
     task, processes = run.task, run.world.size
     together = f"{processes} processes, " if processes > 1 else ""
     return (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
-from resnets.kernels.norm import plain_norm, pointer
+from resnets.kernels.norm import plain_norm, pointer, usual, watched
 
 CHANNELS = {1: (16, 32, 64), 2: (16, 32)}
 """Of the input, by the stride of the first convolution; with stride 2 they double."""
@@ -70,17 +70,23 @@ def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tenso
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(map(_plain_convolution, convolutions))
-        and all(map(plain_norm, norms))
+        and all(plain_norm(norm, stride * channels) for norm in norms)
+        and len(x) > 0
+        and available()
     )
 
 
 def _plain_convolution(convolution: nn.Conv2d) -> bool:
-    """Whether it is of 3x3 in float32, and nothing else watches it."""
+    """Whether it is the usual one of 3x3, in float32, and watched by nothing."""
+    stride, bias = convolution.stride, convolution.bias
     return (
         convolution.kernel_size == (3, 3)
-        and convolution.weight.dtype == torch.float32
-        and not convolution._forward_hooks
-        and not convolution._forward_pre_hooks
+        and convolution.padding == convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and stride[0] == stride[1]
+        and bias is None
+        and usual(convolution.weight)
+        and not watched(convolution)
     )
 
 

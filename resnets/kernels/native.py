@@ -17,7 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from resnets.support.files import cache_folder
+from resnets.support.files import cache_folder, sync
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 PATIENCE = 120
@@ -25,9 +25,11 @@ PATIENCE = 120
 
 
 def compiler() -> str | None:
-    """The C++ compiler of this machine: `CXX`, g++ or clang++."""
-    names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
-    return next((path for name in names if (path := shutil.which(name))), None)
+    """The C++ compiler of this machine: `CXX` or g++.
+
+    It must be GCC, whose OpenMP is PyTorch's; another's would have threads of its own.
+    """
+    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 @cache
@@ -44,15 +46,31 @@ def library(name: str) -> ctypes.CDLL | None:
         made = subprocess.run(
             [tool, "--version"], capture_output=True, check=True, timeout=PATIENCE
         )
+        if b"Free Software Foundation" not in made.stdout:
+            return None
         sources = [path.read_bytes() for path in sorted(source.parent.glob("*.[ch]*"))]
         facts = [*sources, made.stdout, " ".join(FLAGS).encode(), _cpu()]
         mark = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
-        path = cache_folder("kernels", f"{name}-{mark}.so")
-        if not path.exists():
-            _compile(tool, source, path)
-        return ctypes.CDLL(str(path))
+        return _load(tool, source, cache_folder("kernels", f"{name}-{mark}.so"))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
+    """The library at `path`, compiled if it is not there or cannot be used."""
+    if path.exists() and _trusted(path):
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            pass  # damaged, or of another C library
+    _compile(tool, source, path)
+    return ctypes.CDLL(str(path))
+
+
+def _trusted(path: Path) -> bool:
+    """Whether nobody but this user and root can have written what is about to be run."""
+    facts = path.stat()
+    return facts.st_uid in (0, os.getuid()) and not facts.st_mode & 0o022
 
 
 def _compile(tool: str, source: Path, path: Path) -> None:
@@ -62,6 +80,8 @@ def _compile(tool: str, source: Path, path: Path) -> None:
         made = Path(folder, path.name)
         command = [tool, *FLAGS, str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        made.chmod(0o755)
+        sync(made)
         made.replace(path)
 
 

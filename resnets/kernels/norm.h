@@ -1,7 +1,7 @@
 // BN in training, the addition of a shortcut and ReLU, each way in two passes over the maps.
 //
 // Maps are rows of `channels` values (channels_last), float32 or bf16; arithmetic is float32, sums
-// are collected in float64.
+// are collected in float64, from float32 sums of a few thousand values.
 
 #pragma once
 
@@ -144,7 +144,7 @@ struct State {
 inline void settle(const Norm& norm, const Sums& sums, const float* origin, int64_t rows, State state) {
     for (int64_t c = 0; c < sums.channels; ++c) {
         const double m = sums.first(c) / rows, square = sums.second(c) / rows;
-        const double variance = square > m * m || std::isnan(square) ? square - m * m : 0;
+        const double variance = square <= m * m && std::isfinite(m) ? 0 : square - m * m;
         state.mean[c] = static_cast<float>(m + (origin ? origin[c] : 0));
         state.inverse[c] = static_cast<float>(1 / std::sqrt(variance + norm.eps));
         state.scale[c] = norm.weight[c] * state.inverse[c];

@@ -27,9 +27,9 @@ def available() -> bool:
 
 def fits(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
     """Whether the kernels can do what `norm`, an addition and ReLU would do."""
-    if not plain_norm(norm):
-        return False
     channels = x.shape[1]
+    if not available() or not plain_norm(norm, channels):
+        return False
     whole = channels % LANES == 0 or (LANES % channels == 0 and channels >= 16)
     return (
         x.device.type == "cpu"
@@ -42,17 +42,26 @@ def fits(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
     )
 
 
-def plain_norm(norm: nn.Module) -> bool:
-    """Whether `norm` is BN in training, in float32, that nothing else watches."""
-    return (
-        type(norm) is nn.BatchNorm2d
-        and norm.training
-        and norm.momentum is not None
-        and norm.running_mean is not None
-        and norm.affine
-        and norm.weight.dtype == torch.float32
-        and not norm._forward_hooks
-        and not norm._forward_pre_hooks
+def plain_norm(norm: nn.Module, channels: int) -> bool:
+    """Whether `norm` is BN of so many channels, in training, float32, and watched by nothing."""
+    if type(norm) is not nn.BatchNorm2d or not norm.training or norm.momentum is None:
+        return False
+    tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return norm.num_features == channels and all(map(usual, tensors)) and not watched(norm)
+
+
+def usual(tensor: Tensor | None) -> bool:
+    """Whether it is there, in float32, on the CPU."""
+    return tensor is not None and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether hooks wait for the module's own call."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
 
 

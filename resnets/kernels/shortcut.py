@@ -13,17 +13,27 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from resnets.kernels.norm import watched
 
-def fits(convolution: nn.Conv2d, x: Tensor) -> bool:
-    """Whether x is what the convolution would be computed in, on a CPU, channels_last."""
+
+def fits(convolution: nn.Conv2d, shortcut: nn.Module, stride: int, x: Tensor) -> bool:
+    """Whether x is what the convolution would be computed in, on a CPU, channels_last.
+
+    Args:
+        convolution: must have the shortcut's stride.
+        shortcut: of option A.
+        stride: its stride.
+    """
     half = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if half else convolution.weight.dtype
     return (
         x.device.type == "cpu"
         and x.dtype == dtype
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not convolution._forward_hooks
-        and not convolution._forward_pre_hooks
+        and convolution.stride == (stride, stride)
+        and convolution.bias is None
+        and not watched(convolution)
+        and not watched(shortcut)
     )
 
 

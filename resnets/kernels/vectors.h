@@ -41,6 +41,7 @@ inline void store(half* p, f16 v) {
 #else
     u16 bits = (u16)v;  // to the nearest, ties to even
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    bits = v != v ? u16{} + 0x7fc0 : bits;  // no number stays none
     const h16 rounded = __builtin_convertvector(bits, h16);
 #endif
     std::memcpy(p, &rounded, sizeof rounded);

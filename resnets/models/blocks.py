@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from resnets.kernels import block
 from resnets.kernels import norm as fused
 from resnets.kernels import shortcut as strided
+from resnets.kernels.norm import watched
 
 ShortcutKind = Literal["none", "A", "B", "C", "highway"]
 Order = Literal["post", "pre"]
@@ -131,7 +132,7 @@ class Block(nn.Module):
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
             return opened * F.relu(self.branch(x)) + (1 - opened) * x
-        if self.whole and self._fits_whole(x):
+        if self.whole and self.training and self._fits_whole(x):
             norms = cast(list[nn.BatchNorm2d], self._norms())
             return block.basic_block(self._convolutions(), norms, x, self.downsample is not None)
         x, shortcut = self._begin(x)
@@ -140,10 +141,11 @@ class Block(nn.Module):
     def _begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The first convolution and the shortcut, of the block's input."""
         first, down = self._convolutions()[0], self.downsample
-        if self.fused and isinstance(down, ZeroPadShortcut) and strided.fits(first, x):
-            return strided.convolution_and_zero_pad(first, x, x.shape[1] + down.extra_channels)
-        if self.fused and isinstance(down, nn.Sequential):
-            return first(x), normalize(down[1], down[0](x), relu=False)
+        if self.fused and self.training:
+            if isinstance(down, ZeroPadShortcut) and strided.fits(first, down, down.stride, x):
+                return strided.convolution_and_zero_pad(first, x, x.shape[1] + down.extra_channels)
+            if isinstance(down, nn.Sequential) and not watched(down):
+                return first(x), normalize(down[1], down[0](x), relu=False)
         return first(x), None if down is None else down(x)
 
     def _forward_pre(self, x: Tensor) -> Tensor:
@@ -164,8 +166,11 @@ class Block(nn.Module):
 
     def _fits_whole(self, x: Tensor) -> bool:
         """Whether kernels can do the block as one."""
-        simple = isinstance(self.downsample, nn.Identity | ZeroPadShortcut | None)
-        return simple and block.fits(self._convolutions(), self._norms(), x)
+        down = self.downsample
+        simple = down is None or isinstance(down, nn.Identity | ZeroPadShortcut)
+        if not simple or (down is not None and watched(down)):
+            return False
+        return block.fits(self._convolutions(), self._norms(), x)
 
     def _convolutions(self) -> list[nn.Conv2d]:
         return [cast(nn.Conv2d, self.get_submodule(f"conv{i + 1}")) for i in range(self.length)]
@@ -196,7 +201,7 @@ def normalize(
     norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: bool = True
 ) -> Tensor:
     """ReLU(norm(x) + shortcut), by one kernel where `fuse` was called and it can be done."""
-    if getattr(norm, "fused", False) and fused.fits(norm, x, shortcut):
+    if norm.training and getattr(norm, "fused", False) and fused.fits(norm, x, shortcut):
         return fused.norm_relu(cast(nn.BatchNorm2d, norm), x, shortcut, relu)
     out: Tensor = norm(x)
     if shortcut is not None:

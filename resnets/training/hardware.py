@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.kernels import norm
+from resnets.kernels import block, norm
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
 from resnets.training.recipe import Recipe
 
+Kernels = Literal["none", "norms", "blocks"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -28,7 +29,8 @@ class Settings:
     channels_last: bool
     compile: bool
     graphs: bool = False
-    kernels: bool = False
+    kernels: Kernels = "none"
+    """This project's on CPUs: for BN and what follows (`norms`), also for whole `blocks`."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -45,25 +47,28 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
         compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
         graphs=recipe.graphs and device.type == "cuda",
-        kernels=_use_kernels(recipe, device),
+        kernels=_choose_kernels(recipe, device),
     )
 
 
-def _use_kernels(recipe: Recipe, device: torch.device) -> bool:
-    """Whether this project's kernels take part: on CPUs, where a C++ compiler is.
+def _choose_kernels(recipe: Recipe, device: torch.device) -> Kernels:
+    """This project's kernels: on CPUs, where a C++ compiler is.
 
     Raises:
         UserError: if they are asked for and cannot be had.
     """
     if recipe.kernels is False:
-        return False
-    possible = device.type == "cpu" and recipe.compile is not True and norm.available()
-    if recipe.kernels is True and not possible:
+        return "none"
+    wanted = recipe.compile is not True and recipe.channels_last is not False
+    if device.type == "cpu" and wanted and norm.available():
+        return "blocks" if block.available() else "norms"
+    if recipe.kernels is True:
         raise UserError(
-            "kernels = true needs a CPU with Linux, a C++ compiler (g++) and compile = false",
+            "kernels = true needs a CPU with Linux, a C++ compiler (g++), channels_last and "
+            "compile = false",
             mend="use --set kernels=auto",
         )
-    return possible
+    return "none"
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -84,8 +89,9 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return  # another C library
-    for option, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
-        mallopt(option, value)
+    # glibc before 2.35 refuses more than 32 MB.
+    if any(mallopt(M_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25)):
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def prepare(recipe: Recipe, device: torch.device) -> None:

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """The published polynomial: it takes singular values between 0 and 1 to about 1 fast."""
 STEPS = 3
+TINY = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
     """Moves each weight against its momentum made orthogonal: outputs x (inputs, height, width).
 
-    The weights keep a norm of the root of the number of outputs, which the BN layer behind a
+    The weights keep a norm of the root of the number of outputs, which a BN layer behind their
     convolution makes meaningless; the rate is then the length of a step in units of the weights.
+    Its products of matrices round otherwise on other hardware: the processes of one training
+    should run on the same kind.
 
     Args:
         parameters: weights of convolutions, (out, in, height, width), or groups of them.
@@ -54,7 +57,8 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_add(gradients, buffers, alpha=momentum)
         directions = orthogonal(torch.stack([a.flatten(1) for a in ahead])) * lr
         for parameter, direction in zip(parameters, directions, strict=True):
-            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+            norm = parameter.norm().clamp_min(TINY)  # zeros stay, and take the step
+            parameter.mul_(len(parameter) ** 0.5 / norm)
             parameter.sub_(direction.view_as(parameter))
 
 
@@ -66,7 +70,7 @@ def orthogonal(matrices: Tensor, steps: int = STEPS) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     rows, columns = matrices.shape[1:]
-    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + TINY)
     x = x.mT if rows > columns else x
     for _ in range(steps):
         square = x @ x.mT

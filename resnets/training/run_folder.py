@@ -205,7 +205,9 @@ def resume(
     run = Run(folder, recipe, task, device, watch, start_facts["command"], world, init, facts)
     name = device.type if world.size > 1 else str(device)
     now = {**run.environment, "device": name, "settings": run.settings.as_dict()}
-    changed = [key for key in EXACT if start_facts[key] != now[key]]
+    # Runs of earlier versions, without kernels, do not tell of them.
+    then = {**start_facts, "settings": {"kernels": "none", **start_facts["settings"]}}
+    changed = [key for key in EXACT if then[key] != now[key]]
     if changed:
         watch.note(f"not bit for bit the run that began: other {', '.join(changed)}")
     if state is None:

@@ -27,14 +27,13 @@ from resnets.training.averages import (
     take_from_main,
 )
 from resnets.training.hardware import Settings
-from resnets.training.muon import Muon
+from resnets.training.optimizers import groups, make_optimizers, momenta
 from resnets.training.recipe import Recipe
 from resnets.training.replay import Replayed
 from resnets.training.schedule import in_gentle_start, learning_rate
 from resnets.training.task import Task
 from resnets.weights.model_file import Model
 
-FIRST = "conv1.weight"  # of the network: three channels have no directions to speak of
 NOTHING = -100
 """The label of an image that is none: it adds nothing to loss and gradients."""
 
@@ -83,7 +82,8 @@ class Training:
         self.parts = shares(recipe, world)
         self._images = task.images
         self.batches = task.batches(self.parts)
-        self.optimizers = self._make_optimizers()
+        self.optimizers = make_optimizers(self.network, recipe, device if settings.graphs else None)
+        self._momenta = momenta(self.network, self.optimizers)
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.step = 0
         self.last_rate = 0.0
@@ -95,7 +95,7 @@ class Training:
         self._since_test = [0.0, 0.0]
         if settings.compile:
             compile_network(self.network, device)
-        if settings.kernels:
+        if settings.kernels != "none":
             fuse(self.network)
         self._shared = self._share_gradients()
         self._replayed: Replayed | None = None
@@ -141,50 +141,6 @@ class Training:
                 self.network, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """SGD, and Muon for what it is to take instead."""
-        options = self.recipe.optimizer
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        convolutions: list[nn.Parameter] = []
-        for name, parameter in self.network.named_parameters():
-            if options.muon and parameter.requires_grad and parameter.ndim == 4 and name != FIRST:
-                convolutions.append(parameter)
-            elif parameter.requires_grad:
-                decay = options.weight_decay
-                if options.decay == "weights" and parameter.ndim == 1:
-                    decay = 0.0
-                head = self.recipe.schedule.head if name.startswith("fc.") else 1.0
-                groups.setdefault((decay, head), []).append(parameter)
-        optimizer = torch.optim.SGD(
-            [{"params": g, "weight_decay": d, "head": h} for (d, h), g in groups.items()],
-            lr=self.recipe.schedule.lr,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            fused=self.settings.graphs or None,
-        )
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                # From the start, so that every update is the same work.
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        optimizers: list[torch.optim.Optimizer] = [optimizer]
-        if options.muon and convolutions:
-            share = options.muon.lr / self.recipe.schedule.lr
-            muon = [{"params": convolutions, "head": share}]
-            optimizers.append(Muon(muon, options.muon.lr, options.muon.momentum))
-        if self.settings.graphs:  # what is replayed reads the rate from the device
-            for group in _groups(optimizers):
-                group["lr"] = torch.zeros((), device=self.device)
-        return optimizers
-
-    def _momenta(self) -> dict[str, Tensor]:
-        """Every momentum buffer, by its parameter's name."""
-        names: dict[Any, str] = {p: name for name, p in self.network.named_parameters()}
-        return {
-            names[parameter]: state["momentum_buffer"]
-            for optimizer in self.optimizers
-            for parameter, state in optimizer.state.items()
-        }
-
     @property
     def rate(self) -> float:
         """Learning rate of the next update."""
@@ -227,7 +183,7 @@ class Training:
 
     def _set_rate(self) -> None:
         self.last_rate = self.rate
-        for group in _groups(self.optimizers):
+        for group in groups(self.optimizers):
             rate = self.last_rate * group["head"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -251,7 +207,7 @@ class Training:
     def _changed(self) -> Iterator[Tensor]:
         """All that an update changes."""
         yield from self.network.state_dict().values()
-        yield from self._momenta().values()
+        yield from self._momenta.values()
         yield self._totals
 
     def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
@@ -339,7 +295,7 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next update depends on, beside recipe and data."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        tensors |= {f"momentum.{name}": t for name, t in self._momenta().items()}
+        tensors |= {f"momentum.{name}": t for name, t in self._momenta.items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.tensors.items()}
         tensors["totals"] = self.world.all_reduce_sum(self._totals.clone())
@@ -373,7 +329,7 @@ class Training:
         weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         try:
             self.network.load_state_dict(weights)
-            for name, momentum in self._momenta().items():
+            for name, momentum in self._momenta.items():
                 momentum.copy_(tensors[f"momentum.{name}"])
         except (RuntimeError, KeyError) as error:
             raise UserError(
@@ -389,11 +345,6 @@ class Training:
         self.errors = [(step, error) for step, error in facts["errors"]]
         self._since_test = facts["since_test"]
         self.batches.bad.update(facts["bad"])
-
-
-def _groups(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
-    for optimizer in optimizers:
-        yield from optimizer.param_groups
 
 
 def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:

@@ -114,6 +114,11 @@ def test_what_a_whole_block_is_not_for_is_left_alone():
     assert not fits(make(64, 2), 2, 64, 8, 8)
     assert not fits(make(16, filters=32), 2, 16, 8, 8)
     assert not fits(make(48), 2, 48, 8, 8)
+    assert not fits(make(16), 0, 16, 8, 8)
+    for change in ({"dilation": 2, "padding": 2}, {"padding": 0}, {"bias": True}, {"groups": 2}):
+        other = make(16)
+        other.conv2 = torch.nn.Conv2d(16, 16, 3, **{"padding": 1, "bias": False, **change})
+        assert not fits(other, 2, 16, 8, 8)
     watched = make(16)
     watched.conv2.register_forward_pre_hook(lambda *_: None)
     assert not fits(watched, 2, 16, 8, 8)
@@ -132,6 +137,7 @@ def test_every_kind_of_block_is_the_same_with_kernels_in_float32(kind, order, st
     width = 16 * stride
     for convolutions in (
         [Convolution(3, width, stride), Convolution(3, width, 1)],
+        [Convolution(3, width, 1), Convolution(3, width, stride)],
         [Convolution(1, 16, stride), Convolution(3, 16, 1), Convolution(1, 4 * width, 1)],
     ):
         block = Block(16, convolutions, kind, order).to(memory_format=CL)
@@ -148,9 +154,20 @@ def test_every_kind_of_block_is_the_same_with_kernels_in_float32(kind, order, st
 def test_the_zero_pad_shortcut_takes_its_own_way_back():
     block = make(16, 2)
     x = torch.randn(2, 16, 8, 8).to(memory_format=CL)
-    assert shortcut.fits(block.conv1, x)
+    assert shortcut.fits(block.conv1, block.downsample, 2, x)
     maps, padded = shortcut.convolution_and_zero_pad(block.conv1, x, 32)
     assert torch.equal(maps, block.conv1(x))
     assert torch.equal(padded, block.downsample(x))
-    assert not shortcut.fits(block.conv1, x.double())
-    assert not shortcut.fits(block.conv1, x.contiguous())
+    assert not shortcut.fits(block.conv1, block.downsample, 2, x.double())
+    assert not shortcut.fits(block.conv1, block.downsample, 2, x.contiguous())
+    assert not shortcut.fits(block.conv2, block.downsample, 2, x)
+
+
+@needs_kernels
+def test_a_network_with_kernels_is_exported_like_any_other():
+    block = make(16, 2).eval()
+    fuse(block)
+    x = torch.randn(2, 16, 8, 8)
+    program = torch.export.export(block, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    more = torch.randn(5, 16, 8, 8)
+    torch.testing.assert_close(program.module()(more), block(more))

@@ -106,6 +106,9 @@ def test_what_it_is_not_for_is_left_to_pytorch():
     assert not kernels.fits(nn.BatchNorm2d(24), torch.randn(4, 24, 8, 8).to(memory_format=CL), None)
     assert not kernels.fits(nn.BatchNorm2d(16), x[:1, :, :1, :2], None)
     assert not kernels.fits(nn.BatchNorm2d(64), torch.randn(1, 64, 1, 1), None)
-    watched = nn.BatchNorm2d(16)
-    watched.register_forward_hook(lambda *_: None)
-    assert not kernels.fits(watched, x, None)
+    assert not kernels.fits(nn.BatchNorm2d(32), x, None)
+    assert not kernels.fits(nn.BatchNorm2d(16, device="meta"), x, None)
+    for hook in ("forward_hook", "forward_pre_hook", "full_backward_hook"):
+        watched = nn.BatchNorm2d(16)
+        getattr(watched, f"register_{hook}")(lambda *_: None)
+        assert not kernels.fits(watched, x, None)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resnets.support.errors import UserError
 from resnets.training.hardware import Settings
 from resnets.training.muon import Muon, orthogonal
 from resnets.training.task import make_task
@@ -21,7 +22,7 @@ def make(tiny, settings=PLAIN, **changes):
 @pytest.mark.parametrize("shape", [(2, 16, 144), (1, 32, 32), (3, 64, 16)])
 def test_singular_values_become_about_one(shape):
     torch.manual_seed(0)
-    made = orthogonal(torch.randn(shape) * 0.01, steps=5)
+    made = orthogonal(torch.randn(shape) * 0.01)
     long = max(1.0, shape[1] / shape[2]) ** 0.5
     values = torch.linalg.svdvals(made) / long
     assert values.shape == (shape[0], min(shape[1:]))
@@ -34,7 +35,7 @@ def test_the_directions_are_those_of_the_singular_vectors():
     u, _ = torch.linalg.qr(torch.randn(8, 8))
     v, _ = torch.linalg.qr(torch.randn(20, 8))
     matrix = u @ torch.diag(torch.linspace(0.5, 1, 8)) @ v.T
-    made = orthogonal(matrix[None], steps=5)[0]
+    made = orthogonal(matrix[None])[0]
     inside = u.T @ made @ v
     off = inside - torch.diag(inside.diag())
     assert off.abs().max() < 1e-4
@@ -51,6 +52,20 @@ def test_weights_keep_their_norm_and_move_by_the_rate():
     assert 0.5 * 0.05 < (weight.detach() - before).norm() / 4 < 1.3 * 0.05
     optimizer.step()
     assert float(weight.detach().norm()) == pytest.approx(4, rel=0.1)
+
+
+def test_a_weight_of_zeros_takes_the_step():
+    weight = torch.nn.Parameter(torch.zeros(16, 16, 3, 3))
+    optimizer = Muon([weight], lr=0.05, momentum=0.8)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert 0.5 * 0.2 < weight.detach().norm() < 1.3 * 0.2
+
+
+@pytest.mark.parametrize("network", ["cifar-preact110", "cifar-highway19"])
+def test_networks_in_which_the_scale_of_weights_counts_are_refused(tiny, network):
+    with pytest.raises(UserError, match=r"optimizer\.muon needs BN"):
+        make(tiny, network=network)
 
 
 def test_it_takes_the_convolutions_but_the_first(tiny):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from resnets.kernels import block as whole
 from resnets.kernels import norm as kernels
 from resnets.support import devices
 from resnets.support.errors import UserError
@@ -179,13 +180,16 @@ def test_every_switch_can_be_set_and_auto_resolves():
 
 def test_kernels_take_part_where_they_can(monkeypatch):
     there = kernels.available()
-    assert hardware.resolve(make_recipe(), CPU).kernels == there
-    assert not hardware.resolve(make_recipe(compile=True), CPU).kernels
-    assert not hardware.resolve(make_recipe(), torch.device("meta")).kernels
+    kind = ("blocks" if whole.available() else "norms") if there else "none"
+    assert hardware.resolve(make_recipe(), CPU).kernels == kind
+    assert hardware.resolve(make_recipe(kernels=False), CPU).kernels == "none"
+    assert hardware.resolve(make_recipe(compile=True), CPU).kernels == "none"
+    assert hardware.resolve(make_recipe(channels_last=False), CPU).kernels == "none"
+    assert hardware.resolve(make_recipe(), torch.device("meta")).kernels == "none"
     with pytest.raises(UserError, match=r"kernels = true needs .*kernels=auto"):
         hardware.resolve(make_recipe(kernels=True, compile=True), CPU)
     monkeypatch.setattr(kernels, "available", lambda: False)
-    assert not hardware.resolve(make_recipe(), CPU).kernels
+    assert hardware.resolve(make_recipe(), CPU).kernels == "none"
     with pytest.raises(UserError, match="kernels = true needs"):
         hardware.resolve(make_recipe(kernels=True), CPU)
     assert make_recipe().content_hash() == make_recipe(kernels="auto").content_hash()
@@ -199,7 +203,7 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
     trainings = []
     for use in (False, True):
         recipe = make_recipe(network=network, save_memory=save_memory, batch=32)
-        settings = Settings("fp32", True, False, kernels=use)
+        settings = Settings("fp32", True, False, kernels="blocks" if use else "none")
         trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
     for _ in range(3):
         for training in trainings:
@@ -211,6 +215,20 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
     assert int(fused["bn1.num_batches_tracked"]) == 3
     losses = [t.read().loss for t in trainings]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.skipif(not whole.available(), reason="whole blocks need AVX-512 BF16, without AMX")
+def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny):
+    trainings = []
+    for save_memory in (False, True):
+        recipe = make_recipe(network="cifar-resnet26", save_memory=save_memory, batch=32)
+        settings = Settings("bf16", True, False, kernels="blocks")
+        trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
+        for _ in range(3):
+            trainings[-1].update()
+    plain, again = (t.network.state_dict() for t in trainings)
+    for name, tensor in plain.items():
+        assert torch.equal(again[name], tensor), name
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
