@@ -1,8 +1,10 @@
-// A block of two 3x3 convolutions in training, for block.py: bf16, channels_last.
+// Blocks of two 3x3 convolutions in training, for block.py: bf16, channels_last.
 //
 //   y1 = conv(x, w1);  y2 = conv(relu(bn1(y1)), w2);  out = relu(bn2(y2) + shortcut(x))
 //
-// The first convolution may halve the maps and double the channels; the shortcut is then option A.
+// Several in a row are done together: what follows bn2 happens where the next block reads, and its way
+// back where the next block's gradient is written. The first convolution of a single block may halve the maps
+// and double the channels; the shortcut is then option A.
 
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)  // with matrix units oneDNN is faster
 
@@ -16,9 +18,9 @@ struct Layer {
     float *state, *to_w, *to_weight, *to_bias;
 };
 
-// Maps that one block reads and writes; g1 and g2 take the gradients behind the BN layers.
+// Maps of one block. The gradients behind its BN layers go to g1 and g2, that of x to to_x.
 struct Tensors {
-    const half *x, *gradient;
+    const half* x;
     half *y1, *y2, *out, *g1, *g2, *to_x;
 };
 
@@ -28,28 +30,35 @@ struct Block {
     const Convolution<OUT, OUT, 1> conv2;
     const Layer *layer1, *layer2;
     const State state1, state2;
+    const Tensors t;
+    const bool adds;
     const int64_t rows;
 
-    Block(const Maps& out, const Layer* layers)
+    Block(const Maps& out, bool adds, const Tensors& tensors, const Layer* layers)
         : conv1(out), conv2(out), layer1(layers), layer2(layers + 1), state1(layer1->state, OUT),
-          state2(layer2->state, OUT), rows(out.rows()) {}
+          state2(layer2->state, OUT), t(tensors), adds(adds), rows(out.rows()) {}
 
-    void forward(bool adds, const Tensors& t) const {
-        settle(layer1->norm, conv1.forward(layer1->w, t.y1, [x = t.x](int64_t i, int) { return load(x + i); }),
-               nullptr, rows, state1);
+    // The convolutions, the first of what `make` gives.
+    template <class Make>
+    void forward(Make make) const {
+        settle(layer1->norm, conv1.forward(layer1->w, t.y1, make), nullptr, rows, state1);
         const Row<OUT> k(state1.scale), s(state1.shift);
         settle(layer2->norm, conv2.forward(layer2->w, t.y2, [=, y1 = t.y1](int64_t i, int v) {
             const f16 value = load(y1 + i) * k.part[v] + s.part[v];
             return gated(value, value);
         }), nullptr, rows, state2);
+    }
+
+    // What follows the convolutions, with a pass of its own.
+    void finish() const {
         if (STRIDE == 1)
             apply(t.y2, adds ? t.x : nullptr, t.out, rows, OUT, true, state2);
         else
-            finish(adds, t);
+            finish_halved();
     }
 
     // out = relu(bn2(y2) + every other pixel of x, with zeros for the new channels).
-    void finish(bool adds, const Tensors& t) const {
+    void finish_halved() const {
         const Maps maps = conv1.out, from = conv1.in;
         const Row<OUT> k(state2.scale), s(state2.shift);
 #pragma omp parallel for
@@ -66,14 +75,16 @@ struct Block {
             }
     }
 
-    void backward(bool adds, const Tensors& t) const {
+    // From g2 and its sums to the gradients of all weights; that of x is given to `take`, as in
+    // Convolution::backward, with the shortcut's in it.
+    template <class Take>
+    Sums backward(const Sums& sums, Take take) const {
         const half *x = t.x, *y1 = t.y1, *y2 = t.y2;
-        half *g1 = t.g1, *g2 = t.g2, *to_x = t.to_x;
-        const Slopes by2(look_back<half>(t.gradient, y2, t.out, g2, rows, OUT, true, state2), rows, state2,
-                         layer2->to_weight, layer2->to_bias);
+        half *g1 = t.g1, *g2 = t.g2;
+        const Slopes by2(sums, rows, state2, layer2->to_weight, layer2->to_bias);
         const Row<OUT> k1(state1.scale), s1(state1.shift), m1(state1.mean), k2(state2.scale);
         const Row<OUT> b2(by2.slope.data()), o2(by2.offset.data());
-        const Sums sums = conv2.backward(
+        const Sums between = conv2.backward(
             layer2->w, layer2->to_w,
             [=](int64_t i, int v) { return k2.part[v] * load(g2 + i) + b2.part[v] * load(y2 + i) + o2.part[v]; },
             [=](int64_t i, int v) {
@@ -87,43 +98,100 @@ struct Block {
                 sum += value;
                 with_x += value * (y - m1.part[v]);
             });
-        const Slopes by1(sums, rows, state1, layer1->to_weight, layer1->to_bias);
+        const Slopes by1(between, rows, state1, layer1->to_weight, layer1->to_bias);
         const Row<OUT> b1(by1.slope.data()), o1(by1.offset.data());
-        conv1.backward(
+        return conv1.backward(
             layer1->w, layer1->to_w,
             [=](int64_t i, int v) { return k1.part[v] * load(g1 + i) + b1.part[v] * load(y1 + i) + o1.part[v]; },
             [=](int64_t i, int) { return load(x + i); },
-            [=](int64_t i, int, f16 value, int64_t at, f16&, f16&) {
-                store(to_x + i, adds && at >= 0 ? value + load(g2 + at) : value);
+            [=, adds = adds](int64_t i, int v, f16 value, int64_t at, f16& sum, f16& other) {
+                take(i, v, adds && at >= 0 ? value + load(g2 + at) : value, sum, other);
             });
     }
 };
 
+// Blocks in a row: each one's x is the out of the one before.
+template <int IN, int OUT, int STRIDE>
+struct Blocks {
+    typedef Block<IN, OUT, STRIDE> Each;
+    std::vector<Each> blocks;
+
+    Blocks(int64_t count, const Maps& out, bool adds, const Tensors* tensors, const Layer* layers) {
+        for (int64_t n = 0; n < count; ++n) blocks.emplace_back(out, adds, tensors[n], layers + 2 * n);
+    }
+
+    void forward() const {
+        for (size_t n = 0; n < blocks.size(); ++n) {
+            const half* x = blocks[n].t.x;
+            if (n == 0 || STRIDE != 1) {
+                blocks[n].forward([=](int64_t i, int) { return load(x + i); });
+            } else {  // x is made here
+                const Each& last = blocks[n - 1];
+                const Row<OUT> k(last.state2.scale), s(last.state2.shift);
+                const half *y2 = last.t.y2, *shortcut = last.adds ? last.t.x : nullptr;
+                half* out = last.t.out;
+                blocks[n].forward([=](int64_t i, int v) {
+                    f16 value = load(y2 + i) * k.part[v] + s.part[v];
+                    if (shortcut) value += load(shortcut + i);
+                    value = gated(value, value);
+                    store(out + i, value);
+                    return value;
+                });
+            }
+        }
+        blocks.back().finish();
+    }
+
+    void backward(const half* gradient) const {
+        const Each& last = blocks.back();
+        Sums sums = look_back<half>(gradient, last.t.y2, last.t.out, last.t.g2, last.rows, OUT, true, last.state2);
+        for (size_t n = blocks.size(); n-- > 1;) {
+            const Each& before = blocks[n - 1];
+            const Row<OUT> m(before.state2.mean);
+            const half *out = before.t.out, *y2 = before.t.y2;
+            half* g2 = before.t.g2;
+            sums = blocks[n].backward(sums, [=](int64_t i, int v, f16 value, f16& sum, f16& with_x) {
+                value = gated(value, load(out + i));
+                store(g2 + i, value);
+                sum += value;
+                with_x += value * (load(y2 + i) - m.part[v]);
+            });
+        }
+        half* to_x = blocks[0].t.to_x;
+        blocks[0].backward(sums, [=](int64_t i, int, f16 value, f16&, f16&) { store(to_x + i, value); });
+    }
+};
+
 template <class Work>
-void choose(int64_t channels, int64_t stride, const Maps& out, const Layer* layers, Work work) {
+void choose(int64_t channels, int64_t stride, int64_t count, const Maps& out, bool adds, const Tensors* t,
+            const Layer* layers, Work work) {
     if (stride == 2)
-        channels == 16 ? work(Block<16, 32, 2>(out, layers)) : work(Block<32, 64, 2>(out, layers));
+        channels == 16 ? work(Blocks<16, 32, 2>(count, out, adds, t, layers))
+                       : work(Blocks<32, 64, 2>(count, out, adds, t, layers));
     else if (channels == 16)
-        work(Block<16, 16, 1>(out, layers));
+        work(Blocks<16, 16, 1>(count, out, adds, t, layers));
     else
-        channels == 32 ? work(Block<32, 32, 1>(out, layers)) : work(Block<64, 64, 1>(out, layers));
+        channels == 32 ? work(Blocks<32, 32, 1>(count, out, adds, t, layers))
+                       : work(Blocks<64, 64, 1>(count, out, adds, t, layers));
 }
 
 }  // namespace
 
 extern "C" int32_t block_available() { return 1; }
 
-// channels: of x; images, height and width: of the results.
-extern "C" void block_forward(int64_t channels, int64_t stride, int64_t images, int64_t height, int64_t width,
-                              int32_t adds, const Tensors* tensors, const Layer* layers) {
-    choose(channels, stride, {images, height, width}, layers,
-           [&](const auto& block) { block.forward(adds != 0, *tensors); });
+// channels: of x; count: of blocks, one if the stride is 2; images, height and width: of the results.
+extern "C" void block_forward(int64_t channels, int64_t stride, int64_t count, int64_t images, int64_t height,
+                              int64_t width, int32_t adds, const Tensors* tensors, const Layer* layers,
+                              const half*) {
+    choose(channels, stride, count, {images, height, width}, adds != 0, tensors, layers,
+           [](const auto& blocks) { blocks.forward(); });
 }
 
-extern "C" void block_backward(int64_t channels, int64_t stride, int64_t images, int64_t height, int64_t width,
-                               int32_t adds, const Tensors* tensors, const Layer* layers) {
-    choose(channels, stride, {images, height, width}, layers,
-           [&](const auto& block) { block.backward(adds != 0, *tensors); });
+extern "C" void block_backward(int64_t channels, int64_t stride, int64_t count, int64_t images, int64_t height,
+                               int64_t width, int32_t adds, const Tensors* tensors, const Layer* layers,
+                               const half* gradient) {
+    choose(channels, stride, count, {images, height, width}, adds != 0, tensors, layers,
+           [=](const auto& blocks) { blocks.backward(gradient); });
 }
 
 #else

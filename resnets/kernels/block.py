@@ -1,8 +1,8 @@
-"""A basic block, two 3x3 convolutions and a shortcut, as one operation in bf16 on CPUs.
+"""Basic blocks, two 3x3 convolutions and a shortcut each, as one operation in bf16 on CPUs.
 
 The convolutions are this project's own, because only so can BN and ReLU be done where they are
 read and summed up where they are written (block.cpp). oneDNN's are as fast where the CPU has
-matrix units (AMX), so there the block stays as it is.
+matrix units (AMX), so there blocks stay as they are.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class _Layer(ctypes.Structure):
 class _Tensors(ctypes.Structure):
     """Maps by their addresses: `Tensors` of block.cpp."""
 
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("x", "gradient", "y1", "y2", "out", "g1", "g2", "to_x")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y1", "y2", "out", "g1", "g2", "to_x")]
 
 
 def available() -> bool:
@@ -49,7 +47,7 @@ def available() -> bool:
 
 
 def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether these layers, on x, are what `basic_block` can do.
+    """Whether these layers, on x, are what `basic_blocks` can do.
 
     The shortcut that the caller wants must be an identity, option A, or none.
     """
@@ -90,28 +88,30 @@ def _plain_convolution(convolution: nn.Conv2d) -> bool:
     )
 
 
-def basic_block(
-    convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d], x: Tensor, adds: bool
-) -> Tensor:
-    """ReLU(F(x) + shortcut(x)), or ReLU(F(x)) where `adds` is false, with F the two layers.
+Layers = tuple[nn.Conv2d, nn.BatchNorm2d]
+
+
+def basic_blocks(blocks: Sequence[Sequence[Layers]], x: Tensor, adds: bool) -> Tensor:
+    """Blocks in a row: each ReLU(F(x) + shortcut(x)), or ReLU(F(x)) where `adds` is false.
 
     The shortcut is an identity; where the first convolution has stride 2, option A's (section 4.2).
 
     Args:
-        x: maps (N, C, H, W), bf16, channels_last, for which it `fits`.
+        blocks: the two layers of each, for which x `fits`; a single one if the stride is 2.
+        x: maps (N, C, H, W), bf16, channels_last.
     """
-    learned = [
-        p for c, n in zip(convolutions, norms, strict=True) for p in (c.weight, n.weight, n.bias)
-    ]
+    layers = [layer for block in blocks for layer in block]
+    learned = [p for conv, norm in layers for p in (conv.weight, norm.weight, norm.bias)]
+    norms = [norm for _, norm in layers]
     with torch.no_grad():
         for norm in norms:
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1
-    out: Tensor = _BasicBlock.apply(x, adds, convolutions[0].stride[0], norms, *learned)
+    out: Tensor = _BasicBlocks.apply(x, adds, layers[0][0].stride[0], norms, *learned)
     return out
 
 
-class _BasicBlock(torch.autograd.Function):
+class _BasicBlocks(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -121,38 +121,49 @@ class _BasicBlock(torch.autograd.Function):
         norms: Sequence[nn.BatchNorm2d],
         *learned: Tensor,
     ) -> Tensor:
-        y1, y2, out = (_results(x, stride) for _ in range(3))
-        state = torch.empty(2, 4, out.shape[1])
-        layers = (_Layer * 2)()
+        count = len(norms) // 2
+        made = [[_results(x, stride) for _ in range(count)] for _ in ("y1", "y2", "out")]
+        state = torch.empty(len(norms), 4, made[0][0].shape[1])
         kernels = [_taps_first(w) for w in learned[::3]]  # alive until the call has ended
-        for i, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
-            layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
+        layers = (_Layer * len(norms))()
+        for layer, norm, w, place in zip(layers, norms, kernels, state, strict=True):
+            layer.w, layer.state = w.data_ptr(), place.data_ptr()
             layer.weight, layer.bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-            layer.mean, layer.variance = pointer(norm.running_mean), pointer(norm.running_var)
+            layer.mean, layer.variance = (
+                pointer(norm.running_mean),
+                pointer(norm.running_var),
+            )
             layer.momentum, layer.eps = norm.momentum, norm.eps
-        _call("block_forward", x, out, adds, {"x": x, "y1": y1, "y2": y2, "out": out}, layers)
+        _call("block_forward", x, made, adds, layers, {}, None)
         ctx.adds = adds
-        ctx.save_for_backward(x, y1, y2, out, state, *learned[::3])
-        return out
+        ctx.save_for_backward(x, state, *made[0], *made[1], *made[2], *learned[::3])
+        return made[2][-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y1, y2, out, state, *weights = ctx.saved_tensors
+        x, state, *saved = ctx.saved_tensors
+        count = len(state) // 2
+        made = [saved[place * count : (place + 1) * count] for place in range(3)]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        tensors = {"x": x, "gradient": gradient, "y1": y1, "y2": y2, "out": out}
-        tensors |= {name: torch.empty_like(out) for name in ("g1", "g2")}
-        tensors["to_x"] = torch.empty_like(x)
-        layers = (_Layer * 2)()
-        kernels = [_taps_first(w) for w in weights]
-        to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty(2, 2, out.shape[1])
+        given = {"g1": torch.empty_like(gradient), "g2": torch.empty_like(gradient)}
+        given["to_x"] = torch.empty_like(x)
+        kernels = [_taps_first(w) for w in saved[3 * count :]]
+        to_w, to_norm = (
+            [torch.empty_like(w) for w in kernels],
+            torch.empty_like(state[:, :2]),
+        )
+        layers = (_Layer * len(state))()
         for i, layer in enumerate(layers):
             layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
             layer.to_w = to_w[i].data_ptr()
-            layer.to_weight, layer.to_bias = to_norm[i, 0].data_ptr(), to_norm[i, 1].data_ptr()
-        _call("block_backward", x, out, ctx.adds, tensors, layers)
-        made = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
-        return tensors["to_x"], None, None, None, *made[0], *made[1]
+            layer.to_weight, layer.to_bias = (
+                to_norm[i, 0].data_ptr(),
+                to_norm[i, 1].data_ptr(),
+            )
+        _call("block_backward", x, made, ctx.adds, layers, given, gradient)
+        learned = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
+        return given["to_x"], None, None, None, *(t for three in learned for t in three)
 
 
 def _results(x: Tensor, stride: int) -> Tensor:
@@ -168,13 +179,25 @@ def _taps_first(weight: Tensor) -> Tensor:
 
 
 def _call(
-    name: str, x: Tensor, out: Tensor, adds: bool, tensors: Mapping[str, Tensor], layers: Any
+    name: str,
+    x: Tensor,
+    made: Sequence[Sequence[Tensor]],
+    adds: bool,
+    layers: Any,
+    given: Mapping[str, Tensor],
+    gradient: Tensor | None,
 ) -> None:
-    maps = _Tensors(**{key: tensor.data_ptr() for key, tensor in tensors.items()})
-    images, _, height, width = out.shape
+    """Call with y1, y2 and out of each block in `made`, and what all blocks share in `given`."""
+    shared = {key: tensor.data_ptr() for key, tensor in given.items()}
+    maps = (_Tensors * len(made[0]))()
+    for i, (y1, y2, out) in enumerate(zip(*made, strict=True)):
+        before = made[2][i - 1] if i else x
+        maps[i] = _Tensors(x=before.data_ptr(), y1=y1.data_ptr(), y2=y2.data_ptr(),
+                           out=out.data_ptr(), **shared)  # fmt: skip
+    images, _, height, width = made[2][0].shape
     _function(name)(
-        x.shape[1], x.shape[2] // height, images, height, width, adds,
-        ctypes.byref(maps), ctypes.byref(layers),
+        x.shape[1], x.shape[2] // height, len(maps), images, height, width, adds,
+        ctypes.byref(maps), ctypes.byref(layers), pointer(gradient),
     )  # fmt: skip
 
 
@@ -183,7 +206,13 @@ def _function(name: str) -> Any:
     library = native.library("block")
     assert library is not None
     function = library[name]
-    size, address = ctypes.c_int64, ctypes.c_void_p
-    function.argtypes = [*[size] * 5, ctypes.c_int32, address, address]
+    address = ctypes.c_void_p
+    function.argtypes = [
+        *[ctypes.c_int64] * 6,
+        ctypes.c_int32,
+        address,
+        address,
+        address,
+    ]
     function.restype = None
     return function

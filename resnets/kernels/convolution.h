@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <new>
 
 #include "norm.h"
 
@@ -15,6 +16,20 @@ namespace {
 typedef uint32_t pair;  // two bf16 that are multiplied and added together
 
 constexpr int64_t TAPS = 9, SIDE = 3;
+
+// Memory of a thread's own, in whole lines of the cache: a vector across two takes twice the time.
+template <class T>
+struct Lines {
+    typedef T value_type;
+    static constexpr std::align_val_t SIZE{64};
+
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SIZE)); }
+    void deallocate(T* place, size_t) { ::operator delete(place, SIZE); }
+    bool operator==(const Lines&) const { return true; }
+    bool operator!=(const Lines&) const { return false; }
+};
+template <class T>
+using Buffer = std::vector<T, Lines<T>>;
 
 inline f16 dot(f16 sum, f16 many, const void* one) {
     pair value;
@@ -61,8 +76,8 @@ void fill(half* padded, const Maps& maps, int64_t image, Make make) {
 
 // Weights (outputs, taps, inputs) as `convolve` reads them: for each tap and pair of inputs the pair
 // of each output. Backwards, outputs and inputs change places.
-inline std::vector<half> pack(const float* w, int64_t inputs, int64_t outputs, bool backwards) {
-    std::vector<half> packed(TAPS * inputs * outputs);
+inline Buffer<half> pack(const float* w, int64_t inputs, int64_t outputs, bool backwards) {
+    Buffer<half> packed(TAPS * inputs * outputs);
     const int64_t from = backwards ? outputs : inputs, to = backwards ? inputs : outputs;
 #pragma omp parallel for
     for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -201,7 +216,7 @@ void weigh(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_
 }
 
 // Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
-inline void collect(const std::vector<float>& all, int64_t inputs, int64_t outputs, float* to) {
+inline void collect(const Buffer<float>& all, int64_t inputs, int64_t outputs, float* to) {
     const int64_t size = TAPS * inputs * outputs, blocks = inputs / WIDTH;
 #pragma omp parallel for
     for (int64_t n = 0; n < TAPS * blocks; ++n) {
@@ -232,15 +247,15 @@ struct Convolution {
     // to = conv(made, w); returns the sums of it and of its squares.
     template <class Make>
     Sums forward(const float* w, half* to, Make make) const {
-        const std::vector<half> weights = pack(w, IN, OUT, false);
+        const Buffer<half> weights = pack(w, IN, OUT, false);
         std::array<Tap, TAPS> taps;
         for (int64_t tap = 0; tap < TAPS; ++tap)
             taps[tap] = {tap / SIDE * in.padded_width() + tap % SIDE, weights.data() + tap * IN * OUT};
         Sums sums(OUT);
 #pragma omp parallel
         {
-            std::vector<half> padded(in.padded() * IN, 0);
-            std::vector<float> results(strip * out.width * OUT);
+            Buffer<half> padded(in.padded() * IN, 0);
+            Buffer<float> results(strip * out.width * OUT);
             int64_t begin, end;
             share(out.images, begin, end);
             for (int64_t image = begin; image < end; ++image) {
@@ -272,19 +287,19 @@ struct Convolution {
     // to sum up; `at` is the flat index of the result at the same place, -1 if there is none.
     template <class Gradient, class Input, class Take>
     Sums backward(const float* w, float* to_w, Gradient gradient, Input input, Take take) const {
-        const std::vector<half> weights = pack(w, IN, OUT, true);
+        const Buffer<half> weights = pack(w, IN, OUT, true);
         constexpr int64_t SIZE = TAPS * IN * OUT;
-        std::vector<float> all(SIZE * omp_get_max_threads(), 0.0f);
+        Buffer<float> all(SIZE * omp_get_max_threads(), 0.0f);
         Sums sums(IN);
 #pragma omp parallel
         {
-            std::vector<half> padded(out.padded() * OUT, 0), inputs((in.padded() + 1) * IN, 0);
-            std::vector<float> results(strip * out.width * IN);
+            Buffer<half> padded(out.padded() * OUT, 0), inputs((in.padded() + 1) * IN, 0);
+            Buffer<float> results(strip * out.width * IN);
             // Without a stride, pairs of the third column of taps are those of the first, one further.
             constexpr int64_t COLUMNS = STRIDE == 1 ? 2 : SIDE;
             const int64_t half_width = out.width / 2, pitch = half_width + (STRIDE == 1);
             const int64_t seen = (strip - 1) * STRIDE + SIDE, size = seen * pitch * IN;
-            std::vector<pair> outs(strip * half_width * OUT), pairs(COLUMNS * size);
+            Buffer<pair> outs(strip * half_width * OUT), pairs(COLUMNS * size);
             const pair* columns[] = {pairs.data(), pairs.data() + size,
                                      STRIDE == 1 ? pairs.data() + IN : pairs.data() + 2 * size};
             float* mine = all.data() + SIZE * omp_get_thread_num();

@@ -138,7 +138,12 @@ def _call(name: str, dtype: torch.dtype) -> Any:
     library = native.library("norm")
     assert library is not None
     function = library[f"{name}_{NAMES[dtype]}"]
-    p, size, flag, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+    p, size, flag, real = (
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int32,
+        ctypes.c_float,
+    )
     maps = [p, p, p] if name == "norm_forward" else [p, p, p, p, p]
     rest = [p, p, p, p, real, real, p] if name == "norm_forward" else [p, p, p]
     function.argtypes, function.restype = [*maps, size, size, flag, *rest], None

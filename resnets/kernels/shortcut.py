@@ -66,7 +66,17 @@ class _Both(torch.autograd.Function):
         x, w = ctx.saved_tensors
         stride, side = [ctx.stride] * 2, [ctx.side] * 2
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
-            to_maps, x, w, None, stride, side, [1, 1], False, [0, 0], 1, [True, True, False]
+            to_maps,
+            x,
+            w,
+            None,
+            stride,
+            side,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True, True, False],
         )
         to_x[:, :, :: ctx.stride, :: ctx.stride] += to_padded[:, : x.shape[1]]
         return to_x, to_w.to(ctx.dtype), None, None

@@ -46,7 +46,10 @@ class ZeroPadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride],
+            (0, 0, 0, 0, 0, self.extra_channels),
+        )
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, extra_channels={self.extra_channels}"
@@ -132,9 +135,8 @@ class Block(nn.Module):
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
             return opened * F.relu(self.branch(x)) + (1 - opened) * x
-        if self.whole and self.training and self._fits_whole(x):
-            norms = cast(list[nn.BatchNorm2d], self._norms())
-            return block.basic_block(self._convolutions(), norms, x, self.downsample is not None)
+        if self.fits_whole(x):
+            return block.basic_blocks([self.layers()], x, self.downsample is not None)
         x, shortcut = self._begin(x)
         return normalize(self._norm(self.length), self._convolve_on(x), shortcut)
 
@@ -164,13 +166,18 @@ class Block(nn.Module):
         out: Tensor = self._norm(self.length)(self._convolve(x))
         return out
 
-    def _fits_whole(self, x: Tensor) -> bool:
+    def fits_whole(self, x: Tensor) -> bool:
         """Whether kernels can do the block as one."""
         down = self.downsample
-        simple = down is None or isinstance(down, nn.Identity | ZeroPadShortcut)
-        if not simple or (down is not None and watched(down)):
+        if not (self.whole and self.training) or (down is not None and watched(down)):
             return False
-        return block.fits(self._convolutions(), self._norms(), x)
+        simple = down is None or isinstance(down, nn.Identity | ZeroPadShortcut)
+        return simple and block.fits(self._convolutions(), self._norms(), x)
+
+    def layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """Each convolution with the BN behind it, of a block that `fits_whole`."""
+        norms = cast(list[nn.BatchNorm2d], self._norms())
+        return list(zip(self._convolutions(), norms, strict=True))
 
     def _convolutions(self) -> list[nn.Conv2d]:
         return [cast(nn.Conv2d, self.get_submodule(f"conv{i + 1}")) for i in range(self.length)]
@@ -231,21 +238,48 @@ class Stage(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, H / stride, W / stride)."""
         if not (self.save_memory and self.training and torch.is_grad_enabled()):
-            for block in self:
-                x = block(x)
-            return x
+            return _through(list(self), x)
         blocks = list(self)
         several = math.isqrt(len(blocks))
         for start in range(0, len(blocks), several):
             segment = blocks[start : start + several]
             x = checkpoint(
-                nn.Sequential(*segment),
+                partial(_through, segment),
                 x,
                 use_reentrant=False,
                 preserve_rng_state=False,
                 context_fn=partial(_contexts, segment),
             )
         return x
+
+
+def _through(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """x through blocks in a row; those that kernels can do together are done so."""
+    place = 0
+    while place < len(blocks):
+        together = _together(blocks[place:], x)
+        if together:
+            adds = together[0].downsample is not None
+            x = block.basic_blocks([each.layers() for each in together], x, adds)
+        else:
+            x = blocks[place](x)
+        place += len(together) or 1
+    return x
+
+
+def _together(blocks: Sequence[nn.Module], x: Tensor) -> list[Block]:
+    """The first blocks that are one operation: a stage's equals; one that halves the maps alone."""
+    found: list[Block] = []
+    for each in blocks:
+        if not isinstance(each, Block) or watched(each) or not each.fits_whole(x):
+            break
+        halves = each.layers()[0][0].stride != (1, 1)
+        if found and (halves or (each.downsample is None) != (found[0].downsample is None)):
+            break
+        found.append(each)
+        if halves:
+            break
+    return found
 
 
 def _contexts(

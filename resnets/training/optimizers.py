@@ -18,13 +18,14 @@ FIRST = "conv1.weight"  # of the network: three channels have no directions to s
 
 
 def make_optimizers(
-    network: nn.Module, recipe: Recipe, rates_on: torch.device | None
+    network: nn.Module, recipe: Recipe, fused: bool, rates_on: torch.device | None
 ) -> list[Optimizer]:
     """SGD, and Muon for what it is to take instead, their momentum at zero.
 
     Every group's `head` is the multiple of the schedule's rate that it learns at.
 
     Args:
+        fused: SGD as one operation for all parameters; the same but for rounding.
         rates_on: keep the rates in tensors there, for updates that are captured and replayed;
             otherwise they are numbers.
 
@@ -37,7 +38,7 @@ def make_optimizers(
         if recipe.optimizer.muon and parameter.requires_grad and parameter.ndim == 4
         and name != FIRST
     ]  # fmt: skip
-    optimizers: list[Optimizer] = [_sgd(network, recipe, muon, rates_on is not None)]
+    optimizers: list[Optimizer] = [_sgd(network, recipe, muon, fused)]
     if recipe.optimizer.muon:
         _refuse_without_norms(recipe)
         options = recipe.optimizer.muon

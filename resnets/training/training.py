@@ -75,14 +75,24 @@ class Training:
         world: World = World(),  # noqa: B008
         init: Model | None = None,
     ) -> None:
-        self.recipe, self.device, self.settings, self.world = recipe, device, settings, world
+        self.recipe, self.device, self.settings, self.world = (
+            recipe,
+            device,
+            settings,
+            world,
+        )
         self.depth = zoo.architecture(recipe.network).layers
         torch.manual_seed(recipe.seed)
         self.network = self._make_network(task, init)
         self.parts = shares(recipe, world)
         self._images = task.images
         self.batches = task.batches(self.parts)
-        self.optimizers = make_optimizers(self.network, recipe, device if settings.graphs else None)
+        self.optimizers = make_optimizers(
+            self.network,
+            recipe,
+            fused=settings.graphs or settings.kernels != "none",
+            rates_on=device if settings.graphs else None,
+        )
         self._momenta = momenta(self.network, self.optimizers)
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.step = 0
