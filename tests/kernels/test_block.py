@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from resnets.kernels import block as whole
 from resnets.kernels import norm, shortcut
-from resnets.models.blocks import Block, Convolution, fuse
+from resnets.models.blocks import Block, Convolution, Stage, fuse
 
 CL = torch.channels_last
 needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler, or not Linux")
@@ -80,6 +81,32 @@ def test_a_whole_block_is_what_pytorch_does_in_float64(
 
 
 @needs_bf16
+@pytest.mark.parametrize("kind", ["A", "none"])
+@pytest.mark.parametrize(
+    ("channels", "stride", "runs"), [(16, 1, [3]), (16, 2, [1, 2]), (64, 1, [3])]
+)
+def test_blocks_in_a_row_are_what_single_ones_are(monkeypatch, channels, stride, runs, kind):
+    width = channels * stride
+    first, others = make(channels, stride, kind), [make(width, 1, kind) for _ in range(2)]
+    stage = Stage(first, *others).to(memory_format=CL)
+    fuse(stage)
+    x = torch.randn(3, channels, 12, 12).relu().bfloat16().to(memory_format=CL)
+    gradient = torch.randn(3, width, 12 // stride, 12 // stride).bfloat16()
+    gradient = gradient.to(memory_format=CL)
+    seen = []
+    together = whole.basic_blocks
+    monkeypatch.setattr(
+        whole, "basic_blocks", lambda b, *rest: seen.append(len(b)) or together(b, *rest)
+    )
+    row = follow(copy.deepcopy(stage), x, gradient, True)
+    assert seen == runs
+    single = follow(nn.Sequential(*copy.deepcopy(stage)), x, gradient, True)
+    assert seen[len(runs) :] == [1, 1, 1]
+    assert torch.equal(row[0], single[0])
+    assert max(errors(row[1:], [t.double() for t in single[1:]])) < 0.15
+
+
+@needs_bf16
 def test_a_whole_block_gives_the_same_bits_again():
     block = make(16, 2)
     fuse(block)
@@ -117,7 +144,7 @@ def test_what_a_whole_block_is_not_for_is_left_alone():
     assert not fits(make(16), 0, 16, 8, 8)
     for change in ({"dilation": 2, "padding": 2}, {"padding": 0}, {"bias": True}, {"groups": 2}):
         other = make(16)
-        other.conv2 = torch.nn.Conv2d(16, 16, 3, **{"padding": 1, "bias": False, **change})
+        other.conv2 = nn.Conv2d(16, 16, 3, **{"padding": 1, "bias": False, **change})
         assert not fits(other, 2, 16, 8, 8)
     watched = make(16)
     watched.conv2.register_forward_pre_hook(lambda *_: None)
