@@ -104,7 +104,7 @@ def _curve(axes: Any, table: dict[str, Any]) -> None:
     line = range(0, max(places) + 1)
     axes.plot(line, [fixed + each * x**power for x in line], color="0.6", linewidth=1)
     axes.set_ylabel(table["unit"])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(row["median"] for row in table["rows"]))
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -129,10 +129,7 @@ class _BasicBlocks(torch.autograd.Function):
         for layer, norm, w, place in zip(layers, norms, kernels, state, strict=True):
             layer.w, layer.state = w.data_ptr(), place.data_ptr()
             layer.weight, layer.bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-            layer.mean, layer.variance = (
-                pointer(norm.running_mean),
-                pointer(norm.running_var),
-            )
+            layer.mean, layer.variance = pointer(norm.running_mean), pointer(norm.running_var)
             layer.momentum, layer.eps = norm.momentum, norm.eps
         _call("block_forward", x, made, adds, layers, {}, None)
         ctx.adds = adds
@@ -149,18 +146,12 @@ class _BasicBlocks(torch.autograd.Function):
         given = {"g1": torch.empty_like(gradient), "g2": torch.empty_like(gradient)}
         given["to_x"] = torch.empty_like(x)
         kernels = [_taps_first(w) for w in saved[3 * count :]]
-        to_w, to_norm = (
-            [torch.empty_like(w) for w in kernels],
-            torch.empty_like(state[:, :2]),
-        )
+        to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty_like(state[:, :2])
         layers = (_Layer * len(state))()
         for i, layer in enumerate(layers):
             layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
             layer.to_w = to_w[i].data_ptr()
-            layer.to_weight, layer.to_bias = (
-                to_norm[i, 0].data_ptr(),
-                to_norm[i, 1].data_ptr(),
-            )
+            layer.to_weight, layer.to_bias = to_norm[i, 0].data_ptr(), to_norm[i, 1].data_ptr()
         _call("block_backward", x, made, ctx.adds, layers, given, gradient)
         learned = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
         return given["to_x"], None, None, None, *(t for three in learned for t in three)
@@ -207,12 +198,6 @@ def _function(name: str) -> Any:
     assert library is not None
     function = library[name]
     address = ctypes.c_void_p
-    function.argtypes = [
-        *[ctypes.c_int64] * 6,
-        ctypes.c_int32,
-        address,
-        address,
-        address,
-    ]
+    function.argtypes = [*[ctypes.c_int64] * 6, ctypes.c_int32, address, address, address]
     function.restype = None
     return function

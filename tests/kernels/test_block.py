@@ -128,6 +128,7 @@ def test_weights_in_any_order_of_memory():
         assert torch.equal(a, b)
 
 
+@needs_bf16
 def test_what_a_whole_block_is_not_for_is_left_alone():
     def fits(block, *shape, dtype=torch.bfloat16):
         x = torch.randn(*shape).to(dtype).to(memory_format=CL)
