@@ -47,11 +47,11 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
         compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
         graphs=recipe.graphs and device.type == "cuda",
-        kernels=_choose_kernels(recipe, device),
+        kernels=_choose_kernels(recipe, device, precision),
     )
 
 
-def _choose_kernels(recipe: Recipe, device: torch.device) -> Kernels:
+def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Kernels:
     """This project's kernels: on CPUs, where a C++ compiler is.
 
     Raises:
@@ -61,7 +61,7 @@ def _choose_kernels(recipe: Recipe, device: torch.device) -> Kernels:
         return "none"
     wanted = recipe.compile is not True and recipe.channels_last is not False
     if device.type == "cpu" and wanted and norm.available():
-        return "blocks" if block.available() else "norms"
+        return "blocks" if precision == "bf16" and block.available() else "norms"
     if recipe.kernels is True:
         raise UserError(
             "kernels = true needs a CPU with Linux, a C++ compiler (g++), channels_last and "
@@ -98,7 +98,10 @@ def prepare(recipe: Recipe, device: torch.device) -> None:
     """Process-wide switches: memory, the compiler's cache between runs, repeatable GPU kernels."""
     if device.type == "cpu":
         _keep_memory()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    compiled = cache_folder("compiled")
+    there = next(place for place in (compiled, *compiled.parents) if place.exists())
+    if os.access(there, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not recipe.deterministic
         if recipe.deterministic:
