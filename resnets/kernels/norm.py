@@ -1,7 +1,7 @@
 """BN, the addition of a shortcut and ReLU as one operation of a training on CPUs.
 
 PyTorch does them one by one, each reading and writing the maps once more; between the
-convolutions of a small network that is a third of the time of a step (docs/speed.md).
+convolutions of a small network that is a third of a step or more (docs/log.md).
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def norm_relu(
         norm: BN in training; its moving averages take the batch in.
         x: maps (N, C, H, W), float32 or bf16, channels_last.
         shortcut: what is added before ReLU, of x's shape and type.
+
+    Returns:
+        Maps of x's shape and type.
     """
     if shortcut is not None:
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
@@ -125,6 +128,7 @@ class _NormRelu(torch.autograd.Function):
 
 
 def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's first number, null where there is none."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -138,12 +142,7 @@ def _call(name: str, dtype: torch.dtype) -> Any:
     library = native.library("norm")
     assert library is not None
     function = library[f"{name}_{NAMES[dtype]}"]
-    p, size, flag, real = (
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int32,
-        ctypes.c_float,
-    )
+    p, size, flag, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
     maps = [p, p, p] if name == "norm_forward" else [p, p, p, p, p]
     rest = [p, p, p, p, real, real, p] if name == "norm_forward" else [p, p, p]
     function.argtypes, function.restype = [*maps, size, size, flag, *rest], None

@@ -17,12 +17,9 @@ from resnets.kernels.norm import watched
 
 
 def fits(convolution: nn.Conv2d, shortcut: nn.Module, stride: int, x: Tensor) -> bool:
-    """Whether x is what the convolution would be computed in, on a CPU, channels_last.
+    """Whether both, of this stride, can be done together on x.
 
-    Args:
-        convolution: must have the shortcut's stride.
-        shortcut: of option A.
-        stride: its stride.
+    x must be on the CPU, channels_last, and of the type that the convolution would compute in.
     """
     half = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if half else convolution.weight.dtype
@@ -66,17 +63,7 @@ class _Both(torch.autograd.Function):
         x, w = ctx.saved_tensors
         stride, side = [ctx.stride] * 2, [ctx.side] * 2
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
-            to_maps,
-            x,
-            w,
-            None,
-            stride,
-            side,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [True, True, False],
+            to_maps, x, w, None, stride, side, [1, 1], False, [0, 0], 1, [True, True, False]
         )
         to_x[:, :, :: ctx.stride, :: ctx.stride] += to_padded[:, : x.shape[1]]
         return to_x, to_w.to(ctx.dtype), None, None
