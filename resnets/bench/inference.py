@@ -145,7 +145,7 @@ def _contenders(
         if find_spec("nncf"):
             noise = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8)
             runtime = OpenVinoRuntime(quantize(model.clone(), "openvino", list(noise)), "int8")
-            made[f"resnets, {runtime.name} (an export)"] = runtime
+            made[f"resnets, {runtime.name} (the default where calibrated)"] = runtime
     runtime = TorchRuntime(ours, device, precision)
     made[f"resnets, {runtime.name}"] = runtime
     return made

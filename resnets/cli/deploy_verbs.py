@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
     app.command(epilog=example("resnets export cifar-resnet20 --to onnx --out cifar-onnx"))(export)
+    app.command(epilog=example("resnets quantize cifar-resnet20 --calibrate cifar10"))(quantize)
     app.command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
 
 
@@ -131,6 +132,40 @@ def export(
 
     wishes = Wishes(to, precision, dense, images or [], calibrate, test, limit, max_loss)
     verb.export(model, out, wishes, json)
+
+
+def quantize(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a model file, a run folder or a named source.")
+    ],
+    calibrate: Annotated[
+        str, typer.Option(help="Images like those to come.", metavar="FOLDER|cifar10")
+    ],
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images that tell what is lost; the rest of --calibrate by default.",
+            metavar="DATA|cifar10",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=10, help="Calibration images at most; else 300.", metavar="N")
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Points of top-1 that may be lost; else 0.5."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Have predict and serve run a model in int8 on CPUs.
+
+    Writes a small file beside the model's, unless top-1 on labelled images loses too much. Tells
+    what was lost and how much faster int8 is.
+    """
+    from resnets.cli import quantize as verb
+    from resnets.deploy.int8 import Wishes
+
+    verb.quantize(model, Wishes(calibrate, test, limit, max_loss), json)
 
 
 def serve(

@@ -67,7 +67,7 @@ def explain(name: str, paths: list[str], options: Options) -> None:
 def _nearest(name: str, images: Sequence[str], options: Options) -> Mapping[str, Nearest]:
     """What is like each image; tells what became of the folder."""
     assert options.nearest is not None
-    predictor = open_predictor(name, device=device_for(name, "auto", options.device))
+    predictor = open_predictor(name, device=device_for(name, "auto", options.device), exact=True)
     index = neighbours.index_folder(predictor, options.nearest, bar=bar)
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))

@@ -34,21 +34,27 @@ def _lines(facts: dict[str, Any], out: Path) -> list[str]:
         f"largest value, rms {case['rms']:.2g}, same first class {100 * case['agreement']:.1f} %"
         for case in facts["parity"]
     ]
-    tested = facts["accuracy"]
-    if tested:
-        low, high = tested["points_lost_interval"]
-        lines.append(
-            f"top-1 on {tested['tested_on']}: {tested['top1_before']:.2f} % before, "
-            f"{tested['top1_after']:.2f} % after; {tested['points_lost']:.2f} points lost (95 % "
-            f"interval {low:.2f} to {high:.2f}), allowed {tested['allowed']:g}"
-        )
-        if high > tested["allowed"]:
-            lines.append(
-                f"{tested['images']:,} images cannot exclude a loss of {high:.2f} points: "
-                "test with more to be sure"
-            )
-    elif facts["precision"] == "int8":
-        lines.append(f"top-1 was not measured: {facts['not_tested']}")
+    if facts["accuracy"] or facts["precision"] == "int8":
+        lines += of_test(facts)
     if facts.get("speed"):
         lines.append(facts["speed"]["verdict"])
     return [*lines, f"Export: {out} (model card: {out / 'README.md'})"]
+
+
+def of_test(facts: dict[str, Any]) -> list[str]:
+    """What was lost on the test, or why that is not known."""
+    tested = facts["accuracy"]
+    if not tested:
+        return [f"top-1 was not measured: {facts['not_tested']}"]
+    low, high = tested["points_lost_interval"]
+    lines = [
+        f"top-1 on {tested['tested_on']}: {tested['top1_before']:.2f} % before, "
+        f"{tested['top1_after']:.2f} % after; {tested['points_lost']:.2f} points lost (95 % "
+        f"interval {low:.2f} to {high:.2f}), allowed {tested['allowed']:g}"
+    ]
+    if high > tested["allowed"]:
+        lines.append(
+            f"{tested['images']:,} images cannot exclude a loss of {high:.2f} points: "
+            "test with more to be sure"
+        )
+    return lines

@@ -10,7 +10,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", 
 RuntimeOption = Annotated[
     str, typer.Option(help="auto, torch or openvino (on CPUs).", metavar="NAME")
 ]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.", metavar="NAME")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.", metavar="NAME")]
 DataOption = Annotated[
     str | None,
     typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH"),

@@ -126,7 +126,8 @@ def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
     try:
         device = device_for(name, options.runtime, options.device)
-        return open_predictor(name, options.runtime, options.precision, device)
+        exact = options.embeddings
+        return open_predictor(name, options.runtime, options.precision, device, exact)
     except UserError as error:
         looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
         if looks_like_an_image and Path(name).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 import resnets
-from resnets.data.cifar10 import Images
 from resnets.deploy import (
     artefact,
     calibration,
@@ -27,24 +26,19 @@ from resnets.deploy import (
     speed,
     testing,
 )
-from resnets.deploy.artefact import Artefact
-from resnets.deploy.calibration import Data
 from resnets.deploy.graph import Deployable, of_channels
 from resnets.deploy.opening import Predictor, digest_of, open_engine
-from resnets.deploy.runtimes import Runtime, openvino, package
+from resnets.deploy.runtimes import openvino, package
+from resnets.deploy.testing import Report
 from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.weights import cards, model_file
-from resnets.weights.model_file import Model
 
 PRECISIONS = ("fp32", "bf16", "int8")
-MAX_LOSS = 0.5
-"""Points of top-1 that int8 may cost."""
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 CPU = torch.device("cpu")
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,7 @@ def export(
     if wishes.dense and network in zoo.VGG_NAMES:
         raise UserError(f"{network} takes images of one size only", "--dense")
     limit = wishes.limit or quantizing.LIMIT
+    allowed = testing.MAX_LOSS if wishes.max_loss is None else wishes.max_loss
     data = calibration.gather(model, wishes.calibrate, wishes.test, limit, wishes.dense)
     if wishes.max_loss is not None and data.test is None:
         raise UserError(
@@ -108,8 +103,7 @@ def export(
         "licence": str(licence) if licence else "MIT, as this package" if shipped else None,
         "source": {"name": Path(name).name, "sha256": digest_of(path)},
         "calibrated_with": data.calibrated_with or None,
-        "made_by": _made_by(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **made_by(),
     }
     with _beside(out) as folder:
         report(f"converting {network} for {wishes.engine} in {wishes.precision}")
@@ -129,7 +123,11 @@ def export(
         expected = parity.source(model, wishes.dense)
         cases = parity.compare(engine, expected, real, wishes.precision, look.size, wishes.dense)
         made["parity"] = [case.as_dict() for case in cases]
-        made |= _tested(model, engine, found, data, wishes, report)
+        if wishes.dense:
+            made |= {"accuracy": None, "not_tested": "a dense export has no test"}
+        else:
+            predictor = Predictor(str(out), found.card, found.preprocessing, engine, "")
+            made |= testing.compare(model, predictor, data, allowed, report)
         if plain is not None:
             report("measuring the speed")
             made["speed"] = speed.compare(plain, engine, look.size)
@@ -155,13 +153,14 @@ def _swap(folder: Path, out: Path, old: Path) -> None:
         raise
 
 
-def _made_by() -> dict[str, Any]:
-    """Machine and versions."""
+def made_by() -> dict[str, Any]:
+    """Machine, versions and date."""
     facts = environment(CPU)
     for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
         with suppress(PackageNotFoundError):
             facts["packages"][name] = version(name)
-    return {"resnets": resnets.__version__, **facts}
+    date = datetime.now(UTC).date().isoformat()
+    return {"made_by": {"resnets": resnets.__version__, **facts}, "date": date}
 
 
 def refuse(out: Path, wishes: Wishes) -> None:
@@ -203,13 +202,19 @@ def _refuse_needless(wishes: Wishes) -> None:
         raise UserError("is for --calibrate", "--limit", "leave it out")
     if wishes.max_loss is not None and wishes.calibrate is None and wishes.test is None:
         raise UserError("is for a test", "--max-loss", "give --test, or leave it out")
-    if wishes.calibrate is None or wishes.test in (None, calibration.CIFAR10):
+    if wishes.calibrate is not None:
+        refuse_same_images(wishes.calibrate, wishes.test)
+
+
+def refuse_same_images(calibrate: str, test: str | None) -> None:
+    """Raise `UserError` if the images of the test are among those that calibrate."""
+    if test is None or test == calibration.CIFAR10:
         return
-    place = Path(str(wishes.test)).resolve()
-    if Path(wishes.calibrate).resolve() in (place, *place.parents):
+    place = Path(test).resolve()
+    if Path(calibrate).resolve() in (place, *place.parents):
         raise UserError(
             "the images of the test would calibrate too",
-            f"--test {wishes.test}",
+            f"--test {test}",
             "leave it out: some of --calibrate are kept for the test; or give other images",
         )
 
@@ -245,31 +250,3 @@ def _beside(out: Path) -> Iterator[Path]:
             _swap(folder, out, place / "old")
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _tested(
-    model: Model, engine: Runtime, found: Artefact, data: Data, wishes: Wishes, report: Report
-) -> dict[str, Any]:
-    """Top-1 of source and export on the test, if there is one; raises `UserError` if it lost."""
-    if data.test is None or wishes.dense:
-        told = "a dense export has no test" if wishes.dense else data.tested_on
-        return {"accuracy": None, "not_tested": told}
-    report(f"testing source and export on {data.tested_on}")
-    model.network.to(memory_format=torch.channels_last)
-    before = testing.run(model, data.test)
-    predictor = Predictor(str(found.folder), found.card, found.preprocessing, engine, "")
-    after = testing.run(testing.as_model(predictor), data.test)
-    loss = testing.loss(before, after)
-    allowed = MAX_LOSS if wishes.max_loss is None else wishes.max_loss
-    if loss.points > allowed + 1e-9:
-        low, high = loss.interval
-        raise UserError(
-            f"{wishes.precision} loses {loss.points:.2f} points of top-1 on {data.tested_on} "
-            f"({loss.lost} images lost, {loss.gained} gained; 95 % interval {low:.2f} to "
-            f"{high:.2f}), more than {allowed:g}",
-            mend="nothing was written; calibrate with more images like those of the test, take "
-            "--precision bf16, or allow it with --max-loss",
-        )
-    facts = {**loss.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
-    dataset = calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on
-    return {"accuracy": {**facts, "dataset": dataset, "allowed": allowed}}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnets.data.preprocessing import Preprocessing
@@ -67,6 +69,14 @@ class Deployable(nn.Module):
             return Outputs(self.network.dense_head(maps).float(), maps.float())
         features = maps.mean((2, 3))
         return Outputs(self.network.fc(features).float(), features.float())
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Of convolutions and classifier, by their names in the network."""
+        return {
+            name: layer.weight.detach().numpy()
+            for name, layer in self.network.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        }
 
     @property
     def dtype(self) -> torch.dtype:

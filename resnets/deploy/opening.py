@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnets.data.images import CentralCrop, centre, to_array
-from resnets.deploy import artefact
+from resnets.deploy import artefact, int8_file
+from resnets.deploy.int8_file import Int8File
 from resnets.deploy.runtimes import (
     OnnxRuntime,
     OpenVinoRuntime,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from resnets.data.preprocessing import Preprocessing
 
 RUNTIMES = ("auto", "torch", "openvino")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 SPARE = 2
 """Large JPEGs are decoded at a smaller scale, but still so many times what is shown to networks."""
 GRAPH = 1
@@ -92,7 +94,7 @@ def check_words(name: str, runtime: str, precision: str) -> None:
         (precision, PRECISIONS, "--precision"),
     ):
         if word not in known:
-            exported = word in (*artefact.FILES, "int8")
+            exported = word in artefact.FILES
             mend = f"export the model: resnets export {name} --help" if exported else ""
             raise UserError(f"unknown word {word!r}", option, mend or nearest(word, known))
 
@@ -117,6 +119,7 @@ def open_predictor(
     runtime: str = "auto",
     precision: str = "auto",
     device: torch.device | None = None,
+    exact: bool = False,
 ) -> Predictor:
     """Make a model ready.
 
@@ -124,8 +127,10 @@ def open_predictor(
         name: a shipped model, a model file, a run folder, a named source, or the folder of an
             export, which brings its own engine and precision.
         runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs where it is installed.
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the machine multiplies it in hardware.
+        precision: `fp32`, `bf16`, `int8`, or `auto`: in OpenVINO int8 for models that have been
+            calibrated, else bf16 where the machine multiplies it in hardware.
         device: the CPU by default; no torch is imported for it where the engine needs none.
+        exact: never let `auto` mean int8.
 
     Raises:
         UserError: if there is no such model, or it cannot be run so.
@@ -137,25 +142,53 @@ def open_predictor(
     check_words(name, runtime, precision)
     path = cards.find(name)
     digest = digest_of(path)
-    chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
     if runtime == "auto":
         runtime = "openvino" if device is None and has_openvino() else "torch"
+    int8 = _int8(name, path, runtime, precision, device, exact)
+    chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
     if runtime == "openvino":
         if device is not None:
             raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
+        if int8 is not None:
+            chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
         card, look = cards.read(path)
-        return Predictor(name, card, look, _in_openvino(path, digest, chosen), digest)
+        return Predictor(name, card, look, _in_openvino(path, digest, chosen, int8), digest)
     return _open_in_torch(name, path, digest, device, chosen)
 
 
-def _in_openvino(path: Path, digest: str, precision: Precision) -> OpenVinoRuntime:
+def _int8(
+    name: str, path: Path, runtime: str, precision: str, device: torch.device | None, exact: bool
+) -> Int8File | None:
+    """What the model is to be run in int8 with, if it is; raises `UserError` if it cannot be."""
+    asked = precision == "int8"
+    if asked and (runtime != "openvino" or device is not None):
+        raise UserError("int8 runs in OpenVINO on CPUs only", "--precision int8")
+    wanted = asked or (precision == "auto" and runtime == "openvino" and not exact)
+    found = int8_file.find(path) if wanted and (asked or _gains_by_int8()) else None
+    if asked and found is None:
+        raise UserError(
+            f"{name} has not been calibrated",
+            "--precision int8",
+            f"resnets quantize {name} --calibrate FOLDER",
+        )
+    return found
+
+
+def _gains_by_int8() -> bool:
+    """Whether int8 is known to be faster on CPUs of this kind (docs/speed.md)."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _in_openvino(
+    path: Path, digest: str, precision: Precision, int8: Int8File | None
+) -> OpenVinoRuntime:
     """A model file in OpenVINO; what the cache holds of it is made anew if it cannot be run."""
     compiled = _compiled_folder()
     found = _cached(digest)
     if found.exists():
         with suppress(UserError):
             return OpenVinoRuntime(found, precision, compiled)
-    return OpenVinoRuntime(_convert(path, found), precision, compiled)
+    return OpenVinoRuntime(_convert(path, found, int8), precision, compiled)
 
 
 def _open_in_torch(
@@ -236,30 +269,38 @@ def _cached(digest: str) -> Path:
     return cache_folder("openvino", f"{digest[:24]}-{GRAPH}-{version}") / "model.xml"
 
 
-def _convert(path: Path, whole: Path) -> Path:
+def _convert(path: Path, whole: Path, int8: Int8File | None) -> Path:
     """Make the IR file `whole` of a model file; gives it back.
 
     Raises:
         UserError: if the disk is full or its folder read-only.
     """
-    from resnets.deploy import conversion
-    from resnets.deploy.graph import Deployable
-    from resnets.weights import model_file
-
     folder = make_folder(whole.parent)
     before = _state(whole)
     with writing(folder), FileLock(folder / ".lock"):
         if _state(whole) == before:  # else another process has just made it
-            model = model_file.load(str(path))
-            network = Deployable(model.network, model.preprocessing)
-            made = conversion.to_openvino(network, model.preprocessing.size)
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                conversion.save_openvino(made, Path(place) / whole.name)
+                _write(path, Path(place) / whole.name, int8)
                 for ending in (".bin", ".xml"):  # the last one tells that it is whole
                     file = whole.with_suffix(ending)
                     sync(Path(place) / file.name)
                     (Path(place) / file.name).replace(file)
     return whole
+
+
+def _write(path: Path, xml: Path, int8: Int8File | None) -> None:
+    """Write a model file's network as an IR file."""
+    from resnets.deploy import conversion
+    from resnets.deploy.graph import Deployable
+    from resnets.weights import model_file
+
+    model = model_file.load(str(path))
+    network = Deployable(model.network, model.preprocessing)
+    if int8 is None:
+        made = conversion.to_openvino(network, model.preprocessing.size)
+        conversion.save_openvino(made, xml)
+    else:
+        int8_file.unpack(int8, network.weights(), xml)
 
 
 def _state(file: Path) -> tuple[int, int] | None:

@@ -163,7 +163,7 @@ def _opened(asked: Asked, folder: str) -> Predictor:
             f"a machine of the cluster has no such folder ({error})", folder, "share it"
         ) from error
     device = device_for(asked.model, asked.runtime, asked.device)
-    return open_predictor(asked.model, asked.runtime, asked.precision, device)
+    return open_predictor(asked.model, asked.runtime, asked.precision, device, asked.embeddings)
 
 
 def _identity(asked: Asked, folder: str) -> tuple[Any, ...]:

@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from resnets.data.cifar10 import Images
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.data.samples import Samples
+from resnets.deploy import calibration
+from resnets.deploy.calibration import Data
 from resnets.deploy.opening import Predictor
 from resnets.evaluation import testing
 from resnets.evaluation.scores import Scores
 from resnets.evaluation.views import Center
+from resnets.support.errors import UserError
 from resnets.weights.model_file import Model
 
 BATCH = 16
 CPU = torch.device("cpu")
+MAX_LOSS = 0.5
+"""Points of top-1 that int8 may cost."""
+Report = Callable[[str], None]
 
 
 class _Unchanged(Normalize):
@@ -130,3 +136,31 @@ def loss(before: Scores, after: Scores) -> Loss:
     lost = int(np.count_nonzero(right[0] & ~right[1]))
     gained = int(np.count_nonzero(~right[0] & right[1]))
     return Loss(len(before), first, second, lost, gained)
+
+
+def compare(
+    model: Model, predictor: Predictor, data: Data, allowed: float, report: Report
+) -> dict[str, Any]:
+    """Top-1 of a model and of what was made of it, on the test if there is one.
+
+    Raises:
+        UserError: if more than `allowed` points were lost.
+    """
+    if data.test is None:
+        return {"accuracy": None, "not_tested": data.tested_on}
+    report(f"testing source and export on {data.tested_on}")
+    model.network.to(memory_format=torch.channels_last)
+    before, after = run(model, data.test), run(as_model(predictor), data.test)
+    found = loss(before, after)
+    if found.points > allowed + 1e-9:
+        low, high = found.interval
+        raise UserError(
+            f"{predictor.runtime.name.split()[-1]} loses {found.points:.2f} points of top-1 on "
+            f"{data.tested_on} ({found.lost} images lost, {found.gained} gained; 95 % interval "
+            f"{low:.2f} to {high:.2f}), more than {allowed:g}",
+            mend="nothing was written; calibrate with more images like those of the test, take "
+            "--precision bf16, or allow it with --max-loss",
+        )
+    facts = {**found.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
+    dataset = calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on
+    return {"accuracy": {**facts, "dataset": dataset, "allowed": allowed}}

@@ -15,6 +15,8 @@ from resnets.data.images import CentralCrop
 from resnets.support.errors import UserError, nearest
 
 FORMAT = "resnets-model-2"
+MEAN = "preprocessing.mean"
+"""The mean image, which travels as a tensor beside the weights."""
 
 
 def shipped() -> dict[str, Path]:

@@ -16,11 +16,11 @@ from resnets.models import zoo
 from resnets.support.files import write_bytes
 from resnets.weights import cards
 from resnets.weights.cards import FORMAT, opened
+from resnets.weights.cards import MEAN as MEAN
 from resnets.weights.cards import check_card as check_card
 from resnets.weights.cards import find as find
 from resnets.weights.cards import shipped as shipped
 
-MEAN = "preprocessing.mean"  # the mean image travels as a tensor beside the weights
 DEFAULT = "cifar-resnet20"
 
 

@@ -61,10 +61,30 @@ def test_mistakes_are_one_line(resnets, here, options, message):
     assert sorted(here.rglob("*")) == before
 
 
-def test_int8_is_found_in_exports_only(resnets, here):
+def test_a_model_without_calibration_says_how_to_get_int8(resnets, here):
+    pytest.importorskip("openvino")
     code, _, err = resnets("predict", "m.safetensors", "photos", "--precision", "int8")
     assert code == 2
-    assert "resnets export m.safetensors --help" in one_line(err)
+    assert "resnets quantize m.safetensors --calibrate FOLDER" in one_line(err)
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="int8 needs nncf")
+def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
+    photos.write(here / "many", 40)
+    options = ("--calibrate", "many", "--max-loss", "100")
+    code, out, _ = resnets("quantize", "m.safetensors", *options)
+    assert code == 0
+    assert "top-1 on the rest of many" in out
+    assert "predict and serve take int8 for m.safetensors from now on" in out
+    assert (here / "m.int8").exists()
+    for asked, name in ((), "openvino int8"), (("--embeddings",), "openvino fp32|openvino bf16"):
+        out = f"answers{len(asked)}.jsonl"
+        code, _, err = resnets("predict", "m.safetensors", "photos", "--out", out, *asked)
+        assert (code, err) == (0, "")
+        assert json.loads((here / f"{out}.json").read_text())["runtime"] in name.split("|")
+    code, _, err = resnets("quantize", "m.safetensors", "--calibrate", "many", "--test", "many")
+    assert code == 2
+    assert "the images of the test would calibrate too" in one_line(err)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
