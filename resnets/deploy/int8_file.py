@@ -131,7 +131,7 @@ def _opened(path: Path) -> Iterator[None]:
         raise UserError(
             f"not {'an int8 file' if int8 else 'a model file'} of this program ({error})",
             str(path),
-            "remove it, or make it anew: resnets quantize --help" if int8 else "",
+            "move it away, or make it anew: resnets quantize --help" if int8 else "",
         ) from error
 
 
