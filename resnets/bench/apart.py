@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -44,10 +46,13 @@ class Apart:
         if self._started is None:
             context = multiprocessing.get_context("spawn")
             pipe, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, self._make, self._arguments))
-            process.start()
+            usual = multiprocessing.get_start_method()
+            process = context.Process(target=_serve, args=(there, usual))
+            self._started = pipe, process  # before it starts: an interrupt may come meanwhile
+            with _interrupts_wait():
+                process.start()
             there.close()
-            self._started = pipe, process
+            pipe.send((self._make, self._arguments))
         pipe, _ = self._started
         try:
             pipe.send(what)
@@ -58,21 +63,49 @@ class Apart:
             raise RuntimeError(failure)
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one, and those that it started, such as data loaders.
+
+        At once, whatever they do: they leave nothing behind, and an interrupted user waits.
+        """
         if self._started is None:
             return
         pipe, process = self._started
         pipe.close()
-        process.join(10)
-        if process.is_alive():
-            process.kill()
+        if process.pid is None or process.exitcode is not None:
+            return
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):  # so young that it has no group yet
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
 
 
-def _serve(pipe: Connection, make: Callable[..., Run], arguments: tuple[object, ...]) -> None:
-    """Does what it is told to, until the other side ends."""
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Keep Ctrl-C from what is started until it has left for a group of its own."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it would let interrupts in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, start_method: str) -> None:
+    """Does what it is told to, until the other side ends.
+
+    What to do comes by the pipe, because importing it takes seconds.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
+    multiprocessing.set_start_method(start_method, force=True)  # of data loaders: the usual one
     run: Run | None = None
     with contextlib.suppress(EOFError, OSError):
+        make, arguments = pipe.recv()
         while what := pipe.recv():
             try:
                 run = run or make(*arguments)

@@ -63,7 +63,10 @@ def measure(
     zoo.architecture(network)
     size = complexity.image_size(network)
     with tempfile.TemporaryDirectory() as folder:
-        contenders = _contenders(network, size, device, compiled, Path(folder), report)
+        contenders = _contenders(
+            network, size, device, compiled, Path(folder),
+            lambda name: report(f"preparing {name} ..."),
+        )  # fmt: skip
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         top = peak(dtype, device)
         with torch.device("meta"):

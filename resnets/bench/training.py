@@ -75,8 +75,8 @@ def measure(
                 other.finish()
 
     try:
-        for name, run in contenders.items():
-            report(f"{name}: first step")
+        for number, (name, run) in enumerate(contenders.items(), 1):
+            report(f"first step of contender {number} of {len(contenders)}: {name} ...")
             run()
         top = peak(dtype, device)
         values = by_turns(contenders, batch, rounds, seconds, finish)

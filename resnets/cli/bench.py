@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +34,10 @@ def train(
 
     _check(out)
     device = find_device(device_name)
-    table = training.measure(network, batch, rounds, seconds, device, compiled, workers, _tell)
+    try:
+        table = training.measure(network, batch, rounds, seconds, device, compiled, workers, _tell)
+    except KeyboardInterrupt:  # the peers have ended
+        os._exit(130)  # Python would take seconds to clear up what PyTorch's compiler imported
     _show("train", [table], device, out)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from resnets.training import hardware
 from resnets.training.run import Run
 
 
@@ -20,6 +21,8 @@ def describe_run(run: Run) -> str:
     form = "channels_last" if settings.channels_last else "NCHW"
     compiled = "compiled" if settings.compile else "eager"
     compiled += f", kernels for {settings.kernels}" if settings.kernels != "none" else ""
+    if missing := hardware.missing_kernels(recipe, run.device, settings):
+        compiled += f", {missing}: PyTorch's kernels only"
     task, processes = run.task, run.world.size
     together = f"{processes} processes, " if processes > 1 else ""
     return (

@@ -1,7 +1,8 @@
 """C++ beside this file, compiled for this CPU when it is first used and kept in the cache.
 
 A library is known by everything that decides its machine code, so that a new source, compiler or
-CPU gets one of its own. Where there is no compiler nothing is lost but speed.
+CPU gets one of its own. Where there is no compiler nothing is lost but speed. Its file ends with
+the SHA-256 of what stands before: one that was cut off would end the process that loads it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resnets.support.files import cache_folder, sync
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 PATIENCE = 120
 """Seconds that a compiler may take."""
+SUM = hashlib.sha256().digest_size
 
 
 def compiler() -> str | None:
@@ -32,39 +34,72 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
-@cache
 def library(name: str) -> ctypes.CDLL | None:
     """The compiled `NAME.cpp` of this folder; None where it cannot be had.
 
     On Linux only: its threads are those of PyTorch's OpenMP, which must be imported before.
     """
+    found = _find(name)
+    return None if isinstance(found, str) else found
+
+
+def why_not(name: str) -> str:
+    """Why there is no library of that name, in a few words; empty where there is one."""
+    found = _find(name)
+    return found if isinstance(found, str) else ""
+
+
+@cache
+def _find(name: str) -> ctypes.CDLL | str:
+    """The library, or why it cannot be had."""
     tool = compiler()
-    if sys.platform != "linux" or tool is None:
-        return None
+    if sys.platform != "linux":
+        return "this is not Linux"
+    if tool is None:
+        return f"no C++ compiler ({os.environ.get('CXX') or 'g++'})"
     source = Path(__file__).with_name(f"{name}.cpp")
     try:
         made = subprocess.run(
             [tool, "--version"], capture_output=True, check=True, timeout=PATIENCE
         )
         if b"Free Software Foundation" not in made.stdout:
-            return None
+            return f"{tool} is not GCC"
         sources = [path.read_bytes() for path in sorted(source.parent.glob("*.[ch]*"))]
         facts = [*sources, made.stdout, " ".join(FLAGS).encode(), _cpu()]
         mark = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
         return _load(tool, source, cache_folder("kernels", f"{name}-{mark}.so"))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except subprocess.TimeoutExpired:
+        return f"{tool} took more than {PATIENCE} seconds"
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines() or [f"code {error.returncode}"]
+        return f"{tool} failed: {next((ln for ln in lines if 'error' in ln), lines[0]).strip()}"
+    except OSError as error:
+        return f"kernels cannot be compiled: {error}"
 
 
 def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
     """The library at `path`, compiled if it is not there or cannot be used."""
-    if path.exists() and _trusted(path):
+    if path.exists() and _trusted(path) and _whole(path):
         try:
             return ctypes.CDLL(str(path))
         except OSError:
-            pass  # damaged, or of another C library
+            pass  # of another C library
+    _say_that_it_takes_time()
     _compile(tool, source, path)
     return ctypes.CDLL(str(path))
+
+
+@cache
+def _say_that_it_takes_time() -> None:
+    """Once, and of several processes in one only."""
+    if os.environ.get("RANK", "0") == "0":
+        print("resnets: compiling kernels for this CPU (once, some seconds) ...", file=sys.stderr)
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file ends with the sum of what stands before."""
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-SUM]).digest() == content[-SUM:]
 
 
 def _trusted(path: Path) -> bool:
@@ -80,6 +115,8 @@ def _compile(tool: str, source: Path, path: Path) -> None:
         made = Path(folder, path.name)
         command = [tool, *FLAGS, str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        with made.open("ab") as file:  # what follows the last section is not looked at
+            file.write(hashlib.sha256(made.read_bytes()).digest())
         made.chmod(0o755)
         sync(made)
         made.replace(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from resnets.models import zoo
 from resnets.models.blocks import ZeroPadShortcut
@@ -66,13 +66,27 @@ def parameters(network: nn.Module) -> int:
 def multiply_adds(network: nn.Module, size: int) -> int:
     """Multiply-adds of convolutions and classifiers for one image (Table 1's FLOPs).
 
-    PyTorch's counter counts a multiply-add as two operations. The network must be on the
-    meta device, where nothing is computed.
+    Nothing is computed: an empty batch goes through the network, and each layer's output has
+    the shape that it has for images.
     """
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network(torch.empty(1, 3, size, size, device="meta"))
-    return counter.get_total_flops() // 2
+    counts = []
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(module.weight, Tensor)
+        counts.append(math.prod(output.shape[1:]) * module.weight[0].numel())
+
+    weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(count) for module in weighted]
+    with torch.no_grad():
+        network(_no_images(network, size))
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def _no_images(network: nn.Module, size: int) -> Tensor:
+    """An empty batch on the network's device."""
+    return torch.empty(0, 3, size, size, device=next(network.parameters()).device)
 
 
 @cache
@@ -89,6 +103,9 @@ def describe(name: str, size: int | None = None) -> Description:
     size = size or image_size(name)
     with torch.device("meta"):
         network = zoo.build(name).eval()
+    # To run on the meta device PyTorch would import its compiler; this memory is never touched.
+    empty = {k: torch.empty(t.shape, dtype=t.dtype) for k, t in network.state_dict().items()}
+    network.load_state_dict(empty, assign=True)
     residual = isinstance(network, ResidualNetwork)
     weighted = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules())
     return Description(
@@ -106,7 +123,7 @@ def describe(name: str, size: int | None = None) -> Description:
 def _stages(network: nn.Module, size: int) -> list[Stage]:
     assert isinstance(network, ResidualNetwork)
     with torch.no_grad():
-        maps = network.features(torch.empty(1, 3, size, size, device="meta"))
+        maps = network.features(_no_images(network, size))
     row = network.architecture
     stages = []
     for name, shape in ((name, x.shape) for name, x in maps.items()):

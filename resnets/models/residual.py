@@ -171,6 +171,8 @@ class ResidualNetwork(nn.Module):
 
     def reset_parameters(self) -> None:
         """He initialisation, std sqrt(2 / fan-in); BN starts as the identity, gates nearly shut."""
+        if self.fc.weight.is_meta:
+            return  # no numbers, for which PyTorch would import its compiler: two seconds
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

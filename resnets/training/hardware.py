@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.kernels import block, norm
+from resnets.kernels import block, native, norm
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
@@ -64,11 +64,28 @@ def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Ker
         return "blocks" if precision == "bf16" and block.available() else "norms"
     if recipe.kernels is True:
         raise UserError(
-            "kernels = true needs a CPU with Linux, a C++ compiler (g++), channels_last and "
-            "compile = false",
+            f"kernels = true cannot be had: {', '.join(_against_kernels(recipe, device))}",
             mend="use --set kernels=auto",
         )
     return "none"
+
+
+def _against_kernels(recipe: Recipe, device: torch.device) -> list[str]:
+    """What keeps this project's kernels out of a training."""
+    facts = {
+        f"the device is {device.type}, not cpu": device.type != "cpu",
+        "compile = true": recipe.compile is True,
+        "channels_last = false": recipe.channels_last is False,
+    }
+    return [text for text, holds in facts.items() if holds] or [native.why_not("norm")]
+
+
+def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) -> str:
+    """Why a training on a CPU goes without kernels that its recipe would have; else empty."""
+    wanted = recipe.kernels == "auto" and recipe.compile is not True and recipe.channels_last
+    if device.type != "cpu" or not wanted or settings.kernels != "none":
+        return ""
+    return native.why_not("norm")
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -83,8 +83,7 @@ def _refuse_without_norms(recipe: Recipe) -> None:
     if row.order == "pre" or row.shortcut == "highway" or recipe.batch_norm == "frozen":
         raise UserError(
             "optimizer.muon needs BN, by the batch's statistics, behind every convolution",
-            mend="take a recipe without it, such as cifar10-paper, for pre-activation and highway "
-            "networks and frozen BN",
+            mend="without it: --set optimizer.muon=none",
         )
 
 

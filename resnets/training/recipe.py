@@ -48,7 +48,8 @@ class Optimizer(Section):
     decay: Literal["all", "weights"] = "all"
     """`all` parameters, or only the `weights` of convolutions and classifier."""
     muon: Muon | None = None
-    """Muon for the convolutions, SGD for the rest; a table [optimizer.muon] turns it on."""
+    """Muon for the convolutions, SGD for the rest; a table [optimizer.muon] turns it on, and
+    `--set optimizer.muon=none` off."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:

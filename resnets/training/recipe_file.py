@@ -34,7 +34,7 @@ def load(
     Args:
         name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
         settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
-            strings may be left out.
+            strings may be left out; `none` leaves out a table or key that may be missing.
         options: keys with a command line option of their own, which errors then name.
 
     Raises:
@@ -82,6 +82,8 @@ def _apply(values: dict[str, Any], setting: str) -> str:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+        if value == "none" and _is_optional(key.split(".")):  # TOML has no word for it
+            value = None
     table = values
     *tables, last = key.split(".")
     for name in tables:
@@ -122,6 +124,10 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: dict[str,
         given = ""
     if path and path[-1] in SWITCHES:
         message = "should be 'auto', true or false"
+    if error["type"] == "model_type":
+        message = (
+            "should be a table, or none" if mine and _is_optional(path) else "should be a table"
+        )
     named = not key or place.endswith(f" {key}") or place == f"--{key}"
     return UserError(f"{message}{given}" if named else f"{key}: {message}{given}", place)
 
@@ -146,6 +152,13 @@ def _table(path: list[str]) -> type[BaseModel] | None:
         kinds = [field.annotation, *get_args(field.annotation)] if field else []
         model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
     return model
+
+
+def _is_optional(path: list[str]) -> bool:
+    """Whether the key at `path` may be missing, and is by default."""
+    table = _table(path[:-1])
+    field = table.model_fields.get(path[-1]) if table else None
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _line_of(text: str, path: list[str]) -> int | None:

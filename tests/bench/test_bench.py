@@ -1,6 +1,13 @@
 """Benchmarks run, compare what they name, and compute ratios and lines rightly."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +18,7 @@ from resnets.bench.apart import Apart
 from resnets.data import cifar10
 from resnets.support import turns
 from resnets.support.errors import UserError
+from tests.bench import busy
 
 CPU = torch.device("cpu")
 
@@ -88,12 +96,77 @@ def test_a_contender_in_a_process_of_its_own_runs_and_fails_there():
         contender()
 
 
+def wait_for(true):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ended(number):
+    """Whether a process is gone, or only waits to be counted."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@needs_proc
+def test_a_contender_that_is_busy_ends_at_once_with_all_that_it_started(tmp_path):
+    contender = Apart(busy.make, tmp_path / "note")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(contender)
+        wait_for((tmp_path / "note").exists)
+        started = time.monotonic()
+        contender.close()
+        assert time.monotonic() - started < 5
+        with pytest.raises(RuntimeError, match="has ended"):
+            running.result()
+    wait_for(lambda: ended((tmp_path / "note").read_text()))
+
+
+@needs_proc
+def test_ctrl_c_ends_a_benchmark_with_code_130(tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from resnets.bench import training\n"
+        "from resnets.bench.apart import Apart\n"
+        "from resnets.cli.main import main\n"
+        "from tests.bench import busy\n"
+        "training.cifar10.load = lambda report: None\n"
+        "peer = Apart(busy.make, Path(sys.argv.pop()))\n"
+        "training._cifar_contenders = lambda *_: {training.PUBLISHED: peer}\n"
+        "main()\n"
+    )
+    bench = subprocess.Popen(
+        [sys.executable, "-c", code, "bench", "train", "--device", "cpu", tmp_path / "note"],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((tmp_path / "note").exists)
+    started = time.monotonic()
+    os.killpg(bench.pid, signal.SIGINT)  # as a terminal does
+    _, said = bench.communicate(timeout=60)
+    assert time.monotonic() - started < 5
+    assert bench.returncode == 130
+    assert "resnets: first step of contender 1 of 1: published loop ..." in said.splitlines()
+    assert "Traceback" not in said
+    wait_for(lambda: ended((tmp_path / "note").read_text()))
+
+
 def test_training_is_compared_with_the_published_loop(monkeypatch):
     random = np.random.default_rng(0)
     images = cifar10.Images(
         random.integers(0, 256, (64, 3, 32, 32), np.uint8), random.integers(0, 10, 64)
     )
     monkeypatch.setattr(cifar10, "load", lambda report: cifar10.Cifar10(images, images))
+    monkeypatch.setattr(training, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
     table = training.measure("cifar-resnet8", 8, 1, 0.001, CPU, False, 0, quiet)
     assert [row.name for row in table.rows] == ["published loop", "resnets"]
     assert table.rows[0].ratio == 1
@@ -101,7 +174,8 @@ def test_training_is_compared_with_the_published_loop(monkeypatch):
     assert 70e6 < table.facts["operations_per_image"] < 80e6  # 6 x 12.4 million multiply-adds
 
 
-def test_photographs_are_compared_with_torchvision():
+def test_photographs_are_compared_with_torchvision(monkeypatch):
+    monkeypatch.setattr(training, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
     table = training.measure("resnet18", 2, 1, 0.001, CPU, False, 0, quiet)
     names = [row.name for row in table.rows]
     assert names[0] == table.peer == "torchvision, float32, NCHW"
@@ -110,8 +184,9 @@ def test_photographs_are_compared_with_torchvision():
         training.measure("plain34", 2, 1, 0.001, CPU, False, 0, quiet)
 
 
-def test_inference_is_compared_with_other_engines():
+def test_inference_is_compared_with_other_engines(monkeypatch):
     pytest.importorskip("openvino")
+    monkeypatch.setattr(inference, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
     tables = inference.measure("cifar-resnet8", 1, 0.001, CPU, False, quiet)
     assert [table.title for table in tables] == [
         "inference cifar-resnet8, batch 1, 32 pixels",

@@ -4,9 +4,11 @@ import io
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
-from resnets.cli.progress import Bar, Lines, duration
+from resnets.cli.progress import Bar, Lines, describe_run, duration
+from resnets.kernels import native
 from resnets.training import recipe_file
 from resnets.training.hardware import Settings
 
@@ -19,11 +21,11 @@ METRICS = {
 def fake_run(compiled):
     return SimpleNamespace(
         recipe=recipe_file.load("cifar10-fast", ["iterations=18750"]),
-        settings=Settings("bf16", channels_last=True, compile=compiled, kernels=not compiled),
+        settings=Settings("bf16", True, compiled, kernels="none" if compiled else "norms"),
         training=SimpleNamespace(step=0),
         task=SimpleNamespace(images=50_000, test_images=10_000, classes=range(10)),
         world=SimpleNamespace(size=1),
-        device="cpu",
+        device=torch.device("cpu"),
         folder="runs/x",
     )
 
@@ -56,6 +58,20 @@ def test_lines_say_what_compiles_and_when(capsys):
     out = capsys.readouterr().out
     assert out.count("compiling for this size of image") == 2
     assert "left 32:20" in out  # 18,700 iterations of 128 images at 1,234 images a second
+
+
+def test_a_run_without_kernels_says_why(monkeypatch):
+    monkeypatch.setattr(native, "why_not", lambda name: "no C++ compiler (g++)")
+    run = fake_run(compiled=False)
+    assert describe_run(run).endswith("eager, kernels for norms")
+    run.settings = Settings("bf16", True, False)
+    said = ", no C++ compiler (g++): PyTorch's kernels only"
+    assert describe_run(run).endswith(f"eager{said}")
+    run.recipe = run.recipe.model_copy(update={"kernels": False})
+    assert describe_run(run).endswith("eager")
+    run = fake_run(compiled=True)
+    run.recipe = run.recipe.model_copy(update={"compile": True})
+    assert describe_run(run).endswith("compiled")
 
 
 def test_lines_are_at_most_one_in_ten_seconds(capsys):

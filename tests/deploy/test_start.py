@@ -12,7 +12,8 @@ RUN = """
 import sys
 from resnets.cli.main import app
 app(sys.argv[1:], standalone_mode=False)
-print("imported:", *sorted({"torch", "torchvision", "matplotlib", "rich"} & sys.modules.keys()))
+slow = {"torch", "torch._dynamo", "torchvision", "matplotlib", "rich"}
+print("imported:", *sorted(slow & sys.modules.keys()))
 """
 
 
@@ -38,6 +39,10 @@ def test_predictions_by_openvino_import_no_torch(tmp_path):
 def test_help_imports_nothing_slow():
     for words in ([], ["predict"]):
         assert imported(*words, "--help")[0] == []
+
+
+def test_facts_of_a_network_need_no_more_than_torch():
+    assert imported("info", "cifar-resnet20")[0] == ["rich", "torch"]
 
 
 @pytest.mark.parametrize(("name", "driver", "sure"), [

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -12,72 +14,118 @@ needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ co
 
 @pytest.fixture
 def fresh(cache):
-    native.library.cache_clear()
+    forget()
     yield cache
-    native.library.cache_clear()
+    forget()
+
+
+def forget():
+    """As in a new process."""
+    native._find.cache_clear()
+    native._say_that_it_takes_time.cache_clear()
+
+
+GCC = 'case "$1" in --version) echo Free Software Foundation ;; *) {} ;; esac'
+
+
+def stand_in(monkeypatch, path, script):
+    """Have the shell's `script` for a compiler."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", os.fspath(path))
+
+
+@pytest.fixture
+def quick(fresh, monkeypatch, tmp_path):
+    """A compiler that makes something small of every source."""
+    small = (
+        f'echo "int numbers[99999] = {{1}};" | {native.compiler()} -shared -fPIC -x c++ -o "$o" -'
+    )
+    stand_in(monkeypatch, tmp_path / "quick", GCC.format(f"for o; do :; done; {small}"))
+    return fresh
 
 
 @needs_compiler
-def test_compiled_once_and_kept(fresh):
+def test_compiled_once_and_kept(fresh, capsys):
     assert native.library("norm") is not None
+    assert native.why_not("norm") == ""
+    said = "resnets: compiling kernels for this CPU (once, some seconds) ...\n"
+    assert capsys.readouterr() == ("", said)
     (made,) = (fresh / "kernels").iterdir()
     before = made.stat().st_mtime_ns
-    native.library.cache_clear()
+    forget()
     assert native.library("norm") is not None
     assert made.stat().st_mtime_ns == before
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_compiler_no_library(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert native.library("norm") is None
+    assert native.why_not("norm") == "no C++ compiler (g++)"
     assert not fresh.exists()
 
 
 @pytest.mark.parametrize(
-    "script",
-    ["exit 1", 'case "$1" in --version) echo Free Software Foundation ;; *) exit 1 ;; esac'],
+    ("script", "reason"),
+    [
+        ("exit 1", "code 1"),
+        (GCC.format("exit 1"), "code 1"),
+        (GCC.format("echo in a.h >&2; echo a.h: fatal error >&2; exit 1"), "a.h: fatal error"),
+    ],
 )
-def test_a_compiler_that_fails_leaves_nothing(fresh, monkeypatch, tmp_path, script):
-    tool = tmp_path / "broken"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CXX", str(tool))
+def test_a_compiler_that_fails_leaves_nothing(fresh, monkeypatch, tmp_path, script, reason):
+    stand_in(monkeypatch, tmp_path / "broken", script)
     assert native.library("norm") is None
+    assert native.why_not("norm") == f"{tmp_path}/broken failed: {reason}"
     assert not list(fresh.glob("kernels/*"))
 
 
-@needs_compiler
-def test_a_damaged_file_is_made_anew(fresh, monkeypatch, tmp_path):
-    assert native.library("norm") is not None
-    (made,) = (fresh / "kernels").iterdir()
-    damaged = tmp_path / "other" / "kernels" / made.name
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"half")
-    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "other"))
-    native.library.cache_clear()
-    assert native.library("norm") is not None
-    assert damaged.stat().st_size > 1000
+def test_of_several_processes_one_says_that_it_compiles(fresh, monkeypatch, tmp_path, capsys):
+    stand_in(monkeypatch, tmp_path / "broken", GCC.format("exit 1"))
+    monkeypatch.setenv("RANK", "1")
+    native.library("norm")
+    assert capsys.readouterr().err == ""
+    forget()
+    monkeypatch.setenv("RANK", "0")
+    native.library("norm")
+    native.library("block")
+    assert capsys.readouterr().err.count("compiling") == 1
 
 
 @needs_compiler
-def test_what_others_may_have_written_is_not_run(fresh):
+@pytest.mark.parametrize("kept", [0, 4, 8192, -4096, -1])
+def test_a_damaged_file_is_made_anew(quick, kept):
+    """A library without its end would take the process with it, so that is tried in another."""
+    code = "from resnets.kernels import native; print(native.library('norm'))"
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, check=True, capture_output=True)
+    (made,) = (quick / "kernels").iterdir()
+    whole = made.read_bytes()
+    made.write_bytes(whole[:kept])
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert made.name in done.stdout
+    assert made.read_bytes() == whole
+
+
+@needs_compiler
+def test_what_others_may_have_written_is_not_run(quick):
     assert native.library("norm") is not None
-    (made,) = (fresh / "kernels").iterdir()
+    (made,) = (quick / "kernels").iterdir()
     before = made.stat().st_ino
     made.chmod(0o777)
-    native.library.cache_clear()
+    forget()
     assert native.library("norm") is not None
     assert made.stat().st_ino != before
     assert not made.stat().st_mode & 0o022
 
 
 def test_another_compiler_than_gcc_is_not_used(fresh, monkeypatch, tmp_path):
-    tool = tmp_path / "clang++"
-    tool.write_text('#!/bin/sh\n[ "$1" = --version ] && echo clang version 19 && exit\nexit 1\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("CXX", str(tool))
+    script = '[ "$1" = --version ] && echo clang version 19 && exit\nexit 1'
+    stand_in(monkeypatch, tmp_path / "clang++", script)
     assert native.library("norm") is None
+    assert native.why_not("norm") == f"{tmp_path}/clang++ is not GCC"
     assert not fresh.exists()
 
 
@@ -86,18 +134,14 @@ def test_a_cache_that_cannot_be_written(fresh, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "file"))
     assert native.library("norm") is None
+    assert native.why_not("norm").startswith("kernels cannot be compiled: ")
 
 
 @needs_compiler
-def test_the_file_depends_on_the_compiler(fresh, monkeypatch, tmp_path):
+def test_the_file_depends_on_the_compiler(quick, tmp_path):
     assert native.library("norm") is not None
-    tool = tmp_path / "other"
-    tool.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo another, Free Software Foundation && exit\n'
-        f'exec {native.compiler()} "$@"\n'
-    )
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CXX", os.fspath(tool))
-    native.library.cache_clear()
+    tool = tmp_path / "quick"
+    tool.write_text(tool.read_text().replace("echo Free", "echo another, Free"))
+    forget()
     assert native.library("norm") is not None
-    assert len(list((fresh / "kernels").iterdir())) == 2
+    assert len(list((quick / "kernels").iterdir())) == 2

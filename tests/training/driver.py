@@ -17,6 +17,11 @@ from resnets.training.recipe import Recipe
 from tests.conftest import synthetic
 
 
+def data():
+    """An epoch of a dozen steps, for batches of 20."""
+    return Cifar10(train=synthetic(240, 1), test=synthetic(80, 2))
+
+
 class Steps:
     """Prints each step; halts at one."""
 
@@ -47,13 +52,12 @@ def main():
     folder, recipe = Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2])
     watch = Steps(int(sys.argv[3]) if len(sys.argv) > 3 else None)
     torch.set_num_threads(1)
-    data = Cifar10(train=synthetic(600, 1), test=synthetic(200, 2))
     device = torch.device("cpu")
     try:
         if (folder / "recipe.json").exists():
-            made = run_folder.resume(folder, data, device, watch)
+            made = run_folder.resume(folder, data(), device, watch)
         else:
-            made = run_folder.start(folder, recipe, data, device, watch, "driver")
+            made = run_folder.start(folder, recipe, data(), device, watch, "driver")
         print(json.dumps(made.train()["measured"]["error"]), flush=True)
     except run.Interrupted as stop:
         print(stop, flush=True)

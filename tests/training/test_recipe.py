@@ -137,11 +137,33 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, messag
         ("imagenet-short", ["photos.size=64"], "the images have 64 pixels a side"),
         ("imagenet-paper", ["photos.test_size=256"], "needs tests of the training's size"),
         ("cifar10-paper", ["network=cifar-resnt20"], "did you mean .*cifar-resnet20"),
+        ("cifar10-fast", ["optimizer.muon=nonee"], "--set optimizer.muon: .*a table, or none, not"),
+        ("cifar10-fast", ["optimizer.muon=false"], "--set optimizer.muon: .*a table, or none, not"),
+        ("cifar10-fast", ["optimizer.muno=none"], "'optimizer.muno'; did you mean optimizer.muon"),
+        ("cifar10-fast", ["optimizer=none"], "--set optimizer: should be a table, not 'none'"),
+        ("cifar10-fast", ["progressive=none", "progressive.size=16"], "progressive is not a table"),
+        ("cifar10-fast", ["batch=none"], "--set batch: .*integer"),
     ],
 )
 def test_bad_names_and_settings(name, settings, message):
     with pytest.raises(UserError, match=message):
         recipes.load(name, settings)
+
+
+def test_none_leaves_out_what_may_be_missing():
+    settings = [
+        "optimizer.muon=none",
+        "progressive=none",
+        "ema=none",
+        "iterations=none",
+        "epochs=3",
+    ]
+    changed = recipes.load("cifar10-fast", settings)
+    assert changed.optimizer.muon is None
+    assert changed.progressive is None
+    assert changed.ema is None
+    assert (changed.iterations, changed.epochs) == (None, 3)
+    assert recipes.load("finetune", ['init="none"']).init == "none"
 
 
 def test_settings_change_keys_of_any_kind():

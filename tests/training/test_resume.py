@@ -18,7 +18,7 @@ from resnets.training import checkpoint, metrics, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.training import Training
 from resnets.weights import model_file
-from tests.training.driver import Steps
+from tests.training.driver import Steps, data
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -40,6 +40,25 @@ def make_recipe(**changes):
     return Recipe.model_validate_json(json.dumps(values))
 
 
+def short_recipe(**changes):
+    """For the data of `driver.py`."""
+    return make_recipe(batch=20, **changes)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return data()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the processes of `driver.py`, so that runs here and there are the same bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Quiet(Steps):
     def note(self, text):
         pass
@@ -54,6 +73,14 @@ def train(folder, recipe, tiny, watch=None):
     else:
         made = run_folder.start(folder, recipe, tiny, CPU, watch, "test")
     return made.train()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    """An uninterrupted run, trained once for all resume points."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, short_recipe(), tiny)
+    return folder
 
 
 def weights(folder):
@@ -99,13 +126,15 @@ compiles = pytest.mark.skipif(
     [False, pytest.param(True, marks=[compiles, pytest.mark.slow])],
     ids=["eager", "compiled"],
 )
-def test_kill_in_the_middle_of_an_epoch_and_resume(tmp_path, compiled):
-    # 600 images in batches of 50: an epoch has 12 steps, so 17 is in the middle of one.
-    recipe = make_recipe(compile=compiled)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    uninterrupted = process(whole, recipe)
-    output, _ = uninterrupted.communicate()
-    assert uninterrupted.returncode == 0, output
+def test_kill_in_the_middle_of_an_epoch_and_resume(whole, tmp_path, compiled):
+    # 240 images in batches of 20: an epoch has 12 steps, so 17 is in the middle of one.
+    recipe = short_recipe(compile=compiled)
+    killed = tmp_path / "killed"
+    if compiled:
+        whole = tmp_path / "whole"
+        uninterrupted = process(whole, recipe)
+        output, _ = uninterrupted.communicate()
+        assert uninterrupted.returncode == 0, output
     victim = process(killed, recipe, halt=17)
     run_until(victim, "step 17")
     victim.kill()
@@ -119,10 +148,9 @@ def test_kill_in_the_middle_of_an_epoch_and_resume(tmp_path, compiled):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_where_and_resuming_is_exact(tmp_path, number):
-    recipe = make_recipe(checkpoint_seconds=1000)
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    process(whole, recipe).communicate()
+def test_a_signal_saves_and_says_where_and_resuming_is_exact(whole, tmp_path, tiny, number):
+    recipe = short_recipe(checkpoint_seconds=1000)
+    folder = tmp_path / "run"
     started = process(folder, recipe, halt=13)
     run_until(started, "step 13")
     started.send_signal(number)
@@ -131,12 +159,12 @@ def test_a_signal_saves_and_says_where_and_resuming_is_exact(tmp_path, number):
     assert "stopped at iteration 13" in output
     (saved,) = checkpoint.files(folder / "checkpoints")
     assert checkpoint.read(saved)[1]["step"] == 13
-    process(folder, recipe).communicate()
+    train(folder, recipe, tiny)
     assert_same_run(whole, folder)
 
 
 def test_two_processes_never_train_in_one_folder(tmp_path, tiny):
-    recipe = make_recipe()
+    recipe = short_recipe()
     first = process(tmp_path / "run", recipe, halt=3)
     run_until(first, "step 3")
     with pytest.raises(UserError, match="another process is training"):
@@ -157,21 +185,13 @@ class StopAt(Quiet):
             raise RuntimeError("crash")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny):
-    """An uninterrupted run, trained once for all resume points."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train(folder, make_recipe(), tiny)
-    return folder
-
-
 @given(crash=st.integers(1, 24), every=st.sampled_from([1, 2, 7, 100]))
 @example(crash=24, every=1)
 @example(crash=12, every=5)
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
     """`every`: updates between checkpoints; metrics logged after the last one come again."""
-    recipe = make_recipe(checkpoint_seconds=1e9)
+    recipe = short_recipe(checkpoint_seconds=1e9)
     original = run.Run._after_update
 
     def sparse(self, log):
@@ -191,14 +211,14 @@ def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
 def test_a_kill_between_the_last_checkpoint_and_the_model_is_mended(whole, tmp_path, tiny):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "_finish", lambda self: {})
-        train(tmp_path / "part", make_recipe(), tiny)
+        train(tmp_path / "part", short_recipe(), tiny)
     assert not (tmp_path / "part" / "model.safetensors").exists()
-    train(tmp_path / "part", make_recipe(), tiny)
+    train(tmp_path / "part", short_recipe(), tiny)
     assert_same_run(whole, tmp_path / "part")
 
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, tiny):
-    recipe = make_recipe()
+    recipe = short_recipe()
     with pytest.raises(RuntimeError):
         train(tmp_path / "part", recipe, tiny, StopAt(15))
     _, newest = checkpoint.files(tmp_path / "part" / "checkpoints")
@@ -213,7 +233,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, ti
 
 
 def test_when_every_checkpoint_is_damaged_it_says_so(tmp_path, tiny):
-    recipe = make_recipe()
+    recipe = short_recipe()
     with pytest.raises(RuntimeError):
         train(tmp_path, recipe, tiny, StopAt(5))
     for path in checkpoint.files(tmp_path / "checkpoints"):
@@ -227,15 +247,15 @@ def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, tiny, wh
     other = {"network": {"network": "cifar-resnet14"}, "recipe": {"seed": 9}}[what]
     for folder, changes in (("one", {}), ("other", other)):
         with pytest.raises(RuntimeError):
-            train(tmp_path / folder, make_recipe(**changes), tiny, StopAt(3))
+            train(tmp_path / folder, short_recipe(**changes), tiny, StopAt(3))
     for path in checkpoint.files(tmp_path / "other" / "checkpoints"):
         path.replace(tmp_path / "one" / "checkpoints" / path.name)
     with pytest.raises(UserError, match=f"of another {what}"):
-        train(tmp_path / "one", make_recipe(), tiny)
+        train(tmp_path / "one", short_recipe(), tiny)
 
 
 def test_only_two_checkpoints_are_kept(tmp_path, tiny):
-    train(tmp_path, make_recipe(), tiny)
+    train(tmp_path, short_recipe(), tiny)
     found = checkpoint.files(tmp_path / "checkpoints")
     assert [p.name for p in found] == [
         "checkpoint-00000023.safetensors",
@@ -244,13 +264,13 @@ def test_only_two_checkpoints_are_kept(tmp_path, tiny):
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
-    recipe = make_recipe(iterations=2, test_every=2)
+    recipe = short_recipe(iterations=2, test_every=2)
     train(tmp_path / "run", recipe, tiny)
     before = weights(tmp_path / "run")
     with pytest.raises(UserError, match=r"exists already.*resnets resume"):
         run_folder.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
     with pytest.raises(UserError, match="another recipe"):
-        run_folder.start(tmp_path / "run", make_recipe(seed=5), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", short_recipe(seed=5), tiny, CPU, Quiet(), "test")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run folder"):
@@ -264,7 +284,7 @@ def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
 
 
 def test_the_summary_explains_the_run(tmp_path, tiny):
-    recipe = make_recipe()
+    recipe = short_recipe()
     summary = train(tmp_path, recipe, tiny)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     model = model_file.load(str(tmp_path))
@@ -280,7 +300,7 @@ def test_the_summary_explains_the_run(tmp_path, tiny):
 
 
 def test_it_learns(tmp_path, tiny):
-    recipe = make_recipe(iterations=120, test_every=120, progressive=None, checkpoint_seconds=99)
+    recipe = short_recipe(iterations=96, test_every=96, progressive=None, checkpoint_seconds=99)
     assert train(tmp_path, recipe, tiny)["measured"]["error"] < 25
 
 
@@ -294,18 +314,18 @@ def test_a_disk_that_fills_while_logging_is_one_line(tmp_path, tiny, monkeypatch
 
     monkeypatch.setattr(metrics.MetricsLog, "__init__", full)
     with pytest.raises(UserError, match=r"metrics.jsonl: cannot write: No space left"):
-        train(tmp_path, make_recipe(), tiny)
+        train(tmp_path, short_recipe(), tiny)
 
 
 def test_the_card_keeps_the_command_that_began_the_run(tmp_path, tiny):
     with pytest.raises(RuntimeError):
-        train(tmp_path, make_recipe(), tiny, StopAt(3))
-    assert train(tmp_path, make_recipe(), tiny)["provenance"]["command"] == "test"
+        train(tmp_path, short_recipe(), tiny, StopAt(3))
+    assert train(tmp_path, short_recipe(), tiny)["provenance"]["command"] == "test"
 
 
 def test_a_changed_environment_is_said(tmp_path, tiny):
     with pytest.raises(RuntimeError):
-        train(tmp_path, make_recipe(), tiny, StopAt(3))
+        train(tmp_path, short_recipe(), tiny, StopAt(3))
     path = tmp_path / "environment.json"
     facts = json.loads(path.read_text())
     facts["threads"] += 1
@@ -313,7 +333,7 @@ def test_a_changed_environment_is_said(tmp_path, tiny):
     notes = []
     watch = Quiet()
     watch.note = notes.append
-    train(tmp_path, make_recipe(), tiny, watch)
+    train(tmp_path, short_recipe(), tiny, watch)
     assert any("not bit for bit" in note and "threads" in note for note in notes)
 
 
@@ -326,7 +346,7 @@ def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "batch", poisoned)
-        recipe = make_recipe(checkpoint_seconds=0)
+        recipe = short_recipe(checkpoint_seconds=0)
         with pytest.raises(UserError, match=r"diverged.*checkpoint-00000007"):
             train(tmp_path, recipe, tiny)
     tensors, _ = checkpoint.latest(tmp_path / "checkpoints", print)
@@ -334,15 +354,15 @@ def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_pat
 
 
 def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny):
-    first = process(tmp_path / "run", make_recipe(), halt=3)
+    first = process(tmp_path / "run", short_recipe(), halt=3)
     run_until(first, "step 3")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     with pytest.raises(UserError, match="another process is training"):
-        run_folder.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", short_recipe(seed=1), tiny, CPU, Quiet(), "test")
     first.kill()
     first.communicate()
     with pytest.raises(UserError, match="another recipe"):
-        run_folder.start(tmp_path / "run", make_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        run_folder.start(tmp_path / "run", short_recipe(seed=1), tiny, CPU, Quiet(), "test")
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     assert before == after
 
@@ -350,10 +370,10 @@ def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny):
 @pytest.mark.parametrize("content", [b'{"a": 1}\n', b"3\n"])
 def test_altered_metrics_and_environment_are_one_line(tmp_path, tiny, content):
     with pytest.raises(RuntimeError):
-        train(tmp_path, make_recipe(), tiny, StopAt(8))
+        train(tmp_path, short_recipe(), tiny, StopAt(8))
     (tmp_path / "metrics.jsonl").write_bytes(content)
     with pytest.raises(UserError, match="line 1 is not a line of metrics"):
-        train(tmp_path, make_recipe(), tiny)
+        train(tmp_path, short_recipe(), tiny)
     (tmp_path / "environment.json").write_text("[]")
     with pytest.raises(UserError, match="missing or damaged"):
-        train(tmp_path, make_recipe(), tiny)
+        train(tmp_path, short_recipe(), tiny)
