@@ -43,6 +43,7 @@ class Apart:
         self._ask("finish")
 
     def _ask(self, what: str) -> None:
+        new = self._started is None
         if self._started is None:
             context = multiprocessing.get_context("spawn")
             pipe, there = context.Pipe()
@@ -52,9 +53,10 @@ class Apart:
             with _interrupts_wait():
                 process.start()
             there.close()
-            pipe.send((self._make, self._arguments))
         pipe, _ = self._started
         try:
+            if new:
+                pipe.send((self._make, self._arguments))
             pipe.send(what)
             failure = pipe.recv()
         except (EOFError, OSError) as error:
@@ -74,7 +76,7 @@ class Apart:
         if process.pid is None or process.exitcode is not None:
             return
         if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):  # so young that it has no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # no group yet, or ended
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()

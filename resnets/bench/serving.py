@@ -118,7 +118,7 @@ def measure(plan: Plan, report: Report) -> list[Table]:
         raise UserError("wrk is not installed", mend="apt-get install wrk")
     if plan.data is not None and not plan.data.is_dir():
         raise UserError("no such folder", f"--data {plan.data}")
-    predictor = open_predictor(plan.model)
+    predictor = open_predictor(plan.model, exact=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = _images(plan, predictor, folder)

@@ -17,7 +17,9 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command(epilog=example("resnets explain resnet50@msra photo.jpg --out why"))(explain)
     app.command(epilog=example("resnets export cifar-resnet20 --to onnx --out cifar-onnx"))(export)
-    app.command(epilog=example("resnets quantize cifar-resnet20 --calibrate cifar10"))(quantize)
+    app.command(
+        epilog=example("resnets quantize runs/finetune-resnet50@msra-seed0 --calibrate photos")
+    )(quantize)
     app.command(epilog=example("resnets serve photos=resnet50@msra cifar=cifar-resnet20"))(serve)
 
 
@@ -135,9 +137,7 @@ def export(
 
 
 def quantize(
-    model: Annotated[
-        str, typer.Argument(help="A shipped model, a model file, a run folder or a named source.")
-    ],
+    model: Annotated[str, typer.Argument(help="A model file, a run folder or a named source.")],
     calibrate: Annotated[
         str, typer.Option(help="Images like those to come.", metavar="FOLDER|cifar10")
     ],
@@ -157,7 +157,7 @@ def quantize(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Have predict and serve run a model in int8 on CPUs.
+    """Have predict run a model in int8 on CPUs.
 
     Writes a small file beside the model's, unless top-1 on labelled images loses too much. Tells
     what was lost and how much faster int8 is.

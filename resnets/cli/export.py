@@ -50,7 +50,9 @@ def of_test(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"top-1 on {tested['tested_on']}: {tested['top1_before']:.2f} % before, "
         f"{tested['top1_after']:.2f} % after; {tested['points_lost']:.2f} points lost (95 % "
-        f"interval {low:.2f} to {high:.2f}), allowed {tested['allowed']:g}"
+        f"interval {low:.2f} to {high:.2f}), allowed {tested['allowed']:g}",
+        f"probabilities moved by at most {tested['largest_probability_moved']:.2f}, for "
+        f"{100 * tested['moved_by_over_0.1']:.1f} % of the images by more than 0.1",
     ]
     if high > tested["allowed"]:
         lines.append(

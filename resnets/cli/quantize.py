@@ -9,6 +9,7 @@ from resnets.cli.export import of_test
 from resnets.cli.memory import MORE, enough_memory
 from resnets.deploy import int8
 from resnets.deploy.int8 import Wishes
+from resnets.deploy.opening import gains_by_int8
 
 
 def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
@@ -21,4 +22,6 @@ def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
     for line in of_test(facts):
         print(line)
     print(facts["speed"]["verdict"])
-    print(f"predict and serve take int8 for {name} from now on, on CPUs: {facts['file']}")
+    asked = "" if gains_by_int8() else " where --precision int8 asks for it"
+    print(f"predict takes int8 for {name} on CPUs from now on{asked}: {facts['file']}")
+    print("serve does with --precision int8; remove the file to have float again")

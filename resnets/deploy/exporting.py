@@ -37,6 +37,10 @@ from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.weights import cards, model_file
 
 PRECISIONS = ("fp32", "bf16", "int8")
+ALLOW = (
+    "nothing was written; calibrate with more images like those of the test, take "
+    "--precision bf16, or allow it with --max-loss"
+)
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 CPU = torch.device("cpu")
 
@@ -127,7 +131,7 @@ def export(
             made |= {"accuracy": None, "not_tested": "a dense export has no test"}
         else:
             predictor = Predictor(str(out), found.card, found.preprocessing, engine, "")
-            made |= testing.compare(model, predictor, data, allowed, report)
+            made |= testing.compare(model, predictor, data, allowed, ALLOW, report)
         if plain is not None:
             report("measuring the speed")
             made["speed"] = speed.compare(plain, engine, look.size)

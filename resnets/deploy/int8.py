@@ -19,13 +19,15 @@ from resnets.deploy import (
     speed,
     testing,
 )
+from resnets.deploy.calibration import Data
 from resnets.deploy.graph import Deployable
 from resnets.deploy.opening import Predictor
-from resnets.deploy.runtimes import OpenVinoRuntime, default_precision, openvino
+from resnets.deploy.runtimes import OpenVinoRuntime, Runtime, default_precision, openvino
 from resnets.deploy.testing import Report
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import write_bytes, writing
 from resnets.weights import cards, model_file
+from resnets.weights.model_file import Model
 
 
 @dataclass(frozen=True)
@@ -49,51 +51,67 @@ def quantize(name: str, wishes: Wishes, report: Report) -> dict[str, Any]:
     """Write the int8 file of a model; gives its card, and under `file` where it is.
 
     Args:
-        name: a shipped model, a model file, a run folder, or a named source.
+        name: a model file, a run folder, or a named source.
 
     Raises:
         UserError: if that cannot be, or the test loses more than it may. Nothing is then written.
     """
     path = _path(name)
+    file = int8_file.beside(path)
     exporting.refuse_same_images(wishes.calibrate, wishes.test)
+    _refuse_place(file)
+    known = int8_file.fingerprint(path)
     model = model_file.load(str(path))
     look = model.preprocessing
     limit = wishes.limit or quantizing.LIMIT
     data = calibration.gather(model, wishes.calibrate, wishes.test, limit)
-    if wishes.max_loss is not None and data.test is None:
+    if data.test is None:
         raise UserError(
-            f"there is no test ({data.tested_on})", "--max-loss", "give --test, or leave it out"
+            f"there is no test of what int8 loses ({data.tested_on})",
+            "--calibrate",
+            "give labelled images to --test, or export: resnets export --help",
         )
-    real = calibration.to_compare((), data, look, False)
-    network = Deployable(model.network, look).eval()
     report(f"calibrating {model.card['network']} with {data.calibrated_with}")
+    network = Deployable(model.network, look).eval()
     plain = conversion.to_openvino(network, look.size)
     made = quantizing.quantize(plain.clone(), "openvino", data.calibration)
-    facts: dict[str, Any] = {
-        "network": model.card["network"],
-        "calibrated_with": data.calibrated_with,
-        **exporting.made_by(),
-    }
-    weights = network.weights()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps some
         trial = Path(folder) / f"trial{int8_file.ENDING}"
-        trial.write_bytes(int8_file.pack(made, weights, path, facts))
-        xml = Path(folder) / "model.xml"
-        int8_file.unpack(int8_file.read(trial), weights, xml)
+        trial.write_bytes(int8_file.pack(made, network.weights(), known))
+        found = int8_file.read(trial)
+        int8_file.unpack(found, network.weights(), xml := Path(folder) / "model.xml")
         engine = OpenVinoRuntime(xml, "int8")
-        report(f"comparing with the source on {len(real)} images and random pixels")
-        expected = parity.source(model, False)
-        cases = parity.compare(engine, expected, real, "int8", look.size, False)
-        facts["parity"] = [case.as_dict() for case in cases]
-        predictor = Predictor(name, model.card, look, engine, "")
-        allowed = testing.MAX_LOSS if wishes.max_loss is None else wishes.max_loss
-        facts |= testing.compare(model, predictor, data, allowed, report)
-        report("measuring the speed")
-        peer = OpenVinoRuntime(plain, default_precision(None))
-        facts["speed"] = speed.compare(peer, engine, look.size)
-    file = int8_file.beside(path)
-    write_bytes(file, int8_file.pack(made, weights, path, facts))
+        facts = {
+            "network": model.card["network"],
+            "licence": cards.provenance(model.card).get("licence"),
+            "calibrated_with": data.calibrated_with,
+            **exporting.made_by(),
+            **_measured(model, engine, OpenVinoRuntime(plain, default_precision(None)), data,
+                        wishes, report),
+        }  # fmt: skip
+    if int8_file.fingerprint(path) != known:
+        raise UserError("the model has changed meanwhile", str(path), "run it again")
+    write_bytes(file, int8_file.with_facts(found, facts))
     return {**int8_file.read(file).card, "file": str(file)}
+
+
+def _measured(
+    model: Model, engine: Runtime, plain: Runtime, data: Data, wishes: Wishes, report: Report
+) -> dict[str, Any]:
+    """How int8 compares with the source; raises `UserError` if it is too far off."""
+    look = model.preprocessing
+    real = calibration.to_compare((), data, look, False)
+    report(f"comparing with the source on {len(real)} images and random pixels")
+    expected = parity.source(model, False)
+    mend = "nothing was written; calibrate with more images like those of the test"
+    cases = parity.compare(engine, expected, real, "int8", look.size, False, mend)
+    predictor = Predictor("int8", model.card, look, engine, "")
+    allowed = testing.MAX_LOSS if wishes.max_loss is None else wishes.max_loss
+    allow = f"{mend}, or allow it with --max-loss"
+    tested = testing.compare(model, predictor, data, allowed, allow, report)
+    report("measuring the speed")
+    compared = speed.compare(plain, engine, look.size)
+    return {"parity": [case.as_dict() for case in cases], **tested, "speed": compared}
 
 
 def _path(name: str) -> Path:
@@ -102,7 +120,15 @@ def _path(name: str) -> Path:
         raise UserError(
             "an export has its own precision", name, "name the model that it was made from"
         )
+    if name in cards.shipped() and not Path(name).exists():
+        raise UserError("comes ready for int8", name, "to calibrate it anew, copy its file")
     openvino()
     if find_spec("nncf") is None:
         raise UserError("nncf is not installed", mend="pip install resnets[export]")
     return cards.find(name)
+
+
+def _refuse_place(file: Path) -> None:
+    """Raise `UserError` if nothing can be written there."""
+    with writing(file), tempfile.TemporaryFile(dir=file.parent):
+        pass

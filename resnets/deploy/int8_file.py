@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,7 +25,6 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from resnets.support.errors import UserError
-from resnets.weights import cards
 
 FORMAT = "resnets-int8-1"
 ENDING = ".int8"
@@ -35,6 +35,9 @@ LARGEST = 64
 """The largest weight: of 7 bits, for CPUs that add products in 16 bits."""
 MOST = 1 << 28
 """Bytes that the parts may have; more is no network of ours."""
+PIECE = 1 << 24
+MEND = "move it away, or make it anew: resnets quantize --help"
+WRONG = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error)
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Of layers with BN folded, by their names in the network."""
@@ -47,17 +50,19 @@ class Int8File:
     Args:
         path: where it is.
         card: whose weights it is for, what it was calibrated with, what was lost.
+        tensors: as it holds them.
         digest: SHA-256 of the file.
     """
 
     path: Path
     card: dict[str, Any]
+    tensors: dict[str, NDArray[Any]]
     digest: str
 
 
 def beside(model: Path) -> Path:
     """Where the file of a model file belongs."""
-    return model.with_suffix(ENDING)
+    return model.with_name(model.name.removesuffix(".safetensors") + ENDING)
 
 
 def find(model: Path) -> Int8File | None:
@@ -73,52 +78,53 @@ def find(model: Path) -> Int8File | None:
     for path in (own, package):
         if path.is_file():
             found = read(path)
-            if found.card["weights_of"] == fingerprint(model):
+            if found.card["made_for"] == fingerprint(model):
                 return found
     return None
 
 
 def read(path: Path) -> Int8File:
-    """The card of a file; raises `UserError` if it is none."""
+    """A file's content; raises `UserError` if it is none."""
     with _opened(path):
+        if path.stat().st_size > MOST:
+            raise ValueError("too large")
         content = path.read_bytes()
-        card = json.loads(_header(path)[0]["__metadata__"]["card"])
-        if card["format"] != FORMAT or not isinstance(card["weights_of"], str):
+        try:
+            tensors = safetensors.numpy.load(content)
+        except safetensors.SafetensorError as error:
+            raise ValueError(str(error)) from error
+        card = json.loads(_header(BytesIO(content))[0]["__metadata__"]["card"])
+        if card["format"] != FORMAT:
             raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
-        return Int8File(path, card, hashlib.sha256(content).hexdigest())
+        if not isinstance(card["made_for"], str):
+            raise ValueError("it does not tell what it was made for")
+        return Int8File(path, card, tensors, hashlib.sha256(content).hexdigest())
 
 
 def fingerprint(model: Path) -> str:
-    """By which weights are known: a digest of names, shapes, and the numbers of vectors and mean.
-
-    Training changes the vectors, of BN and the classifier, and they are read in a moment.
-    """
-    with _opened(model):
-        header, start = _header(model)
-        known = hashlib.sha256()
-        with model.open("rb") as file:
-            for name in sorted(header.keys() - {"__metadata__"}):
-                about = header[name]
-                known.update(f"{name} {about['dtype']} {about['shape']}\n".encode())
-                if len(about["shape"]) == 1 or name == cards.MEAN:
-                    known.update(_part(file, start, about["data_offsets"]))
+    """By what a model is known: a digest of its network, preprocessing and all weights."""
+    with _opened(model), model.open("rb") as file:
+        header, start = _header(file)
+        card = json.loads(header.pop("__metadata__")["card"])
+        known = hashlib.sha256(json.dumps([card["network"], card["preprocessing"]]).encode())
+        for name in sorted(header):
+            about = header[name]
+            known.update(f"{name} {about['dtype']} {about['shape']}\n".encode())
+            begin, end = about["data_offsets"]
+            file.seek(start + begin)
+            while begin < end and (some := file.read(min(end - begin, PIECE))):
+                known.update(some)
+                begin += len(some)
     return known.hexdigest()
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
     """What a safetensors file says of its tensors, and where their bytes begin."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > min(MOST, path.stat().st_size):
-            raise ValueError("no safetensors file")
-        header: dict[str, Any] = json.loads(file.read(size))
-        return header, 8 + size
-
-
-def _part(file: BinaryIO, start: int, offsets: list[int]) -> bytes:
-    begin, end = offsets
-    file.seek(start + begin)
-    return file.read(min(end - begin, MOST))
+    size = int.from_bytes(file.read(8), "little")
+    if size > PIECE:
+        raise ValueError("no safetensors file")
+    header: dict[str, Any] = json.loads(file.read(size))
+    return header, 8 + size
 
 
 @contextmanager
@@ -126,23 +132,22 @@ def _opened(path: Path) -> Iterator[None]:
     """Turn what is wrong with a file into a `UserError`."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
+    except WRONG as error:
         int8 = path.suffix == ENDING
         raise UserError(
             f"not {'an int8 file' if int8 else 'a model file'} of this program ({error})",
             str(path),
-            "move it away, or make it anew: resnets quantize --help" if int8 else "",
+            MEND if int8 else "",
         ) from error
 
 
-def pack(quantized: Any, weights: Weights, model: Path, facts: Mapping[str, Any]) -> bytes:
-    """The content of a file.
+def pack(quantized: Any, weights: Weights, made_for: str) -> bytes:
+    """The content of a file, with the least that a card tells.
 
     Args:
         quantized: OpenVINO's model, as `quantizing.quantize` makes it.
         weights: those that need not be kept; other constants of it are.
-        model: the model file.
-        facts: what else the card tells.
+        made_for: `fingerprint` of the model file.
     """
     scales = _name_weights(quantized, weights)
     graph, constants = _saved(quantized)
@@ -155,16 +160,16 @@ def pack(quantized: Any, weights: Weights, model: Path, facts: Mapping[str, Any]
             offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
             constants[offset : offset + size] = bytes(size)
             places.append([name, offset])
-    card = {
-        **facts,
-        "format": FORMAT,
-        "weights_of": fingerprint(model),
-        "places": places,
-        "size": len(constants),
-    }
+    card = {"format": FORMAT, "made_for": made_for, "places": places, "size": len(constants)}
     tensors: dict[str, NDArray[Any]] = {GRAPH: _packed(graph), REST: _packed(bytes(constants))}
     tensors |= {SCALE + name: scale for name, scale in scales.items()}
     return safetensors.numpy.save(tensors, {"card": json.dumps(card)})
+
+
+def with_facts(found: Int8File, facts: Mapping[str, Any]) -> bytes:
+    """The content of the same file, with a card that tells more."""
+    card = {"card": json.dumps({**facts, **found.card})}
+    return safetensors.numpy.save(found.tensors, card)
 
 
 def _name_weights(quantized: Any, weights: Weights) -> dict[str, NDArray[np.float32]]:
@@ -196,9 +201,13 @@ def _is_rounded(
     numbers: NDArray[np.int8], weights: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> bool:
     """Whether numbers are the weights: NNCF rounds as `_rounded` does, or one step off."""
-    if numbers.shape != weights.shape or scale.ndim != weights.ndim:
+    if numbers.shape != weights.shape:
         return False
-    return bool((np.abs(_rounded(weights, scale).astype(int) - numbers) <= 1).all())
+    try:
+        rounded = _rounded(weights, scale).astype(int)
+    except ValueError:
+        return False
+    return bool((np.abs(rounded - numbers) <= 1).all())
 
 
 def _saved(model: Any) -> tuple[bytes, bytearray]:
@@ -211,23 +220,16 @@ def _saved(model: Any) -> tuple[bytes, bytearray]:
         return file.read_bytes(), bytearray(file.with_suffix(".bin").read_bytes())
 
 
-def _tensors(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        return safetensors.numpy.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
 def _packed(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.compress(content, 9), np.uint8)
 
 
 def _unpacked(content: NDArray[np.uint8]) -> bytes:
-    """Raises `ValueError` if it is larger than any network."""
+    """Raises `ValueError` if it is larger than any network, or not whole."""
     expander = zlib.decompressobj()
     found = expander.decompress(content.tobytes(), MOST)
-    if expander.unconsumed_tail:
-        raise ValueError("too large")
+    if not expander.eof or expander.unused_data:
+        raise ValueError("a part is not whole")
     return found
 
 
@@ -242,11 +244,16 @@ def unpack(found: Int8File, weights: Weights, xml: Path) -> None:
         OSError: if it cannot be written.
     """
     with _opened(found.path):
-        tensors = _tensors(found.path)
-        graph, constants = (_unpacked(tensors[part]) for part in (GRAPH, REST))
+        graph, constants = (_unpacked(found.tensors[part]) for part in (GRAPH, REST))
+        places = dict(found.card["places"])
+        scales = {name for name in found.tensors if name.startswith(SCALE)}
+        if ElementTree.fromstring(graph).tag != "net" or len(constants) != found.card["size"]:
+            raise ValueError("no network of OpenVINO, or not all of it")
+        if not scales or scales != {SCALE + name for name in places}:
+            raise ValueError("weights without places")
         filled = bytearray(constants)
-        for name, offset in found.card["places"]:
-            numbers = _rounded(weights[name], tensors[SCALE + name])
+        for name, offset in places.items():
+            numbers = _rounded(weights[name], found.tensors[SCALE + name])
             if not 0 <= offset <= len(filled) - numbers.size:
                 raise ValueError(f"no place for the weights of {name}")
             filled[offset : offset + numbers.size] = numbers.tobytes()
@@ -255,9 +262,16 @@ def unpack(found: Int8File, weights: Weights, xml: Path) -> None:
 
 
 def _rounded(weights: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Weights as multiples of their channels' scales.
+
+    Raises:
+        ValueError: if the scales are not those of such weights.
+    """
     if scale.ndim != weights.ndim or scale.shape[0] not in (1, weights.shape[0]):
         raise ValueError(f"scales {scale.shape} for weights {weights.shape}")
-    with np.errstate(divide="ignore", invalid="ignore"):  # a channel of zeros
-        steps = np.nan_to_num(np.rint(weights / scale))
+    with np.errstate(all="ignore"):  # a channel of zeros
+        steps = np.where(weights == 0, 0, np.rint(weights / scale))
+    if not bool((np.abs(steps) <= LARGEST + 1).all()):
+        raise ValueError("scales that are not of these weights")
     found: NDArray[np.int8] = np.clip(steps, -LARGEST, LARGEST).astype(np.int8)
     return found

@@ -143,7 +143,8 @@ def open_predictor(
     path = cards.find(name)
     digest = digest_of(path)
     if runtime == "auto":
-        runtime = "openvino" if device is None and has_openvino() else "torch"
+        wanted = has_openvino() or precision == "int8"
+        runtime = "openvino" if device is None and wanted else "torch"
     int8 = _int8(name, path, runtime, precision, device, exact)
     chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
     if runtime == "openvino":
@@ -161,10 +162,12 @@ def _int8(
 ) -> Int8File | None:
     """What the model is to be run in int8 with, if it is; raises `UserError` if it cannot be."""
     asked = precision == "int8"
-    if asked and (runtime != "openvino" or device is not None):
-        raise UserError("int8 runs in OpenVINO on CPUs only", "--precision int8")
+    if asked and device is not None:
+        raise UserError("int8 runs on CPUs only", "--precision int8", "add --device cpu")
+    if asked and runtime == "torch":
+        raise UserError("int8 runs in OpenVINO only", "--precision int8", "leave --runtime out")
     wanted = asked or (precision == "auto" and runtime == "openvino" and not exact)
-    found = int8_file.find(path) if wanted and (asked or _gains_by_int8()) else None
+    found = int8_file.find(path) if wanted and (asked or gains_by_int8()) else None
     if asked and found is None:
         raise UserError(
             f"{name} has not been calibrated",
@@ -174,8 +177,8 @@ def _int8(
     return found
 
 
-def _gains_by_int8() -> bool:
-    """Whether int8 is known to be faster on CPUs of this kind (docs/speed.md)."""
+def gains_by_int8() -> bool:
+    """Whether CPUs are of the kind on which int8 was measured to be faster (docs/speed.md)."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -188,7 +191,12 @@ def _in_openvino(
     if found.exists():
         with suppress(UserError):
             return OpenVinoRuntime(found, precision, compiled)
-    return OpenVinoRuntime(_convert(path, found, int8), precision, compiled)
+    try:
+        return OpenVinoRuntime(_convert(path, found, int8), precision, compiled)
+    except UserError as error:
+        if int8 is None or error.where != str(found):
+            raise
+        raise UserError(error.what, str(int8.path), int8_file.MEND) from error
 
 
 def _open_in_torch(

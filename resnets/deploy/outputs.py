@@ -102,6 +102,15 @@ def _refuse_others(path: Path, about: Path, made_by: dict[str, Any]) -> None:
     if not isinstance(facts, dict) or not facts.keys() >= {"model", "weights"}:
         raise UserError("is not of this command's making", str(about), "give another --out")
     if path.exists() and facts != made_by:
+        engine, now = facts.get("runtime"), made_by.get("runtime")
+        varying = ("weights", "runtime")  # int8 has a digest of its own
+        same = {k: v for k, v in facts.items() if k not in varying}
+        if engine != now and same == {k: v for k, v in made_by.items() if k not in varying}:
+            raise UserError(
+                f"was made in {engine}, not in {now}",
+                str(path),
+                "go on with its --precision and --runtime, or give another --out",
+            )
         raise UserError(
             "was made with another model or other options", str(path), "give another --out"
         )

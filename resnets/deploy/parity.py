@@ -116,12 +116,14 @@ def compare(
     precision: str,
     size: int,
     dense: bool,
+    mend: str = "nothing was written; try another --precision or --to",
 ) -> list[Case]:
     """Compare an engine with the source at every batch size.
 
     Args:
         images: real ones, uint8 (3, H, W); those of one size are shown together.
         size: side in pixels of random images; a dense network gets those of other sizes too.
+        mend: what a user may do if they differ.
 
     Raises:
         UserError: if they differ by more than the precision's tolerance, or an image's answer
@@ -149,10 +151,10 @@ def compare(
     for case in cases:
         if not case.holds:
             raise UserError(
-                f"the export differs from its source on {case.pixels} at batch {case.batch}: by "
+                f"{engine.name} differs from its source on {case.pixels} at batch {case.batch}: by "
                 f"{case.largest:.2g} of the largest value, {case.rms:.2g} in the root mean "
                 f"square; tolerated: {case.tolerance}",
-                mend="nothing was written; try another --precision or --to",
+                mend=mend,
             )
     return cases
 

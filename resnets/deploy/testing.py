@@ -139,9 +139,12 @@ def loss(before: Scores, after: Scores) -> Loss:
 
 
 def compare(
-    model: Model, predictor: Predictor, data: Data, allowed: float, report: Report
+    model: Model, predictor: Predictor, data: Data, allowed: float, mend: str, report: Report
 ) -> dict[str, Any]:
     """Top-1 of a model and of what was made of it, on the test if there is one.
+
+    Args:
+        mend: what a user may do if that is too much.
 
     Raises:
         UserError: if more than `allowed` points were lost.
@@ -158,9 +161,22 @@ def compare(
             f"{predictor.runtime.name.split()[-1]} loses {found.points:.2f} points of top-1 on "
             f"{data.tested_on} ({found.lost} images lost, {found.gained} gained; 95 % interval "
             f"{low:.2f} to {high:.2f}), more than {allowed:g}",
-            mend="nothing was written; calibrate with more images like those of the test, take "
-            "--precision bf16, or allow it with --max-loss",
+            mend=mend,
         )
-    facts = {**found.as_dict(), "tested_on": data.tested_on, "protocol": after.protocol}
+    facts = {
+        **found.as_dict(),
+        **_moved(before, after),
+        "tested_on": data.tested_on,
+        "protocol": after.protocol,
+    }
     dataset = calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on
     return {"accuracy": {**facts, "dataset": dataset, "allowed": allowed}}
+
+
+def _moved(before: Scores, after: Scores) -> dict[str, Any]:
+    """How far probabilities moved: the largest of each image's, and how many by over 0.1."""
+    most = np.abs(after.probabilities - before.probabilities).max(1)
+    return {
+        "largest_probability_moved": round(float(most.max()), 4),
+        "moved_by_over_0.1": round(float((most > 0.1).mean()), 4),
+    }

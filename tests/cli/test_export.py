@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from resnets.deploy.opening import gains_by_int8
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
+
+INT8 = "openvino int8" if gains_by_int8() else "openvino fp32|openvino bf16"
 
 
 @pytest.fixture
@@ -75,13 +78,18 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     code, out, _ = resnets("quantize", "m.safetensors", *options)
     assert code == 0
     assert "top-1 on the rest of many" in out
-    assert "predict and serve take int8 for m.safetensors from now on" in out
+    assert "predict takes int8 for m.safetensors on CPUs from now on" in out
+    assert "probabilities moved by at most" in out
     assert (here / "m.int8").exists()
-    for asked, name in ((), "openvino int8"), (("--embeddings",), "openvino fp32|openvino bf16"):
+    for asked, name in ((), INT8), (("--embeddings",), "openvino fp32|openvino bf16"):
         out = f"answers{len(asked)}.jsonl"
         code, _, err = resnets("predict", "m.safetensors", "photos", "--out", out, *asked)
         assert (code, err) == (0, "")
         assert json.loads((here / f"{out}.json").read_text())["runtime"] in name.split("|")
+    answers = ("predict", "m.safetensors", "photos", "--out", "answers0.jsonl")
+    code, _, err = resnets(*answers, "--precision", "fp32")
+    assert code == 2
+    assert "was made in openvino int8, not in openvino fp32; go on with its" in one_line(err)
     code, _, err = resnets("quantize", "m.safetensors", "--calibrate", "many", "--test", "many")
     assert code == 2
     assert "the images of the test would calibrate too" in one_line(err)

@@ -153,7 +153,8 @@ def _open(options: Options, device: str) -> Iterator[tuple[str, Predictor]]:
         named[name] = model
     for name, model in named.items():
         place = device_for(model, options.runtime, device)
-        yield name, open_predictor(model, options.runtime, options.precision, place)
+        # In float unless asked otherwise, like the explanations on the page.
+        yield name, open_predictor(model, options.runtime, options.precision, place, exact=True)
 
 
 def _possible(limits: Limits) -> Limits:
