@@ -44,7 +44,7 @@ struct Block {
         settle(layer1->norm, conv1.forward(layer1->w, t.y1, make), nullptr, rows, state1);
         const Row<OUT> k(state1.scale), s(state1.shift);
         settle(layer2->norm, conv2.forward(layer2->w, t.y2, [=, y1 = t.y1](int64_t i, int v) {
-            const f16 value = load(y1 + i) * k.part[v] + s.part[v];
+            const vec value = load(y1 + i) * k.part[v] + s.part[v];
             return gated(value, value);
         }), nullptr, rows, state2);
     }
@@ -68,7 +68,7 @@ struct Block {
                 const half* x = t.x + (line * STRIDE * from.width + column * STRIDE) * IN;
 #pragma GCC unroll 4
                 for (int v = 0; v < OUT / WIDTH; ++v) {
-                    f16 value = load(t.y2 + i + v * WIDTH) * k.part[v] + s.part[v];
+                    vec value = load(t.y2 + i + v * WIDTH) * k.part[v] + s.part[v];
                     if (adds && v < IN / WIDTH) value += load(x + v * WIDTH);
                     store(t.out + i + v * WIDTH, gated(value, value));
                 }
@@ -88,11 +88,11 @@ struct Block {
             layer2->w, layer2->to_w,
             [=](int64_t i, int v) { return k2.part[v] * load(g2 + i) + b2.part[v] * load(y2 + i) + o2.part[v]; },
             [=](int64_t i, int v) {
-                const f16 value = load(y1 + i) * k1.part[v] + s1.part[v];
+                const vec value = load(y1 + i) * k1.part[v] + s1.part[v];
                 return gated(value, value);
             },
-            [=](int64_t i, int v, f16 value, int64_t, f16& sum, f16& with_x) {
-                const f16 y = load(y1 + i);
+            [=](int64_t i, int v, vec value, int64_t, vec& sum, vec& with_x) {
+                const vec y = load(y1 + i);
                 value = gated(value, y * k1.part[v] + s1.part[v]);
                 store(g1 + i, value);
                 sum += value;
@@ -104,7 +104,7 @@ struct Block {
             layer1->w, layer1->to_w,
             [=](int64_t i, int v) { return k1.part[v] * load(g1 + i) + b1.part[v] * load(y1 + i) + o1.part[v]; },
             [=](int64_t i, int) { return load(x + i); },
-            [=, adds = adds](int64_t i, int v, f16 value, int64_t at, f16& sum, f16& other) {
+            [=, adds = adds](int64_t i, int v, vec value, int64_t at, vec& sum, vec& other) {
                 take(i, v, adds && at >= 0 ? value + load(g2 + at) : value, sum, other);
             });
     }
@@ -131,7 +131,7 @@ struct Blocks {
                 const half *y2 = last.t.y2, *shortcut = last.adds ? last.t.x : nullptr;
                 half* out = last.t.out;
                 blocks[n].forward([=](int64_t i, int v) {
-                    f16 value = load(y2 + i) * k.part[v] + s.part[v];
+                    vec value = load(y2 + i) * k.part[v] + s.part[v];
                     if (shortcut) value += load(shortcut + i);
                     value = gated(value, value);
                     store(out + i, value);
@@ -150,7 +150,7 @@ struct Blocks {
             const Row<OUT> m(before.state2.mean);
             const half *out = before.t.out, *y2 = before.t.y2;
             half* g2 = before.t.g2;
-            sums = blocks[n].backward(sums, [=](int64_t i, int v, f16 value, f16& sum, f16& with_x) {
+            sums = blocks[n].backward(sums, [=](int64_t i, int v, vec value, vec& sum, vec& with_x) {
                 value = gated(value, load(out + i));
                 store(g2 + i, value);
                 sum += value;
@@ -158,7 +158,7 @@ struct Blocks {
             });
         }
         half* to_x = blocks[0].t.to_x;
-        blocks[0].backward(sums, [=](int64_t i, int, f16 value, f16&, f16&) { store(to_x + i, value); });
+        blocks[0].backward(sums, [=](int64_t i, int, vec value, vec&, vec&) { store(to_x + i, value); });
     }
 };
 
