@@ -7,58 +7,18 @@
 #pragma once
 
 #include <array>
-#include <new>
 
-#include "norm.h"
+#include "maps.h"
 
 namespace {
 
 typedef uint32_t pair;  // two bf16 that are multiplied and added together
-
-constexpr int64_t TAPS = 9, SIDE = 3;
-
-// Memory of a thread's own, in whole lines of the cache: a vector across two takes twice the time.
-template <class T>
-struct Lines {
-    typedef T value_type;
-    static constexpr std::align_val_t SIZE{64};
-
-    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SIZE)); }
-    void deallocate(T* place, size_t) { ::operator delete(place, SIZE); }
-    bool operator==(const Lines&) const { return true; }
-    bool operator!=(const Lines&) const { return false; }
-};
-template <class T>
-using Buffer = std::vector<T, Lines<T>>;
 
 inline vec dot(vec sum, vec many, const void* one) {
     pair value;
     std::memcpy(&value, one, sizeof value);
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
 }
-
-struct Maps {
-    int64_t images, height, width;
-
-    int64_t pixels() const { return height * width; }
-    int64_t padded_width() const { return width + 2; }
-    int64_t padded() const { return (height + 2) * padded_width(); }
-    int64_t rows() const { return images * pixels(); }
-};
-
-// A vector for each WIDTH channels.
-template <int CHANNELS>
-struct Row {
-    vec part[CHANNELS / WIDTH];
-
-    Row() : part{} {}
-    explicit Row(const float* channel) {
-        for (int v = 0; v < CHANNELS / WIDTH; ++v) part[v] = load(channel + v * WIDTH);
-    }
-    void add_to(double* sums) const {
-        for (int c = 0; c < CHANNELS; ++c) sums[c] += part[c / WIDTH][c % WIDTH];
-    }
-};
 
 // An image with its border, made pixel by pixel: `make(i, v)` gives the values at flat index i of
 // the maps, vector v of the channels. The border stays as it is: zeros.
@@ -232,6 +192,8 @@ inline void collect(const Buffer<float>& all, int64_t inputs, int64_t outputs, f
 
 template <int IN, int OUT, int STRIDE>
 struct Convolution {
+    typedef half Value;
+
     const Maps in, out;
     const int64_t strip;  // rows of results that are worked on together, so that they stay in the cache
 

@@ -13,7 +13,7 @@ from resnets.models.blocks import Block, Convolution, Stage, fuse
 CL = torch.channels_last
 needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler, or not Linux")
 needs_bf16 = pytest.mark.skipif(
-    not whole.available(), reason="whole blocks need AVX-512 BF16, without AMX"
+    not whole.available(torch.bfloat16), reason="whole blocks need AVX-512 BF16, without AMX"
 )
 
 

@@ -180,7 +180,7 @@ def test_every_switch_can_be_set_and_auto_resolves():
 
 def test_kernels_take_part_where_they_can(monkeypatch):
     there = kernels.available()
-    kind = ("blocks" if whole.available() else "norms") if there else "none"
+    kind = ("blocks" if whole.available(torch.bfloat16) else "norms") if there else "none"
     assert hardware.resolve(make_recipe(), CPU).kernels == kind
     assert hardware.resolve(make_recipe(kernels=False), CPU).kernels == "none"
     assert hardware.resolve(make_recipe(compile=True), CPU).kernels == "none"
@@ -217,7 +217,7 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.skipif(not whole.available(), reason="whole blocks need AVX-512 BF16, without AMX")
+@pytest.mark.skipif(not whole.available(torch.bfloat16), reason="whole blocks need AVX-512 BF16, without AMX")
 def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny):
     trainings = []
     for save_memory in (False, True):

@@ -1,0 +1,50 @@
+// What 3x3 convolutions of all kinds share: maps and their rows of channels.
+
+#pragma once
+
+#include <new>
+
+#include "norm.h"
+
+namespace {
+
+constexpr int64_t TAPS = 9, SIDE = 3;
+
+// Memory of a thread's own, in whole lines of the cache: a vector across two takes twice the time.
+template <class T>
+struct Lines {
+    typedef T value_type;
+    static constexpr std::align_val_t SIZE{64};
+
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SIZE)); }
+    void deallocate(T* place, size_t) { ::operator delete(place, SIZE); }
+    bool operator==(const Lines&) const { return true; }
+    bool operator!=(const Lines&) const { return false; }
+};
+template <class T>
+using Buffer = std::vector<T, Lines<T>>;
+
+struct Maps {
+    int64_t images, height, width;
+
+    int64_t pixels() const { return height * width; }
+    int64_t padded_width() const { return width + 2; }
+    int64_t padded() const { return (height + 2) * padded_width(); }
+    int64_t rows() const { return images * pixels(); }
+};
+
+// A vector for each WIDTH channels.
+template <int CHANNELS>
+struct Row {
+    vec part[CHANNELS / WIDTH];
+
+    Row() : part{} {}
+    explicit Row(const float* channel) {
+        for (int v = 0; v < CHANNELS / WIDTH; ++v) part[v] = load(channel + v * WIDTH);
+    }
+    void add_to(double* sums) const {
+        for (int c = 0; c < CHANNELS; ++c) sums[c] += part[c / WIDTH][c % WIDTH];
+    }
+};
+
+}  // namespace
