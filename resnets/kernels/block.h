@@ -49,7 +49,7 @@ struct Block {
         settle(layer1->norm, conv1.forward(layer1->w, t.y1, make), nullptr, rows, state1);
         const Row<OUT> k(state1.scale), s(state1.shift);
         settle(layer2->norm, conv2.forward(layer2->w, t.y2, [=, y1 = t.y1](int64_t i, int v) {
-            const vec value = load(y1 + i) * k.part[v] + s.part[v];
+            const vec value = take_next(y1 + i) * k.part[v] + s.part[v];
             return gated(value, value);
         }), nullptr, rows, state2);
     }
@@ -91,15 +91,15 @@ struct Block {
         const Row<OUT> b2(by2.slope.data()), o2(by2.offset.data());
         const Sums between = conv2.backward(
             layer2->w, layer2->to_w,
-            [=](int64_t i, int v) { return k2.part[v] * load(g2 + i) + b2.part[v] * load(y2 + i) + o2.part[v]; },
+            [=](int64_t i, int v) { return k2.part[v] * take_next(g2 + i) + b2.part[v] * take_next(y2 + i) + o2.part[v]; },
             [=](int64_t i, int v) {
-                const vec value = load(y1 + i) * k1.part[v] + s1.part[v];
+                const vec value = take_next(y1 + i) * k1.part[v] + s1.part[v];
                 return gated(value, value);
             },
             [=](int64_t i, int v, vec value, int64_t, vec& sum, vec& with_x) {
-                const vec y = load(y1 + i);
+                const vec y = take_next(y1 + i);
                 value = gated(value, y * k1.part[v] + s1.part[v]);
-                store(g1 + i, value);
+                put_next(g1 + i, value);
                 sum += value;
                 with_x += value * (y - m1.part[v]);
             });
@@ -107,10 +107,10 @@ struct Block {
         const Row<OUT> b1(by1.slope.data()), o1(by1.offset.data());
         return conv1.backward(
             layer1->w, layer1->to_w,
-            [=](int64_t i, int v) { return k1.part[v] * load(g1 + i) + b1.part[v] * load(y1 + i) + o1.part[v]; },
-            [=](int64_t i, int) { return load(x + i); },
+            [=](int64_t i, int v) { return k1.part[v] * take_next(g1 + i) + b1.part[v] * take_next(y1 + i) + o1.part[v]; },
+            [=](int64_t i, int) { return take_next(x + i); },
             [=, adds = adds](int64_t i, int v, vec value, int64_t at, vec& sum, vec& other) {
-                take(i, v, adds && at >= 0 ? value + load(g2 + at) : value, sum, other);
+                take(i, v, adds && at >= 0 ? value + take_next(g2 + at) : value, sum, other);
             });
     }
 };
@@ -130,17 +130,17 @@ struct Blocks {
         for (size_t n = 0; n < blocks.size(); ++n) {
             const T* x = blocks[n].t.x;
             if (n == 0 || STRIDE != 1) {
-                blocks[n].forward([=](int64_t i, int) { return load(x + i); });
+                blocks[n].forward([=](int64_t i, int) { return take_next(x + i); });
             } else {  // x is made here
                 const Each& last = blocks[n - 1];
                 const Row<OUT> k(last.state2.scale), s(last.state2.shift);
                 const T *y2 = last.t.y2, *shortcut = last.adds ? last.t.x : nullptr;
                 T* out = last.t.out;
                 blocks[n].forward([=](int64_t i, int v) {
-                    vec value = load(y2 + i) * k.part[v] + s.part[v];
-                    if (shortcut) value += load(shortcut + i);
+                    vec value = take_next(y2 + i) * k.part[v] + s.part[v];
+                    if (shortcut) value += take_next(shortcut + i);
                     value = gated(value, value);
-                    store(out + i, value);
+                    put_next(out + i, value);
                     return value;
                 });
             }
@@ -157,14 +157,14 @@ struct Blocks {
             const T *out = before.t.out, *y2 = before.t.y2;
             T* g2 = before.t.g2;
             sums = blocks[n].backward(sums, [=](int64_t i, int v, vec value, vec& sum, vec& with_x) {
-                value = gated(value, load(out + i));
-                store(g2 + i, value);
+                value = gated(value, take_next(out + i));
+                put_next(g2 + i, value);
                 sum += value;
-                with_x += value * (load(y2 + i) - m.part[v]);
+                with_x += value * (take_next(y2 + i) - m.part[v]);
             });
         }
         T* to_x = blocks[0].t.to_x;
-        blocks[0].backward(sums, [=](int64_t i, int, vec value, vec&, vec&) { store(to_x + i, value); });
+        blocks[0].backward(sums, [=](int64_t i, int, vec value, vec&, vec&) { put_next(to_x + i, value); });
     }
 };
 

@@ -231,39 +231,37 @@ struct Reader {
 
     explicit Reader(const Tiles<SIZE>& tiles)
         : tiles(tiles), columns(tiles.across * EDGE + 2), kept(2 * tiles.maps.width * SIZE),
-          strip(SEEN * columns * WIDTH, 0.0f) {}
+          strip(SEEN * columns * SIZE, 0.0f) {}
 
     template <class Make>
     void read(int64_t line, Make make, float* to) {
         const int64_t start = tiles.start(line), top = tiles.top(line), stride = tiles.stride();
         const int64_t below = tiles.maps.height - top;  // rows of pixels from here
-        for (int v = 0; v < SIZE / WIDTH; ++v) {
-            float* last = kept.data() + 2 * v * tiles.maps.width * WIDTH;
-            for (int64_t x = 0; x < tiles.maps.width; ++x, last += 2 * WIDTH) {
+        for (int64_t x = 0; x < tiles.maps.width; ++x)
+            for (int v = 0; v < SIZE / WIDTH; ++v) {
+                float* last = kept.data() + 2 * x * SIZE + v * WIDTH;
                 const int64_t at = start + x * SIZE + v * WIDTH;
                 vec d[SEEN];
                 d[0] = top ? load(last) : vec{};
-                d[1] = top ? load(last + WIDTH) : make(at, v);
+                d[1] = top ? load(last + SIZE) : make(at, v);
 #pragma GCC unroll 4
                 for (int r = 1; r <= EDGE; ++r) d[r + 1] = r < below ? make(at + r * stride, v) : vec{};
                 store(last, d[4]);
-                store(last + WIDTH, d[5]);
+                store(last + SIZE, d[5]);
                 spread(d);
 #pragma GCC unroll 6
-                for (int i = 0; i < SEEN; ++i) store(strip.data() + (i * columns + x + 1) * WIDTH, d[i]);
+                for (int i = 0; i < SEEN; ++i) store(strip.data() + (i * columns + x + 1) * SIZE + v * WIDTH, d[i]);
             }
-            for (int64_t tile = 0; tile < tiles.across; ++tile)
-                for (int64_t i = 0; i < SEEN; ++i) {
+        for (int64_t tile = 0; tile < tiles.across; ++tile)
+            for (int64_t i = 0; i < SEEN; ++i)
+                for (int64_t c = 0; c < SIZE; c += WIDTH) {
                     vec d[SEEN];
 #pragma GCC unroll 6
-                    for (int j = 0; j < SEEN; ++j)
-                        d[j] = load(strip.data() + (i * columns + tile * EDGE + j) * WIDTH);
+                    for (int j = 0; j < SEEN; ++j) d[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
                     spread(d);
 #pragma GCC unroll 6
-                    for (int j = 0; j < SEEN; ++j)
-                        store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + v * WIDTH, d[j]);
+                    for (int j = 0; j < SEEN; ++j) store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + c, d[j]);
                 }
-        }
     }
 };
 
@@ -275,34 +273,32 @@ struct GradientReader {
     Buffer<float> strip;
 
     explicit GradientReader(const Tiles<SIZE>& tiles)
-        : tiles(tiles), columns(tiles.across * EDGE), strip(SEEN * columns * WIDTH, 0.0f) {}
+        : tiles(tiles), columns(tiles.across * EDGE), strip(SEEN * columns * SIZE, 0.0f) {}
 
     template <class Make>
     void read(int64_t line, Make make, float* to) {
         const int64_t start = tiles.start(line), stride = tiles.stride();
         const int64_t below = tiles.maps.height - tiles.top(line);
-        for (int v = 0; v < SIZE / WIDTH; ++v) {
-            for (int64_t x = 0; x < tiles.maps.width; ++x) {
+        for (int64_t x = 0; x < tiles.maps.width; ++x)
+            for (int v = 0; v < SIZE / WIDTH; ++v) {
                 const int64_t at = start + x * SIZE + v * WIDTH;
                 vec g[EDGE], m[SEEN];
 #pragma GCC unroll 4
                 for (int r = 0; r < EDGE; ++r) g[r] = r < below ? make(at + r * stride, v) : vec{};
                 unfinish(g, m);
 #pragma GCC unroll 6
-                for (int i = 0; i < SEEN; ++i) store(strip.data() + (i * columns + x) * WIDTH, m[i]);
+                for (int i = 0; i < SEEN; ++i) store(strip.data() + (i * columns + x) * SIZE + v * WIDTH, m[i]);
             }
-            for (int64_t tile = 0; tile < tiles.across; ++tile)
-                for (int64_t i = 0; i < SEEN; ++i) {
+        for (int64_t tile = 0; tile < tiles.across; ++tile)
+            for (int64_t i = 0; i < SEEN; ++i)
+                for (int64_t c = 0; c < SIZE; c += WIDTH) {
                     vec g[EDGE], m[SEEN];
 #pragma GCC unroll 4
-                    for (int j = 0; j < EDGE; ++j)
-                        g[j] = load(strip.data() + (i * columns + tile * EDGE + j) * WIDTH);
+                    for (int j = 0; j < EDGE; ++j) g[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
                     unfinish(g, m);
 #pragma GCC unroll 6
-                    for (int j = 0; j < SEEN; ++j)
-                        store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + v * WIDTH, m[j]);
+                    for (int j = 0; j < SEEN; ++j) store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + c, m[j]);
                 }
-        }
     }
 };
 
@@ -311,39 +307,37 @@ template <int SIZE>
 void write(const Tiles<SIZE>& tiles, int64_t line, const float* from, float* to, Row<SIZE>& sum, Row<SIZE>& square) {
     const int64_t start = tiles.start(line), stride = tiles.stride();
     const int64_t below = tiles.maps.height - tiles.top(line);
-    for (int v = 0; v < SIZE / WIDTH; ++v) {
-        vec one = sum.part[v], two = square.part[v];
-        for (int64_t tile = 0; tile < tiles.across; ++tile) {
+    for (int64_t tile = 0; tile < tiles.across; ++tile)
+        for (int v = 0; v < SIZE / WIDTH; ++v) {
             const float* place = from + tile * SIZE + v * WIDTH;
             float* there = to + start + tile * EDGE * SIZE + v * WIDTH;
             const int64_t right = tiles.maps.width - tile * EDGE;
-            vec half_done[EDGE][SEEN];
+            vec half_done[EDGE][SEEN], one{}, two{};
 #pragma GCC unroll 6
-            for (int i = 0; i < SEEN; ++i) {
+            for (int j = 0; j < SEEN; ++j) {
                 vec m[SEEN], out[EDGE];
 #pragma GCC unroll 6
-                for (int j = 0; j < SEEN; ++j) m[j] = load(place + (i * SEEN + j) * tiles.pitch);
+                for (int i = 0; i < SEEN; ++i) m[i] = load(place + (i * SEEN + j) * tiles.pitch);
                 finish(m, out);
 #pragma GCC unroll 4
-                for (int x = 0; x < EDGE; ++x) half_done[x][i] = out[x];
+                for (int y = 0; y < EDGE; ++y) half_done[y][j] = out[y];
             }
 #pragma GCC unroll 4
-            for (int x = 0; x < EDGE; ++x) {
-                if (x >= right) break;
+            for (int y = 0; y < EDGE; ++y) {
+                if (y >= below) break;
                 vec out[EDGE];
-                finish(half_done[x], out);
+                finish(half_done[y], out);
 #pragma GCC unroll 4
-                for (int y = 0; y < EDGE; ++y) {
-                    if (y >= below) break;
-                    store(there + y * stride + x * SIZE, out[y]);
-                    one += out[y];
-                    two += out[y] * out[y];
+                for (int x = 0; x < EDGE; ++x) {
+                    if (x >= right) break;
+                    put_next(there + y * stride + x * SIZE, out[x]);
+                    one += out[x];
+                    two += out[x] * out[x];
                 }
             }
+            sum.part[v] += one;
+            square.part[v] += two;
         }
-        sum.part[v] = one;
-        square.part[v] = two;
-    }
 }
 
 // Gradients of inputs of a row of tiles after the other, for `take`.
@@ -355,54 +349,45 @@ struct Writer {
 
     explicit Writer(const Tiles<SIZE>& tiles)
         : tiles(tiles), columns(tiles.across * EDGE + 2), kept(2 * tiles.maps.width * SIZE),
-          strip(SEEN * columns * WIDTH) {}
+          strip(SEEN * columns * SIZE, 0.0f) {}
 
     template <class Take>
     void write(int64_t line, const float* from, Take take, Row<SIZE>& sum, Row<SIZE>& other) {
         const int64_t start = tiles.start(line), top = tiles.top(line), stride = tiles.stride();
         const int64_t below = tiles.maps.height - top;
-        for (int v = 0; v < SIZE / WIDTH; ++v) {
-            for (int64_t i = 0; i < SEEN; ++i) {
-                vec first{}, second{};  // what two columns got from the tile before
-                float* to = strip.data() + i * columns * WIDTH;
-                for (int64_t tile = 0; tile < tiles.across; ++tile, to += EDGE * WIDTH) {
+        for (int64_t tile = 0; tile < tiles.across; ++tile)
+            for (int64_t i = 0; i < SEEN; ++i)
+                for (int64_t c = 0; c < SIZE; c += WIDTH) {
                     vec g[SEEN];
 #pragma GCC unroll 6
-                    for (int j = 0; j < SEEN; ++j)
-                        g[j] = load(from + (i * SEEN + j) * tiles.pitch + tile * SIZE + v * WIDTH);
+                    for (int j = 0; j < SEEN; ++j) g[j] = load(from + (i * SEEN + j) * tiles.pitch + tile * SIZE + c);
                     gather(g);
-                    store(to, g[0] + first);
-                    store(to + WIDTH, g[1] + second);
-                    store(to + 2 * WIDTH, g[2]);
-                    store(to + 3 * WIDTH, g[3]);
-                    first = g[4];
-                    second = g[5];
+                    float* to = strip.data() + (i * columns + tile * EDGE) * SIZE + c;
+                    store(to, tile ? load(to) + g[0] : g[0]);
+                    store(to + SIZE, tile ? load(to + SIZE) + g[1] : g[1]);
+#pragma GCC unroll 4
+                    for (int j = 2; j < SEEN; ++j) store(to + j * SIZE, g[j]);
                 }
-                store(to, first);
-            }
-            vec one = sum.part[v], two = other.part[v];
-            const auto put = [&](int64_t i, vec value) { take(i, v, value, i, one, two); };
-            float* last = kept.data() + 2 * v * tiles.maps.width * WIDTH;
-            for (int64_t x = 0; x < tiles.maps.width; ++x, last += 2 * WIDTH) {
+        for (int64_t x = 0; x < tiles.maps.width; ++x)
+            for (int v = 0; v < SIZE / WIDTH; ++v) {
+                const auto put = [&](int64_t i, vec value) { take(i, v, value, i, sum.part[v], other.part[v]); };
                 const int64_t at = start + x * SIZE + v * WIDTH;
+                float* last = kept.data() + 2 * x * SIZE + v * WIDTH;
                 vec g[SEEN];
 #pragma GCC unroll 6
-                for (int i = 0; i < SEEN; ++i) g[i] = load(strip.data() + (i * columns + x + 1) * WIDTH);
+                for (int i = 0; i < SEEN; ++i) g[i] = load(strip.data() + (i * columns + x + 1) * SIZE + v * WIDTH);
                 gather(g);
                 if (top) {
                     put(at - stride, g[0] + load(last));
-                    g[1] += load(last + WIDTH);
+                    g[1] += load(last + SIZE);
                 }
                 store(last, g[4]);
-                store(last + WIDTH, g[5]);
+                store(last + SIZE, g[5]);
                 put(at, g[1]);
                 if (1 < below) put(at + stride, g[2]);
                 if (2 < below) put(at + 2 * stride, g[3]);
                 if (below == EDGE) put(at + 3 * stride, g[4]);
             }
-            sum.part[v] = one;
-            other.part[v] = two;
-        }
     }
 };
 
