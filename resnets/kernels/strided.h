@@ -63,25 +63,22 @@ void convolve(const float* image, int64_t pitch, int64_t rows, int64_t width, co
             }
 }
 
-// The same with as many results in registers as there are and the width allows: it is even.
+// The same with as many results in registers as there are and the width allows: it is a multiple of 4 or 6.
 template <int FROM, int TO, int STEP, class Put>
 void convolve_rows(const float* image, int64_t pitch, int64_t rows, int64_t width, const Tap* taps, int64_t count,
                    Put put) {
-    if (WIDTH == 16 && width % 12 == 0)
-        convolve<FROM, TO, STEP, 12>(image, pitch, rows, width, taps, count, put);
-    else if (WIDTH == 16 && width % 8 == 0)
-        convolve<FROM, TO, STEP, 8>(image, pitch, rows, width, taps, count, put);
-    else if (width % 6 == 0)
-        convolve<FROM, TO, STEP, 6>(image, pitch, rows, width, taps, count, put);
-    else if (width % 4 == 0)
-        convolve<FROM, TO, STEP, 4>(image, pitch, rows, width, taps, count, put);
+    constexpr int LONG = WIDTH == 16 ? 12 : 6, SHORT = WIDTH == 16 ? 8 : 4;
+    if (width % LONG == 0)
+        convolve<FROM, TO, STEP, LONG>(image, pitch, rows, width, taps, count, put);
+    else if (width % SHORT == 0)
+        convolve<FROM, TO, STEP, SHORT>(image, pitch, rows, width, taps, count, put);
     else
         convolve<FROM, TO, STEP, 2>(image, pitch, rows, width, taps, count, put);
 }
 
 // Adds the gradient of the weights (taps, inputs, outputs) by some rows of gradients (rows, width, OUT).
 template <int IN, int OUT, int STRIDE>
-void weigh(const float* image, int64_t pitch, const float* gradients, int64_t rows, int64_t width, float* sums) {
+__attribute__((noinline)) void weigh(const float* image, int64_t pitch, const float* gradients, int64_t rows, int64_t width, float* sums) {
     constexpr int VECTORS = 2, SOME = WIDTH == 16 ? 8 : 4;
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
         for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -118,7 +115,7 @@ struct Strided {
     explicit Strided(const Maps& out) : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out) {}
 
     // Weights (outputs, taps, inputs) as (taps, inputs, outputs), or (taps, outputs, inputs) for the way back.
-    static Buffer<float> pack(const float* w, bool backwards) {
+    __attribute__((noinline)) static Buffer<float> pack(const float* w, bool backwards) {
         Buffer<float> packed(TAPS * IN * OUT);
         for (int64_t o = 0; o < OUT; ++o)
             for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -128,7 +125,7 @@ struct Strided {
     }
 
     // Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
-    static void collect(const Buffer<float>& all, float* to) {
+    __attribute__((noinline)) static void collect(const Buffer<float>& all, float* to) {
         for (int64_t n = 0; n < TAPS * IN; ++n)
             for (int64_t o = 0; o < OUT; ++o) {
                 float sum = 0;

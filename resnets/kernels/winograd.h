@@ -92,7 +92,7 @@ constexpr int64_t ROWS = WIDTH == 16 ? 12 : 6;
 
 // to = from w: (rows, SIZE), (rows, SIZE), (SIZE, SIZE); rows is a multiple of ROWS.
 template <int SIZE>
-void multiply(const float* from, const float* w, float* to, int64_t rows) {
+__attribute__((noinline)) void multiply(const float* from, const float* w, float* to, int64_t rows) {
     constexpr int VECTORS = SIZE == WIDTH ? 1 : 2;
     for (int64_t part = 0; part < SIZE; part += VECTORS * WIDTH)
         for (int64_t row = 0; row < rows; row += ROWS) {
@@ -116,7 +116,7 @@ void multiply(const float* from, const float* w, float* to, int64_t rows) {
 
 // sums += from' by: (SIZE, SIZE), (rows, SIZE), (rows, SIZE).
 template <int SIZE>
-void correlate(const float* from, const float* by, float* sums, int64_t rows) {
+__attribute__((noinline)) void correlate(const float* from, const float* by, float* sums, int64_t rows) {
     constexpr int VECTORS = SIZE == WIDTH ? 1 : 2, SOME = WIDTH == 16 ? 8 : 4;
     for (int64_t part = 0; part < SIZE; part += VECTORS * WIDTH)
         for (int64_t k = 0; k < SIZE; k += SOME) {
@@ -144,7 +144,7 @@ void correlate(const float* from, const float* by, float* sums, int64_t rows) {
 // Weights (outputs, taps, inputs), transformed: (points, inputs, outputs), or (points, outputs, inputs) for
 // the way back.
 template <int SIZE>
-Buffer<float> transform(const float* w, bool backwards) {
+__attribute__((noinline)) Buffer<float> transform(const float* w, bool backwards) {
     Buffer<float> all(POINTS * SIZE * SIZE);
 #pragma omp parallel for
     for (int64_t out = 0; out < SIZE; ++out)
@@ -174,7 +174,7 @@ Buffer<float> transform(const float* w, bool backwards) {
 // Threads' sums (threads, points, inputs, outputs), added in their order and transformed back, as
 // (outputs, taps, inputs).
 template <int SIZE>
-void collect(const Buffer<float>& all, float* to) {
+__attribute__((noinline)) void collect(const Buffer<float>& all, float* to) {
     constexpr size_t EACH = POINTS * SIZE * SIZE;
 #pragma omp parallel for
     for (int64_t in = 0; in < SIZE; ++in)

@@ -217,7 +217,7 @@ def fuse(network: nn.Module) -> None:
     """Have trainings on CPUs use this project's kernels, for all that those can do."""
     for module in network.modules():
         if isinstance(module, Block | nn.BatchNorm2d):
-            module.fused = True  # type: ignore[assignment]
+            module.fused = True
 
 
 class Stage(nn.Sequential):
