@@ -91,7 +91,9 @@ struct Block {
         const Row<OUT> b2(by2.slope.data()), o2(by2.offset.data());
         const Sums between = conv2.backward(
             layer2->w, layer2->to_w,
-            [=](int64_t i, int v) { return k2.part[v] * take_next(g2 + i) + b2.part[v] * take_next(y2 + i) + o2.part[v]; },
+            [=](int64_t i, int v) {
+                return k2.part[v] * take_next(g2 + i) + b2.part[v] * take_next(y2 + i) + o2.part[v];
+            },
             [=](int64_t i, int v) {
                 const vec value = take_next(y1 + i) * k1.part[v] + s1.part[v];
                 return gated(value, value);
@@ -107,7 +109,9 @@ struct Block {
         const Row<OUT> b1(by1.slope.data()), o1(by1.offset.data());
         return conv1.backward(
             layer1->w, layer1->to_w,
-            [=](int64_t i, int v) { return k1.part[v] * take_next(g1 + i) + b1.part[v] * take_next(y1 + i) + o1.part[v]; },
+            [=](int64_t i, int v) {
+                return k1.part[v] * take_next(g1 + i) + b1.part[v] * take_next(y1 + i) + o1.part[v];
+            },
             [=](int64_t i, int) { return take_next(x + i); },
             [=, adds = adds](int64_t i, int v, vec value, int64_t at, vec& sum, vec& other) {
                 take(i, v, adds && at >= 0 ? value + take_next(g2 + at) : value, sum, other);
@@ -151,18 +155,19 @@ struct Blocks {
     void backward(const T* gradient) const {
         const Each& last = blocks.back();
         Sums sums = look_back<T>(gradient, last.t.y2, last.t.out, last.t.g2, last.rows, OUT, true, last.state2);
-        for (size_t n = blocks.size(); n-- > 1;) {
-            const Each& before = blocks[n - 1];
-            const Row<OUT> m(before.state2.mean);
-            const T *out = before.t.out, *y2 = before.t.y2;
-            T* g2 = before.t.g2;
-            sums = blocks[n].backward(sums, [=](int64_t i, int v, vec value, vec& sum, vec& with_x) {
-                value = gated(value, take_next(out + i));
-                put_next(g2 + i, value);
-                sum += value;
-                with_x += value * (take_next(y2 + i) - m.part[v]);
-            });
-        }
+        if constexpr (STRIDE == 1)
+            for (size_t n = blocks.size(); n-- > 1;) {
+                const Each& before = blocks[n - 1];
+                const Row<OUT> m(before.state2.mean);
+                const T *out = before.t.out, *y2 = before.t.y2;
+                T* g2 = before.t.g2;
+                sums = blocks[n].backward(sums, [=](int64_t i, int v, vec value, vec& sum, vec& with_x) {
+                    value = gated(value, take_next(out + i));
+                    put_next(g2 + i, value);
+                    sum += value;
+                    with_x += value * (take_next(y2 + i) - m.part[v]);
+                });
+            }
         T* to_x = blocks[0].t.to_x;
         blocks[0].backward(sums, [=](int64_t i, int, vec value, vec&, vec&) { put_next(to_x + i, value); });
     }

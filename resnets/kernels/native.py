@@ -20,7 +20,7 @@ from pathlib import Path
 from resnets.support.files import cache_folder, sync
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-PATIENCE = 120
+PATIENCE = 300
 """Seconds that a compiler may take."""
 
 

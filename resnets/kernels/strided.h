@@ -78,7 +78,8 @@ void convolve_rows(const float* image, int64_t pitch, int64_t rows, int64_t widt
 
 // Adds the gradient of the weights (taps, inputs, outputs) by some rows of gradients (rows, width, OUT).
 template <int IN, int OUT, int STRIDE>
-__attribute__((noinline)) void weigh(const float* image, int64_t pitch, const float* gradients, int64_t rows, int64_t width, float* sums) {
+NOT_INLINE void weigh(const float* image, int64_t pitch, const float* gradients, int64_t rows, int64_t width,
+                      float* sums) {
     constexpr int VECTORS = 2, SOME = WIDTH == 16 ? 8 : 4;
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
         for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -115,7 +116,7 @@ struct Strided {
     explicit Strided(const Maps& out) : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out) {}
 
     // Weights (outputs, taps, inputs) as (taps, inputs, outputs), or (taps, outputs, inputs) for the way back.
-    __attribute__((noinline)) static Buffer<float> pack(const float* w, bool backwards) {
+    NOT_INLINE static Buffer<float> pack(const float* w, bool backwards) {
         Buffer<float> packed(TAPS * IN * OUT);
         for (int64_t o = 0; o < OUT; ++o)
             for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -125,7 +126,7 @@ struct Strided {
     }
 
     // Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
-    __attribute__((noinline)) static void collect(const Buffer<float>& all, float* to) {
+    NOT_INLINE static void collect(const Buffer<float>& all, float* to) {
         for (int64_t n = 0; n < TAPS * IN; ++n)
             for (int64_t o = 0; o < OUT; ++o) {
                 float sum = 0;

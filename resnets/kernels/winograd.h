@@ -1,5 +1,5 @@
 // 3x3 convolutions of few channels in float32, forwards and back, by Winograd's F(4x4, 3x3)
-// (Lavin and Gray 2015): 36 products of small matrices do what 144 multiplications an output would.
+// (Lavin and Gray 2015): 36 multiplications instead of 144 for each tile of outputs and pair of channels.
 //
 // Tiles of 6x6 inputs, four apart, are transformed; the matrices (tiles, inputs) of each of the 36
 // points are multiplied with transformed weights and give tiles of 4x4 outputs. The way back is the
@@ -92,7 +92,7 @@ constexpr int64_t ROWS = WIDTH == 16 ? 12 : 6;
 
 // to = from w: (rows, SIZE), (rows, SIZE), (SIZE, SIZE); rows is a multiple of ROWS.
 template <int SIZE>
-__attribute__((noinline)) void multiply(const float* from, const float* w, float* to, int64_t rows) {
+NOT_INLINE void multiply(const float* from, const float* w, float* to, int64_t rows) {
     constexpr int VECTORS = SIZE == WIDTH ? 1 : 2;
     for (int64_t part = 0; part < SIZE; part += VECTORS * WIDTH)
         for (int64_t row = 0; row < rows; row += ROWS) {
@@ -116,7 +116,7 @@ __attribute__((noinline)) void multiply(const float* from, const float* w, float
 
 // sums += from' by: (SIZE, SIZE), (rows, SIZE), (rows, SIZE).
 template <int SIZE>
-__attribute__((noinline)) void correlate(const float* from, const float* by, float* sums, int64_t rows) {
+NOT_INLINE void correlate(const float* from, const float* by, float* sums, int64_t rows) {
     constexpr int VECTORS = SIZE == WIDTH ? 1 : 2, SOME = WIDTH == 16 ? 8 : 4;
     for (int64_t part = 0; part < SIZE; part += VECTORS * WIDTH)
         for (int64_t k = 0; k < SIZE; k += SOME) {
@@ -144,7 +144,7 @@ __attribute__((noinline)) void correlate(const float* from, const float* by, flo
 // Weights (outputs, taps, inputs), transformed: (points, inputs, outputs), or (points, outputs, inputs) for
 // the way back.
 template <int SIZE>
-__attribute__((noinline)) Buffer<float> transform(const float* w, bool backwards) {
+NOT_INLINE Buffer<float> transform(const float* w, bool backwards) {
     Buffer<float> all(POINTS * SIZE * SIZE);
 #pragma omp parallel for
     for (int64_t out = 0; out < SIZE; ++out)
@@ -174,7 +174,7 @@ __attribute__((noinline)) Buffer<float> transform(const float* w, bool backwards
 // Threads' sums (threads, points, inputs, outputs), added in their order and transformed back, as
 // (outputs, taps, inputs).
 template <int SIZE>
-__attribute__((noinline)) void collect(const Buffer<float>& all, float* to) {
+NOT_INLINE void collect(const Buffer<float>& all, float* to) {
     constexpr size_t EACH = POINTS * SIZE * SIZE;
 #pragma omp parallel for
     for (int64_t in = 0; in < SIZE; ++in)
@@ -202,7 +202,7 @@ __attribute__((noinline)) void collect(const Buffer<float>& all, float* to) {
 // The rows of tiles of some images, and what is transformed of them: (points, tiles, SIZE).
 template <int SIZE>
 struct Tiles {
-    static constexpr int64_t TOGETHER = 24, PARTS_OF_ROW = SIZE / WIDTH;
+    static constexpr int64_t TOGETHER = 24;  // about as many as fit in the cache, a multiple of ROWS
 
     const Maps maps;
     const int64_t down, across;  // tiles of an image
@@ -257,7 +257,8 @@ struct Reader {
                 for (int64_t c = 0; c < SIZE; c += WIDTH) {
                     vec d[SEEN];
 #pragma GCC unroll 6
-                    for (int j = 0; j < SEEN; ++j) d[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
+                    for (int j = 0; j < SEEN; ++j)
+                        d[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
                     spread(d);
 #pragma GCC unroll 6
                     for (int j = 0; j < SEEN; ++j) store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + c, d[j]);
@@ -294,7 +295,8 @@ struct GradientReader {
                 for (int64_t c = 0; c < SIZE; c += WIDTH) {
                     vec g[EDGE], m[SEEN];
 #pragma GCC unroll 4
-                    for (int j = 0; j < EDGE; ++j) g[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
+                    for (int j = 0; j < EDGE; ++j)
+                        g[j] = load(strip.data() + (i * columns + tile * EDGE + j) * SIZE + c);
                     unfinish(g, m);
 #pragma GCC unroll 6
                     for (int j = 0; j < SEEN; ++j) store(to + (i * SEEN + j) * tiles.pitch + tile * SIZE + c, m[j]);
