@@ -1,6 +1,7 @@
 """Shared fixtures: a small synthetic CIFAR-10, and a cache folder of the test's own."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before torch reads it. Tiny networks gain nothing from threads, which wait for each other where
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 from resnets.data.cifar10 import Cifar10, Images
+from resnets.support.files import cache_folder
+
+KERNELS = cache_folder("kernels")
 
 
 def synthetic(count: int, seed: int) -> Images:
@@ -31,8 +35,17 @@ def tiny() -> Cifar10:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
+    folder = own_cache(tmp_path / "cache")
     monkeypatch.setenv("RESNETS_CACHE", str(folder))
+    return folder
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache for some tests; only kernels are the user's: to compile them takes a minute."""
+    if sys.platform == "linux" and not folder.exists():
+        folder.mkdir(parents=True)
+        KERNELS.mkdir(parents=True, exist_ok=True)
+        (folder / "kernels").symlink_to(KERNELS)
     return folder
 
 

@@ -1,8 +1,9 @@
-"""Basic blocks, two 3x3 convolutions and a shortcut each, as one operation in bf16 on CPUs.
+"""Basic blocks, two 3x3 convolutions and a shortcut each, as one operation on CPUs.
 
 The convolutions are this project's own, because only so can BN and ReLU be done where they are
-read and summed up where they are written (block.cpp). oneDNN's are as fast where the CPU has
-matrix units (AMX), so there blocks stay as they are.
+read and summed up where they are written (block.h). In bf16 oneDNN's are as fast where the CPU has
+matrix units (AMX), so there blocks stay as they are; in float32 Winograd's algorithm saves three
+quarters of the multiplications (winograd.h).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
-from resnets.kernels.norm import plain_norm, pointer, usual, watched
+from resnets.kernels.norm import NAMES, plain_norm, pointer, usual, watched
 
 CHANNELS = {1: (16, 32, 64), 2: (16, 32)}
 """Of the input, by the stride of the first convolution; with stride 2 they double."""
 
 
 class _Layer(ctypes.Structure):
-    """A convolution with its BN: `Layer` of block.cpp."""
+    """A convolution with its BN: `Layer` of block.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w", "weight", "bias", "mean", "variance")),
@@ -35,14 +36,14 @@ class _Layer(ctypes.Structure):
 
 
 class _Tensors(ctypes.Structure):
-    """Maps by their addresses: `Tensors` of block.cpp."""
+    """Maps by their addresses: `Tensors` of block.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y1", "y2", "out", "g1", "g2", "to_x")]
 
 
-def available() -> bool:
-    """Whether the kernels are here and this CPU has the instructions."""
-    library = native.library("block")
+def available(dtype: torch.dtype) -> bool:
+    """Whether the kernels for maps of this type are here and this CPU has the instructions."""
+    library = native.library(f"block_{NAMES[dtype]}") if dtype in NAMES else None
     return library is not None and bool(library.block_available())
 
 
@@ -64,13 +65,14 @@ def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tenso
         and x.shape[3] == stride * width
         and height % 2 == 0
         and (width % 4 == 0 or width % 6 == 0)
-        and x.dtype == torch.bfloat16
+        and x.dtype in NAMES
+        and (x.dtype != torch.float32 or not torch.is_autocast_enabled("cpu"))
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(map(_plain_convolution, convolutions))
         and all(plain_norm(norm, stride * channels) for norm in norms)
         and len(x) > 0
-        and available()
+        and available(x.dtype)
     )
 
 
@@ -98,7 +100,7 @@ def basic_blocks(blocks: Sequence[Sequence[Layers]], x: Tensor, adds: bool) -> T
 
     Args:
         blocks: the two layers of each, for which x `fits`; a single one if the stride is 2.
-        x: maps (N, C, H, W), bf16, channels_last.
+        x: maps (N, C, H, W), float32 or bf16, channels_last.
     """
     layers = [layer for block in blocks for layer in block]
     learned = [p for conv, norm in layers for p in (conv.weight, norm.weight, norm.bias)]
@@ -186,15 +188,15 @@ def _call(
         maps[i] = _Tensors(x=before.data_ptr(), y1=y1.data_ptr(), y2=y2.data_ptr(),
                            out=out.data_ptr(), **shared)  # fmt: skip
     images, _, height, width = made[2][0].shape
-    _function(name)(
+    _function(name, x.dtype)(
         x.shape[1], x.shape[2] // height, len(maps), images, height, width, adds,
         ctypes.byref(maps), ctypes.byref(layers), pointer(gradient),
     )  # fmt: skip
 
 
 @cache
-def _function(name: str) -> Any:
-    library = native.library("block")
+def _function(name: str, dtype: torch.dtype) -> Any:
+    library = native.library(f"block_{NAMES[dtype]}")
     assert library is not None
     function = library[name]
     address = ctypes.c_void_p

@@ -7,58 +7,18 @@
 #pragma once
 
 #include <array>
-#include <new>
 
-#include "norm.h"
+#include "maps.h"
 
 namespace {
 
 typedef uint32_t pair;  // two bf16 that are multiplied and added together
 
-constexpr int64_t TAPS = 9, SIDE = 3;
-
-// Memory of a thread's own, in whole lines of the cache: a vector across two takes twice the time.
-template <class T>
-struct Lines {
-    typedef T value_type;
-    static constexpr std::align_val_t SIZE{64};
-
-    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SIZE)); }
-    void deallocate(T* place, size_t) { ::operator delete(place, SIZE); }
-    bool operator==(const Lines&) const { return true; }
-    bool operator!=(const Lines&) const { return false; }
-};
-template <class T>
-using Buffer = std::vector<T, Lines<T>>;
-
-inline f16 dot(f16 sum, f16 many, const void* one) {
+inline vec dot(vec sum, vec many, const void* one) {
     pair value;
     std::memcpy(&value, one, sizeof value);
-    return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
 }
-
-struct Maps {
-    int64_t images, height, width;
-
-    int64_t pixels() const { return height * width; }
-    int64_t padded_width() const { return width + 2; }
-    int64_t padded() const { return (height + 2) * padded_width(); }
-    int64_t rows() const { return images * pixels(); }
-};
-
-// A vector for each WIDTH channels.
-template <int CHANNELS>
-struct Row {
-    f16 part[CHANNELS / WIDTH];
-
-    Row() : part{} {}
-    explicit Row(const float* channel) {
-        for (int v = 0; v < CHANNELS / WIDTH; ++v) part[v] = load(channel + v * WIDTH);
-    }
-    void add_to(double* sums) const {
-        for (int c = 0; c < CHANNELS; ++c) sums[c] += part[c / WIDTH][c % WIDTH];
-    }
-};
 
 // An image with its border, made pixel by pixel: `make(i, v)` gives the values at flat index i of
 // the maps, vector v of the channels. The border stays as it is: zeros.
@@ -109,13 +69,13 @@ void convolve(const half* image, int64_t pitch, int64_t rows, int64_t width, con
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
         for (int64_t row = 0; row < rows; row += ROWS)
             for (int64_t column = 0; column < width; column += PIXELS) {
-                f16 sum[ROWS][PIXELS][VECTORS] = {};
+                vec sum[ROWS][PIXELS][VECTORS] = {};
                 for (int64_t tap = 0; tap < count; ++tap) {
                     const half* from = image + (taps[tap].offset + STRIDE * (row * pitch + column)) * IN;
                     const half* w = taps[tap].weights + 2 * part;
 #pragma GCC unroll 2
                     for (int64_t in = 0; in < IN; in += 2, w += 2 * OUT) {
-                        f16 many[VECTORS];
+                        vec many[VECTORS];
 #pragma GCC unroll 4
                         for (int v = 0; v < VECTORS; ++v) many[v] = load((const float*)(w + 2 * WIDTH * v));
 #pragma GCC unroll 2
@@ -184,13 +144,13 @@ void weigh(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
         for (int64_t tap_row = 0; tap_row < SIDE; ++tap_row)
             for (int64_t in = 0; in < IN; in += SOME) {
-                f16 sum[SIDE][SOME][VECTORS] = {};
+                vec sum[SIDE][SOME][VECTORS] = {};
                 for (int64_t row = 0; row < rows; ++row) {
                     const int64_t at = (row * STRIDE + tap_row) * pitch * IN + in;
                     const pair *left = inputs[0] + at, *middle = inputs[1] + at, *right = inputs[2] + at;
                     const pair* out = outputs + row * half_width * OUT + part;
                     for (int64_t k = 0; k < half_width; ++k, left += IN, middle += IN, right += IN, out += OUT) {
-                        f16 many[VECTORS];
+                        vec many[VECTORS];
 #pragma GCC unroll 4
                         for (int v = 0; v < VECTORS; ++v) many[v] = load((const float*)(out + WIDTH * v));
 #pragma GCC unroll 8
@@ -232,6 +192,8 @@ inline void collect(const Buffer<float>& all, int64_t inputs, int64_t outputs, f
 
 template <int IN, int OUT, int STRIDE>
 struct Convolution {
+    typedef half Value;
+
     const Maps in, out;
     const int64_t strip;  // rows of results that are worked on together, so that they stay in the cache
 
@@ -269,7 +231,7 @@ struct Convolution {
                     for (int64_t i = 0; i < strip * out.width * OUT; i += OUT)
 #pragma GCC unroll 4
                         for (int v = 0; v < OUT / WIDTH; ++v) {
-                            const f16 value = load(results.data() + i + v * WIDTH);
+                            const vec value = load(results.data() + i + v * WIDTH);
                             store(there + i + v * WIDTH, value);
                             sum.part[v] += value;
                             square.part[v] += value * value;
@@ -318,7 +280,7 @@ struct Convolution {
                                     outs.data());
                     weigh<IN, OUT, STRIDE>(columns, pitch, outs.data(), strip, half_width, mine);
                     to_inputs(there, weights.data(), image, row, results.data(),
-                              [&](int64_t i, int v, f16 value, int64_t at) {
+                              [&](int64_t i, int v, vec value, int64_t at) {
                                   take(i, v, value, at, sum.part[v], other.part[v]);
                               });
                 }

@@ -21,7 +21,7 @@ from pathlib import Path
 from resnets.support.files import cache_folder, sync
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-PATIENCE = 120
+PATIENCE = 300
 """Seconds that a compiler may take."""
 SUM = hashlib.sha256().digest_size
 
@@ -93,7 +93,7 @@ def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
 def _say_that_it_takes_time() -> None:
     """Once, and of several processes in one only."""
     if os.environ.get("RANK", "0") == "0":
-        print("resnets: compiling kernels for this CPU (once, some seconds) ...", file=sys.stderr)
+        print("resnets: compiling kernels for this CPU (once, up to a minute) ...", file=sys.stderr)
 
 
 def _whole(path: Path) -> bool:

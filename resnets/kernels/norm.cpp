@@ -23,8 +23,8 @@ void backward(const T* gradient, const T* x, const T* out, T* to_x, T* to_shortc
         return [=, k = Lanes(state.scale, channels, block), s = Lanes(state.shift, channels, block),
                 b = Lanes(slopes.slope.data(), channels, block),
                 o = Lanes(slopes.offset.data(), channels, block)](int64_t i, int64_t p) {
-            f16 g = load(from + i);
-            const f16 v = load(x + i);
+            vec g = load(from + i);
+            const vec v = load(x + i);
             if (again) g = gated(g, v * k.part[p] + s.part[p]);
             store(to_x + i, k.part[p] * g + b.part[p] * v + o.part[p]);
         };

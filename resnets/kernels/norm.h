@@ -39,7 +39,7 @@ inline void share(int64_t count, int64_t& first, int64_t& last) {
 
 // A value for each lane of a block, from one for each channel.
 struct Lanes {
-    f16 part[PARTS];
+    vec part[PARTS];
 
     Lanes(const float* channel, int64_t channels, int64_t block) {
         float flat[LANES];
@@ -86,7 +86,7 @@ Sums two_sums(int64_t rows, int64_t channels, Prepare prepare) {
             const int64_t stop = tile + TILE < end ? tile + TILE : end;
             for (int64_t block = 0; block < grid.blocks; ++block) {
                 const auto add = prepare(block);
-                f16 a[PARTS] = {}, b[PARTS] = {};
+                vec a[PARTS] = {}, b[PARTS] = {};
                 for (int64_t piece = tile; piece < stop; ++piece)
                     for (int64_t p = 0; p < PARTS; ++p)
                         add(piece * grid.step + block * LANES + p * WIDTH, p, a[p], b[p]);
@@ -164,8 +164,8 @@ void look(const T* x, int64_t rows, int64_t channels, const Norm& norm, State st
         origin[c] = load(one)[0];
     }
     const Sums sums = two_sums(rows, channels, [&](int64_t block) {
-        return [=, base = Lanes(origin.data(), channels, block)](int64_t i, int64_t p, f16& a, f16& b) {
-            const f16 v = load(x + i) - base.part[p];
+        return [=, base = Lanes(origin.data(), channels, block)](int64_t i, int64_t p, vec& a, vec& b) {
+            const vec v = load(x + i) - base.part[p];
             a += v;
             b += v * v;
         };
@@ -179,7 +179,7 @@ void apply(const T* x, const T* shortcut, T* out, int64_t rows, int64_t channels
     everywhere(rows, channels, [&](int64_t block) {
         return [=, k = Lanes(state.scale, channels, block),
                 s = Lanes(state.shift, channels, block)](int64_t i, int64_t p) {
-            f16 v = load(x + i) * k.part[p] + s.part[p];
+            vec v = load(x + i) * k.part[p] + s.part[p];
             if (shortcut) v += load(shortcut + i);
             store(out + i, relu ? gated(v, v) : v);
         };
@@ -211,9 +211,9 @@ Sums look_back(const T* gradient, const T* x, const T* out, T* kept, int64_t row
                bool relu, State state) {
     return two_sums(rows, channels, [&](int64_t block) {
         return [=, m = Lanes(state.mean, channels, block), k = Lanes(state.scale, channels, block),
-                s = Lanes(state.shift, channels, block)](int64_t i, int64_t p, f16& a, f16& b) {
-            f16 g = load(gradient + i);
-            const f16 v = load(x + i);
+                s = Lanes(state.shift, channels, block)](int64_t i, int64_t p, vec& a, vec& b) {
+            vec g = load(gradient + i);
+            const vec v = load(x + i);
             if (out) {
                 g = gated(g, load(out + i));
                 store(kept + i, g);

@@ -96,7 +96,7 @@ class Block(nn.Module):
 
     downsample: nn.Module | None
     gate: nn.Conv2d | None
-    fused = whole = False
+    fused = False
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Block(nn.Module):
     def fits_whole(self, x: Tensor) -> bool:
         """Whether kernels can do the block as one."""
         down = self.downsample
-        if not (self.whole and self.training) or (down is not None and watched(down)):
+        if not (self.fused and self.training) or (down is not None and watched(down)):
             return False
         simple = down is None or isinstance(down, nn.Identity | ZeroPadShortcut)
         return simple and block.fits(self._convolutions(), self._norms(), x)
@@ -215,12 +215,9 @@ def normalize(
 
 def fuse(network: nn.Module) -> None:
     """Have trainings on CPUs use this project's kernels, for all that those can do."""
-    whole = block.available()
     for module in network.modules():
-        if isinstance(module, Block):
-            module.fused, module.whole = True, whole
-        elif isinstance(module, nn.BatchNorm2d):
-            module.fused = True  # type: ignore[assignment]
+        if isinstance(module, Block | nn.BatchNorm2d):
+            module.fused = True
 
 
 class Stage(nn.Sequential):

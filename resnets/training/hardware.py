@@ -61,7 +61,8 @@ def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Ker
         return "none"
     wanted = recipe.compile is not True and recipe.channels_last is not False
     if device.type == "cpu" and wanted and norm.available():
-        return "blocks" if precision == "bf16" and block.available() else "norms"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return "blocks" if block.available(dtype) else "norms"
     if recipe.kernels is True:
         raise UserError(
             f"kernels = true cannot be had: {', '.join(_against_kernels(recipe, device))}",

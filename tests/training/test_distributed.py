@@ -14,7 +14,7 @@ from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training import metrics
 from resnets.training.training import shares
-from tests.conftest import draw_photos
+from tests.conftest import draw_photos, own_cache
 from tests.training.test_resume import make_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def run(photos, out, *options, processes=1, restarts=0, fatal=-1):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "RESNETS_CACHE": str(photos / "cache"),
+        "RESNETS_CACHE": str(own_cache(photos / "cache")),
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(
@@ -118,7 +118,7 @@ def test_processes_that_disagree_about_the_recipe_are_refused_in_one_line(photos
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          str(script), "train", str(photos / "recipe.toml"), "--data", str(photos / "photos"),
          "--out", str(photos / "disagree")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RESNETS_CACHE": str(photos / "cache")},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RESNETS_CACHE": str(own_cache(photos / "cache"))},
         cwd=photos, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0

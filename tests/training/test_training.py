@@ -181,8 +181,9 @@ def test_every_switch_can_be_set_and_auto_resolves():
 
 def test_kernels_take_part_where_they_can(monkeypatch):
     there = kernels.available()
-    kind = ("blocks" if whole.available() else "norms") if there else "none"
-    assert hardware.resolve(make_recipe(), CPU).kernels == kind
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        kind = ("blocks" if whole.available(dtype) else "norms") if there else "none"
+        assert hardware.resolve(make_recipe(precision=precision), CPU).kernels == kind
     assert hardware.resolve(make_recipe(kernels=False), CPU).kernels == "none"
     assert hardware.resolve(make_recipe(compile=True), CPU).kernels == "none"
     assert hardware.resolve(make_recipe(channels_last=False), CPU).kernels == "none"
@@ -235,12 +236,14 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.skipif(not whole.available(), reason="whole blocks need AVX-512 BF16, without AMX")
-def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny, precision):
+    if not whole.available({"fp32": torch.float32, "bf16": torch.bfloat16}[precision]):
+        pytest.skip("whole blocks need AVX2 in float32, AVX-512 BF16 without AMX in bf16")
     trainings = []
     for save_memory in (False, True):
         recipe = make_recipe(network="cifar-resnet26", save_memory=save_memory, batch=32)
-        settings = Settings("bf16", True, False, kernels="blocks")
+        settings = Settings(precision, True, False, kernels="blocks")
         trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
         trainings[-1].update()
     for (name, plain), (_, again) in zip(

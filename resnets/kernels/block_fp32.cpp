@@ -1,0 +1,31 @@
+// Blocks in float32, for block.py.
+
+#if defined(__AVX2__) && defined(__FMA__)
+
+#include <type_traits>
+
+#include "block.h"
+#include "strided.h"
+#include "winograd.h"
+
+namespace {
+
+template <int IN, int OUT, int STRIDE>
+using Kind = std::conditional_t<STRIDE == 1, Winograd<OUT>, Strided<IN, OUT>>;
+
+template <int IN, int OUT, int STRIDE>
+struct Convolution : Kind<IN, OUT, STRIDE> {
+    explicit Convolution(const Maps& out) : Kind<IN, OUT, STRIDE>(out) {}
+};
+
+}  // namespace
+
+INTERFACE(Convolution, float)
+
+#else
+
+#include <cstdint>
+
+extern "C" int32_t block_available() { return 0; }
+
+#endif
