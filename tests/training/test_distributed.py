@@ -114,11 +114,12 @@ def test_processes_that_disagree_about_the_recipe_are_refused_in_one_line(photos
         "sys.argv += ['--seed', os.environ['RANK']]\n"
         "main()\n"
     )
+    cache = own_cache(photos / "cache")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          str(script), "train", str(photos / "recipe.toml"), "--data", str(photos / "photos"),
          "--out", str(photos / "disagree")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RESNETS_CACHE": str(own_cache(photos / "cache"))},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RESNETS_CACHE": str(cache)},
         cwd=photos, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
