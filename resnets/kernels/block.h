@@ -173,35 +173,20 @@ struct Blocks {
     }
 };
 
-template <template <int, int, int> class Convolution, class T, class Work>
-void choose(int64_t channels, int64_t stride, int64_t count, const Maps& out, bool adds, const Tensors<T>* t,
-            const Layer* layers, Work work) {
-    if (stride == 2)
-        channels == 16 ? work(Blocks<Convolution, 16, 32, 2>(count, out, adds, t, layers))
-                       : work(Blocks<Convolution, 32, 64, 2>(count, out, adds, t, layers));
-    else if (channels == 16)
-        work(Blocks<Convolution, 16, 16, 1>(count, out, adds, t, layers));
-    else
-        channels == 32 ? work(Blocks<Convolution, 32, 32, 1>(count, out, adds, t, layers))
-                       : work(Blocks<Convolution, 64, 64, 1>(count, out, adds, t, layers));
-}
-
 }  // namespace
 
-// The two calls of block.py, with a kind of convolution and the type of its maps.
+// The two calls of block.py, with a kind of convolution and the type of its maps; for blocks with
+// OF_CHANNELS (those of x) and OF_STRIDE, which the compiler is told: each kind is compiled alone.
 //
-// channels: of x; count: of blocks, one if the stride is 2; images, height and width: of the results.
+// count: of blocks, one if the stride is 2; images, height and width: of the results.
 #define INTERFACE(CONVOLUTION, T)                                                                                      \
+    typedef Blocks<CONVOLUTION, OF_CHANNELS, OF_CHANNELS * OF_STRIDE, OF_STRIDE> Kind;                                 \
     extern "C" int32_t block_available() { return 1; }                                                                 \
-    extern "C" void block_forward(int64_t channels, int64_t stride, int64_t count, int64_t images, int64_t height,     \
-                                  int64_t width, int32_t adds, const Tensors<T>* tensors, const Layer* layers,         \
-                                  const T*) {                                                                          \
-        choose<CONVOLUTION>(channels, stride, count, {images, height, width}, adds != 0, tensors, layers,              \
-                            [](const auto& blocks) { blocks.forward(); });                                             \
+    extern "C" void block_forward(int64_t count, int64_t images, int64_t height, int64_t width, int32_t adds,          \
+                                  const Tensors<T>* tensors, const Layer* layers, const T*) {                          \
+        Kind(count, {images, height, width}, adds != 0, tensors, layers).forward();                                    \
     }                                                                                                                  \
-    extern "C" void block_backward(int64_t channels, int64_t stride, int64_t count, int64_t images, int64_t height,    \
-                                   int64_t width, int32_t adds, const Tensors<T>* tensors, const Layer* layers,        \
-                                   const T* gradient) {                                                                \
-        choose<CONVOLUTION>(channels, stride, count, {images, height, width}, adds != 0, tensors, layers,              \
-                            [=](const auto& blocks) { blocks.backward(gradient); });                                   \
+    extern "C" void block_backward(int64_t count, int64_t images, int64_t height, int64_t width, int32_t adds,         \
+                                   const Tensors<T>* tensors, const Layer* layers, const T* gradient) {                \
+        Kind(count, {images, height, width}, adds != 0, tensors, layers).backward(gradient);                           \
     }

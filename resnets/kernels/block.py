@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
 from resnets.kernels.norm import NAMES, plain_norm, pointer, usual, watched
+from resnets.support.devices import cores
 
 CHANNELS = {1: (16, 32, 64), 2: (16, 32)}
 """Of the input, by the stride of the first convolution; with stride 2 they double."""
@@ -41,10 +43,19 @@ class _Tensors(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y1", "y2", "out", "g1", "g2", "to_x")]
 
 
+@cache
 def available(dtype: torch.dtype) -> bool:
     """Whether the kernels for maps of this type are here and this CPU has the instructions."""
-    library = native.library(f"block_{NAMES[dtype]}") if dtype in NAMES else None
-    return library is not None and bool(library.block_available())
+    if dtype not in NAMES:
+        return False
+    kinds = [(dtype, channels, stride) for stride, some in CHANNELS.items() for channels in some]
+    with ThreadPoolExecutor(cores()) as together:  # each may have to be compiled
+        found = list(together.map(lambda kind: _library(*kind), kinds))
+    return all(library is not None and bool(library.block_available()) for library in found)
+
+
+def _library(dtype: torch.dtype, channels: int, stride: int) -> ctypes.CDLL | None:
+    return native.library(f"block_{NAMES[dtype]}", OF_CHANNELS=channels, OF_STRIDE=stride)
 
 
 def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor) -> bool:
@@ -188,18 +199,18 @@ def _call(
         maps[i] = _Tensors(x=before.data_ptr(), y1=y1.data_ptr(), y2=y2.data_ptr(),
                            out=out.data_ptr(), **shared)  # fmt: skip
     images, _, height, width = made[2][0].shape
-    _function(name, x.dtype)(
-        x.shape[1], x.shape[2] // height, len(maps), images, height, width, adds,
+    _function(name, x.dtype, x.shape[1], x.shape[2] // height)(
+        len(maps), images, height, width, adds,
         ctypes.byref(maps), ctypes.byref(layers), pointer(gradient),
     )  # fmt: skip
 
 
 @cache
-def _function(name: str, dtype: torch.dtype) -> Any:
-    library = native.library(f"block_{NAMES[dtype]}")
+def _function(name: str, dtype: torch.dtype, channels: int, stride: int) -> Any:
+    library = _library(dtype, channels, stride)
     assert library is not None
     function = library[name]
     address = ctypes.c_void_p
-    function.argtypes = [*[ctypes.c_int64] * 6, ctypes.c_int32, address, address, address]
+    function.argtypes = [*[ctypes.c_int64] * 4, ctypes.c_int32, address, address, address]
     function.restype = None
     return function

@@ -11,11 +11,11 @@
 namespace {
 
 template <int IN, int OUT, int STRIDE>
-using Kind = std::conditional_t<STRIDE == 1, Winograd<OUT>, Strided<IN, OUT>>;
+using Either = std::conditional_t<STRIDE == 1, Winograd<OUT>, Strided<IN, OUT>>;
 
 template <int IN, int OUT, int STRIDE>
-struct Convolution : Kind<IN, OUT, STRIDE> {
-    explicit Convolution(const Maps& out) : Kind<IN, OUT, STRIDE>(out) {}
+struct Convolution : Either<IN, OUT, STRIDE> {
+    explicit Convolution(const Maps& out) : Either<IN, OUT, STRIDE>(out) {}
 };
 
 }  // namespace

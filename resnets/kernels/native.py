@@ -34,12 +34,15 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
-def library(name: str) -> ctypes.CDLL | None:
+def library(name: str, **macros: int) -> ctypes.CDLL | None:
     """The compiled `NAME.cpp` of this folder; None where it cannot be had.
 
     On Linux only: its threads are those of PyTorch's OpenMP, which must be imported before.
+
+    Args:
+        macros: numbers that the source is compiled with.
     """
-    found = _find(name)
+    found = _find(name, **macros)
     return None if isinstance(found, str) else found
 
 
@@ -50,7 +53,7 @@ def why_not(name: str) -> str:
 
 
 @cache
-def _find(name: str) -> ctypes.CDLL | str:
+def _find(name: str, **macros: int) -> ctypes.CDLL | str:
     """The library, or why it cannot be had."""
     tool = compiler()
     if sys.platform != "linux":
@@ -58,6 +61,8 @@ def _find(name: str) -> ctypes.CDLL | str:
     if tool is None:
         return f"no C++ compiler ({os.environ.get('CXX') or 'g++'})"
     source = Path(__file__).with_name(f"{name}.cpp")
+    flags = [*FLAGS, *(f"-D{macro}={value}" for macro, value in macros.items())]
+    label = "-".join([name, *map(str, macros.values())])
     try:
         made = subprocess.run(
             [tool, "--version"], capture_output=True, check=True, timeout=PATIENCE
@@ -65,9 +70,9 @@ def _find(name: str) -> ctypes.CDLL | str:
         if b"Free Software Foundation" not in made.stdout:
             return f"{tool} is not GCC"
         sources = [path.read_bytes() for path in sorted(source.parent.glob("*.[ch]*"))]
-        facts = [*sources, made.stdout, " ".join(FLAGS).encode(), _cpu()]
+        facts = [*sources, made.stdout, " ".join(flags).encode(), _cpu()]
         mark = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
-        return _load(tool, source, cache_folder("kernels", f"{name}-{mark}.so"))
+        return _load([tool, *flags, str(source)], cache_folder("kernels", f"{label}-{mark}.so"))
     except subprocess.TimeoutExpired:
         return f"{tool} took more than {PATIENCE} seconds"
     except subprocess.CalledProcessError as error:
@@ -77,7 +82,7 @@ def _find(name: str) -> ctypes.CDLL | str:
         return f"kernels cannot be compiled: {error}"
 
 
-def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
+def _load(command: list[str], path: Path) -> ctypes.CDLL:
     """The library at `path`, compiled if it is not there or cannot be used."""
     if path.exists() and _trusted(path) and _whole(path):
         try:
@@ -85,7 +90,7 @@ def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
         except OSError:
             pass  # of another C library
     _say_that_it_takes_time()
-    _compile(tool, source, path)
+    _compile(command, path)
     return ctypes.CDLL(str(path))
 
 
@@ -93,7 +98,10 @@ def _load(tool: str, source: Path, path: Path) -> ctypes.CDLL:
 def _say_that_it_takes_time() -> None:
     """Once, and of several processes in one only."""
     if os.environ.get("RANK", "0") == "0":
-        print("resnets: compiling kernels for this CPU (once, up to a minute) ...", file=sys.stderr)
+        print(
+            "resnets: compiling kernels for this CPU (once, up to half a minute) ...",
+            file=sys.stderr,
+        )
 
 
 def _whole(path: Path) -> bool:
@@ -108,13 +116,14 @@ def _trusted(path: Path) -> bool:
     return facts.st_uid in (0, os.getuid()) and not facts.st_mode & 0o022
 
 
-def _compile(tool: str, source: Path, path: Path) -> None:
+def _compile(command: list[str], path: Path) -> None:
     """Whole or not at all, whoever else compiles it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder, path.name)
-        command = [tool, *FLAGS, str(source), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        subprocess.run(
+            [*command, "-o", str(made)], check=True, capture_output=True, timeout=PATIENCE
+        )
         with made.open("ab") as file:  # what follows the last section is not looked at
             file.write(hashlib.sha256(made.read_bytes()).digest())
         made.chmod(0o755)

@@ -51,7 +51,7 @@ def quick(fresh, monkeypatch, tmp_path):
 def test_compiled_once_and_kept(fresh, capsys):
     assert native.library("norm") is not None
     assert native.why_not("norm") == ""
-    said = "resnets: compiling kernels for this CPU (once, up to a minute) ...\n"
+    said = "resnets: compiling kernels for this CPU (once, up to half a minute) ...\n"
     assert capsys.readouterr() == ("", said)
     (made,) = (fresh / "kernels").iterdir()
     before = made.stat().st_mtime_ns
