@@ -15,7 +15,7 @@ from PIL import Image
 from resnets.data.cifar10 import Cifar10, Images
 from resnets.support.files import cache_folder
 
-KERNELS = cache_folder("kernels")
+KERNELS = cache_folder("kernels").resolve()
 
 
 def synthetic(count: int, seed: int) -> Images:
@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def own_cache(folder: Path) -> Path:
-    """A cache for some tests; only kernels are the user's: to compile them takes a minute."""
+    """A cache for some tests; only kernels are the user's: to compile them takes long."""
     if sys.platform == "linux" and not folder.exists():
         folder.mkdir(parents=True)
         KERNELS.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ def describe_run(run: Run) -> str:
     compiled = "compiled" if settings.compile else "eager"
     compiled += f", kernels for {settings.kernels}" if settings.kernels != "none" else ""
     if missing := hardware.missing_kernels(recipe, run.device, settings):
-        compiled += f", {missing}: PyTorch's kernels only"
+        instead = "kernels only" if settings.kernels == "none" else "convolutions"
+        compiled += f", {missing}: PyTorch's {instead}"
     task, processes = run.task, run.world.size
     together = f"{processes} processes, " if processes > 1 else ""
     return (

@@ -48,14 +48,28 @@ def available(dtype: torch.dtype) -> bool:
     """Whether the kernels for maps of this type are here and this CPU has the instructions."""
     if dtype not in NAMES:
         return False
-    kinds = [(dtype, channels, stride) for stride, some in CHANNELS.items() for channels in some]
     with ThreadPoolExecutor(cores()) as together:  # each may have to be compiled
-        found = list(together.map(lambda kind: _library(*kind), kinds))
+        found = list(together.map(lambda kind: native.library(_name(dtype), **kind), _kinds()))
     return all(library is not None and bool(library.block_available()) for library in found)
 
 
-def _library(dtype: torch.dtype, channels: int, stride: int) -> ctypes.CDLL | None:
-    return native.library(f"block_{NAMES[dtype]}", OF_CHANNELS=channels, OF_STRIDE=stride)
+def why_not(dtype: torch.dtype) -> str:
+    """Why kernels that are for this CPU cannot be had; empty where they can, or are for others."""
+    reasons = (native.why_not(_name(dtype), **kind) for kind in _kinds())
+    return next(filter(None, reasons), "")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return f"block_{NAMES[dtype]}"
+
+
+def _kinds() -> list[dict[str, int]]:
+    """What each library is for, as the macros that it is compiled with."""
+    return [_kind(channels, stride) for stride, some in CHANNELS.items() for channels in some]
+
+
+def _kind(channels: int, stride: int) -> dict[str, int]:
+    return {"OF_CHANNELS": channels, "OF_STRIDE": stride}
 
 
 def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor) -> bool:
@@ -82,7 +96,7 @@ def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tenso
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(map(_plain_convolution, convolutions))
         and all(plain_norm(norm, stride * channels) for norm in norms)
-        and len(x) > 0
+        and x.numel() > 0
         and available(x.dtype)
     )
 
@@ -91,7 +105,9 @@ def _plain_convolution(convolution: nn.Conv2d) -> bool:
     """Whether it is the usual one of 3x3, in float32, and watched by nothing."""
     stride, bias = convolution.stride, convolution.bias
     return (
-        convolution.kernel_size == (3, 3)
+        type(convolution) is nn.Conv2d
+        and convolution.kernel_size == (3, 3)
+        and convolution.padding_mode == "zeros"
         and convolution.padding == convolution.dilation == (1, 1)
         and convolution.groups == 1
         and stride[0] == stride[1]
@@ -136,7 +152,7 @@ class _BasicBlocks(torch.autograd.Function):
     ) -> Tensor:
         count = len(norms) // 2
         made = [[_results(x, stride) for _ in range(count)] for _ in ("y1", "y2", "out")]
-        state = torch.empty(len(norms), 4, made[0][0].shape[1])
+        state = x.new_empty((len(norms), 4, made[0][0].shape[1]), dtype=torch.float32)
         kernels = [_taps_first(w) for w in learned[::3]]  # alive until the call has ended
         layers = (_Layer * len(norms))()
         for layer, norm, w, place in zip(layers, norms, kernels, state, strict=True):
@@ -174,7 +190,7 @@ def _results(x: Tensor, stride: int) -> Tensor:
     """Maps of the size that the block makes of x's."""
     count, channels, height, width = x.shape
     size = (count, stride * channels, height // stride, width // stride)
-    return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _taps_first(weight: Tensor) -> Tensor:
@@ -207,7 +223,7 @@ def _call(
 
 @cache
 def _function(name: str, dtype: torch.dtype, channels: int, stride: int) -> Any:
-    library = _library(dtype, channels, stride)
+    library = native.library(_name(dtype), **_kind(channels, stride))
     assert library is not None
     function = library[name]
     address = ctypes.c_void_p

@@ -35,7 +35,8 @@ struct Maps {
     int64_t rows() const { return images * pixels(); }
 };
 
-// Maps in float32 come from far: what lies a row of tiles further is fetched ahead. In bf16 that gains nothing.
+// Maps in float32 come from far: what lies a row of tiles further (of 512 values a row) is fetched ahead. In
+// bf16 that gains nothing.
 constexpr int64_t AHEAD = 2048;
 
 inline vec take_next(const float* p) {

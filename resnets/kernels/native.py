@@ -17,6 +17,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from resnets.support.files import cache_folder, sync
 
@@ -46,9 +47,9 @@ def library(name: str, **macros: int) -> ctypes.CDLL | None:
     return None if isinstance(found, str) else found
 
 
-def why_not(name: str) -> str:
-    """Why there is no library of that name, in a few words; empty where there is one."""
-    found = _find(name)
+def why_not(name: str, **macros: int) -> str:
+    """Why there is no such library, in a few words; empty where there is one."""
+    found = _find(name, **macros)
     return found if isinstance(found, str) else ""
 
 
@@ -94,10 +95,13 @@ def _load(command: list[str], path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-@cache
+_said = Lock()
+"""Held for ever once that was said."""
+
+
 def _say_that_it_takes_time() -> None:
     """Once, and of several processes in one only."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and _said.acquire(blocking=False):
         print(
             "resnets: compiling kernels for this CPU (once, up to half a minute) ...",
             file=sys.stderr,

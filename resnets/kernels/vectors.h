@@ -1,4 +1,4 @@
-// As many float32 values at a time as the CPU's registers hold, from and to float32 or bf16 in memory.
+// As many float32 values at a time as registers with AVX hold, from and to float32 or bf16 in memory.
 
 #pragma once
 

@@ -84,8 +84,10 @@ def _against_kernels(recipe: Recipe, device: torch.device) -> list[str]:
 def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) -> str:
     """Why a training on a CPU goes without kernels that its recipe would have; else empty."""
     wanted = recipe.kernels == "auto" and recipe.compile is not True and recipe.channels_last
-    if device.type != "cpu" or not wanted or settings.kernels != "none":
+    if device.type != "cpu" or not wanted or settings.kernels == "blocks":
         return ""
+    if settings.kernels == "norms":
+        return block.why_not(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     return native.why_not("norm")
 
 

@@ -4,10 +4,12 @@ import os
 import stat
 import subprocess
 import sys
+from threading import Lock
 
 import pytest
+import torch
 
-from resnets.kernels import native
+from resnets.kernels import block, native
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 
@@ -24,7 +26,8 @@ def fresh(tmp_path, monkeypatch):
 def forget():
     """As in a new process."""
     native._find.cache_clear()
-    native._say_that_it_takes_time.cache_clear()
+    block.available.cache_clear()
+    native._said = Lock()
 
 
 GCC = 'case "$1" in --version) echo Free Software Foundation ;; *) {} ;; esac'
@@ -92,7 +95,8 @@ def test_of_several_processes_one_says_that_it_compiles(fresh, monkeypatch, tmp_
     forget()
     monkeypatch.setenv("RANK", "0")
     native.library("norm")
-    native.library("block_fp32")
+    assert not block.available(torch.float32)  # asks for several at once
+    assert block.why_not(torch.float32) == f"{tmp_path}/broken failed: code 1"
     assert capsys.readouterr().err.count("compiling") == 1
 
 
@@ -100,7 +104,7 @@ def test_of_several_processes_one_says_that_it_compiles(fresh, monkeypatch, tmp_
 @pytest.mark.parametrize("kept", [0, 4, 8192, -4096, -1])
 def test_a_damaged_file_is_made_anew(quick, kept):
     """A library without its end would take the process with it, so that is tried in another."""
-    code = "from resnets.kernels import native; print(native.library('norm'))"
+    code = "from resnets.kernels import block, native; print(native.library('norm'))"
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, capture_output=True)
     (made,) = (quick / "kernels").iterdir()
