@@ -202,7 +202,7 @@ def test_with_no_network_and_no_cache_every_source_is_named(cache, monkeypatch):
         cifar10.load()
     for word in ("cache: nothing there", "source 0: no answer", "source 1: no answer", "--data"):
         assert word in str(caught.value)
-    assert not cache.exists()
+    assert not (cache / "cifar10").exists()
 
 
 @pytest.mark.parametrize("files", [binary_files, png_files])
