@@ -9,6 +9,20 @@ import typer
 
 from resnets.cli.options import DeviceOption, JsonOption, PrecisionOption, RuntimeOption, example
 
+TestOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled images that tell what is lost; the rest of --calibrate by default.",
+        metavar="DATA|cifar10",
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=10, help="Calibration images at most; else 300.", metavar="N")
+]
+MaxLossOption = Annotated[
+    float | None, typer.Option(min=0, max=100, help="Points of top-1 that may be lost; else 0.5.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
@@ -107,20 +121,9 @@ def export(
         str | None,
         typer.Option(help="For int8: images like those to come.", metavar="FOLDER|cifar10"),
     ] = None,
-    test: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled images that tell what is lost; the rest of --calibrate by default.",
-            metavar="DATA|cifar10",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=10, help="Calibration images at most; else 300.", metavar="N")
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Points of top-1 that may be lost; else 0.5."),
-    ] = None,
+    test: TestOption = None,
+    limit: LimitOption = None,
+    max_loss: MaxLossOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a model for another engine, as a folder with its model card.
@@ -141,20 +144,9 @@ def quantize(
     calibrate: Annotated[
         str, typer.Option(help="Images like those to come.", metavar="FOLDER|cifar10")
     ],
-    test: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled images that tell what is lost; the rest of --calibrate by default.",
-            metavar="DATA|cifar10",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=10, help="Calibration images at most; else 300.", metavar="N")
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Points of top-1 that may be lost; else 0.5."),
-    ] = None,
+    test: TestOption = None,
+    limit: LimitOption = None,
+    max_loss: MaxLossOption = None,
     json: JsonOption = False,
 ) -> None:
     """Have predict run a model in int8 on CPUs.

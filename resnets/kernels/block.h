@@ -6,7 +6,7 @@
 // back where the next block's gradient is written. The first convolution of a single block may halve the maps
 // and double the channels; the shortcut is then option A.
 //
-// Convolutions are a template's argument: convolution.h has them in bf16, winograd.h in float32.
+// Convolutions are a template's argument: convolution.h has them in bf16, winograd.h and strided.h in float32.
 
 #pragma once
 

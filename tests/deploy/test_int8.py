@@ -276,6 +276,14 @@ def test_the_shipped_one_fits_the_shipped_weights():
     assert open_predictor("cifar-resnet20").runtime.name == "openvino int8"
 
 
+@pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
+def test_a_server_computes_in_float_unless_asked(precision, name):
+    running = pytest.importorskip("resnets.deploy.server.running", reason="no server's packages")
+    options = running.Options(["cifar-resnet20"], precision=precision)
+    ((_, predictor),) = running._open(options, "cpu")
+    assert predictor.runtime.name == name
+
+
 def test_a_named_source_has_its_file_in_the_package(tmp_path):
     """Another model of the same name is not taken for it."""
     name = "resnet50@msra"
