@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from resnets.paper import tables
+from tools import tables
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "resnets").rglob("*.py"))
 FLOORS = {
-    "support": 0, "kernels": 1, "models": 2, "data": 3, "weights": 4, "training": 5,
-    "evaluation": 5, "analysis": 5, "detection": 5, "paper": 6, "deploy": 6, "bench": 7, "cli": 8,
+    "support": 0, "kernels": 1, "models": 2, "data": 3, "weights": 4, "training": 5, "doctor": 5,
+    "evaluation": 5, "analysis": 5, "detection": 6, "inference": 7, "paper": 8, "export": 8,
+    "serve": 9, "cli": 10,
 }  # fmt: skip
 BARE = {
     "torch",
@@ -75,8 +76,8 @@ def test_training_imports_where_everything_else_is_missing():
         "import sys\n"
         "for name in ('typer', 'click', 'rich', 'tensorboard', 'matplotlib', 'pytest'):\n"
         "    sys.modules[name] = None\n"
-        "import resnets.training.run, resnets.evaluation.plots, resnets.weights.model_file\n"
-        "import resnets.analysis.plots, resnets.analysis.deepen, resnets.analysis.pictures\n"
+        "import resnets.training.run, resnets.evaluation.figures, resnets.weights.model_file\n"
+        "import resnets.analysis.drawing, resnets.analysis.deepen, resnets.analysis.inputs\n"
         "from resnets.training.metrics import _event_writer\n"
         "from pathlib import Path\n"
         "assert _event_writer(Path('nowhere'), 0) is None\n"
@@ -95,4 +96,4 @@ def test_tables_in_the_docs_are_the_generated_ones(document):
     blocks = re.findall(r"<!-- table: (\w+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     assert blocks
     for name, table in blocks:
-        assert table == tables.TABLES[name](), f"{document}: run python -m resnets.paper.tables"
+        assert table == tables.TABLES[name](), f"{document}: run python -m tools.tables"

@@ -177,7 +177,7 @@ def _refuse(row: Architecture, to: Architecture) -> None:
     if differs:
         raise UserError(
             f"that is a network of another family ({'; '.join(differs)})",
-            mend="only blocks of the same kind can be added",
+            hint="only blocks of the same kind can be added",
         )
     if replace(to, depths=row.depths) != row:
         raise UserError(f"the deeper network has {to.classes} classes, not {row.classes}")
@@ -245,7 +245,7 @@ def _stage_moments(
                 totals[stage] = totals.get(stage, 0) + sums
     if not count:
         raise UserError(
-            "the added BN layers need the statistics of training images", mend="give some images"
+            "the added BN layers need the statistics of training images", hint="give some images"
         )
     moments = {stage: (total / count).unbind() for stage, total in totals.items()}
     return {

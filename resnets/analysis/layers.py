@@ -114,7 +114,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
                 raise
             raise UserError(
                 "BN has a single value for a channel: one image, whose last map is one pixel",
-                mend="take more images, or BN's running statistics",
+                hint="take more images, or BN's running statistics",
             ) from error
         finally:
             for norm, tracked in norms:

@@ -113,6 +113,6 @@ def _normalised(path: Sequence[Layer]) -> list[Layer]:
         if layer.norm is None:
             raise UserError(
                 f"{layer.name} is not followed by BN: Figure 7's responses are those after BN",
-                mend="take a network that normalises behind its convolutions",
+                hint="take a network that normalises behind its convolutions",
             )
     return layers

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from resnets.analysis.layers import batch_statistics, main_path
 from resnets.support.errors import UserError
 from resnets.training import hardware, run_folder
+from resnets.training.objective import Data
 from resnets.training.recipe import Recipe
-from resnets.training.task import Data
-from resnets.training.training import Training
+from resnets.training.trainer import Training
 
 
 @dataclass(frozen=True)

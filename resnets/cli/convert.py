@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnets.weights import formats, model_file
+from resnets.weights import model_file
+from resnets.weights.convert import formats
 
 
 def convert(source: str, out: Path, network: str | None, to: str | None) -> None:

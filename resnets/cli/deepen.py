@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from resnets.analysis import deepen as constructed
-from resnets.analysis import pictures
+from resnets.analysis import inputs
 from resnets.data import cifar10
-from resnets.evaluation import testing
+from resnets.evaluation import photo_tests
 from resnets.support.devices import environment
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -29,7 +29,7 @@ def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool
     wanted = constructed.target(shallow, to)
     path = out or Path(f"{wanted}-from-{shallow}.safetensors")
     _refuse(path, name)
-    images = pictures.for_model(model, data, "train", report=_to_stderr)
+    images = inputs.for_model(model, data, "train", report=_to_stderr)
     deep, found = constructed.deepen(model, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)
     added = deep.card["provenance"]["deepened_from"]["added_blocks"]
@@ -62,7 +62,7 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     images = cifar10.load(Path(data) if data else None, _to_stderr).test
     cpu = torch.device("cpu")
     return {
-        name: testing.run_cifar10(model, images, cpu).result().error
+        name: photo_tests.run_cifar10(model, images, cpu).result().error
         for name, model in (("shallow_error", shallow), ("error", deep))
     }
 

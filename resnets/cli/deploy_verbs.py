@@ -64,7 +64,7 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Name what is on images; exits with 1 if some could not be read."""
-    from resnets.cli import use as verb
+    from resnets.cli import predict as verb
 
     options = verb.Options(
         out, top, embeddings, batch, device, runtime, precision, json, retry, launcher
@@ -133,7 +133,7 @@ def export(
     0.0001, bf16 0.05 and 0.02, int8 (real images) 1 and 0.25. Beyond that nothing is written.
     """
     from resnets.cli import export as verb
-    from resnets.deploy.exporting import Wishes
+    from resnets.export.exporter import Wishes
 
     wishes = Wishes(to, precision, dense, images or [], calibrate, test, limit, max_loss)
     verb.export(model, out, wishes, json)
@@ -155,7 +155,7 @@ def quantize(
     what was lost and how much faster int8 is.
     """
     from resnets.cli import quantize as verb
-    from resnets.deploy.int8 import Wishes
+    from resnets.export.int8 import Wishes
 
     verb.quantize(model, Wishes(calibrate, test, limit, max_loss), json)
 

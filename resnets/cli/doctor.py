@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from resnets.cli.counter import counting
-from resnets.data import doctor, doctor_report
 from resnets.data.folders import existing
-from resnets.data.shards import are_shards
+from resnets.data.shards.reader import are_shards
+from resnets.doctor import checks, report
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 
@@ -31,16 +31,16 @@ def examine(
         if path and not path.absolute().parent.is_dir():
             raise UserError("no such folder", str(path.parent), "make it first")
     with counting("images") as progress:
-        report = doctor.examine(data, threads, progress)
+        found = checks.examine(data, threads, progress)
     if as_json:
-        print(json.dumps(doctor_report.facts(report), indent=2))
+        print(json.dumps(report.facts(found), indent=2))
     else:
-        print(doctor_report.text(report))
+        print(report.text(found))
     if page:
-        write_bytes(page, doctor_report.page(report).encode())
+        write_bytes(page, report.page(found).encode())
         print(f"\nreport with pictures: {page}", file=sys.stderr)
     if listing:
-        bad = doctor.quarantine(report, listing)
+        bad = checks.quarantine(found, listing)
         print(f"\nunreadable images listed in {listing}: {bad:,}", file=sys.stderr)
-    if report.count("error"):
+    if found.count("error"):
         sys.exit(1)

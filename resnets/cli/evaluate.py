@@ -14,12 +14,12 @@ import torch
 from resnets.cli.counter import bar
 from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data import cifar10
-from resnets.data.sources import open_test
-from resnets.deploy import artefact
-from resnets.deploy.opening import device_for, open_predictor
-from resnets.deploy.testing import as_model
-from resnets.evaluation import classify, plots, scores, testing, views
+from resnets.data.datasets import open_test
+from resnets.evaluation import figures, photo_tests, protocols, results, scores
 from resnets.evaluation.scores import Scores
+from resnets.export.accuracy import as_model
+from resnets.inference import export_folder
+from resnets.inference.predictor import device_for, open_predictor
 from resnets.models import complexity, zoo
 from resnets.paper.numbers import cifar10_error
 from resnets.support.devices import environment
@@ -53,7 +53,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
     with world() as we:
         device = device_for(name, "auto", options.device) or torch.device("cpu")
         model = _open(name, options, device)
-        if options.plot and len(model.classes) > classify.MOST_CONFUSION:
+        if options.plot and len(model.classes) > results.MOST_CONFUSION:
             raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
         model.network.to(device).to(memory_format=torch.channels_last)
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
 
 def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
     """The model in PyTorch in float32; an export in its own engine and precision."""
-    if not artefact.is_artefact(name):
+    if not export_folder.is_artefact(name):
         return model_file.load(name)
     for given, option in (
         (options.views == "dense", "--views dense"),
@@ -85,7 +85,7 @@ def _open(name: str, options: Options, device: torch.device) -> model_file.Model
 
 def _refuse(where: str, options: Options) -> None:
     """Raise `UserError` for what can be known to fail before anything is computed."""
-    views.refuse_unknown(options.views)
+    protocols.refuse_unknown(options.views)
     for path, option in ((options.plot, "--plot"), (options.save_scores, "--save-scores")):
         if path and not path.absolute().parent.is_dir():
             raise UserError("no such folder", str(path.parent), "make it first")
@@ -111,7 +111,7 @@ def _cifar10(
         return None
     images = cifar10.load(options.data, lambda line: print(line, file=sys.stderr)).test
     with bar(min(len(images), options.limit or len(images))) as done:
-        return testing.run_cifar10(model, images, device, options.limit, options.batch, done)
+        return photo_tests.run_cifar10(model, images, device, options.limit, options.batch, done)
 
 
 def _photos(
@@ -121,10 +121,10 @@ def _photos(
     if samples.left_out and we.is_main:
         print(f"{where}: {samples.left_out:,} in quarantine left out", file=sys.stderr)
     images = min(len(samples), options.limit or len(samples))
-    how = views.make(options.views, model.network, model.preprocessing, options.image_size)
+    how = protocols.make(options.views, model.network, model.preprocessing, options.image_size)
     batch = options.batch or (256 if device.type == "cuda" else 32)
     with bar(len(range(we.rank, images, we.size)), we.is_main) as done:
-        return testing.run_test(model, samples, how, device, batch, options.limit, we, done)
+        return photo_tests.run_test(model, samples, how, device, batch, options.limit, we, done)
 
 
 def _tell(
@@ -155,7 +155,7 @@ def _tell(
         scores.save(options.save_scores, found)
     if options.plot:
         title = f"{model.card['network']} on {dataset}"
-        write_bytes(options.plot, plots.confusion_png(result, found.classes, title))
+        write_bytes(options.plot, figures.confusion_png(result, found.classes, title))
     if not options.as_json:
         print(f"\n{speed:,.1f} images/s")
         if options.save_scores:
@@ -187,25 +187,25 @@ def ensemble(files: list[Path], as_json: bool) -> None:
     _print_result(result, together.classes, None)
 
 
-def _errors(result: classify.Result) -> dict[str, Any]:
+def _errors(result: results.Result) -> dict[str, Any]:
     facts = result.as_dict([""] * len(result.confusion))
     return {key: facts[key] for key in ("protocol", "error", "top5_error") if key in facts}
 
 
-def _short(result: classify.Result) -> str:
+def _short(result: results.Result) -> str:
     top5 = "" if result.error5 is None else f", top-5 {result.error5:.2f} %"
     return f"{result.error:.2f} %{top5}"
 
 
 def _line(what: str, wrong: int, images: int) -> str:
-    low, high = classify.wilson(wrong, images)
+    low, high = results.wilson(wrong, images)
     return (
         f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {images:,} images; "
         f"95 % interval {low:.2f} to {high:.2f} %)"
     )
 
 
-def _print_result(result: classify.Result, classes: tuple[str, ...], paper: object) -> None:
+def _print_result(result: results.Result, classes: tuple[str, ...], paper: object) -> None:
     print(f"protocol: {result.protocol}")
     print(_line("error", result.wrong, result.images))
     if result.wrong5 is not None:
@@ -215,10 +215,10 @@ def _print_result(result: classify.Result, classes: tuple[str, ...], paper: obje
     if len(classes) <= MATRIX:
         _print_matrix(result, classes)
     else:
-        _print_worst(result, classify.distinct(classes))
+        _print_worst(result, results.distinct(classes))
 
 
-def _print_matrix(result: classify.Result, classes: tuple[str, ...]) -> None:
+def _print_matrix(result: results.Result, classes: tuple[str, ...]) -> None:
     print("\nRows: true class and its error; columns: answers.\n")
     print(" " * 20 + "".join(f"{name[:5]:>6}" for name in classes))
     for name, error, counts in zip(classes, result.class_errors(), result.confusion, strict=True):
@@ -226,7 +226,7 @@ def _print_matrix(result: classify.Result, classes: tuple[str, ...]) -> None:
         print(f"{name[:11]:11}{share} " + "".join(f"{count:6d}" for count in counts))
 
 
-def _print_worst(result: classify.Result, names: list[str], count: int = 5) -> None:
+def _print_worst(result: results.Result, names: list[str], count: int = 5) -> None:
     """The hardest classes and the most frequent mistakes of many classes."""
     if not result.wrong:
         return

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from resnets.cli.counter import bar
 from resnets.cli.memory import MORE, enough_memory
-from resnets.cli.use import shown
-from resnets.deploy import explaining, finding, neighbours
-from resnets.deploy.explained import Explained
-from resnets.deploy.explaining import Wishes
-from resnets.deploy.neighbours import Nearest
-from resnets.deploy.opening import device_for, open_predictor
+from resnets.cli.predict import shown
+from resnets.inference import explanations, image_files, neighbours
+from resnets.inference.explanation_page import Explained
+from resnets.inference.explanations import Wishes
+from resnets.inference.neighbours import Nearest
+from resnets.inference.predictor import device_for, open_predictor
 from resnets.support.devices import find_device
 from resnets.support.errors import UserError
 
@@ -29,7 +29,7 @@ class Options:
 
     out: Path
     class_name: str | None = None
-    stage: str = explaining.ALL
+    stage: str = explanations.ALL
     opacity: float = 0.5
     nearest: Path | None = None
     count: int | None = None
@@ -41,25 +41,25 @@ def explain(name: str, paths: list[str], options: Options) -> None:
     """Draw what a model looks at; exits with 1 if some images could not be read."""
     if options.count is not None and options.nearest is None:
         raise UserError("is for --nearest", "--count", "leave it out")
-    images = finding.images(paths)
+    images = image_files.images(paths)
     if options.nearest is not None:
         neighbours.refuse_absent(options.nearest)
     device = find_device(options.device)
-    model = explaining.open_network(name)
+    model = explanations.open_network(name)
     index = None
     if options.class_name is not None:
-        index = explaining.find_class(model.classes, options.class_name)
+        index = explanations.find_class(model.classes, options.class_name)
     wishes = Wishes(index, options.stage, options.opacity)
-    explaining.prepare(model, options.out, wishes)
+    explanations.prepare(model, options.out, wishes)
     bad = 0
     with enough_memory(MORE):
         near = None if options.nearest is None else _nearest(name, images, options)
         model.network.to(device)
-        for one in explaining.explain_files(model, images, options.out, wishes, near):
+        for one in explanations.explain_files(model, images, options.out, wishes, near):
             _tell(one, options.as_json)
             bad += one.error is not None
     if not options.as_json:
-        print(f"Drawn in {options.out / explaining.PAGE}")
+        print(f"Drawn in {options.out / explanations.PAGE}")
     if bad:
         sys.exit(1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnets.cli.memory import MORE, enough_memory
-from resnets.deploy import exporting
-from resnets.deploy.exporting import Wishes
+from resnets.export import exporter
+from resnets.export.exporter import Wishes
 
 
 def export(name: str, out: Path | None, wishes: Wishes, as_json: bool) -> None:
@@ -18,7 +18,7 @@ def export(name: str, out: Path | None, wishes: Wishes, as_json: bool) -> None:
     stem = Path(name).name.removesuffix(".safetensors") or "model"
     out = out or Path(f"{stem}-{wishes.engine}-{kind}")
     with enough_memory(MORE):
-        facts = exporting.export(name, out, wishes, lambda line: print(line, file=sys.stderr))
+        facts = exporter.export(name, out, wishes, lambda line: print(line, file=sys.stderr))
     if as_json:
         left_out = ("card", "classes", "class_ids")
         shown = {key: value for key, value in facts.items() if key not in left_out}

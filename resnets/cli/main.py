@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.cli import bench_verbs, deploy_verbs, paper_verbs
+from resnets.cli import deploy_verbs, paper_verbs
 from resnets.cli.options import DataOption, DeviceOption, JsonOption, SetOption, example
 from resnets.support.errors import UserError
 
@@ -303,15 +303,19 @@ def shards(
 
 deploy_verbs.add_to(app)
 app.add_typer(paper_verbs.papers, name="paper")
-app.add_typer(bench_verbs.benches, name="bench")
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line."""
+    run(app, "resnets")
+
+
+def run(program: typer.Typer, name: str) -> None:
+    """Run a command line: a user's mistake is one line on stderr and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="resnets")
+        program(prog_name=name)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
             print(f"resnets: {error}", file=sys.stderr)

@@ -20,11 +20,11 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def enough_memory(mend: str) -> Iterator[None]:
-    """Turn a lack of memory into a `UserError` with this mend."""
+def enough_memory(hint: str) -> Iterator[None]:
+    """Turn a lack of memory into a `UserError` with this hint."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
-        raise UserError("out of memory", mend=mend) from error
+        raise UserError("out of memory", hint=hint) from error

@@ -22,15 +22,15 @@ from rich.table import Table
 
 from resnets.cli.paper_progress import Lines, watch
 from resnets.cli.progress import about
-from resnets.data import cifar10, sources
-from resnets.paper import estimate, experiments, launch
+from resnets.data import cifar10, datasets
+from resnets.paper import estimate, experiments, runner
 from resnets.paper.experiments import Choice, Experiment
 from resnets.paper.jobs import Budget, DataSet, Job, Place
 from resnets.paper.store import Store
 from resnets.support.devices import find_device
 from resnets.support.errors import UserError, nearest
 from resnets.training import recipe_file
-from resnets.training.task import data_fingerprint
+from resnets.training.objective import data_fingerprint
 
 BUDGETS: tuple[Budget, ...] = ("full", "short", "smoke")
 LAUNCHERS = ("local", "ray")
@@ -61,8 +61,8 @@ class Options:
         """What is asked of one experiment."""
         budget = next((b for b in BUDGETS if b == self.budget), None)
         if budget is None:
-            mend = nearest(self.budget, BUDGETS)
-            raise UserError(f"unknown budget {self.budget!r}", "--budget", mend)
+            hint = nearest(self.budget, BUDGETS)
+            raise UserError(f"unknown budget {self.budget!r}", "--budget", hint)
         return Choice(budget, self.seeds, self._data(experiment))
 
     def _data(self, experiment: Experiment) -> DataSet | None:
@@ -82,7 +82,7 @@ class Options:
     def _photos(self) -> DataSet:
         """The photographs; looked through once for all experiments."""
         assert self.data is not None
-        photos = sources.open_training(self.data)
+        photos = datasets.open_training(self.data)
         place = self.data if "://" in self.data else str(Path(self.data).resolve())
         name = re.sub(r"[^\w-]", "-", Path(place.rstrip("/")).name.split(".")[0]) or "photos"
         whole = data_fingerprint(recipe_file.load("imagenet-paper"), photos)
@@ -162,7 +162,7 @@ def _rows(options: Options) -> Iterator[Row]:
         # --data is the photographs' here; CIFAR-10 is asked for by every other experiment.
         choice = (options if on_photos else replace(options, data=None)).choice(experiment)
         jobs = experiment.jobs(choice)
-        missing = launch.missing(jobs, options.place)
+        missing = runner.missing(jobs, options.place)
         if missing and rate is None:
             rate = estimate.speed(outcomes, find_device())
         tested = estimate.tested(choice.data)
@@ -173,8 +173,8 @@ def _rows(options: Options) -> Iterator[Row]:
 def run(names: list[str], options: Options) -> None:
     """Run what is missing of some experiments."""
     if options.launcher not in LAUNCHERS:
-        mend = nearest(options.launcher, LAUNCHERS)
-        raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", mend)
+        hint = nearest(options.launcher, LAUNCHERS)
+        raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", hint)
     chosen = [experiments.find(name) for name in dict.fromkeys(names)]
     # --data is the photographs' where some are asked for.
     others = replace(options, data=None) if any(e.needs == "photos" for e in chosen) else options
@@ -192,7 +192,7 @@ def run(names: list[str], options: Options) -> None:
     if options.image_size and not any(job.training.data.size for job in jobs):
         raise UserError("CIFAR-10's images have 32 pixels a side", "--image-size", "leave it out")
     place = options.place
-    todo = launch.missing(jobs, place)
+    todo = runner.missing(jobs, place)
     held = len({job.key for job in jobs} - {job.key for job in todo})
     if held:
         print(f"{held} of {len({job.key for job in jobs})} results are there already")
@@ -212,7 +212,7 @@ def _report(options: Options) -> str:
 def _run(todo: list[Job], options: Options) -> None:
     at_once, threads = _side_by_side(options, todo)
     options.place.store.prepare()
-    with launch.alone(options.place):
+    with runner.alone(options.place):
         if options.launcher == "local":
             _find_cifar10(todo)
             _announce(todo, options.place)
@@ -220,7 +220,7 @@ def _run(todo: list[Job], options: Options) -> None:
         environment = {"OMP_NUM_THREADS": str(threads)}
         with _terminated_like_interrupted():  # Ray has set a handler of its own
             look = watch(options.place, todo)
-            launcher = launch.Launch(options.place, pool, at_once, environment, look)
+            launcher = runner.Launch(options.place, pool, at_once, environment, look)
             _watched(launcher, todo, look)
 
 
@@ -233,7 +233,7 @@ def _announce(todo: list[Job], place: Place) -> None:
     print(f"{jobs} to run, about {about(took)} on this machine; Ctrl-C saves", flush=True)
 
 
-def _watched(launcher: launch.Launch, todo: list[Job], look: Lines) -> None:
+def _watched(launcher: runner.Launch, todo: list[Job], look: Lines) -> None:
     """Run the jobs, and say how that ended."""
     try:
         launcher.run(todo)
@@ -242,13 +242,13 @@ def _watched(launcher: launch.Launch, todo: list[Job], look: Lines) -> None:
         print("Stopped, saved. Go on with the same command:")
         print(f"  resnets {shlex.join(sys.argv[1:])}")
         sys.exit(130)
-    except launch.Failed as failed:
+    except runner.Failed as failed:
         look.close()
         first = next(iter(failed.jobs))
         others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
         raise UserError(
             f"{first}{others} failed: {failed.jobs[first]}",
-            mend="mend that, then repeat the command: what is done stays",
+            hint="hint that, then repeat the command: what is done stays",
         ) from failed
     finally:
         look.close()
@@ -274,10 +274,10 @@ def _side_by_side(options: Options, todo: list[Job]) -> tuple[int, int]:
     return at_once, max(1, cores // at_once)
 
 
-def _pool(launcher: str, threads: int) -> launch.Pool:
+def _pool(launcher: str, threads: int) -> runner.Pool:
     gpus = _gpus()
     if launcher == "local":
-        return launch.LocalPool(gpus)
+        return runner.LocalPool(gpus)
     from resnets.paper.ray_launcher import RayPool
 
     return RayPool(None, threads, 1 / ON_A_GPU if gpus else 0.0)

@@ -7,9 +7,9 @@ import sys
 
 from resnets.cli.export import of_test
 from resnets.cli.memory import MORE, enough_memory
-from resnets.deploy import int8
-from resnets.deploy.int8 import Wishes
-from resnets.deploy.opening import gains_by_int8
+from resnets.export import int8
+from resnets.export.int8 import Wishes
+from resnets.inference.predictor import gains_by_int8
 
 
 def quantize(name: str, wishes: Wishes, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from resnets.analysis import pictures, plots
+from resnets.analysis import drawing, inputs
 from resnets.analysis.responses import Response, Statistics, layer_responses
 from resnets.models import zoo
 from resnets.support.devices import environment, find_device
@@ -51,12 +51,12 @@ def responses(
     found = []
     for name in names:
         model = model_file.load(name)
-        shown = pictures.for_model(model, data, "test", device, limit, _to_stderr)
+        shown = inputs.for_model(model, data, "test", device, limit, _to_stderr)
         network = model.card["network"]
         try:
             layers = layer_responses(model.network.to(device), shown, statistics)  # type: ignore[arg-type]
         except UserError as error:
-            raise UserError(error.what, error.where or name, error.mend) from error
+            raise UserError(error.message, error.location or name, error.hint) from error
         plain = network not in zoo.VGG_NAMES and zoo.architecture(network).shortcut == "none"
         found.append(Measured(name, network, plain, shown.about, layers))
     labels = _labels(found)
@@ -68,7 +68,7 @@ def responses(
         _print(found, labels, statistics)
     if plot:
         lines = [(label, one.plain, one.stds) for label, one in zip(labels, found, strict=True)]
-        write_bytes(plot, plots.responses_png(lines))
+        write_bytes(plot, drawing.responses_png(lines))
         if not as_json:
             print(f"Drawn in {plot}")
 

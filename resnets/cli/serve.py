@@ -41,9 +41,9 @@ def serve(models: list[str], options: Options) -> None:
     """Serve until a signal; a shipped model if none is named."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(f"{missing[0]} is not installed", mend="pip install resnets[serve]")
-    from resnets.deploy.server import running
-    from resnets.deploy.server.limits import Limits
+        raise UserError(f"{missing[0]} is not installed", hint="pip install resnets[serve]")
+    from resnets.serve import server
+    from resnets.serve.limits import Limits
 
     if options.log not in LOGS:
         raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
@@ -53,8 +53,8 @@ def serve(models: list[str], options: Options) -> None:
         if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name):
             raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
     token = _token(options.token_file)
-    finished = running.serve(
-        running.Options(
+    finished = server.serve(
+        server.Options(
             models=models or [DEFAULT],
             host=options.host,
             port=options.port,
@@ -75,7 +75,7 @@ def serve(models: list[str], options: Options) -> None:
             ),
         ),
         options.device,
-        lambda address: _ready(address, not running.is_local(address) and token is None),
+        lambda address: _ready(address, not server.is_local(address) and token is None),
     )
     if not finished:
         print("resnets: stopped before all was finished", file=sys.stderr)

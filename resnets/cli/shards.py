@@ -7,21 +7,20 @@ from pathlib import Path
 from time import monotonic
 
 from resnets.cli.counter import counting
-from resnets.data import folders, shard_writer
+from resnets.data import folders
+from resnets.data.shards import writer
 
 
 def write(
     data: Path, out: Path, resize: int | None, quality: int, images_per_shard: int | None
 ) -> None:
     """Write the shards and print what was written."""
-    shard_writer.refuse_within(data, out)
+    writer.refuse_within(data, out)
     images = folders.load(data)
     began = monotonic()
     with counting("images") as progress:
         threads = os.cpu_count() or 1
-        manifest = shard_writer.write(
-            images, out, resize, quality, images_per_shard, threads, progress
-        )
-    for line in shard_writer.summaries(manifest):
+        manifest = writer.write(images, out, resize, quality, images_per_shard, threads, progress)
+    for line in writer.summaries(manifest):
         print(line)
     print(f"{out}: finished in {monotonic() - began:.1f} s; train on it with --data, or test on it")

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from resnets.analysis import plots, signals
+from resnets.analysis import drawing, signals
 from resnets.analysis.signals import Signal
 from resnets.cli.train import load_data
 from resnets.models import zoo
@@ -49,7 +49,7 @@ def follow(
         _print(recipe.network, found)
     if plot:
         plain = zoo.architecture(recipe.network).shortcut == "none"
-        write_bytes(plot, plots.signals_png([(recipe.network, plain, found)]))
+        write_bytes(plot, drawing.signals_png([(recipe.network, plain, found)]))
         if not as_json:
             print(f"Drawn in {plot}")
 

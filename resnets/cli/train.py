@@ -14,16 +14,16 @@ import torch
 
 from resnets.cli.memory import is_lack_of_memory
 from resnets.cli.progress import Lines, duration, watch
-from resnets.data import cifar10, sources
-from resnets.evaluation.plots import training_png
+from resnets.data import cifar10, datasets
+from resnets.evaluation.figures import training_png
 from resnets.paper.numbers import PaperError, cifar10_error
 from resnets.support import devices, distributed
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 from resnets.training import metrics, recipe_file, run, run_folder
+from resnets.training.objective import Data
 from resnets.training.recipe import Recipe
-from resnets.training.task import Data
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
     if image_size is not None:
         plan = plan.at_size(image_size)
     if plan.dataset == "photos" and data is None:
-        raise UserError(f"{name} needs images", mend="give a folder of images: --data FOLDER")
+        raise UserError(f"{name} needs images", hint="give a folder of images: --data FOLDER")
     label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")
     folder = out or Path("runs") / f"{Path(name).stem}-{label}-seed{plan.seed}"
     with distributed.world() as world:
@@ -92,8 +92,8 @@ def load_data(plan: Recipe, data: str | None, note: Callable[[str], None]) -> Da
     if plan.dataset == "cifar10":
         return cifar10.load(Path(data) if data else None, note)
     if data is None:
-        raise UserError("this recipe needs images", mend="give a folder of images: --data FOLDER")
-    return sources.open_training(data, plan.photos.split_seed)
+        raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
+    return datasets.open_training(data, plan.photos.split_seed)
 
 
 def _go_on(
@@ -156,11 +156,11 @@ def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
         sys.exit(128 + stop.signal)
     except (MemoryError, RuntimeError) as error:
         if world.size > 1 and PEER_LOST.search(str(error)):
-            raise UserError("another process ended", mend="see its message") from error
+            raise UserError("another process ended", hint="see its message") from error
         if not is_lack_of_memory(error):
             raise
-        mend = "try --set save_memory=true, or fewer images at once: --set micro_batch=16"
-        raise UserError("out of memory", mend=mend) from error
+        hint = "try --set save_memory=true, or fewer images at once: --set micro_batch=16"
+        raise UserError("out of memory", hint=hint) from error
     finally:
         looker.close()
     if world.is_main:

@@ -12,10 +12,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data import cifar10_sources as sources
-from resnets.data.cifar10_sources import FILES, Arrays
+from resnets.data import cifar10_download as sources
+from resnets.data.cifar10_download import FILES, Arrays
+from resnets.support.download import SourceFailed
 from resnets.support.errors import UserError
-from resnets.support.fetch import SourceFailed
 from resnets.support.files import atomic_write, cache_folder, make_folder
 
 CLASSES = (
@@ -121,7 +121,7 @@ def load(data: Path | None = None, report: Report = lambda line: None) -> Cifar1
         return _assemble(_verified(_read_cache(cache)))
     raise UserError(
         f"CIFAR-10 could not be had ({'; '.join(failures)})",
-        mend="connect to a network, or download it elsewhere and give --data FOLDER",
+        hint="connect to a network, or download it elsewhere and give --data FOLDER",
     )
 
 

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from resnets.evaluation.classify import Result, measure
+from resnets.evaluation.results import Result, measure
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 

@@ -102,18 +102,18 @@ def architecture(name: str) -> Architecture:
             return replace(base, pool="ceil") if suffix == CEIL else replace(base, stem="small")
     cifar = _CIFAR_NAME.fullmatch(name)
     if not cifar:
-        raise UserError(f"unknown network {name!r}", mend=nearest(name, names()))
+        raise UserError(f"unknown network {name!r}", hint=nearest(name, names()))
     family, depth, suffix = cifar[1], int(cifar[2]), cifar[3]
     if depth < 8 or (depth - 2) % 6:
         low = max(1, (depth - 2) // 6)
         raise UserError(
             f"unknown network {name!r}: CIFAR networks have 6n+2 layers",
-            mend=f"did you mean cifar-{family}{6 * low + 2} or cifar-{family}{6 * low + 8}?",
+            hint=f"did you mean cifar-{family}{6 * low + 2} or cifar-{family}{6 * low + 8}?",
         )
     if family == "plain" and suffix:
         raise UserError(
             f"unknown network {name!r}: a plain network has no shortcuts",
-            mend=f"did you mean cifar-plain{depth} or cifar-resnet{depth}-{suffix}?",
+            hint=f"did you mean cifar-plain{depth} or cifar-resnet{depth}-{suffix}?",
         )
     shortcut = "none" if family == "plain" else _SHORTCUTS[suffix or "a"]
     return _cifar_row(shortcut, depth)

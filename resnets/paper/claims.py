@@ -1,6 +1,6 @@
 """The paper's statements about depth and shortcuts, each with a check on what was run.
 
-How a difference is told from noise is said in `resnets.paper.evidence`, what is measured for a
+How a difference is told from noise is said in `resnets.paper.verdicts`, what is measured for a
 statement in `resnets.paper.judges`.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnets.paper import judges
-from resnets.paper.evidence import Runs, Verdict
 from resnets.paper.judges import HEALTHY, OPTIONS, Judge, each, pairs, test_rises, training_rises
 from resnets.paper.store import Outcome
+from resnets.paper.verdicts import Runs, Verdict
 
 PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
 RESIDUAL = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))

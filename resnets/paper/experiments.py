@@ -114,8 +114,8 @@ def limited(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
     there = list(dict.fromkeys(job.training.network for job in jobs))
     for name in only:
         if name not in there:
-            mend = nearest(name, there) if there else "leave it out"
-            raise UserError(f"no run of network {name!r} is asked for", "--only", mend)
+            hint = nearest(name, there) if there else "leave it out"
+            raise UserError(f"no run of network {name!r} is asked for", "--only", hint)
     return [job for job in jobs if job.training.network in only]
 
 
@@ -214,5 +214,5 @@ def find(name: str) -> Experiment:
     """
     by_id = {experiment.id: experiment for experiment in EXPERIMENTS}
     if name not in by_id:
-        raise UserError(f"unknown experiment {name!r}", mend=nearest(name, by_id))
+        raise UserError(f"unknown experiment {name!r}", hint=nearest(name, by_id))
     return by_id[name]

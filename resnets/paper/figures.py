@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from resnets.paper.drawing import INK, Line, Panel, Points, draw
-from resnets.paper.page import Figure, Missing, Source, anchor
-from resnets.paper.readings import (
+from resnets.paper.panels import INK, Line, Panel, Points, draw
+from resnets.paper.report_parts import Figure, Missing, Source, anchor
+from resnets.paper.results import (
     CIFAR_ITERATIONS,
     Group,
     Results,
@@ -19,7 +19,7 @@ from resnets.paper.readings import (
     measured,
     percent,
     rows,
-)  # fmt: skip
+)
 from resnets.paper.store import Outcome
 
 COLOURS = {

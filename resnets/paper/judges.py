@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from resnets.paper.evidence import (
+from resnets.paper.numbers import complexities, number, numbers
+from resnets.paper.results import curve, damaged, value
+from resnets.paper.store import Outcome
+from resnets.paper.verdicts import (
     Runs,
     Sample,
     State,
@@ -23,9 +26,6 @@ from resnets.paper.evidence import (
     similar,
     state_of,
 )
-from resnets.paper.numbers import complexities, number, numbers
-from resnets.paper.readings import curve, damaged, value
-from resnets.paper.store import Outcome
 
 Judge = Callable[[Runs], Verdict]
 OPTIONS = ("resnet34-a", "resnet34-b", "resnet34-c")

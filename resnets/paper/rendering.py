@@ -6,7 +6,17 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 
-from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Source, Table
+from resnets.paper.report_parts import (
+    Cell,
+    Figure,
+    Head,
+    Missing,
+    Page,
+    Part,
+    Record,
+    Source,
+    Table,
+)
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not clear": "?", "not run": "–"}
 """Signs before a verdict, so that it is not told by colour alone."""

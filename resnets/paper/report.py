@@ -15,8 +15,19 @@ from resnets.paper.claims import claims
 from resnets.paper.experiments import LONG
 from resnets.paper.figures import command
 from resnets.paper.numbers import numbers
-from resnets.paper.page import Cell, Figure, Head, Missing, Page, Part, Record, Section, Table, Text
-from resnets.paper.readings import Group, Results, images_of, measured
+from resnets.paper.report_parts import (
+    Cell,
+    Figure,
+    Head,
+    Missing,
+    Page,
+    Part,
+    Record,
+    Section,
+    Table,
+    Text,
+)
+from resnets.paper.results import Group, Results, images_of, measured
 from resnets.paper.store import Outcome
 from resnets.support.files import make_folder, write_bytes
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from resnets.models import zoo
 from resnets.paper.figures import depth, responses, sources, title
 from resnets.paper.numbers import Number, about, complexities, numbers
-from resnets.paper.page import Cell, Head, Source, Table
-from resnets.paper.readings import (
+from resnets.paper.report_parts import Cell, Head, Source, Table
+from resnets.paper.results import (
     Group,
     Results,
     curve,
@@ -20,7 +20,7 @@ from resnets.paper.readings import (
     mean_and_spread,
     measured,
     value,
-)  # fmt: skip
+)
 from resnets.paper.store import Outcome
 
 VIEWS = ("center", "ten-crop", "dense")

@@ -153,7 +153,7 @@ def world() -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"the {size} processes did not meet ({line})", mend=_MEND) from error
+        raise UserError(f"the {size} processes did not meet ({line})", hint=_MEND) from error
     yield World(rank, size, local_rank)
     # Not after a failure: the others may wait in another call, and closing would wait for them.
     dist.destroy_process_group()
@@ -189,7 +189,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo and NCCL alike; the cause stands with the other one
-        raise UserError("another process ended or does not answer", mend=_SEE) from error
+        raise UserError("another process ended or does not answer", hint=_SEE) from error
 
 
 _SEE = "see its message"

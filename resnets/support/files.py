@@ -28,6 +28,28 @@ def cache_folder(*parts: str) -> Path:
     return base.joinpath(*parts)
 
 
+def existing_folder(path: Path, hint: str = "") -> Path:
+    """`path`, if it is a folder; raises `UserError` if it is not."""
+    if not path.is_dir():
+        raise UserError("not a folder" if path.exists() else "no such folder", str(path), hint)
+    return path
+
+
+def refuse_unwritable(path: Path | None, option: str = "") -> None:
+    """Raise `UserError` if a file at `path` could not be written for lack of a folder.
+
+    Args:
+        path: the file to be written; nothing is checked for None.
+        option: the option that gave it, for the message.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError("is a folder", f"{option} {path}".strip(), "give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise UserError("no such folder", str(path.parent), "make it first")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write at `path` into a `UserError`."""

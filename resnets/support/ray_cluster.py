@@ -26,14 +26,14 @@ def connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("Ray is not installed", mend="pip install resnets[ray]") from error
+        raise UserError("Ray is not installed", hint="pip install resnets[ray]") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     try:
         _knock(address or os.environ.get("RAY_ADDRESS", ""))
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except UnicodeEncodeError as error:  # it makes a note of the command
-        mend = "name the folder instead of the file"
-        raise UserError("Ray takes command lines of UTF-8 only", mend=mend) from error
+        hint = "name the folder instead of the file"
+        raise UserError("Ray takes command lines of UTF-8 only", hint=hint) from error
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the Ray cluster does not answer ({error})",

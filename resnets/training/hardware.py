@@ -66,7 +66,7 @@ def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Ker
     if recipe.kernels is True:
         raise UserError(
             f"kernels = true cannot be had: {', '.join(_against_kernels(recipe, device))}",
-            mend="use --set kernels=auto",
+            hint="use --set kernels=auto",
         )
     return "none"
 

@@ -83,7 +83,7 @@ def _refuse_without_norms(recipe: Recipe) -> None:
     if row.order == "pre" or row.shortcut == "highway" or recipe.batch_norm == "frozen":
         raise UserError(
             "optimizer.muon needs BN, by the batch's statistics, behind every convolution",
-            mend="without it: --set optimizer.muon=none",
+            hint="without it: --set optimizer.muon=none",
         )
 
 

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from resnets.data.batches import FlipKind
-from resnets.data.crops import Augmentation, CropKind
+from resnets.data.augmentation import Augmentation, CropKind
+from resnets.data.cifar_batches import FlipKind
 from resnets.data.images import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError

@@ -18,7 +18,7 @@ from resnets.training.recipe import SWITCHES, Recipe
 
 def shipped() -> dict[str, str]:
     """Names and texts of the recipes inside the package."""
-    folder = resources.files("resnets") / "recipes"
+    folder = resources.files("resnets") / "training" / "recipes"
     return {
         Path(file.name).stem: file.read_text(encoding="utf-8")
         for file in sorted(folder.iterdir(), key=lambda f: f.name)
@@ -46,7 +46,7 @@ def load(
     elif name_or_path.endswith(".toml") or "/" in name_or_path:
         text, where = _read(Path(name_or_path)), name_or_path
     else:
-        raise UserError(f"unknown recipe {name_or_path!r}", mend=nearest(name_or_path, recipes))
+        raise UserError(f"unknown recipe {name_or_path!r}", hint=nearest(name_or_path, recipes))
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

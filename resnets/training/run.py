@@ -17,16 +17,16 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnets.evaluation.classify import Result
+from resnets.evaluation.results import Result
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_json, writing
 from resnets.training import checkpoint, hardware
 from resnets.training.metrics import MetricsLog
+from resnets.training.objective import Task
 from resnets.training.recipe import Recipe
-from resnets.training.task import Task
-from resnets.training.training import Training
+from resnets.training.trainer import Training
 from resnets.weights import model_file
 
 
@@ -246,7 +246,7 @@ class Run:
             raise UserError(
                 f"{len(bad)} of {self.task.images:,} training images cannot be read ({share:.2g} %,"
                 f" more than {100 * limit:.2g} %), the first: {next(iter(bad.values()))}",
-                mend="look with: resnets doctor, or allow more and go on: "
+                hint="look with: resnets doctor, or allow more and go on: "
                 f"--resume --set photos.bad_images={enough}",
             )
 

@@ -15,9 +15,9 @@ from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.training import checkpoint
+from resnets.training.objective import Data, Task, data_fingerprint, make_task
 from resnets.training.recipe import Recipe
 from resnets.training.run import Run, Watch, alone
-from resnets.training.task import Data, Task, data_fingerprint, make_task
 from resnets.weights import model_file
 
 EXACT = ("device", "settings", "threads", "processes", "hardware", "packages")
@@ -97,7 +97,7 @@ def agree(plan: Recipe, data: Data, world: World) -> None:
         if what:
             raise UserError(
                 f"process {rank} has another {what} than process 0",
-                mend="start every process with the same command and the same data",
+                hint="start every process with the same command and the same data",
             )
 
 
@@ -216,7 +216,7 @@ def resume(
         try:
             run.restore(state)
         except UserError as error:
-            raise UserError(error.what, str(run.checkpoints), error.mend) from error
+            raise UserError(error.message, str(run.checkpoints), error.hint) from error
     if world.is_main:
         make_folder(run.checkpoints)
     return run

@@ -47,12 +47,12 @@ def find(name: str) -> Path:
     if name in models:
         return models[name]
     if "@" in name:
-        from resnets.weights import sources
+        from resnets.weights import hub
 
-        return sources.fetch(name)
+        return hub.fetch(name)
     if path.suffix or "/" in name:
         raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
-    raise UserError(f"unknown model {name!r}", mend=nearest(name, models))
+    raise UserError(f"unknown model {name!r}", hint=nearest(name, models))
 
 
 def read(path: Path) -> tuple[dict[str, Any], CentralCrop]:

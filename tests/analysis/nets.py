@@ -6,7 +6,7 @@ import torch
 
 from resnets.models import zoo
 from resnets.models.residual import Architecture, ResidualNetwork
-from tests.weights.nets import scramble
+from tests.weights.convert.nets import scramble
 
 BASIC = Architecture("basic", "A", (1, 2), (4, 8), "cifar", classes=5)
 ROWS = {

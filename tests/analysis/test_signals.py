@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnets.analysis import plots
+from resnets.analysis import drawing
 from resnets.analysis.deepen import deepened
 from resnets.analysis.signals import follow, measure
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.training import hardware
-from resnets.training.task import make_task
-from resnets.training.training import Training
+from resnets.training.objective import make_task
+from resnets.training.trainer import Training
 from tests.analysis.nets import ALL, batches, network, same, state
 from tests.training.test_resume import make_recipe
 
@@ -125,7 +125,7 @@ def test_a_training_that_diverges_is_said_to(tiny, monkeypatch):
 
 def test_both_pictures_are_png():
     found = measure(network("plain"), batches((4,))[0], torch.arange(4))
-    one = plots.signals_png([("cifar-plain8", True, {0: found, 5: found})])
-    two = plots.responses_png([("a", True, [1.0, 2.0]), ("b", False, [0.5, 0.7, 0.2])])
+    one = drawing.signals_png([("cifar-plain8", True, {0: found, 5: found})])
+    two = drawing.responses_png([("a", True, [1.0, 2.0]), ("b", False, [0.5, 0.7, 0.2])])
     assert one.startswith(b"\x89PNG")
     assert two.startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ from resnets.models import zoo
 from resnets.weights import model_file
 from tests.cli.test_cli import one_line
 from tests.conftest import draw_photos
-from tests.weights.nets import scramble
+from tests.weights.convert.nets import scramble
 
 
 def write(path, name, classes=cifar10.CLASSES):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from resnets.cli import use
-from resnets.data import cifar10, cifar10_sources
+from resnets.cli import predict
+from resnets.data import cifar10, cifar10_download
 from resnets.data.preprocessing import Preprocessing
-from resnets.deploy.runtimes import TorchRuntime
+from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
 from resnets.weights import model_file
 
@@ -141,7 +141,7 @@ def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
 
 def test_the_bar_of_predictions_ends_at_the_last_image(resnets, model, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(use, "bar", lambda images: nullcontext(told.append))
+    monkeypatch.setattr(predict, "bar", lambda images: nullcontext(told.append))
     for number in range(5):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     images = [f"{number}.png" for number in range(5)]
@@ -314,9 +314,9 @@ def test_a_mistyped_option_is_refused_without_a_traceback(resnets, verb):
 
 def test_no_network_and_no_cache(resnets, cache, monkeypatch, tmp_path):
     def fetch():
-        raise cifar10_sources.SourceFailed("no answer")
+        raise cifar10_download.SourceFailed("no answer")
 
-    monkeypatch.setattr(cifar10_sources, "REMOTE", [cifar10_sources.Remote("the host", fetch)])
+    monkeypatch.setattr(cifar10_download, "REMOTE", [cifar10_download.Remote("the host", fetch)])
     code, out, err = resnets("train", "cifar10-smoke")
     assert code == 2
     assert "the host: no answer" in one_line(err)

@@ -5,8 +5,9 @@ import torch
 
 from resnets.cli import convert
 from resnets.support.errors import UserError
-from resnets.weights import formats, model_file
-from tests.weights.nets import answers, model, tiny_zoo  # noqa: F401
+from resnets.weights import model_file
+from resnets.weights.convert import formats
+from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
 

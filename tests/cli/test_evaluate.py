@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resnets.data import cifar10
-from resnets.data.sources import open_test
+from resnets.data.datasets import open_test
 from resnets.evaluation import scores
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from resnets.deploy import explaining
+from resnets.inference import explanations
 from tests.conftest import draw_photos
-from tests.deploy.test_explaining import CLASSES, LOOK, save
+from tests.inference.test_explaining import CLASSES, LOOK, save
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_lack_of_memory_names_no_option_that_the_verb_lacks(resnets, folder, m
     def refuse(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr(explaining, "explain", refuse)
+    monkeypatch.setattr(explanations, "explain", refuse)
     code, _, err = resnets("explain", "m.safetensors", "photos", "--out", "why")
     assert code == 2
     assert "out of memory; end other programs" in one_line(err)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.deploy.opening import gains_by_int8
+from resnets.inference.predictor import gains_by_int8
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
 

@@ -11,7 +11,7 @@ import torch
 
 from resnets.cli import paper as verb
 from resnets.data import cifar10
-from resnets.paper import experiments, launch
+from resnets.paper import experiments, runner
 from resnets.paper.experiments import Choice, Experiment
 from resnets.paper.jobs import DataSet, Evaluation, Responses
 from resnets.support.errors import UserError
@@ -29,7 +29,7 @@ def small(monkeypatch, real_shape):
     monkeypatch.setattr(experiments, "EXPERIMENTS", (pair,))
     monkeypatch.setitem(experiments.CIFAR_RECIPES, "smoke", ("cifar10-short", SMALL))
     pool = InProcess(monkeypatch)
-    monkeypatch.setattr(launch, "LocalPool", lambda gpus: pool)
+    monkeypatch.setattr(runner, "LocalPool", lambda gpus: pool)
     return pool
 
 
@@ -133,7 +133,7 @@ def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
         assert callable(signal.getsignal(signal.SIGTERM)), "this process would die"
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(launch, "LocalPool", rude)
+    monkeypatch.setattr(runner, "LocalPool", rude)
     monkeypatch.setattr(small, "start", interrupted)
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not heard"))
     try:

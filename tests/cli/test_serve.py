@@ -7,7 +7,7 @@ import pytest
 
 from resnets.cli import serve as verb
 from resnets.support.errors import UserError
-from tests.deploy.server.conftest import save_model
+from tests.serve.conftest import save_model
 
 
 def one_line(text):
@@ -27,10 +27,10 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
 )
 def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, word, token):
     pytest.importorskip("fastapi")
-    from resnets.deploy.server import running
+    from resnets.serve import server
 
     asked = []
-    monkeypatch.setattr(running, "serve", lambda options, *rest: asked.append(options) or True)
+    monkeypatch.setattr(server, "serve", lambda options, *rest: asked.append(options) or True)
     monkeypatch.setenv("RESNETS_TOKEN", word)
     code, _, err = resnets("serve")
     if token == 2:

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from resnets.data import archives, sources
+from resnets.data import archives, datasets
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 
@@ -35,10 +35,10 @@ def make(photos, ending, around):
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
 def test_an_archive_is_the_folder_that_it_holds(photos, cache, ending, around):
     archive = make(photos, ending, around)
-    found = sources.open_training(str(archive))
+    found = datasets.open_training(str(archive))
     assert (len(found.train), len(found.val)) == (5, 5)
     assert found.classes == ("ant", "bee")
-    assert len(sources.open_test(str(archive))) == 5
+    assert len(datasets.open_test(str(archive))) == 5
     assert str(cache) in found.train.where
     assert not list(photos.parent.glob("**/.unpacking-*"))
 
@@ -47,9 +47,9 @@ def test_it_is_unpacked_once_and_again_when_it_changed(photos, cache):
     archive = make(photos, ".tar", "")
     first = archives.unpacked(archive)
     (first / "train" / "ant" / "0.png").unlink()
-    assert len(sources.open_training(str(archive)).train) == 4
+    assert len(datasets.open_training(str(archive)).train) == 4
     draw_photos(photos / "train", {"ant": 9})
-    assert len(sources.open_training(str(make(photos, ".tar", ""))).train) == 11
+    assert len(datasets.open_training(str(make(photos, ".tar", ""))).train) == 11
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
@@ -83,7 +83,7 @@ def test_members_of_a_zip_that_lead_outside_are_refused(tmp_path, cache):
 
 def test_dots_in_names_are_kept(photos, cache):
     (photos / "train" / "ant" / "0.png").rename(photos / "train" / "ant" / "a..b.png")
-    assert len(sources.open_training(str(make(photos, ".zip", ""))).train) == 5
+    assert len(datasets.open_training(str(make(photos, ".zip", ""))).train) == 5
 
 
 def damage_header(content):
@@ -120,7 +120,7 @@ def test_zips_with_a_password_are_refused(photos, cache):
 def test_hidden_archives_and_what_a_kill_left(photos, cache):
     archive = make(photos, ".tar", "").rename(photos.parent / ".insects.tar")
     first = archives.unpacked(archive)
-    assert len(sources.open_training(str(archive)).train) == 5
+    assert len(datasets.open_training(str(archive)).train) == 5
     assert first.stat().st_mode & 0o777 == photos.stat().st_mode & 0o777  # others may read
     home = first.parent
     first.rename(home / ".unpacking")

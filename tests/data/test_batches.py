@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from resnets.data.batches import TrainBatches, resized
 from resnets.data.cifar10 import Images
+from resnets.data.cifar_batches import TrainBatches, resized
 from tests.conftest import synthetic
 
 CPU = torch.device("cpu")

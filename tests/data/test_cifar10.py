@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data import cifar10
-from resnets.data import cifar10_sources as sources
+from resnets.data import cifar10_download as sources
 from resnets.data.cifar10 import Cifar10
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnets.data import crops
-from resnets.data.crops import Augmentation
+from resnets.data import augmentation
+from resnets.data.augmentation import Augmentation
 from resnets.support.errors import UserError
 
 
@@ -25,7 +25,7 @@ def gradient(width, height, kind="PNG"):
 
 def shown(content, look, seed=0):
     out = np.empty((look.size, look.size, 3), np.uint8)
-    shift = crops.show(content, "x.png", look, np.random.default_rng(seed), out)
+    shift = augmentation.show(content, "x.png", look, np.random.default_rng(seed), out)
     return out, shift
 
 
@@ -74,17 +74,17 @@ def test_half_of_the_images_are_mirrored():
 
 def test_colour_shifts_have_the_spread_that_the_constants_give():
     random = np.random.default_rng(0)
-    shifts = np.stack([crops.colour_shift(random, 0.1) for _ in range(4000)])
-    expected = np.sqrt(((crops.PCA_VECTORS * crops.PCA_VALUES * 0.1) ** 2).sum(1))
+    shifts = np.stack([augmentation.colour_shift(random, 0.1) for _ in range(4000)])
+    expected = np.sqrt(((augmentation.PCA_VECTORS * augmentation.PCA_VALUES * 0.1) ** 2).sum(1))
     assert shifts.std(0) == pytest.approx(expected, rel=0.05)
     assert (255 * shifts.std(0)).round(1).tolist() == pytest.approx([3.2, 3.2, 3.3], abs=0.2)
-    assert not crops.colour_shift(random, 0.0).any()
+    assert not augmentation.colour_shift(random, 0.0).any()
 
 
 @given(width=st.integers(1, 400), height=st.integers(1, 400), seed=st.integers(0, 100))
 def test_boxes_by_area_lie_inside(width, height, seed):
     random = np.random.default_rng(seed)
-    left, top, right, bottom = crops.area_box(width, height, (0.08, 1.0), random)
+    left, top, right, bottom = augmentation.area_box(width, height, (0.08, 1.0), random)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
@@ -99,7 +99,7 @@ def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
     kind, width, height, seed
 ):
     look = Augmentation(kind, 32, sides=(36, 60), resize=40)
-    crop = crops.draw(width, height, look, np.random.default_rng(seed))
+    crop = augmentation.draw(width, height, look, np.random.default_rng(seed))
     left, top, right, bottom = crop.box
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from resnets.data import folders
-from resnets.data.crops import Augmentation
-from resnets.data.photos import PhotoBatches
+from resnets.data.augmentation import Augmentation
+from resnets.data.photo_batches import PhotoBatches
 from resnets.data.preprocessing import Normalize
 from resnets.support.errors import UserError
-from resnets.training import recipe_file, task
+from resnets.training import objective, recipe_file
 
 CPU = torch.device("cpu")
 LOOK = Augmentation("scale", 24, sides=(26, 40))
@@ -35,9 +35,9 @@ def write(path, number, width=90, height=70, **options):
 @pytest.fixture
 def dali():
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    from resnets.data import dali
+    from resnets.data import dali_batches
 
-    return dali
+    return dali_batches
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
 def test_the_recipe_chooses_the_decoder(dali, root):
     data = folders.load(root)
     for decoder, kind in {"dali": dali.DaliBatches, "pillow": PhotoBatches}.items():
-        batches = task.make_task(plan(decoder), data, CPU).batches([(0, 2)])
+        batches = objective.make_task(plan(decoder), data, CPU).batches([(0, 2)])
         assert type(batches) is kind
         assert batches(0)[0].shape == (2, 3, 32, 32)
 
@@ -201,10 +201,10 @@ def plan(decoder):
 
 def test_without_dali_one_line_says_what_to_do(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.fn", None)  # the first that is imported
-    ready = task.make_task(plan("dali"), folders.load(root), CPU)
+    ready = objective.make_task(plan("dali"), folders.load(root), CPU)
     with pytest.raises(UserError) as error:
         ready.batches([(0, 2)])
     assert str(error.value) == (
         "photos.decoder = 'dali' needs NVIDIA DALI; "
-        "mend: pip install nvidia-dali-cuda130, or photos.decoder = 'pillow'"
+        "hint: pip install nvidia-dali-cuda130, or photos.decoder = 'pillow'"
     )

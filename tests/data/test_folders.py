@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from resnets.data import doctor, folders, samples
+from resnets.data import folders, samples
+from resnets.doctor import checks
 from resnets.support.errors import UserError
 
 
@@ -350,7 +351,7 @@ def test_mistakes_in_a_mapping_name_the_line(tmp_path, text, message):
     (tmp_path / "val/val_map.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         folders.load(tmp_path)
-    assert doctor.examine(tmp_path, threads=1).findings
+    assert checks.examine(tmp_path, threads=1).findings
 
 
 def test_numbered_images(tmp_path):
@@ -386,7 +387,7 @@ def test_mistakes_in_numbers_name_the_line(tmp_path, text, message):
     (tmp_path / "labels.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
         folders.load_test(tmp_path)
-    doctor.examine(tmp_path, threads=1)
+    checks.examine(tmp_path, threads=1)
 
 
 # --- quarantine ---
@@ -437,5 +438,5 @@ def test_a_link_to_itself_is_left_out(tmp_path, link):
     fill(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
     (tmp_path / link).symlink_to((tmp_path / link).name)
     assert len(folders.load_test(tmp_path)) == 10
-    found = doctor.examine(tmp_path, threads=1).findings
+    found = checks.examine(tmp_path, threads=1).findings
     assert ("cat" not in link) or [f for f in found if f.paths == (link,)]

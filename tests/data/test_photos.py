@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnets.data import folders, photos
-from resnets.data.crops import Augmentation
+from resnets.data import folders, photo_batches
+from resnets.data.augmentation import Augmentation
 from resnets.data.preprocessing import Normalize
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
@@ -22,7 +22,7 @@ def samples(tmp_path, cache):
 
 
 def make(samples, batch=5, seed=0, look=lambda step: LOOK, **options):
-    return photos.PhotoBatches(samples, batch, seed, CPU, look, PLAIN, **options)
+    return photo_batches.PhotoBatches(samples, batch, seed, CPU, look, PLAIN, **options)
 
 
 def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
@@ -79,7 +79,7 @@ def test_a_bad_image_is_left_out_and_named_never_replaced(samples, tmp_path):
 
 def test_the_mean_image_is_that_of_the_central_crops(samples):
     look = Augmentation("scale", 24, sides=(26, 40), resize=28)
-    mean = photos.training_mean(samples, look, seed=0)
+    mean = photo_batches.training_mean(samples, look, seed=0)
     assert mean.shape == (3, 24, 24)
     still = Augmentation("centre", 24, resize=28, flip=False, colour=0)
     everything, _ = make(samples, batch=23, look=lambda step: still)(0)
@@ -92,4 +92,4 @@ def test_a_mean_of_nothing_is_refused(tmp_path, cache):
     root.mkdir(parents=True)
     (root / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images can be read"):
-        photos.training_mean(folders.by_class(tmp_path / "photos"), LOOK, 0)
+        photo_batches.training_mean(folders.by_class(tmp_path / "photos"), LOOK, 0)

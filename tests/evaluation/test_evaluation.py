@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from resnets.data.cifar10 import CLASSES, Images
-from resnets.evaluation import plots
-from resnets.evaluation.classify import Result, evaluate, measure, wilson
+from resnets.evaluation import figures
+from resnets.evaluation.results import Result, evaluate, measure, wilson
 
 
 class Reads(nn.Module):
@@ -109,9 +109,9 @@ def test_plots_are_pngs_of_sensible_size():
     rows = [{"step": s, "train_error": 50 - s / 10} for s in range(0, 400, 10)]
     rows += [{"step": 200, "test_error": 30.0}, {"step": 400, "test_error": 20.0}]
     for png in (
-        plots.confusion_png(result, CLASSES, "a network"),
-        plots.training_png(rows, "a network", 8.75),
-        plots.training_png([], "nothing yet", None),
+        figures.confusion_png(result, CLASSES, "a network"),
+        figures.training_png(rows, "a network", 8.75),
+        figures.training_png([], "nothing yet", None),
     ):
         with Image.open(io.BytesIO(png)) as image:
             assert image.format == "PNG"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from resnets.data.datasets import open_test
 from resnets.data.images import decode, upright_size
-from resnets.data.sources import open_test
-from resnets.evaluation import testing, views
-from resnets.evaluation.testing import labels_for, run_test
+from resnets.evaluation import photo_tests, protocols
+from resnets.evaluation.photo_tests import labels_for, run_test
 from resnets.support.distributed import world
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -27,23 +27,23 @@ def model(tmp_path):
 
 
 def run(model, folder, name, batch=8, **options):
-    how = views.make(name, model.network, model.preprocessing)
+    how = protocols.make(name, model.network, model.preprocessing)
     return run_test(model, open_test(str(folder)), how, CPU, batch, **options)
 
 
 def one_by_one(model, folder, name):
     """The same by the shortest code: each image alone."""
-    samples, how = open_test(str(folder)), views.make(name, model.network, model.preprocessing)
+    samples, how = open_test(str(folder)), protocols.make(name, model.network, model.preprocessing)
     rows = []
     for index in range(len(samples)):
         pictures = how.pictures(decode(samples.read(index), ""))
         scales = [p[None] for p in pictures]
         normalize = how.look.normalize(CPU)
-        rows.append(views.score(how, model.network, normalize, CPU, scales, 10**9))
+        rows.append(protocols.score(how, model.network, normalize, CPU, scales, 10**9))
     return torch.cat(rows).numpy()
 
 
-@pytest.mark.parametrize("name", views.NAMES)
+@pytest.mark.parametrize("name", protocols.NAMES)
 def test_groups_do_not_matter(model, cache, tmp_path, name):
     folder = photos.write(tmp_path / "photos", 13)
     expected = one_by_one(model, folder, name)
@@ -65,7 +65,7 @@ def test_a_plan_that_errs_changes_nothing(model, cache, tmp_path, monkeypatch):
     """Headers tell sizes for grouping only: the decoded images' own sizes count."""
     folder = photos.write(tmp_path / "photos", 7)
     expected = run(model, folder, "dense").probabilities
-    monkeypatch.setattr(testing, "upright_size", lambda content, name: (40, 40))
+    monkeypatch.setattr(photo_tests, "upright_size", lambda content, name: (40, 40))
     np.testing.assert_allclose(run(model, folder, "dense").probabilities, expected, atol=1e-6)
 
 

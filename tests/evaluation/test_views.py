@@ -8,7 +8,7 @@ from torch import nn
 
 from resnets.data.images import resize_shorter, to_tensor
 from resnets.data.preprocessing import Preprocessing
-from resnets.evaluation import views
+from resnets.evaluation import protocols
 from resnets.models import zoo
 from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.support.errors import UserError
@@ -39,7 +39,7 @@ def photo(width, height, seed=0):
 def show(how, net, images, budget=10**9, normalize=None):
     scales = zip(*(how.pictures(image) for image in images), strict=True)
     stacked = [torch.stack(scale) for scale in scales]
-    return views.score(how, net, normalize or how.look.normalize(CPU), CPU, stacked, budget)
+    return protocols.score(how, net, normalize or how.look.normalize(CPU), CPU, stacked, budget)
 
 
 class Spy(nn.Module):
@@ -52,7 +52,7 @@ class Spy(nn.Module):
 
 def test_ten_crops_are_corners_and_centre_and_their_mirror_images():
     image, spy = photo(100, 73), Spy()  # 73 is the scaled side: nothing is scaled
-    show(views.TenCrop(preprocessing()), spy, [image])
+    show(protocols.TenCrop(preprocessing()), spy, [image])
     pixels = to_tensor(image).float() / 255
     corners = [(0, 0), (0, 36), (9, 0), (9, 36), (4, 18)]  # top, left
     crops = torch.stack([pixels[:, t : t + 64, x : x + 64] for t, x in corners])
@@ -64,7 +64,7 @@ def test_ten_crops_are_corners_and_centre_and_their_mirror_images():
 def test_ten_crops_of_a_scaled_image_are_those_of_the_whole_scaled_image():
     spy = Spy()
     image = Image.fromarray(np.asarray(photo(20, 12).resize((200, 120), Image.Resampling.BICUBIC)))
-    show(views.TenCrop(preprocessing()), spy, [image])
+    show(protocols.TenCrop(preprocessing()), spy, [image])
     scaled = to_tensor(resize_shorter(image, 73)).float() / 255
     assert scaled.shape == (3, 73, 121)
     difference = (spy.seen[3] - scaled[:, 9:, 57:]).abs()
@@ -73,7 +73,7 @@ def test_ten_crops_of_a_scaled_image_are_those_of_the_whole_scaled_image():
 
 def test_softmax_is_averaged_not_logits():
     spy = Spy()
-    found = show(views.TenCrop(preprocessing()), spy, [photo(100, 80)])[0]
+    found = show(protocols.TenCrop(preprocessing()), spy, [photo(100, 80)])[0]
     logits = spy(spy.seen)
     torch.testing.assert_close(found, logits.softmax(1).mean(0))
     assert not torch.allclose(found, logits.mean(0).softmax(0), atol=1e-3)
@@ -83,7 +83,7 @@ def test_softmax_is_averaged_not_logits():
 def test_pictures_are_mirrored_before_the_mean_image_is_subtracted():
     mean, spy = torch.rand(3, 64, 64), Spy()
     image = photo(73, 73)
-    show(views.TenCrop(preprocessing(mean=mean)), spy, [image])
+    show(protocols.TenCrop(preprocessing(mean=mean)), spy, [image])
     corner = to_tensor(image).float()[:, :64, :64] / 255
     torch.testing.assert_close(spy.seen[0], corner - mean)
     torch.testing.assert_close(spy.seen[5], corner.flip(2) - mean)
@@ -91,7 +91,7 @@ def test_pictures_are_mirrored_before_the_mean_image_is_subtracted():
 
 def test_center_is_one_crop():
     image, spy = photo(73, 99), Spy()
-    show(views.Center(preprocessing()), spy, [image])
+    show(protocols.Center(preprocessing()), spy, [image])
     pixels = to_tensor(image).float() / 255
     torch.testing.assert_close(spy.seen, pixels[None, :, 18:82, 4:68])
 
@@ -120,7 +120,7 @@ def brute_force(net, how, image, size, stride):
 def test_dense_is_the_head_at_every_location(stem, size, stride, shape):
     net = network(stem)
     look = preprocessing(size, size, torch.rand(3, size, size) / 2)
-    how = views.make("dense", net, look)
+    how = protocols.make("dense", net, look)
     image = photo(*shape)
     assert how.sides == tuple(round(s * size / 224) for s in (224, 256, 384, 480, 640))
     expected = brute_force(net, how, image, size, stride)
@@ -129,7 +129,7 @@ def test_dense_is_the_head_at_every_location(stem, size, stride, shape):
 
 def test_dense_at_the_crops_own_size_is_the_network_itself():
     net, image = network(), photo(64, 64)
-    how = views.Dense(preprocessing(64, 64), (64,), views.map_side(net, 64))
+    how = protocols.Dense(preprocessing(64, 64), (64,), protocols.map_side(net, 64))
     pixels = to_tensor(image)[None].float() / 255
     both = net(torch.cat((pixels, pixels.flip(3)))).softmax(1).mean(0)
     torch.testing.assert_close(show(how, net, [image])[0], both)
@@ -137,16 +137,16 @@ def test_dense_at_the_crops_own_size_is_the_network_itself():
 
 def test_the_papers_network_has_the_papers_window_and_scales():
     net = zoo.build("resnet18", 3).eval()
-    how = views.make("dense", net, preprocessing(224, 256))
+    how = protocols.make("dense", net, preprocessing(224, 256))
     assert (how.window, how.sides) == (7, (224, 256, 384, 480, 640))
-    assert views.make("dense", net, preprocessing(224, 256), 320).window == 10
+    assert protocols.make("dense", net, preprocessing(224, 256), 320).window == 10
 
 
-@pytest.mark.parametrize("name", views.NAMES)
+@pytest.mark.parametrize("name", protocols.NAMES)
 @pytest.mark.parametrize("budget", [1, 64 * 64 * 25, 10**9])
 def test_what_is_computed_at_a_time_changes_nothing(name, budget):
     net = network()
-    how = views.make(name, net, preprocessing())
+    how = protocols.make(name, net, preprocessing())
     images = [photo(90, 80, seed) for seed in range(5)]
     together = show(how, net, images, budget)
     alone = torch.cat([show(how, net, [image]) for image in images])
@@ -156,18 +156,21 @@ def test_what_is_computed_at_a_time_changes_nothing(name, budget):
 
 def test_protocols_in_words():
     net = network()
-    words = {name: views.make(name, net, preprocessing(224, 256)).protocol for name in views.NAMES}
+    words = {
+        name: protocols.make(name, net, preprocessing(224, 256)).protocol
+        for name in protocols.NAMES
+    }
     assert words["center"] == "centre crop of 224 pixels from shorter side 256"
     assert words["ten-crop"] == "10 crops of 224 pixels from shorter side 256, softmax averaged"
     assert "shorter sides 224, 256, 384, 480, 640, with flips" in words["dense"]
-    larger = views.make("center", net, preprocessing(224, 256), 320)
+    larger = protocols.make("center", net, preprocessing(224, 256), 320)
     assert larger.protocol == "centre crop of 320 pixels from shorter side 366"
 
 
 def test_shapes_are_those_of_the_pictures():
     net = network()
-    for name in views.NAMES:
-        how = views.make(name, net, preprocessing())
+    for name in protocols.NAMES:
+        how = protocols.make(name, net, preprocessing())
         for image in (photo(91, 70), photo(33, 77), photo(64, 64)):
             shapes = tuple(tuple(p.shape[-2:]) for p in how.pictures(image))
             assert shapes == how.shapes(*image.size)
@@ -175,9 +178,9 @@ def test_shapes_are_those_of_the_pictures():
 
 def test_what_cannot_be_tested_like_this_is_told():
     with pytest.raises(UserError, match=r"unknown views 'dens'; did you mean dense or center\?"):
-        views.make("dens", network(), preprocessing())
+        protocols.make("dens", network(), preprocessing())
     with pytest.raises(UserError, match="use --views ten-crop"):
-        views.make("dense", nn.Flatten(), preprocessing())
+        protocols.make("dense", nn.Flatten(), preprocessing())
     narrow = Image.new("RGB", (2100, 100))
     with pytest.raises(UserError, match="too narrow"):
-        views.make("dense", network(), preprocessing()).pictures(narrow)
+        protocols.make("dense", network(), preprocessing()).pictures(narrow)

@@ -7,9 +7,9 @@ import pytest
 from resnets.models import zoo
 from resnets.paper import judges
 from resnets.paper.claims import claims
-from resnets.paper.evidence import Sample, noise
 from resnets.paper.numbers import complexities
 from resnets.paper.store import Outcome
+from resnets.paper.verdicts import Sample, noise
 from resnets.support.errors import UserError
 
 BY_ID = {claim.id: claim for claim in claims()}

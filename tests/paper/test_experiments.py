@@ -10,7 +10,7 @@ from resnets.models import zoo
 from resnets.paper import estimate, experiments
 from resnets.paper.experiments import EXPERIMENTS, Choice
 from resnets.paper.jobs import DataSet, Evaluation, Place, Training
-from resnets.paper.launch import missing
+from resnets.paper.runner import missing
 from resnets.paper.store import Outcome, Store
 from resnets.support import devices
 from resnets.support.errors import UserError

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from resnets.paper import figures
-from resnets.paper.drawing import Line, Panel, _apart, draw
-from resnets.paper.readings import Results
+from resnets.paper.panels import Line, Panel, _apart, draw
+from resnets.paper.results import Results
 from tests.paper import made_up
 
 

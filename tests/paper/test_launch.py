@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from resnets.paper import launch
+from resnets.paper import runner
 from resnets.paper.jobs import Ensemble, Evaluation, Responses, Training
-from resnets.paper.launch import Failed, Launch, LocalPool, missing
+from resnets.paper.runner import Failed, Launch, LocalPool, missing
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError
 from tests.paper.conftest import DATA, SETTINGS, Silent, small
@@ -142,10 +142,10 @@ def test_a_failure_is_told_in_its_own_words(tmp_path):
     log = tmp_path / "log"
     log.write_text("resnets: of an earlier start\n")
     before = log.stat().st_size
-    assert launch._last_words(log, before, -9).startswith("it told nothing (ended by signal 9;")
+    assert runner._last_words(log, before, -9).startswith("it told nothing (ended by signal 9;")
     with log.open("a") as file:
         file.write("resnets: no space\n\n")
-    assert launch._last_words(log, before, 2).startswith("no space (exit code 2;")
+    assert runner._last_words(log, before, 2).startswith("no space (exit code 2;")
 
 
 def test_a_run_goes_on_with_the_threads_it_began_with(place, pool):
@@ -174,13 +174,13 @@ def test_a_job_whose_machine_was_lost_is_started_again(place, pool):
 
 
 def test_a_second_command_is_kept_out(place):
-    with launch.alone(place):
+    with runner.alone(place):
         code = f"""
             from pathlib import Path
             from resnets.paper import launch
             from resnets.paper.jobs import Place
             from resnets.paper.store import Store
-            with launch.alone(Place(Store(Path("x")), Path({str(place.runs)!r}))):
+            with runner.alone(Place(Store(Path("x")), Path({str(place.runs)!r}))):
                 pass
         """
         done = subprocess.run(
@@ -196,12 +196,12 @@ def test_it_waits_for_a_run_that_is_still_saving(place, monkeypatch):
     (folder / "recipe.json").write_text("{}")
     held = FileLock(folder / ".lock")
     held.acquire()
-    monkeypatch.setattr(launch, "SAVING", 0.2)
+    monkeypatch.setattr(runner, "SAVING", 0.2)
     start = time.monotonic()
-    launch._wait_for_the_last(folder)  # gives up after SAVING seconds
+    runner._wait_for_the_last(folder)  # gives up after SAVING seconds
     assert time.monotonic() - start >= 0.2
     held.release()
-    launch._wait_for_the_last(folder)
+    runner._wait_for_the_last(folder)
 
 
 def command(code):

@@ -3,8 +3,9 @@
 import pytest
 
 from resnets.models import zoo
-from resnets.paper import numbers, tables
+from resnets.paper import numbers
 from resnets.support.errors import UserError
+from tools import tables
 
 PROTOCOLS = {
     "count", "ten-crop", "center", "center-320", "dense", "ensemble", "single view", "training",

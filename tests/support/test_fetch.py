@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from resnets.support import fetch
+from resnets.support import download
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,15 @@ def test_a_host_that_answers_badly_fails_as_a_source(tmp_path, answer):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(fetch.SourceFailed):
-            fetch.download(
+        with pytest.raises(download.SourceFailed):
+            download.download(
                 f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
             )
         thread.join()
 
 
 def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "SLOW_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(download, "SLOW_AFTER_SECONDS", 0.3)
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -52,8 +52,8 @@ def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(fetch.SourceFailed, match="too slow"):
-            fetch.download(
+        with pytest.raises(download.SourceFailed, match="too slow"):
+            download.download(
                 f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
             )
         done.set()
@@ -61,15 +61,15 @@ def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
 
 
 def test_an_unreachable_host_and_a_missing_npm_fail_as_sources(tmp_path, monkeypatch):
-    with pytest.raises(fetch.SourceFailed, match="cannot be reached"):
-        fetch.download("http://127.0.0.1:9/file.tar.gz", tmp_path / "file")
+    with pytest.raises(download.SourceFailed, match="cannot be reached"):
+        download.download("http://127.0.0.1:9/file.tar.gz", tmp_path / "file")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(fetch.SourceFailed, match="npm is not installed"):
-        fetch.npm_pack("package@1.0.0", tmp_path)
+    with pytest.raises(download.SourceFailed, match="npm is not installed"):
+        download.npm_pack("package@1.0.0", tmp_path)
 
 
 def test_a_whole_file_arrives(tmp_path):
     (tmp_path / "there").write_bytes(b"content")
-    path = fetch.download((tmp_path / "there").as_uri(), tmp_path / "here")
+    path = download.download((tmp_path / "there").as_uri(), tmp_path / "here")
     assert path.read_bytes() == b"content"
-    assert fetch.digest(path) == hashlib.sha256(b"content").hexdigest()
+    assert download.digest(path) == hashlib.sha256(b"content").hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from resnets.cli.main import main
-from resnets.training.training import Training
+from resnets.training.trainer import Training
 
 if __name__ == "__main__":
     marker, fatal, *sys.argv[1:] = sys.argv[1:]

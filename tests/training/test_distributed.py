@@ -13,7 +13,7 @@ import torch
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training import metrics
-from resnets.training.training import shares
+from resnets.training.trainer import shares
 from tests.conftest import draw_photos, own_cache
 from tests.training.test_resume import make_recipe
 

@@ -6,8 +6,8 @@ import torch
 from resnets.support.errors import UserError
 from resnets.training.hardware import Settings
 from resnets.training.muon import Muon, orthogonal
-from resnets.training.task import make_task
-from resnets.training.training import Training
+from resnets.training.objective import make_task
+from resnets.training.trainer import Training
 from tests.training.test_resume import make_recipe
 
 CPU = torch.device("cpu")

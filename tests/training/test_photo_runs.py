@@ -12,7 +12,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.training import metrics, recipe_file, run, run_folder
 from resnets.training.recipe import Recipe
-from resnets.training.training import start_from
+from resnets.training.trainer import start_from
 from resnets.weights import model_file
 from tests.conftest import draw_photos
 from tests.training.test_resume import Quiet

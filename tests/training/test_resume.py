@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resnets.support.errors import UserError
 from resnets.training import checkpoint, metrics, run, run_folder
 from resnets.training.recipe import Recipe
-from resnets.training.training import Training
+from resnets.training.trainer import Training
 from resnets.weights import model_file
 from tests.training.driver import Steps, data
 

@@ -1,0 +1,111 @@
+"""Images as a model sees them: CIFAR-10's, or photographs of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnets.data import cifar10, datasets
+from resnets.data.images import centre, decode, to_tensor
+from resnets.data.photo_batches import default_threads
+from resnets.data.samples import Samples, drawn, limited
+from resnets.support.errors import UserError
+from resnets.support.parallel import in_threads
+from resnets.weights.model_file import Model
+
+_PARTS = {"train": "training", "test": "test"}
+IMAGES = 1000
+"""Images that are measured on unless another number is asked for."""
+BATCH = 128
+"""At most so many at a time: the paper's batch on CIFAR-10, for what depends on it."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some images in memory; going through them gives a network's inputs, each time anew.
+
+    Args:
+        pixels: uint8 (N, 3, H, W).
+        model: whose preprocessing they get.
+        device: where the inputs are wanted.
+        about: which images these are.
+    """
+
+    pixels: Tensor
+    model: Model
+    device: torch.device
+    about: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Batches (n, 3, H, W) in float32, of nearly equal sizes, at most `BATCH` each."""
+        normalize = self.model.normalize(self.device)
+        for part in torch.tensor_split(self.pixels, -(-len(self) // BATCH)):
+            yield normalize(part.to(self.device))
+
+
+def for_model(
+    model: Model,
+    where: str | None,
+    part: Literal["train", "test"],
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+    images: int = IMAGES,
+    report: Callable[[str], None] = lambda line: None,
+) -> Pictures:
+    """Images that suit a model, drawn at random (always the same ones).
+
+    Args:
+        model: one with CIFAR-10's classes gets CIFAR-10's images, any other photographs:
+            the central crop of each.
+        where: CIFAR-10's files, as in `cifar10.load`; or a folder of photographs, or shards.
+        part: training or test images.
+        device: where they are wanted.
+        images: at most so many.
+        report: gets a line of each source of CIFAR-10 that is tried.
+
+    Raises:
+        UserError: if there are none, or photographs are needed and `where` is not given.
+    """
+    known = len(model.classes)
+    if tuple(model.classes) == cifar10.CLASSES[:known]:
+        data = cifar10.load(Path(where) if where else None, report)
+        official = data.train if part == "train" else data.test
+        index = np.flatnonzero(official.labels < known)
+        index = index[drawn(len(index), images)]
+        pixels = torch.from_numpy(np.array(official.images[index]))
+        about = _told(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
+        return Pictures(pixels, model, device, about)
+    if where is None:
+        raise UserError(
+            f"{model.card['network']} needs photographs",
+            hint="give a folder of images: --data FOLDER",
+        )
+    whole = datasets.open_test(where) if part == "test" else datasets.open_training(where).train
+    samples = limited(whole, images)
+    if not len(samples):
+        raise UserError("no images to measure on", where)
+    about = _told(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
+    return Pictures(_decoded(samples, model), model, device, about)
+
+
+def _told(images: int, whole: int, what: str) -> str:
+    return f"{images:,} of the {whole:,} {what}"
+
+
+def _decoded(samples: Samples, model: Model) -> Tensor:
+    """Central crops as the model's preprocessing cuts them, uint8 (N, 3, size, size)."""
+    look = model.preprocessing
+
+    def load(index: int) -> Tensor:
+        image = decode(samples.read(index), f"{samples.where}: {samples.name(index)}")
+        return to_tensor(centre(image, look.resize, look.size, look.interpolation))
+
+    return torch.stack(list(in_threads(load, range(len(samples)), default_threads())))

@@ -1,0 +1,194 @@
+"""`resnets predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnets.cli.counter import bar
+from resnets.cli.memory import SMALLER_BATCH, enough_memory
+from resnets.data.images import EXTENSIONS
+from resnets.inference import image_files, outputs, predictions
+from resnets.inference.predictions import Answer
+from resnets.inference.predictor import Predictor, device_for, open_predictor
+from resnets.support.errors import UserError, nearest
+
+LAUNCHERS = ("local", "ray")
+FEW = 20
+"""Images up to which each gets a picture of its answers."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of predictions, beside model and images."""
+
+    out: Path | None = None
+    top: int = 5
+    embeddings: bool = False
+    batch: int = 16
+    device: str = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    as_json: bool = False
+    retry: bool = False
+    launcher: str = "local"
+
+
+def predict(name: str, paths: list[str], options: Options) -> None:
+    """Tell or write what is on images; exits with 1 if some could not be read."""
+    _refuse_contradictions(options)
+    images = image_files.images(paths)
+    if options.launcher == "ray":
+        bad = _by_cluster(name, images, options)
+    else:
+        model = _open(name, options)
+        if options.embeddings:
+            predictions.refuse_without_features(model)
+
+        def find(todo: list[str]) -> Iterator[Answer]:
+            return predictions.answers(model, todo, options.top, options.batch, options.embeddings)
+
+        if options.out is None:
+            with enough_memory(SMALLER_BATCH):
+                bad = _print(find(images), len(images), options.as_json)
+        else:
+            bad = _fill(options.out, images, predictions.identity(model), find, options)
+    if bad:
+        sys.exit(1)
+
+
+def _refuse_contradictions(options: Options) -> None:
+    if options.launcher not in LAUNCHERS:
+        hint = nearest(options.launcher, LAUNCHERS)
+        raise UserError(f"unknown launcher {options.launcher!r}", "--launcher", hint)
+    if options.embeddings and not (options.out or options.as_json):
+        raise UserError("embeddings need a place", "--embeddings", "give --out FILE or --json")
+    if options.out and options.as_json:
+        raise UserError("answers go to a file or are printed", "--json", "leave one of them out")
+    if options.retry and not options.out:
+        raise UserError("only a file's images can be retried", "--retry", "give --out FILE")
+    if options.launcher == "ray" and not options.out:
+        raise UserError("a cluster's answers need a place", "--launcher ray", "give --out FILE")
+
+
+def _by_cluster(name: str, images: list[str], options: Options) -> int:
+    """Have the machines of a Ray cluster answer; returns how many images could not be read."""
+    from resnets.inference import ray_cluster
+
+    assert options.out is not None
+    outputs.check(options.out, options.embeddings)  # before a cluster is troubled
+    asked = ray_cluster.Asked(
+        name, options.runtime, options.precision, options.device, options.top, options.batch,
+        options.embeddings,
+    )  # fmt: skip
+    cluster = ray_cluster.Cluster(None, asked)
+    try:
+        return _fill(options.out, images, cluster.identity, cluster.answers, options)
+    finally:
+        cluster.close()
+
+
+def _fill(
+    out: Path,
+    images: list[str],
+    by: predictions.Identity,
+    find: Callable[[list[str]], Iterator[Answer]],
+    options: Options,
+) -> int:
+    """Write what the output does not hold yet; returns how many images could not be read."""
+    top = min(options.top, by.classes)
+    made_by = {
+        "model": by.network,
+        "weights": by.weights,
+        "runtime": by.runtime,
+        "top": top,
+        "embeddings": options.embeddings,
+    }
+    opened = outputs.open_output(out, made_by, top, options.embeddings, options.retry)
+    with enough_memory(SMALLER_BATCH), _stopping(out), opened as output:
+        todo = [image for image in images if not output.holds(image)]
+        bad = sum(output.failed(image) for image in images)
+        with bar(len(todo)) as progress:
+            bad += _write(find(todo), output, options.batch, progress)
+    skipped = len(images) - len(todo)
+    before = f", {skipped:,} were there already" if skipped else ""
+    print(f"{len(todo):,} images answered in {out}{before}")
+    if bad:
+        print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
+    return bad
+
+
+def _open(name: str, options: Options) -> Predictor:
+    """The model; a mistake that is easily made gets its own hint."""
+    try:
+        device = device_for(name, options.runtime, options.device)
+        exact = options.embeddings
+        return open_predictor(name, options.runtime, options.precision, device, exact)
+    except UserError as error:
+        looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
+        if looks_like_an_image and Path(name).exists():
+            hint = f"for example: resnets predict resnet50@msra {name}"
+            raise UserError("the model comes first", name, hint) from error
+        raise
+
+
+@contextmanager
+def _stopping(path: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"Stopped; what was answered is in {path}. The same command goes on.")
+        sys.exit(130)
+
+
+def _write(
+    found: Iterable[Answer], output: outputs.Output, batch: int, progress: Callable[[int], None]
+) -> int:
+    """Write answers batch by batch; returns how many images could not be read."""
+    waiting: list[Answer] = []
+    bad = done = 0
+    for answer in found:
+        waiting.append(answer)
+        bad += answer.error is not None
+        if len(waiting) == batch:
+            output.write(waiting)
+            done += len(waiting)
+            waiting = []
+            progress(done)
+    output.write(waiting)
+    progress(done + len(waiting))
+    return bad
+
+
+def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
+    bad = 0
+    for answer in found:
+        if as_json:
+            print(json.dumps(answer.as_dict()))
+        if answer.error is not None:
+            bad += 1
+            print(f"resnets: {shown(answer.image)}: {answer.error}", file=sys.stderr)
+        elif not as_json:
+            _show(answer) if images <= FEW else _line(answer)
+    return bad
+
+
+def _show(answer: Answer) -> None:
+    print(shown(answer.image))
+    for name, probability in zip(answer.classes, answer.probabilities, strict=True):
+        percent = 100 * probability
+        print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
+
+
+def _line(answer: Answer) -> None:
+    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {shown(answer.image)}")
+
+
+def shown(name: str) -> str:
+    """A name for people, on one line: with escapes for what would move the cursor."""
+    return name if name.isprintable() else repr(name)[1:-1]

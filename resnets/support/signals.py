@@ -1,0 +1,47 @@
+"""Signal handlers that are set for a while, and what child processes do with signals."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def handling(handler: Callable[[int], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Call `handler` with the number of each of these signals that arrives inside the block.
+
+    The handlers of before are put back at the end. Only the main thread may do this.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        handler(number)
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def listen_in_child(unblock: bool = False) -> None:
+    """For a child process before it runs a command: receive SIGINT, and end with the parent.
+
+    Shells make their background commands ignore SIGINT; this undoes it. On Linux the child gets
+    SIGTERM when the process that started it is killed.
+
+    Args:
+        unblock: also unblock SIGINT and SIGTERM, which Ray's processes block.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if unblock:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,510 @@
+"""What requests get: the offline answers, or a problem document."""
+
+import asyncio
+import base64
+import functools
+import io
+import json
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from resnets.data.images import decode
+from resnets.inference.predictions import answers
+from resnets.inference.predictor import open_predictor
+from resnets.serve import decoding, static_files
+from resnets.serve.app import create_app
+from resnets.serve.decoding import Decoders
+from resnets.serve.limits import Limits
+from resnets.serve.metrics import Metrics
+from resnets.serve.served_model import Served
+from resnets.support.errors import UserError
+from resnets.weights import model_file
+from tests.serve.conftest import picture
+
+
+class Client:
+    """Requests to an application in this process."""
+
+    def __init__(self, models, limits=None, token=None, samples=None):
+        limits, metrics = limits or Limits(), Metrics()
+        decoders = Decoders(limits)
+        self.served = [
+            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders)
+            for path in models
+        ]
+        samples = samples or static_files.shipped_samples()
+        self.app = create_app(self.served, limits, metrics, samples, token)
+
+    def __call__(self, method, path, **options):
+        (answer,) = self.several([(method, path, options)])
+        return answer
+
+    def several(self, requests):
+        async def run():
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await asyncio.gather(
+                    *(client.request(method, path, **options) for method, path, options in requests)
+                )
+
+        for served in self.served:  # a batcher belongs to one event loop
+            served.batcher.__init__(served.predictor.runtime, served.limits)
+        return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def client(models):
+    return Client(models)
+
+
+@pytest.fixture(scope="module")
+def strict(models):
+    return Client(models[:1], Limits(bytes=2_000_000))
+
+
+def raw(content, kind="application/octet-stream"):
+    return {"content": content, "headers": {"content-type": kind}}
+
+
+@functools.cache
+def predictor_of(path):
+    return open_predictor(str(path), "torch", "fp32")
+
+
+def offline(path, content, tmp_path):
+    file = tmp_path / "image"
+    file.write_bytes(content)
+    (found,) = answers(predictor_of(path), [str(file)], top=3)
+    return found
+
+
+def check_problem(answer, status):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    assert document["instance"] == answer.headers["x-request-id"]
+    return document
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("way", ["raw", "image", "form", "json"])
+def test_one_image_gets_the_offline_answer(client, models, tmp_path, kind, way):
+    content = picture(3, (90, 60), kind)
+    body = {
+        "raw": raw(content),
+        "image": raw(content, f"image/{kind.lower()}; charset=binary"),
+        "form": {"files": {"image": ("x", content)}},
+        "json": {"json": {"image": base64.b64encode(content).decode()}},
+    }[way]
+    for path in models:
+        answer = client("POST", f"/v1/predict?model={path.stem}&top=3", **body)
+        assert answer.status_code == 200, answer.text
+        found, expected = answer.json(), offline(path, content, tmp_path)
+        assert tuple(one["class"] for one in found["top"]) == expected.classes
+        chances = [one["probability"] for one in found["top"]]
+        np.testing.assert_allclose(chances, expected.probabilities, atol=1e-4)
+        assert found["image"] == {"width": 90, "height": 60, "format": kind}
+        assert set(found["milliseconds"]) == {"decode", "queue", "network", "total"}
+
+
+def test_many_requests_at_once_get_their_own_answers(client, models, tmp_path):
+    contents = [picture(seed) for seed in range(40)]
+    requests = [("POST", "/v1/predict?top=3", raw(content)) for content in contents]
+    found = client.several(requests)
+    assert max(answer.json()["batch"] for answer in found) > 1
+    for content, answer in zip(contents, found, strict=True):
+        expected = offline(models[0], content, tmp_path)
+        assert tuple(one["class"] for one in answer.json()["top"]) == expected.classes
+
+
+@pytest.mark.parametrize("way", ["form", "json"])
+def test_several_images_keep_their_order_and_bad_ones_have_problems(client, models, tmp_path, way):
+    contents = [picture(1), b"no image", picture(2), b""]
+    body = (
+        {"files": [("image", (f"{i}.png", c)) for i, c in enumerate(contents)]}
+        if way == "form"
+        else {"json": {"images": [base64.b64encode(c).decode() for c in contents]}}
+    )
+    answer = client("POST", "/v1/predict/batch?top=3", **body)
+    assert answer.status_code == 200
+    found = answer.json()["answers"]
+    for number in (0, 2):
+        expected = offline(models[0], contents[number], tmp_path)
+        assert tuple(one["class"] for one in found[number]["top"]) == expected.classes
+    assert found[1]["problem"]["status"] == 422
+    assert "not an image" in found[1]["problem"]["detail"]
+    assert "empty" in found[3]["problem"]["detail"]
+
+
+def test_maps_add_up_and_say_what_they_cover(client, models):
+    content = picture(5, (100, 60))
+    answer = client("POST", "/v1/explain?class=2", **raw(content))
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["class"] == "class 2"
+    assert [stage["stage"] for stage in found["stages"]] == ["stem", "layer1", "layer2", "layer3"]
+    assert [stage["method"] for stage in found["stages"]] == ["grad-cam"] * 3 + ["cam"]
+    for stage in found["stages"]:
+        assert len(stage["values"]) == stage["height"] * stage["width"]
+        assert 0 <= min(stage["values"]) <= max(stage["values"]) <= 1
+    crop = found["crop"]
+    assert crop["width"] == pytest.approx(60 * 32 / 36, abs=0.2)
+    assert crop["left"] + crop["width"] / 2 == pytest.approx(50, abs=1)
+    model = model_file.load(str(models[0]))
+    pixels = asyncio.run(client.served[0].picture(content)).pixels
+    chances = model.network(model.normalize(torch.device("cpu"))(pixels[None])).softmax(1)[0]
+    assert found["probability"] == pytest.approx(chances[2].item(), abs=1e-4)
+    best = client("POST", "/v1/explain", **raw(content)).json()
+    assert best["index"] == int(chances.argmax())
+    check_problem(client("POST", "/v1/explain?class=7", **raw(content)), 404)
+
+
+def test_models_are_described(client):
+    first, second = client("GET", "/v1/models").json()["models"]
+    assert (first["name"], first["default"], second["default"]) == ("tiny", True, False)
+    assert first["classes"] == [f"class {i}" for i in range(7)]
+    assert first["runtime"] == "torch fp32"
+    assert [stage["shortcut"] for stage in first["stages"]] == ["none", "A", "A", "A"]
+    assert [stage["shortcut"] for stage in second["stages"]] == ["none"] * 4
+    assert (
+        first["stages"][-1] | {"stage": "layer3", "channels": 64, "height": 8}
+        == first["stages"][-1]
+    )
+
+
+BROKEN = {
+    "empty": (raw(b""), 400),
+    "words": (raw(b"just words"), 422),
+    "cut": (raw(picture(0)[:60]), 422),
+    "no kind": ({"content": picture(0)}, 415),
+    "wrong kind": (raw(b"a=1", "text/plain"), 415),
+    "no json": (raw(b"{", "application/json"), 400),
+    "deep json": (raw(b"[" * 100_000, "application/json"), 400),
+    "json list": (raw(b"[1]", "application/json"), 400),
+    "json number": (raw(b'{"image": 5}', "application/json"), 400),
+    "json address": (raw(b'{"image": "file:///etc/passwd"}', "application/json"), 400),
+    "not utf-8": (raw(b'{"image": "\xff"}', "application/json"), 400),
+    "huge number": (raw(b'{"image": ' + b"9" * 10_000 + b"}", "application/json"), 400),
+    "no boundary": (raw(b"x", "multipart/form-data"), 400),
+    "no form": (raw(b"x", "multipart/form-data; boundary=a"), 400),
+    "cut form": (
+        raw(b'--a\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\nabc',
+            "multipart/form-data; boundary=a"), 400),
+    "two images": ({"files": [("image", ("a", b"a")), ("image", ("b", b"b"))]}, 400),
+    "many fields": (
+        {"data": {f"f{i}": "x" for i in range(50)}, "files": {"image": ("a", b"a")}}, 400),
+    "many files": ({"files": [("image", (f"{i}", b"a")) for i in range(200)]}, 413),
+    "large": (raw(b"x" * 2_000_001), 413),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("route", ["/v1/predict", "/v1/explain"])
+def test_bad_bodies_are_problems(strict, route, name):
+    client = strict
+    body, status = BROKEN[name]
+    check_problem(client("POST", route, **body), status)
+    assert client.served[0].batcher.taken == client.served[0].batcher.coming == 0
+
+
+_FORM = (
+    b"--edge\r\nContent-Disposition: form-data; name=image; filename=a\r\n\r\n%s\r\n--edge--\r\n"
+)
+WHOLE = {
+    "jpeg": raw(picture(6, (40, 30), "JPEG"), "image/jpeg"),
+    "png": raw(picture(6), "image/png"),
+    "form": raw(_FORM % picture(6), "multipart/form-data; boundary=edge"),
+    "json": raw(
+        b'{"image": "%s", "images": ["%s"]}' % ((base64.b64encode(picture(6)),) * 2),
+        "application/json",
+    ),
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=6)), min_size=1, max_size=4
+    )
+)
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_damage_to_a_request_makes_the_server_fail(strict, name, changes):
+    content, headers = WHOLE[name]["content"], WHOLE[name]["headers"]
+    for place, drop, put in changes:
+        at = int(place * len(content))
+        content = content[:at] + put + content[at + drop :]
+    paths = ("/v1/predict", "/v1/predict/batch", "/v1/explain")
+    for answer in strict.several(
+        [("POST", path, {"content": content, "headers": headers}) for path in paths]
+    ):
+        assert answer.status_code in {200, 400, 413, 415, 422, 503, 504}, answer.text
+    assert strict.app.state.shared.bodies.held == 0
+
+
+def test_whole_requests_of_these_kinds_are_answered(strict):
+    for request in WHOLE.values():
+        assert strict("POST", "/v1/predict", **request).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/predict?top=abc", 400),
+        ("/v1/predict?top=0", 400),
+        ("/v1/predict?top=99999999999999999999", 400),
+        ("/v1/predict?model=../../etc/passwd", 404),
+        ("/v1/predict?model=%00", 404),
+        ("/v1/explain?class=-1", 400),
+        ("/v1/explain?class=x", 400),
+        ("/v1/nothing", 404),
+        ("/samples/../../../etc/passwd", 404),
+        ("/page/..%2f..%2fapp.py", 404),
+        ("/page//etc/passwd", 404),
+    ],
+)
+def test_bad_addresses_are_problems(client, path, status):
+    method = "POST" if path.startswith("/v1") else "GET"
+    check_problem(client(method, path, **raw(picture())), status)
+
+
+def test_methods_that_do_not_exist_are_problems(client):
+    answer = client("GET", "/v1/predict")
+    check_problem(answer, 405)
+    assert "POST" in answer.headers["allow"]
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(models):
+    client = Client(models[:1], Limits(pixels=1000))
+    detail = check_problem(client("POST", "/v1/predict", **raw(picture(0, (50, 40)))), 422)[
+        "detail"
+    ]
+    assert "50 x 40" in detail
+    assert client("POST", "/v1/predict", **raw(picture(0, (25, 40)))).status_code == 200
+
+
+def test_a_token_guards_answers_but_not_health(models):
+    client = Client(models[:1], token="sesame")
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
+        for method, path in (
+            ("GET", "/v1/models"),
+            ("POST", "/v1/predict"),
+            ("POST", "/v1/explain"),
+        ):
+            answer = client(method, path, headers=headers)
+            check_problem(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+    headers = {"authorization": "Bearer sesame"}
+    assert client("GET", "/v1/models", headers=headers).status_code == 200
+    assert client("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_a_stopping_server_is_not_ready_and_takes_nothing(models):
+    client = Client(models[:1])
+    assert client("GET", "/readyz").status_code == 200
+    client.app.state.shared.stopping = True
+    for answer in (client("GET", "/readyz"), client("POST", "/v1/predict", **raw(picture()))):
+        check_problem(answer, 503)
+        assert int(answer.headers["retry-after"]) >= 1
+    assert client("GET", "/healthz").status_code == 200
+
+
+def test_what_takes_too_long_ends(models):
+    client = Client(models[:1], Limits(seconds=0.2))
+    go = threading.Event()
+    network = client.served[0].predictor.runtime
+    object.__setattr__(client.served[0].predictor, "runtime", lambda x: go.wait(2) and network(x))
+    check_problem(client("POST", "/v1/predict", **raw(picture())), 504)
+    go.set()
+
+
+def test_a_failing_engine_is_a_problem_without_its_words(models):
+    client = Client(models[:1])
+
+    def fail(images):
+        raise RuntimeError("secret path /home/me")
+
+    object.__setattr__(client.served[0].predictor, "runtime", fail)
+    answer = client("POST", "/v1/predict", **raw(picture()))
+    check_problem(answer, 500)
+    assert "secret" not in answer.text
+
+
+def test_files_are_served_with_their_kinds_and_kept(client):
+    page = client("GET", "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    script = client("GET", "/page/main.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    again = client("GET", "/page/main.js", headers={"if-none-match": script.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    samples = client("GET", "/v1/samples").json()["samples"]
+    assert len(samples) == 10
+    assert client("GET", samples[0]["url"]).headers["content-type"] == "image/png"
+
+
+def test_files_are_read_when_the_server_starts(models, tmp_path, monkeypatch):
+    (tmp_path / "cat.PNG").write_bytes(picture(1))
+    client = Client(models[:1], samples=static_files.samples_in(tmp_path))
+    (tmp_path / "cat.PNG").unlink()
+    monkeypatch.setattr(Path, "open", lambda *given: pytest.fail("a file was opened"))
+    (sample,) = client("GET", "/v1/samples").json()["samples"]
+    assert sample["name"] == "cat"
+    answer = client("GET", sample["url"])
+    assert (answer.content, answer.headers["content-type"]) == (picture(1), "image/png")
+    assert client("GET", "/docs").status_code == client("GET", "/").status_code == 200
+    monkeypatch.undo()
+    (tmp_path / "dog.png").write_bytes(picture(2))
+    monkeypatch.setattr(static_files, "MOST_BYTES", len(picture(2)) - 1)
+    with pytest.raises(UserError, match="bytes of images"):
+        static_files.samples_in(tmp_path)
+
+
+def test_metrics_and_the_description_name_the_routes(models):
+    client = Client(models[:1])
+    client("POST", "/v1/predict", **raw(picture()))
+    client("GET", "/somewhere/else")
+    text = client("GET", "/metrics").text
+    assert 'resnets_requests_total{route="/v1/predict",status="200"} 1.0' in text
+    assert 'resnets_requests_total{route="other",status="404"} 1.0' in text
+    description = client("GET", "/openapi.json").json()
+    predict = description["paths"]["/v1/predict"]["post"]
+    assert "image/*" in json.dumps(predict["requestBody"])
+    assert {"403", "421"} < set(predict["responses"])
+    assert "409" in description["paths"]["/v1/explain"]["post"]["responses"]
+    docs = client("GET", "/docs").text
+    assert "/v1/predict/batch" in docs
+    assert "//cdn" not in docs
+
+
+def test_bodies_held_at_a_time_are_bounded_and_given_back(models):
+    client = Client(models[:1], Limits(memory=3000))
+    content = picture(0, (300, 300), "JPEG")
+    assert len(content) > 3000
+    answer = client("POST", "/v1/predict", **raw(content))
+    check_problem(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+    assert client("POST", "/v1/predict", **raw(picture()[:2000])).status_code in (200, 422)
+    assert client.app.state.shared.bodies.held == 0
+
+
+def test_json_of_small_values_is_refused_before_it_grows(client):
+    for body in (b"[" + b"{}," * 100_000, b'{"images": [' + b"0," * 100_000 + b"0]}"):
+        for path in ("/v1/predict", "/v1/predict/batch"):
+            check_problem(client("POST", path, **raw(body, "application/json")), 400)
+
+
+def test_pages_of_other_sites_are_refused(client):
+    body = raw(picture())
+    body["headers"]["sec-fetch-site"] = "cross-site"
+    check_problem(client("POST", "/v1/predict", **body), 403)
+    body["headers"]["sec-fetch-site"] = "same-origin"
+    assert client("POST", "/v1/predict", **body).status_code == 200
+
+
+def test_codecs_that_python_decodes_are_refused(client):
+    check_problem(client("POST", "/v1/predict", **raw(b"P3 2 1 255 1 2 3 4 5 6\n")), 422)
+    assert client("POST", "/v1/predict", **raw(b"P6 2 1 255\nabcdef")).status_code == 200
+
+
+def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(models):
+    few = Client(models[:1], Limits(large=100))
+    content = picture(4, (300, 200), "JPEG")
+    answers = few.several([("POST", "/v1/predict", raw(content))] * 5)
+    expected = Client(models[:1])("POST", "/v1/predict", **raw(content)).json()["top"]
+    assert [answer.json()["top"][0]["class"] for answer in answers] == [expected[0]["class"]] * 5
+
+
+def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkeypatch):
+    content = picture(1, (300, 300), "BMP")
+    client = Client(
+        models[:1], Limits(large=100, memory=int(2.5 * len(content)), seconds=0.2)
+    )  # fmt: skip
+    go, at_work, most = threading.Event(), [], []
+
+    def slow(*arguments):
+        at_work.append(content)
+        most.append(len(at_work))
+        go.wait(10)
+        at_work.pop()
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoding, "decode", slow)
+    request = ("POST", "/v1/predict", raw(content))
+    assert client(*request[:2], **request[2]).status_code == 504
+    statuses = [answer.status_code for answer in client.several([request] * 2)]
+    assert sorted(statuses) == [503, 504]  # with what is left there is room for one more
+    go.set()
+    assert client(*request[:2], **request[2]).status_code == 200
+    assert most == [1, 1]
+    assert client.served[0].decoders.left() == 0
+
+
+def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client, models):
+    file = io.BytesIO()
+    y, x = np.mgrid[0:600, 0:800]
+    smooth = np.stack([x / 4, y / 3, 99 + 60 * np.sin(x / 40)], 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
+    picture = asyncio.run(client.served[0].picture(file.getvalue()))
+    assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
+    predictor = client.served[0].predictor
+    whole = predictor.pixels(decode(file.getvalue(), ""))
+    assert (picture.pixels.float() - whole.float()).abs().mean() < 1
+
+
+def test_a_client_that_leaves_frees_its_place(models):
+    client = Client(models[:1])
+    served, statuses = client.served[0], []
+    go = threading.Event()
+    network = served.predictor.runtime
+    object.__setattr__(served.predictor, "runtime", lambda x: go.wait(5) and network(x))
+    served.batcher.__init__(served.predictor.runtime, served.limits)
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict",
+        "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+        "headers": [(b"content-type", b"image/png")], "server": ("test", 80), "asgi": {},
+    }  # fmt: skip
+
+    async def run():
+        said = asyncio.Queue()
+        said.put_nowait(
+            {"type": "http.request", "body": picture(0, (400, 400)), "more_body": False}
+        )
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        task = asyncio.create_task(client.app(dict(scope), said.get, send))
+        await asyncio.sleep(0.3)
+        assert served.batcher.taken == 1
+        said.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(task, 2)
+        assert served.batcher.taken == served.batcher.coming == 0
+
+    asyncio.run(run())
+    go.set()
+    assert statuses[0] == 499
+
+
+def test_a_token_is_told_by_any_spelling_of_bearer(models):
+    client = Client(models[:1], token="sesame")
+    for word in ("Bearer sesame", "bearer  sesame", "BEARER sesame"):
+        answer = client("GET", "/v1/models", headers={"authorization": word})
+        assert answer.status_code == 200
+    for word in ("Bearer", "Bearer ", "Basic sesame", "Bearer sesam\xe9"):
+        headers = {"authorization": word.encode("latin-1")}
+        check_problem(client("GET", "/v1/models", headers=headers), 401)

@@ -1,0 +1,236 @@
+"""A real server: what it says to bad connections."""
+
+import asyncio
+import http.client
+import io
+import json
+import threading
+import time
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from resnets.serve import connections, server
+from resnets.serve.limits import Limits
+from tests.serve.conftest import picture
+from tests.serve.wire import GET, HEAD, answer_to, connect, request, status
+
+
+@pytest.fixture(scope="module")
+def log():
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def address(models, log):
+    """A server in a thread of this process, with little patience."""
+    found, started = [], threading.Event()
+
+    def ready(where):
+        found.append(where)
+        started.set()
+
+    options = server.Options(
+        [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
+        limits=Limits(sending=1.0, bytes=1_000_000), log=log,
+    )  # fmt: skip
+
+    thread = threading.Thread(target=server.serve, args=(options, "cpu", ready), daemon=True)
+    thread.start()
+    assert started.wait(60)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([b"nonsense\r\n\r\n"], 400),
+        ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], 400),  # TLS to a port without
+        ([b"GET / HTTP/9.9\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
+        ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"], 400),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n"], 400),
+        ([HEAD + b"X: " + b"a" * 200_000 + b"\r\n\r\n"], 431),
+        ([HEAD] + [b"X: " + b"a" * 3000 + b"\r\n"] * 20 + [b"\r\n"], 431),
+        ([b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"], 431),
+        ([request(b"", 10**15)], 413),
+        ([request(b"x" * 100, 5000)], 408),  # the rest never comes
+        ([HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n5\r\nabc"], 408),
+        ([HEAD], 408),  # nor does the end of the headers
+        ([HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"]
+         + [b"40000\r\n" + b"x" * 0x40000 + b"\r\n"] * 8, 413),
+        ([request(b"not an image")], 422),
+        ([request(picture())], 200),
+    ],
+)  # fmt: skip
+def test_connections_get_a_status_whatever_they_send(address, parts, expected):
+    said = answer_to(address, *parts)
+    assert status(said) == expected
+    if expected != 200:
+        assert b"application/problem+json" in said
+        document = json.loads(said.split(b"\r\n\r\n", 1)[1])
+        assert document["status"] == expected
+
+
+def test_a_sender_that_dribbles_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(connections, "LINGER", 0.3)
+    start = time.perf_counter()
+    said = answer_to(address, *[bytes([byte]) for byte in HEAD[:40]], pause=0.1)
+    assert status(said) == 408
+    assert time.perf_counter() - start < 10
+
+
+def test_idle_connections_end_and_take_nothing(address):
+    idle = [connect(address) for _ in range(50)]
+    assert status(answer_to(address, request(picture()))) == 200
+    for connection in idle:
+        connection.settimeout(10)
+        assert connection.recv(1) == b""
+        connection.close()
+
+
+def test_a_connection_is_kept_for_many_requests(address):
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+    for seed in range(5):
+        body = picture(seed)
+        connection.request("POST", "/v1/predict", body, {"Content-Type": "image/png"})
+        response = connection.getresponse()
+        assert (response.status, bool(json.loads(response.read())["top"])) == (200, True)
+        connection.request("POST", "/v1/predict", b"bad", {"Content-Type": "image/png"})
+        response = connection.getresponse()
+        assert (response.status, response.read()[:1]) == (422, b"{")
+
+
+def test_answers_keep_their_order_and_a_refusal_comes_after_them(address):
+    first = request(picture()).replace(b"Connection: close\r\n", b"")
+    said = answer_to(address, first + GET + b"\r\n" + b"nonsense\r\n\r\n")
+    places = [said.find(words) for words in (b'"top"', b'{"status":"ok"}', b"400 Bad Request")]
+    assert -1 < places[0] < places[1] < places[2]
+    assert said.count(b"HTTP/1.1 ") == 3
+
+
+def test_pipelines_are_short(address):
+    said = answer_to(address, *[(GET + b"\r\n") * 2000])
+    assert b"HTTP/1.1 503 Service Unavailable" in said
+    assert 1 <= said.count(b"HTTP/1.1 200") <= 20
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"0\r\n" + b"X: " + b"a" * 200_000,  # a trailer
+        b"1;" + b"a" * 200_000,  # an extension of a chunk
+    ],
+)
+def test_words_beside_a_body_are_bounded_too(address, after):
+    head = HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
+    assert status(answer_to(address, head + b"3\r\nabc\r\n" + after)) == 431
+
+
+def test_the_log_tells_the_status_of_a_body_that_breaks(address, log):
+    kind = b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\nX-Request-Id: broken\r\n\r\n"
+    said = answer_to(address, HEAD + kind + b"3\r\nabc\r\n", b"ZZ\r\n", pause=0.1)
+    assert status(said) == 400
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (line,) = [line for line in lines if line["id"] == "broken"]
+    assert (line["status"], line["route"]) == (400, "/v1/predict")
+
+
+def test_a_refused_body_is_not_awaited(address):
+    """The rest of it is dropped for a while, so that the client can read why."""
+    head = HEAD.replace(b"Connection: close\r\n", b"") + b"Content-Length: 900000\r\n"
+    start = time.perf_counter()
+    said = answer_to(address, head + b"Content-Type: text/plain\r\n\r\n", *[b"x" * 90_000] * 9)
+    assert status(said) == 415
+    assert b"connection: close" in said.lower()
+    assert time.perf_counter() - start < 5
+
+
+class Wire(asyncio.Transport):
+    """A connection whose other end takes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.closed, self.aborted, self.said = False, False, b""
+
+    def write(self, data):
+        self.said += data
+
+    def get_write_buffer_size(self):
+        return len(self.said)
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+    def abort(self):
+        self.aborted = True
+
+    def write_eof(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+@pytest.mark.parametrize("way", ["full", "closing", "refused"])
+def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
+    monkeypatch.setattr(connections, "LINGER", 0.05)
+
+    async def run():
+        made = connections.bounded(Limits(sending=0.05), refused := [].append)
+        connection, wire = made(uvicorn.Config(lambda: None), ServerState(), {}), Wire()
+        connection.connection_made(wire)
+        if way == "full":
+            connection.pause_writing()
+            connection.resume_writing()
+            connection.pause_writing()
+        elif way == "closing":
+            wire.write(b"an answer")
+            connection.cycle = SimpleNamespace(more_body=False, response_complete=True)
+            connection.finish()
+        else:
+            connection.data_received(b"nonsense\r\n\r\n")
+            assert refused.__self__ == [400]
+        assert not wire.aborted
+        await asyncio.sleep(0.15)
+        assert wire.aborted
+
+    asyncio.run(run())
+
+
+def test_names_of_others_are_not_ours(address):
+    for host, expected in ((b"evil.example", 421), (b"127.0.0.1:1", 200), (b"[::1]:80", 200)):
+        head = b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: " + host
+        assert status(answer_to(address, head + b"\r\n\r\n")) == expected
+    without = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+    assert status(answer_to(address, without)) == 421
+
+
+def test_connections_are_bounded_and_places_come_back(models):
+
+    found, started = [], threading.Event()
+    options = server.Options(
+        [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
+        limits=Limits(sending=5.0, connections=20),
+    )  # fmt: skip
+    threading.Thread(
+        target=server.serve,
+        args=(options, "cpu", lambda where: (found.append(where), started.set())),
+        daemon=True,
+    ).start()
+    assert started.wait(60)
+    held = [connect(found[0]) for _ in range(20)]
+    said = answer_to(found[0], GET + b"\r\n")
+    assert status(said) == 503
+    assert b"Retry-After" in said
+    for connection in held:
+        connection.close()
+    time.sleep(0.2)
+    assert status(answer_to(found[0], GET + b"Connection: close\r\n\r\n")) == 200
