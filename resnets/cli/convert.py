@@ -1,33 +1,58 @@
-"""`resnets convert`."""
+"""`resnets convert`: weights of other programs, in and out."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from resnets.weights import model_file
-from resnets.weights.convert import formats
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def convert(source: str, out: Path, network: str | None, to: str | None) -> None:
-    """Read weights of any known kind, write them as another, say what was done."""
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A model, a file of another program, or NAME@SOURCE.", metavar="SOURCE"
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="The file to write (timm, tfjs: a folder).", metavar="OUT")
+    ],
+    network: Annotated[
+        str | None, typer.Option(help="The network; recognized by default.", metavar="NAME")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="resnets, torchvision, timm, keras-h5, tfjs or caffe; by default from the "
+            "ending of OUT.",
+            metavar="FORMAT",
+        ),
+    ] = None,
+) -> None:
+    """Read weights of torchvision, timm, Keras or Caffe, or write ours for them."""
+    from resnets.weights import model_file
+    from resnets.weights.convert import formats
+
     kind = formats.format_of(out, to)
     path = Path(source) if Path(source).exists() else model_file.find(source)
     formats.refuse_overwriting(path, out, kind)
     model = formats.read(path, network)
     files = formats.write(model, out, kind)
-    look = model.preprocessing
+    preprocessing = model.preprocessing
     print(f"{model.card['network']} with {len(model.classes):,} classes, as {kind}:")
     for file in files:
         print(f"  {file}")
+    std = preprocessing.std
     print(
-        f"images: shorter side {look.resize}, centre {look.size}, {look.interpolation}; "
-        f"mean {_numbers(look.mean)}, deviation "
-        f"{'none' if look.std is None else _numbers(look.std)}"
+        f"images: shorter side {preprocessing.resize}, centre {preprocessing.size}, "
+        f"{preprocessing.interpolation}; mean {_numbers(preprocessing.mean)}, deviation "
+        f"{'none' if std is None else _numbers(std)}"
     )
 
 
-def _numbers(values: object) -> str:
-    import torch
-
-    assert isinstance(values, torch.Tensor)
+def _numbers(values: Tensor) -> str:
     return " ".join(f"{v:.4f}" for v in values.mean((1, 2)).tolist())

@@ -1,65 +1,90 @@
-"""`resnets deepen`: the constructed solution of the introduction."""
+"""`resnets deepen`: the constructed solution of the paper's introduction."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import shlex
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 
-from resnets.analysis import deepen as constructed
-from resnets.analysis import inputs
-from resnets.data import cifar10
-from resnets.evaluation import photo_tests
-from resnets.support.devices import environment
+from resnets.cli.console import to_stderr
+from resnets.cli.options import DataOption, JsonOption
 from resnets.support.errors import UserError
-from resnets.weights import model_file
-from resnets.weights.model_file import Model
+from resnets.support.files import refuse_unwritable
+
+if TYPE_CHECKING:
+    from resnets.weights.model_file import Model
 
 
-def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool) -> None:
-    """Write a deeper model that gives the same outputs, and say how exactly it does.
+def deepen(
+    model: Annotated[
+        str, typer.Argument(help="A model name, model file or run folder.", metavar="MODEL")
+    ],
+    to: Annotated[
+        str, typer.Option(help="Layers, or the name of a network.", metavar="DEPTH|NETWORK")
+    ],
+    data: DataOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Default NETWORK-from-SHALLOWER.safetensors.", metavar="FILE.safetensors"
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a deeper network that gives the same outputs: the added layers are identities.
 
-    On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
+    1,000 training images check that, and give the statistics for the BN of plain networks.
     """
-    model = model_file.load(name)
-    shallow = model.card["network"]
-    wanted = constructed.target(shallow, to)
-    path = out or Path(f"{wanted}-from-{shallow}.safetensors")
-    _refuse(path, name)
-    images = inputs.for_model(model, data, "train", report=_to_stderr)
-    deep, found = constructed.deepen(model, wanted, images)
+    import torch
+
+    from resnets.analysis import deepen as construction
+    from resnets.analysis import inputs
+    from resnets.support.devices import environment
+    from resnets.weights import model_file
+
+    # On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
+    shallow = model_file.load(model)
+    shallow_name = shallow.card["network"]
+    wanted = construction.target(shallow_name, to)
+    path = out or Path(f"{wanted}-from-{shallow_name}.safetensors")
+    _refuse(path, model)
+    images = inputs.for_model(shallow, data, "train", report=to_stderr)
+    deep, found = construction.deepen(shallow, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)
     added = deep.card["provenance"]["deepened_from"]["added_blocks"]
-    if as_json:
+    if json:
         facts = {
-            "from": shallow,
+            "from": shallow_name,
             "added_blocks": added,
             "images": found.images,
             "difference": found.difference,
             "largest_logit": found.largest,
-            **_errors(model, deep, data),
+            **_errors(shallow, deep, data),
         }
-        print(json.dumps({**facts, **environment(torch.device("cpu"))}, indent=2))
+        print(json_format.dumps({**facts, **environment(torch.device("cpu"))}, indent=2))
         return
-    print(f"{wanted} from {shallow}: {added} blocks added, each an identity")
+    print(f"{wanted} from {shallow_name}: {added} blocks added, each an identity")
     print(
         f"largest difference of logits on {images.about}: {found.difference:.2g} "
         f"(largest logit {found.largest:.3g})"
     )
     print(f"Model: {path}")
-    print(
-        f"Train on from it: resnets train RECIPE --network {wanted} --init {shlex.quote(str(path))}"
-    )
+    print(f"Train it: resnets train RECIPE --network {wanted} --init {shlex.quote(str(path))}")
 
 
 def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
-    """Test errors of both, measured alike; nothing of models that are not CIFAR-10's."""
+    """Test errors of both, measured alike; empty for models of other data than CIFAR-10."""
+    import torch
+
+    from resnets.data import cifar10
+    from resnets.evaluation import photo_tests
+
     if shallow.classes != list(cifar10.CLASSES):
         return {}
-    images = cifar10.load(Path(data) if data else None, _to_stderr).test
+    images = cifar10.load(Path(data) if data else None, to_stderr).test
     cpu = torch.device("cpu")
     return {
         name: photo_tests.run_cifar10(model, images, cpu).result().error
@@ -67,19 +92,14 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     }
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def _refuse(path: Path, source: str) -> None:
     """Raise `UserError` if a model cannot or should not be written at `path`."""
+    from resnets.weights import model_file
+
     if path.suffix != ".safetensors":
         raise UserError(
             "a model file ends in .safetensors", f"--out {path}", "give it another name"
         )
-    if not path.absolute().parent.is_dir():
-        raise UserError("no such folder", str(path.parent), "make it first")
-    if path.is_dir():
-        raise UserError("is a folder", f"--out {path}", "give the name of a file")
+    refuse_unwritable(path, "--out")
     if path.resolve() == model_file.find(source).resolve():
         raise UserError("would overwrite its source", str(path), "give another name")

@@ -1,46 +1,65 @@
-"""`resnets doctor`: what is wrong with a folder of images."""
+"""`resnets doctor`: check a folder of images before training on it."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from resnets.cli.counter import counting
-from resnets.data.folders import existing
-from resnets.data.shards.reader import are_shards
-from resnets.doctor import checks, report
+import typer
+
+from resnets.cli.console import progress_bar
+from resnets.cli.options import JsonOption
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import refuse_unwritable, write_bytes
 
 
-def examine(
-    data: Path, as_json: bool, page: Path | None, listing: Path | None, threads: int | None
+def doctor(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures.", metavar="FILE.html")
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add unreadable images to a list; every verb skips those of DATA/.quarantine.",
+            metavar="FILE",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads; all cores by default.", metavar="N")
+    ] = None,
 ) -> None:
-    """Examine a folder, print the report, write what was asked for; exit 1 on errors."""
+    """Read every image of a folder and report what would break or distort a training.
+
+    Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
+    """
+    from resnets.data.folders import existing
+    from resnets.data.shards.reader import are_shards
+    from resnets.doctor import checks, report
+
     existing(data)
     if are_shards(data):
         raise UserError(
-            "these are shards; the doctor reads folders of images",
+            "these are shards; doctor reads folders of images",
             str(data),
             "give the folder that they were made from",
         )
-    for option, path in (("--html", page), ("--quarantine", listing)):
-        if path and path.is_dir():
-            raise UserError("is a folder", f"{option} {path}", "give the name of a file")
-        if path and not path.absolute().parent.is_dir():
-            raise UserError("no such folder", str(path.parent), "make it first")
-    with counting("images") as progress:
+    refuse_unwritable(html, "--html")
+    refuse_unwritable(quarantine, "--quarantine")
+    with progress_bar("images") as progress:
         found = checks.examine(data, threads, progress)
-    if as_json:
-        print(json.dumps(report.facts(found), indent=2))
+    if json:
+        print(json_format.dumps(report.facts(found), indent=2))
     else:
         print(report.text(found))
-    if page:
-        write_bytes(page, report.page(found).encode())
-        print(f"\nreport with pictures: {page}", file=sys.stderr)
-    if listing:
-        bad = checks.quarantine(found, listing)
-        print(f"\nunreadable images listed in {listing}: {bad:,}", file=sys.stderr)
+    if html:
+        write_bytes(html, report.page(found).encode())
+        print(f"\nreport with pictures: {html}", file=sys.stderr)
+    if quarantine:
+        bad = checks.quarantine(found, quarantine)
+        print(f"\nunreadable images listed in {quarantine}: {bad:,}", file=sys.stderr)
     if found.count("error"):
         sys.exit(1)

@@ -1,80 +1,141 @@
-"""`resnets eval` and `resnets ensemble`."""
+"""`resnets eval`: the error of a model by a protocol of the paper."""
 
 from __future__ import annotations
 
-import json
-import sys
+import json as json_format
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+import typer
 
-from resnets.cli.counter import bar
-from resnets.cli.memory import SMALLER_BATCH, enough_memory
-from resnets.data import cifar10
-from resnets.data.datasets import open_test
-from resnets.evaluation import figures, photo_tests, protocols, results, scores
-from resnets.evaluation.scores import Scores
-from resnets.export.accuracy import as_model
-from resnets.inference import export_folder
-from resnets.inference.predictor import device_for, open_predictor
-from resnets.models import complexity, zoo
-from resnets.paper.numbers import cifar10_error
-from resnets.support.devices import environment
-from resnets.support.distributed import World, world
+from resnets.cli.console import (
+    SMALLER_BATCH,
+    enough_memory,
+    image_bar,
+    refuse_plot,
+    to_stderr,
+)
+from resnets.cli.options import DataOption, DeviceOption, JsonOption, ModelArgument
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
-from resnets.weights import model_file
+from resnets.support.files import refuse_unwritable, write_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnets.evaluation.results import Result
+    from resnets.evaluation.scores import Scores
+    from resnets.support.distributed import World
+    from resnets.weights.model_file import Model
 
 MATRIX = 20
-"""Classes up to which the confusion matrix fits a terminal."""
+"""The most classes whose confusion matrix fits a terminal."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a user may ask of a test, beside model and data."""
+def evaluate(
+    model: ModelArgument,
+    dataset: Annotated[
+        str, typer.Argument(help="cifar10, or a folder of photos.", metavar="[DATA]")
+    ] = "cifar10",
+    views: Annotated[
+        str, typer.Option(help="center, ten-crop or dense.", metavar="NAME")
+    ] = "center",
+    image_size: Annotated[
+        int | None, typer.Option(min=32, max=2048, help="Crops of N pixels.", metavar="N")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only N images, drawn at random.", metavar="N")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops at a time.", metavar="N")] = None,
+    save_scores: Annotated[
+        Path | None, typer.Option(help="Save the scores of every image.", metavar="FILE")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the confusion matrix.", metavar="FILE.png")
+    ] = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Test a model by a protocol of the paper: errors, worst classes, confusion."""
+    import torch
 
-    data: Path | None = None
-    views: str = "center"
-    image_size: int | None = None
-    limit: int | None = None
-    batch: int | None = None
-    save_scores: Path | None = None
-    plot: Path | None = None
-    device: str = "auto"
-    as_json: bool = False
+    from resnets.evaluation import results
+    from resnets.inference.predictor import device_for
+    from resnets.support.devices import environment
+    from resnets.support.distributed import world as processes
 
-
-def evaluate(name: str, where: str, options: Options) -> None:
-    """Test a model and print what was found."""
-    _refuse(where, options)
-    with world() as we:
-        device = device_for(name, "auto", options.device) or torch.device("cpu")
-        model = _open(name, options, device)
-        if options.plot and len(model.classes) > results.MOST_CONFUSION:
-            raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
-        model.network.to(device).to(memory_format=torch.channels_last)
+    request = _Request(
+        dataset=dataset, data=Path(data) if data else None, views=views, image_size=image_size,
+        limit=limit, batch=batch,
+    )  # fmt: skip
+    request.check()
+    refuse_plot(plot)
+    refuse_unwritable(save_scores, "--save-scores")
+    with processes() as world:
+        chosen = device_for(model, "auto", device) or torch.device("cpu")
+        opened = _open(model, request, chosen)
+        if plot and len(opened.classes) > results.MOST_CONFUSION:
+            raise UserError(f"{len(opened.classes)} classes do not fit a picture", "--plot")
+        opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()
         with enough_memory(SMALLER_BATCH):
-            test = _cifar10 if where == "cifar10" else _photos
-            found = test(model, where, options, device, we)
-        if found is None:
+            test = _test_cifar10 if dataset == "cifar10" else _test_photos
+            scores = test(opened, request, chosen, world)
+        if scores is None:
             return
-        seconds = time.perf_counter() - start
-        network = model.card["network"]
-        found = replace(found, model=network if name == network else f"{network} ({name})")
-        _tell(model, where, found, seconds, options, environment(device))
+        speed = len(scores) / (time.perf_counter() - start)
+        network = opened.card["network"]
+        scores = replace(scores, model=network if model == network else f"{network} ({model})")
+        # A full disk must not cost the result: it is printed first.
+        _print(opened, scores, request, speed, environment(chosen) if json else None)
+        _write(scores, f"{network} on {request.dataset_name}", save_scores, plot, quiet=json)
 
 
-def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What is tested on, and how."""
+
+    dataset: str
+    data: Path | None
+    views: str
+    image_size: int | None
+    limit: int | None
+    batch: int | None
+
+    @property
+    def dataset_name(self) -> str:
+        return "CIFAR-10's test set" if self.dataset == "cifar10" else self.dataset
+
+    def check(self) -> None:
+        """Raise `UserError` for what can be known to fail before anything is computed."""
+        from resnets.evaluation import protocols
+
+        protocols.refuse_unknown(self.views)
+        if self.dataset != "cifar10" and self.data:
+            raise UserError(
+                "works with cifar10 only", "--data", "give the folder as the second argument"
+            )
+        if self.dataset == "cifar10" and (self.views != "center" or self.image_size):
+            option = "--image-size" if self.views == "center" else f"--views {self.views}"
+            raise UserError(
+                "CIFAR-10 is tested on a single view of its 32x32 images", option, "leave it out"
+            )
+
+
+def _open(name: str, request: _Request, device: torch.device) -> Model:
     """The model in PyTorch in float32; an export in its own engine and precision."""
+    from resnets.export.accuracy import as_model
+    from resnets.inference import export_folder
+    from resnets.inference.predictor import open_predictor
+    from resnets.weights import model_file
+
     if not export_folder.is_artefact(name):
         return model_file.load(name)
     for given, option in (
-        (options.views == "dense", "--views dense"),
-        (options.image_size is not None, "--image-size"),
+        (request.views == "dense", "--views dense"),
+        (request.image_size is not None, "--image-size"),
     ):
         if given:
             raise UserError(
@@ -83,133 +144,88 @@ def _open(name: str, options: Options, device: torch.device) -> model_file.Model
     return as_model(open_predictor(name, device=device))
 
 
-def _refuse(where: str, options: Options) -> None:
-    """Raise `UserError` for what can be known to fail before anything is computed."""
-    protocols.refuse_unknown(options.views)
-    for path, option in ((options.plot, "--plot"), (options.save_scores, "--save-scores")):
-        if path and not path.absolute().parent.is_dir():
-            raise UserError("no such folder", str(path.parent), "make it first")
-        if path and path.is_dir():
-            raise UserError("is a folder", f"{option} {path}", "give the name of a file")
-    if options.plot and options.plot.suffix != ".png":
-        where = f"--plot {options.plot}"
-        raise UserError("the plot is a PNG file", where, "give a name ending in .png")
-    if where != "cifar10" and options.data:
-        raise UserError("is for cifar10 only", "--data", "give the folder as the second argument")
-    if where == "cifar10" and (options.views != "center" or options.image_size):
-        option = "--image-size" if options.views == "center" else f"--views {options.views}"
-        raise UserError(
-            "CIFAR-10 is tested on a single view of its 32x32 images", option, "leave it out"
-        )
-
-
-def _cifar10(
-    model: model_file.Model, where: str, options: Options, device: torch.device, we: World
+def _test_cifar10(
+    model: Model, request: _Request, device: torch.device, world: World
 ) -> Scores | None:
     """A test on CIFAR-10, which is small: the first process does it alone."""
-    if not we.is_main:
+    from resnets.data import cifar10
+    from resnets.evaluation import photo_tests
+
+    if not world.is_main:
         return None
-    images = cifar10.load(options.data, lambda line: print(line, file=sys.stderr)).test
-    with bar(min(len(images), options.limit or len(images))) as done:
-        return photo_tests.run_cifar10(model, images, device, options.limit, options.batch, done)
+    images = cifar10.load(request.data, to_stderr).test
+    with image_bar(min(len(images), request.limit or len(images))) as done:
+        return photo_tests.run_cifar10(model, images, device, request.limit, request.batch, done)
 
 
-def _photos(
-    model: model_file.Model, where: str, options: Options, device: torch.device, we: World
+def _test_photos(
+    model: Model, request: _Request, device: torch.device, world: World
 ) -> Scores | None:
-    samples = open_test(where)
-    if samples.left_out and we.is_main:
-        print(f"{where}: {samples.left_out:,} in quarantine left out", file=sys.stderr)
-    images = min(len(samples), options.limit or len(samples))
-    how = protocols.make(options.views, model.network, model.preprocessing, options.image_size)
-    batch = options.batch or (256 if device.type == "cuda" else 32)
-    with bar(len(range(we.rank, images, we.size)), we.is_main) as done:
-        return photo_tests.run_test(model, samples, how, device, batch, options.limit, we, done)
+    from resnets.data.datasets import open_test
+    from resnets.evaluation import photo_tests, protocols
+
+    samples = open_test(request.dataset)
+    if samples.left_out and world.is_main:
+        to_stderr(f"{request.dataset}: {samples.left_out:,} in quarantine left out")
+    images = min(len(samples), request.limit or len(samples))
+    how = protocols.make(request.views, model.network, model.preprocessing, request.image_size)
+    batch = request.batch or (256 if device.type == "cuda" else 32)
+    with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
+        return photo_tests.run_test(model, samples, how, device, batch, request.limit, world, done)
 
 
-def _tell(
-    model: model_file.Model,
-    where: str,
-    found: Scores,
-    seconds: float,
-    options: Options,
-    facts_of_machine: dict[str, Any],
+def _print(
+    model: Model, scores: Scores, request: _Request, speed: float, machine: dict[str, Any] | None
 ) -> None:
-    """Print a result, then write the files asked for: a full disk must not cost the result."""
-    result, speed = found.result(), len(found) / seconds
-    dataset = "CIFAR-10's test set" if where == "cifar10" else where
-    if options.as_json:
-        facts = {"model": model.card["network"], "dataset": where}
+    """Print a result; as JSON, with the facts of the machine, unless they are None."""
+    import torch
+
+    from resnets.models import complexity, zoo
+    from resnets.paper.numbers import cifar10_error
+
+    result = scores.result()
+    network = model.card["network"]
+    if machine is not None:
+        facts = {"model": network, "dataset": request.dataset}
         if "runtime" in model.card:  # an export's
             facts["runtime"] = model.card["runtime"]
-        measured = {**result.as_dict(found.classes), "images_per_second": round(speed, 2)}
-        print(json.dumps({**facts, **measured, **facts_of_machine}, indent=2))
-    else:
-        with torch.device("meta"):
-            network = zoo.build(model.card["network"], len(model.classes))
-        parameters = complexity.parameters(network)
-        print(f"{found.model} ({parameters:,} parameters) on {dataset}")
-        paper = cifar10_error(model.card["network"]) if where == "cifar10" else None
-        _print_result(result, found.classes, paper)
-    if options.save_scores:
-        scores.save(options.save_scores, found)
-    if options.plot:
-        title = f"{model.card['network']} on {dataset}"
-        write_bytes(options.plot, figures.confusion_png(result, found.classes, title))
-    if not options.as_json:
-        print(f"\n{speed:,.1f} images/s")
-        if options.save_scores:
-            print(f"Scores kept in {options.save_scores}")
-        if options.plot:
-            print(f"Confusion matrix drawn in {options.plot}")
-
-
-def ensemble(files: list[Path], as_json: bool) -> None:
-    """Print the errors of several models' mean probabilities, and of each."""
-    names = [str(file) for file in files]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError("is given twice", name)
-    members = [scores.load(file) for file in files]
-    together = scores.combine(members, names)
-    result = together.result()
-    if as_json:
-        single = [
-            {"file": file, "model": member.model, **_errors(member.result())}
-            for file, member in zip(names, members, strict=True)
-        ]
-        print(json.dumps({**result.as_dict(together.classes), "members": single}, indent=2))
+        measured = {**result.as_dict(scores.classes), "images_per_second": round(speed, 2)}
+        print(json_format.dumps({**facts, **measured, **machine}, indent=2))
         return
-    for file, member in zip(names, members, strict=True):
-        own = member.result()
-        print(f"{file}: {member.model}, error {_short(own)} ({own.protocol})")
-    print()
-    _print_result(result, together.classes, None)
+    with torch.device("meta"):
+        parameters = complexity.parameters(zoo.build(network, len(model.classes)))
+    print(f"{scores.model} ({parameters:,} parameters) on {request.dataset_name}")
+    paper = cifar10_error(network) if request.dataset == "cifar10" else None
+    print_result(result, scores.classes, paper)
+    print(f"\n{speed:,.1f} images/s")
 
 
-def _errors(result: results.Result) -> dict[str, Any]:
-    facts = result.as_dict([""] * len(result.confusion))
-    return {key: facts[key] for key in ("protocol", "error", "top5_error") if key in facts}
+def _write(
+    scores: Scores, title: str, save_scores: Path | None, plot: Path | None, *, quiet: bool
+) -> None:
+    """Write the files that were asked for."""
+    from resnets.evaluation import figures
+    from resnets.evaluation import scores as score_files
+
+    if save_scores:
+        score_files.save(save_scores, scores)
+    if plot:
+        write_bytes(plot, figures.confusion_png(scores.result(), scores.classes, title))
+    if not quiet:
+        if save_scores:
+            print(f"Scores saved in {save_scores}")
+        if plot:
+            print(f"Confusion matrix drawn in {plot}")
 
 
-def _short(result: results.Result) -> str:
-    top5 = "" if result.error5 is None else f", top-5 {result.error5:.2f} %"
-    return f"{result.error:.2f} %{top5}"
+def print_result(result: Result, classes: tuple[str, ...], paper: object) -> None:
+    """Print errors with their intervals, then the confusion matrix or the worst classes."""
+    from resnets.evaluation import results
 
-
-def _line(what: str, wrong: int, images: int) -> str:
-    low, high = results.wilson(wrong, images)
-    return (
-        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {images:,} images; "
-        f"95 % interval {low:.2f} to {high:.2f} %)"
-    )
-
-
-def _print_result(result: results.Result, classes: tuple[str, ...], paper: object) -> None:
     print(f"protocol: {result.protocol}")
-    print(_line("error", result.wrong, result.images))
+    print(_error_line("error", result.wrong, result.images))
     if result.wrong5 is not None:
-        print(_line("top-5 error", result.wrong5, result.images))
+        print(_error_line("top-5 error", result.wrong5, result.images))
     if paper:
         print(f"the paper: {paper}")
     if len(classes) <= MATRIX:
@@ -218,7 +234,17 @@ def _print_result(result: results.Result, classes: tuple[str, ...], paper: objec
         _print_worst(result, results.distinct(classes))
 
 
-def _print_matrix(result: results.Result, classes: tuple[str, ...]) -> None:
+def _error_line(what: str, wrong: int, images: int) -> str:
+    from resnets.evaluation.results import wilson
+
+    low, high = wilson(wrong, images)
+    return (
+        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {images:,} images; "
+        f"95 % interval {low:.2f} to {high:.2f} %)"
+    )
+
+
+def _print_matrix(result: Result, classes: tuple[str, ...]) -> None:
     print("\nRows: true class and its error; columns: answers.\n")
     print(" " * 20 + "".join(f"{name[:5]:>6}" for name in classes))
     for name, error, counts in zip(classes, result.class_errors(), result.confusion, strict=True):
@@ -226,8 +252,8 @@ def _print_matrix(result: results.Result, classes: tuple[str, ...]) -> None:
         print(f"{name[:11]:11}{share} " + "".join(f"{count:6d}" for count in counts))
 
 
-def _print_worst(result: results.Result, names: list[str], count: int = 5) -> None:
-    """The hardest classes and the most frequent mistakes of many classes."""
+def _print_worst(result: Result, names: list[str], count: int = 5) -> None:
+    """The classes with the highest errors and the most frequent mistakes."""
     if not result.wrong:
         return
     shown = result.confusion.sum(1)

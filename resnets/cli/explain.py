@@ -1,92 +1,121 @@
-"""`resnets explain`."""
+"""`resnets explain`: pictures of the evidence for a class."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from resnets.cli.counter import bar
-from resnets.cli.memory import MORE, enough_memory
-from resnets.cli.predict import shown
-from resnets.inference import explanations, image_files, neighbours
-from resnets.inference.explanation_page import Explained
-from resnets.inference.explanations import Wishes
-from resnets.inference.neighbours import Nearest
-from resnets.inference.predictor import device_for, open_predictor
-from resnets.support.devices import find_device
+import typer
+
+from resnets.cli.console import MORE_MEMORY, enough_memory, image_bar, printable
+from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
 
+if TYPE_CHECKING:
+    from resnets.inference.explanation_page import Explained
+    from resnets.inference.neighbours import Nearest
+
 COUNT = 5
-"""Nearest images that are shown."""
+"""Similar images that are shown by default."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a user may ask of explanations, beside model and images."""
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model name, model file, run folder or export (not VGG).", metavar="MODEL"
+        ),
+    ],
+    images: ImagesArgument,
+    out: Annotated[Path, typer.Option(help="A new folder for the pictures.", metavar="FOLDER")],
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Explain this class, not the most probable.", metavar="NAME|INDEX"
+        ),
+    ] = None,
+    stage: Annotated[
+        str, typer.Option(help="One stage only, such as layer3.", metavar="NAME")
+    ] = "all",
+    opacity: Annotated[
+        float, typer.Option(min=0, max=1, help="Opacity of the maps.", metavar="0..1")
+    ] = 0.5,
+    nearest: Annotated[
+        Path | None,
+        typer.Option(help="Also show the most similar images of a folder.", metavar="FOLDER"),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many of them; default 5.", metavar="N")
+    ] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Draw where each stage of a network finds evidence for a class.
 
-    out: Path
-    class_name: str | None = None
-    stage: str = explanations.ALL
-    opacity: float = 0.5
-    nearest: Path | None = None
-    count: int | None = None
-    device: str = "auto"
-    as_json: bool = False
+    Exits with 1 if an image is unreadable.
+    """
+    from resnets.inference import explanations, image_files, neighbours
+    from resnets.support.devices import find_device
 
-
-def explain(name: str, paths: list[str], options: Options) -> None:
-    """Draw what a model looks at; exits with 1 if some images could not be read."""
-    if options.count is not None and options.nearest is None:
-        raise UserError("is for --nearest", "--count", "leave it out")
-    images = image_files.images(paths)
-    if options.nearest is not None:
-        neighbours.refuse_absent(options.nearest)
-    device = find_device(options.device)
-    model = explanations.open_network(name)
-    index = None
-    if options.class_name is not None:
-        index = explanations.find_class(model.classes, options.class_name)
-    wishes = Wishes(index, options.stage, options.opacity)
-    explanations.prepare(model, options.out, wishes)
-    bad = 0
-    with enough_memory(MORE):
-        near = None if options.nearest is None else _nearest(name, images, options)
-        model.network.to(device)
-        for one in explanations.explain_files(model, images, options.out, wishes, near):
-            _tell(one, options.as_json)
-            bad += one.error is not None
-    if not options.as_json:
-        print(f"Drawn in {options.out / explanations.PAGE}")
-    if bad:
+    if count is not None and nearest is None:
+        raise UserError("works with --nearest only", "--count", "leave it out")
+    files = image_files.images(images)
+    if nearest is not None:
+        neighbours.refuse_absent(nearest)
+    found_device = find_device(device)
+    opened = explanations.open_network(model)
+    index = None if class_name is None else explanations.find_class(opened.classes, class_name)
+    wishes = explanations.Wishes(index, stage, opacity)
+    explanations.prepare(opened, out, wishes)
+    failed = 0
+    with enough_memory(MORE_MEMORY):
+        near = None
+        if nearest is not None:
+            near = _nearest(model, files, folder=nearest, count=count or COUNT, device=device,
+                            as_json=json)  # fmt: skip
+        opened.network.to(found_device)
+        for one in explanations.explain_files(opened, files, out, wishes, near):
+            _print(one, json)
+            failed += one.error is not None
+    if not json:
+        print(f"Drawn in {out / explanations.PAGE}")
+    if failed:
         sys.exit(1)
 
 
-def _nearest(name: str, images: Sequence[str], options: Options) -> Mapping[str, Nearest]:
-    """What is like each image; tells what became of the folder."""
-    assert options.nearest is not None
-    predictor = open_predictor(name, device=device_for(name, "auto", options.device), exact=True)
-    index = neighbours.index_folder(predictor, options.nearest, bar=bar)
+def _nearest(
+    model: str, images: Sequence[str], *, folder: Path, count: int, device: str, as_json: bool
+) -> Mapping[str, Nearest]:
+    """The images of `folder` that are most similar to each image."""
+    from resnets.inference import neighbours
+    from resnets.inference.predictor import device_for, open_predictor
+
+    predictor = open_predictor(model, device=device_for(model, "auto", device), exact=True)
+    index = neighbours.index_folder(predictor, folder, bar=image_bar)
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))
-        told = (
-            f"{len(index.unreadable):,} images could not be read, such as {shown(first)} ({reason})"
+        print(
+            f"resnets: {folder}: {len(index.unreadable):,} images could not be read, "
+            f"such as {printable(first)} ({reason})",
+            file=sys.stderr,
         )
-        print(f"resnets: {options.nearest}: {told}", file=sys.stderr)
-    if not options.as_json:
-        told = f"{index.computed:,} of them computed now"
-        print(f"Compared with {len(index.names):,} images of {options.nearest}, {told}")
-    return neighbours.nearest(predictor, index, images, options.count or COUNT)
+    if not as_json:
+        print(
+            f"Compared with {len(index.names):,} images of {folder}, "
+            f"{index.computed:,} of them computed now"
+        )
+    return neighbours.nearest(predictor, index, images, count)
 
 
-def _tell(one: Explained, as_json: bool) -> None:
+def _print(one: Explained, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(one.as_dict()))
+        print(json_format.dumps(one.as_dict()))
     if one.error is not None:
-        print(f"resnets: {shown(one.image)}: {one.error}", file=sys.stderr)
+        print(f"resnets: {printable(one.image)}: {one.error}", file=sys.stderr)
     elif not as_json:
-        print(f"{100 * one.probability:6.2f} %  {one.name:24} {shown(one.image)}")
+        print(f"{100 * one.probability:6.2f} %  {one.name:24} {printable(one.image)}")
         for near in one.nearest.neighbours if one.nearest else ():
-            print(f"   {near.similarity:6.3f}  {shown(near.label):24} {shown(near.image)}")
+            print(f"   {near.similarity:6.3f}  {printable(near.label):24} {printable(near.image)}")

@@ -1,36 +1,226 @@
-"""`resnets info`: a network, or the table of all."""
+"""`resnets info`: a network, a model, or the table of all networks."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from resnets.models.complexity import Description, Shortcut, describe
-from resnets.paper.numbers import cifar10_error, complexities
+from resnets.cli.console import print_table, printable, table
+from resnets.cli.options import JsonOption
+from resnets.support.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from resnets.models.complexity import Description, Shortcut
 
 _SHORTCUTS = {"none": "plain, no shortcuts", "highway": "shortcuts with gates"}
+CLASSES = 10
+"""Class names that are listed; of more, the first."""
 
 
-def show(name: str | None, size: int | None, as_json: bool) -> None:
-    """Print one network, or all of them where `name` is None."""
+def info(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A network, model name, model file, run folder or export; by default the table "
+            "of networks.",
+            metavar="[NETWORK|MODEL]",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=32, max=4096, help="Side in pixels; default the paper's.", metavar="N"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a network (stages, shortcuts, parameters, multiply-adds, the paper's figures), or
+    a model (network, classes, preprocessing, measured error, origin)."""
+    from resnets.models import zoo
+    from resnets.weights import cards
+
     if name is None:
-        _show_all(as_json)
+        _show_table(json)
         return
-    description = describe(name, size)
-    if as_json:
-        print(json.dumps(_facts(description), indent=2))
+    model = _model(name)
+    if model is None:
+        if not _is_network(name):
+            known = [*zoo.names(), *cards.shipped()]
+            raise UserError(f"no network or model called {name!r}", hint=nearest(name, known))
+        _show_network(name, image_size, json)
+        return
+    if image_size is not None and not _is_network(name):
+        raise UserError("works with networks only", "--image-size", "leave it out")
+    if json and not _is_network(name):
+        print(json_format.dumps(model, indent=2))
+    elif json:
+        _show_network(name, image_size, json, model)
+    elif _is_network(name):
+        _show_network(name, image_size, json)
+        print("\nTrained weights come with this package:")
+        _print_model(model)
     else:
-        _print(description)
+        _print_model(model)
+
+
+def _is_network(name: str) -> bool:
+    """Whether the table of networks has this name."""
+    from resnets.models import zoo
+
+    try:
+        return name in zoo.VGG_NAMES or zoo.architecture(name) is not None
+    except UserError:
+        return False
+
+
+def _model(name: str) -> dict[str, Any] | None:
+    """The facts of a model, or None if no model is called so."""
+    from resnets.inference import export_folder
+    from resnets.support.files import cache_folder
+    from resnets.weights import cards, hub
+
+    if export_folder.is_artefact(name):
+        export = export_folder.read(Path(name))
+        facts = _facts(name, export.file, export.card)
+        return facts | {"engine": export.engine, "precision": export.precision}
+    path = Path(name)
+    if (path / "recipe.json").exists() and not (path / "model.safetensors").exists():
+        return _unfinished(path)
+    if "@" in name and name in hub.table():
+        cached = cache_folder("weights", f"{name}.safetensors")
+        if not cached.exists():  # showing a model must not fetch a hundred megabytes
+            row = hub.table()[name]
+            return {
+                "name": name,
+                "network": row["network"],
+                "origin": {"about": row["about"], "licence": row["licence"]},
+                "downloaded": False,
+            }
+    elif not path.exists() and name not in cards.shipped() and "@" not in name:
+        if path.suffix or "/" in name:
+            cards.find(name)  # raises
+        return None
+    file = cards.find(name)
+    return _facts(name, file, cards.read(file)[0])
+
+
+def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """What the card of a model says, without what a person would not read."""
+    from resnets.weights import cards
+
+    provenance = cards.provenance(card)
+    preprocessing = card["preprocessing"]
+    measured = [
+        {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error")
+         if key in test}
+        for test in cards.measured(card)
+    ]  # fmt: skip
+    trained = {
+        key: provenance[key]
+        for key in ("command", "recipe_hash", "finished", "hardware", "commit")
+        if key in provenance
+    }
+    origin = {key: provenance[key] for key in ("source", "about", "licence") if key in provenance}
+    return {
+        "name": name,
+        "network": card["network"],
+        "file": str(file),
+        "megabytes": round(file.stat().st_size / 1e6, 2),
+        "classes": card["classes"],
+        "preprocessing": {
+            key: preprocessing[key] for key in ("size", "resize", "interpolation", "std")
+            if key in preprocessing
+        },
+        "measured": measured,
+        **({"trained": trained} if trained else {}),
+        **({"origin": origin} if origin else {}),
+    }  # fmt: skip
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """A run that has no model yet."""
+    from resnets.training import metrics, run_folder
+
+    recipe = run_folder.read_recipe(folder)
+    last: dict[str, Any] = {}
+    for line in metrics.read(folder):
+        last |= line
+    return {
+        "name": str(folder),
+        "network": recipe.network,
+        "run": {
+            "iteration": last.get("step", 0),
+            "of": recipe.steps,
+            **{key: last[key] for key in ("train_error", "test_error") if key in last},
+        },
+    }
+
+
+def _print_model(facts: dict[str, Any]) -> None:
+    """The facts of a model as lines."""
+    print(f"{printable(facts['name'])}: {facts['network']}")
+    if facts.get("downloaded") is False:
+        print("not downloaded yet; the first verb that needs it downloads it")
+    if "run" in facts:
+        _print_run(facts["name"], facts["run"])
+    if "file" in facts:
+        _print_file(facts)
+    for test in facts.get("measured", ()):
+        top5 = f", top-5 {test['top5_error']:.2f} %" if "top5_error" in test else ""
+        print(
+            f"error on {test.get('dataset', 'its test images')}: {test['error']:.2f} %{top5} "
+            f"({test['images']:,} images, {test.get('protocol', 'unknown protocol')})"
+        )
+    for part in ("trained", "origin"):
+        for key, value in facts.get(part, {}).items():
+            print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _print_run(name: str, run: dict[str, Any]) -> None:
+    print(f"unfinished: iteration {run['iteration']:,} of {run['of']:,}; no model yet")
+    for key in ("train_error", "test_error"):
+        if key in run:
+            print(f"{key.replace('_', ' ')}: {run[key]:.2f} %")
+    print(f"resume with: resnets resume {shlex.quote(name)}")
+
+
+def _print_file(facts: dict[str, Any]) -> None:
+    print(f"file: {printable(facts['file'])} ({facts['megabytes']:g} MB)")
+    if "engine" in facts:
+        print(f"engine: {facts['engine']}, {facts['precision']}")
+    names, made = facts["classes"], facts["preprocessing"]
+    shown = ", ".join(printable(name) for name in names[:CLASSES])
+    print(f"classes: {len(names):,}: {shown}{', ...' if len(names) > CLASSES else ''}")
+    print(
+        f"preprocessing: shorter side {made['resize']}, centre {made['size']}, "
+        f"{made['interpolation']}"
+    )
+
+
+def _show_network(
+    name: str, size: int | None, as_json: bool, model: dict[str, Any] | None = None
+) -> None:
+    from resnets.models.complexity import describe
+
+    description = describe(name, size)
+    if not as_json:
+        _print_network(description)
+        return
+    facts = {**asdict(description), "paper": _paper(name)}
+    print(json_format.dumps(facts | ({"model": model} if model else {}), indent=2))
 
 
 def _paper(name: str) -> dict[str, Any]:
     """What the paper prints about a network."""
+    from resnets.paper.numbers import cifar10_error, complexities
+
     row, error = complexities().get(name), cifar10_error(name)
     facts: dict[str, Any] = {}
     if row and row.paper_parameters:
@@ -42,12 +232,12 @@ def _paper(name: str) -> dict[str, Any]:
     return facts
 
 
-def _facts(description: Description) -> dict[str, Any]:
-    return {**asdict(description), "paper": _paper(description.name)}
+def _print_network(d: Description) -> None:
+    from rich.console import Console
 
+    from resnets.paper.numbers import cifar10_error
 
-def _print(d: Description) -> None:
-    console = Console(highlight=False, width=None)
+    console = Console(highlight=False)
     paper = _paper(d.name)
     kind = ""
     if d.architecture:
@@ -62,35 +252,32 @@ def _print(d: Description) -> None:
         console.print("Shortcuts")
         for line in _shortcut_lines(d.shortcuts):
             console.print(f"  {line}")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column("here", justify="right")
-    table.add_column("paper", justify="right")
-    table.add_row("weighted layers", str(d.layers), str(d.layers) if paper else "-")
-    table.add_row("parameters", f"{d.parameters:,}", paper.get("parameters", "-"))
-    table.add_row(
+    made = table("", "here", "paper")
+    made.add_row("weighted layers", str(d.layers), str(d.layers) if paper else "-")
+    made.add_row("parameters", f"{d.parameters:,}", paper.get("parameters", "-"))
+    made.add_row(
         f"multiply-adds at {d.image_size}x{d.image_size}",
-        multiply_adds_text(d.multiply_adds),
-        multiply_adds_text(paper["multiply_adds"], 1) if "multiply_adds" in paper else "-",
+        _multiply_adds(d.multiply_adds),
+        _multiply_adds(paper["multiply_adds"], 1) if "multiply_adds" in paper else "-",
     )
     if error := cifar10_error(d.name):
-        table.add_row("CIFAR-10 test error", "", str(error))
-    console.print(table)
+        made.add_row("CIFAR-10 test error", "", str(error))
+    console.print(made)
 
 
-def multiply_adds_text(count: float, digits: int = 3) -> str:
+def _multiply_adds(count: float, digits: int = 3) -> str:
     """4.09e9 as `4.089 G`, 40.6e6 as `40.55 M`."""
     return f"{count / 1e9:.{digits}f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"
 
 
 def _stage_table(d: Description) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("stage", "blocks", "output map"):
-        table.add_column(column)
+    made = table("stage")
+    for column in ("blocks", "output map"):
+        made.add_column(column)
     for stage in d.stages:
         blocks = f"{stage.blocks} {stage.kind}" if stage.blocks else f"{stage.kind} stem"
-        table.add_row(stage.name, blocks, f"{stage.channels} x {stage.height} x {stage.width}")
-    return table
+        made.add_row(stage.name, blocks, f"{stage.channels} x {stage.height} x {stage.width}")
+    return made
 
 
 def _shortcut_lines(shortcuts: Sequence[Shortcut]) -> list[str]:
@@ -105,26 +292,25 @@ def _shortcut_lines(shortcuts: Sequence[Shortcut]) -> list[str]:
     return lines
 
 
-def _show_all(as_json: bool) -> None:
+def _show_table(as_json: bool) -> None:
+    from resnets.paper.numbers import complexities
+
     rows = complexities()
     if as_json:
-        print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2))
+        print(json_format.dumps({name: asdict(row) for name, row in rows.items()}, indent=2))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("network", no_wrap=True)
-    for column in ("layers", "parameters", "paper", "multiply-adds", "paper"):
-        table.add_column(column, justify="right")
+    made = table("network", "layers", "parameters", "paper", "multiply-adds", "paper", gap=2)
     for name, row in rows.items():
         paper = row.paper_multiply_adds
-        table.add_row(
+        made.add_row(
             name,
             str(row.layers),
             f"{row.parameters:,}",
             row.paper_parameters or "-",
-            multiply_adds_text(row.multiply_adds),
-            multiply_adds_text(paper, 1) if paper else "-",
+            _multiply_adds(row.multiply_adds),
+            _multiply_adds(paper, 1) if paper else "-",
         )
-    Console(highlight=False).print(table)
+    print_table(made)
     print("\nAlso every cifar-resnet<6n+2>, cifar-plain<6n+2>, and cifar-resnet<6n+2>-a, -b, -c;")
     print(
         "every ImageNet network with -small (a stem for 64-pixel images) or -ceil (Caffe's pool)."

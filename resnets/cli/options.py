@@ -1,4 +1,4 @@
-"""Options that several verbs have: spelt and explained alike."""
+"""Options that several verbs have: spelled and explained alike."""
 
 from __future__ import annotations
 
@@ -12,15 +12,42 @@ RuntimeOption = Annotated[
 ]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.", metavar="NAME")]
 DataOption = Annotated[
-    str | None,
-    typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH"),
+    str | None, typer.Option(help="Folder of images, or CIFAR-10's files.", metavar="PATH")
+]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(min=8, max=2048, help="Side of photographs in pixels.", metavar="N")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlotOption = typer.Option(help="Draw it.", metavar="FILE.png")
+TestOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled images that show the loss of top-1; by default the rest of --calibrate.",
+        metavar="DATA|cifar10",
+    ),
+]
+CalibrationLimitOption = Annotated[
+    int | None, typer.Option(min=10, help="At most N calibration images; default 300.", metavar="N")
+]
+MaxLossOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=100, help="Points of top-1 that may be lost; default 0.5.", metavar="POINTS"
+    ),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A model name, model file, run folder or export.", metavar="MODEL"),
+]
+ImagesArgument = Annotated[
+    list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
+]
 
 
 def example(text: str) -> str:
+    """The last line of a verb's help."""
     return f"Example: {text}"

@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from resnets.cli.console import about
 from resnets.cli.paper_progress import Lines, watch
-from resnets.cli.progress import about
 from resnets.data import cifar10, datasets
 from resnets.paper import estimate, experiments, runner
 from resnets.paper.experiments import Choice, Experiment

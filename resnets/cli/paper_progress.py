@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from resnets.cli.progress import about, duration
+from resnets.cli.console import about, duration
 from resnets.paper import estimate
 from resnets.paper.jobs import Job, Place, Training
 from resnets.paper.store import Outcome

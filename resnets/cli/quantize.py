@@ -1,27 +1,44 @@
-"""`resnets quantize`."""
+"""`resnets quantize`: calibrate a model, so that predictions run in int8."""
 
 from __future__ import annotations
 
-import json
-import sys
+import json as json_format
+from typing import Annotated
 
-from resnets.cli.export import of_test
-from resnets.cli.memory import MORE, enough_memory
-from resnets.export import int8
-from resnets.export.int8 import Wishes
-from resnets.inference.predictor import gains_by_int8
+import typer
+
+from resnets.cli.console import MORE_MEMORY, enough_memory, to_stderr
+from resnets.cli.export import accuracy_lines
+from resnets.cli.options import CalibrationLimitOption, JsonOption, MaxLossOption, TestOption
 
 
-def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
-    """Make a model ready for int8 and tell what that costs and gains."""
-    with enough_memory(MORE):
-        facts = int8.quantize(name, wishes, lambda line: print(line, file=sys.stderr))
-    if as_json:
-        print(json.dumps(facts, indent=2))
+def quantize(
+    model: Annotated[
+        str, typer.Argument(help="A model name, model file or run folder.", metavar="MODEL")
+    ],
+    calibrate: Annotated[str, typer.Option(help="Typical images.", metavar="FOLDER|cifar10")],
+    test: TestOption = None,
+    limit: CalibrationLimitOption = None,
+    max_loss: MaxLossOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Calibrate a model, so that predict runs it in int8 on CPUs.
+
+    Writes a small file next to the model's, unless top-1 on labelled images drops too far, and
+    prints the loss of top-1 and the gain of speed.
+    """
+    from resnets.export import int8
+    from resnets.export.int8 import Wishes
+    from resnets.inference.predictor import gains_by_int8
+
+    with enough_memory(MORE_MEMORY):
+        facts = int8.quantize(model, Wishes(calibrate, test, limit, max_loss), to_stderr)
+    if json:
+        print(json_format.dumps(facts, indent=2))
         return
-    for line in of_test(facts):
+    for line in accuracy_lines(facts):
         print(line)
     print(facts["speed"]["verdict"])
-    asked = "" if gains_by_int8() else " where --precision int8 asks for it"
-    print(f"predict takes int8 for {name} on CPUs from now on{asked}: {facts['file']}")
-    print("serve does with --precision int8; remove the file to have float again")
+    condition = "" if gains_by_int8() else " with --precision int8"
+    print(f"predict now runs {model} in int8 on CPUs{condition}: {facts['file']}")
+    print("serve does so with --precision int8; delete the file to return to float")

@@ -1,4 +1,4 @@
-"""`resnets serve`."""
+"""`resnets serve`: models over HTTP, with a page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import math
 import os
 import re
 import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
 from resnets.support.errors import UserError, nearest
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
@@ -18,78 +21,102 @@ DEFAULT = "cifar-resnet20"
 LOGS = ("text", "json", "none")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a user may ask of a server, beside its models."""
-
-    host: str
-    port: int
-    token_file: Path | None
-    samples: Path | None
-    allow_host: list[str]
-    queue: int
-    max_mb: int
-    max_megapixels: int
-    timeout: float
-    runtime: str
-    precision: str
-    device: str
-    log: str
-
-
-def serve(models: list[str], options: Options) -> None:
-    """Serve until a signal; a shipped model if none is named."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{missing[0]} is not installed", hint="pip install resnets[serve]")
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="By default cifar-resnet20.", metavar="[NAME=]MODEL..."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0: all addresses.", metavar="ADDRESS")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0: any free port.", metavar="N")
+    ] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A token that requests need (or $RESNETS_TOKEN).", metavar="FILE"),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Images to try on the page.", metavar="FOLDER")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="The server's name behind a proxy; repeatable.", metavar="NAME"),
+    ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait.", metavar="N")] = 256,
+    max_mb: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest request body.", metavar="N")
+    ] = 32,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
+    ] = 50,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="For an answer.", metavar="SECONDS")
+    ] = 30.0,
+    runtime: RuntimeOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    log: Annotated[
+        str, typer.Option(help="Of requests: text, json or none.", metavar="FORMAT")
+    ] = "text",
+) -> None:
+    """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""
+    _check(log, timeout, allow_host or [])
     from resnets.serve import server
     from resnets.serve.limits import Limits
 
-    if options.log not in LOGS:
-        raise UserError(f"unknown word {options.log!r}", "--log", nearest(options.log, LOGS))
-    if math.isnan(options.timeout):  # which no range excludes
-        raise UserError("not a number of seconds", f"--timeout {options.timeout}")
-    for name in options.allow_host:
-        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name):
-            raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
-    token = _token(options.token_file)
-    finished = server.serve(
-        server.Options(
-            models=models or [DEFAULT],
-            host=options.host,
-            port=options.port,
-            token=token,
-            runtime=options.runtime,
-            precision=options.precision,
-            samples=options.samples,
-            hosts=options.allow_host,
-            log=None if options.log == "none" else sys.stdout,
-            log_as_json=options.log == "json",
-            limits=Limits(
-                bytes=options.max_mb * 1_000_000,
-                memory=max(Limits.memory, 4 * options.max_mb * 1_000_000),
-                pixels=options.max_megapixels * 1_000_000,
-                images=min(Limits.images, options.queue),
-                queue=options.queue,
-                seconds=options.timeout,
-            ),
+    token = _token(token_file)
+    options = server.Options(
+        models=models or [DEFAULT],
+        host=host,
+        port=port,
+        token=token,
+        runtime=runtime,
+        precision=precision,
+        samples=samples,
+        hosts=allow_host or [],
+        log=None if log == "none" else sys.stdout,
+        log_as_json=log == "json",
+        limits=Limits(
+            bytes=max_mb * 1_000_000,
+            memory=max(Limits.memory, 4 * max_mb * 1_000_000),
+            pixels=max_megapixels * 1_000_000,
+            images=min(Limits.images, queue),
+            queue=queue,
+            seconds=timeout,
         ),
-        options.device,
+    )
+    finished = server.serve(
+        options,
+        device,
         lambda address: _ready(address, not server.is_local(address) and token is None),
     )
     if not finished:
-        print("resnets: stopped before all was finished", file=sys.stderr)
+        print("resnets: stopped before all requests were finished", file=sys.stderr)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(130)  # else Python would wait for threads that decode or compute
 
 
+def _check(log: str, timeout: float, hosts: list[str]) -> None:
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{missing[0]} is not installed", hint="pip install resnets[serve]")
+    if log not in LOGS:
+        raise UserError(f"unknown format {log!r}", "--log", nearest(log, LOGS))
+    if math.isnan(timeout):  # which no range excludes
+        raise UserError("not a number of seconds", f"--timeout {timeout}")
+    for name in hosts:
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name):
+            raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
+
+
 def _ready(address: str, open_to_all: bool) -> None:
     print(f"Serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
     if open_to_all:
         print(
-            "resnets: anybody who reaches this machine may use it; --token-file asks for a token",
+            "resnets: open to all who can reach this machine; require a token with --token-file",
             file=sys.stderr,
             flush=True,
         )

@@ -5,22 +5,40 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from time import monotonic
+from typing import Annotated
 
-from resnets.cli.counter import counting
-from resnets.data import folders
-from resnets.data.shards import writer
+import typer
+
+from resnets.cli.console import progress_bar
 
 
-def write(
-    data: Path, out: Path, resize: int | None, quality: int, images_per_shard: int | None
+def shards(
+    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="OUT")],
+    resize: Annotated[
+        int | None,
+        typer.Option(min=16, help="Scale images down to this shorter side.", metavar="PIXELS"),
+    ] = None,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="JPEG quality of scaled images.", metavar="1..100")
+    ] = 90,
+    images_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="By default what fills 128 MB.", metavar="N")
+    ] = None,
 ) -> None:
-    """Write the shards and print what was written."""
+    """Write a folder of images as WebDataset tar shards, to train on from disk or a URL.
+
+    Repeat an interrupted command to continue it.
+    """
+    from resnets.data import folders
+    from resnets.data.shards import writer
+
     writer.refuse_within(data, out)
     images = folders.load(data)
     began = monotonic()
-    with counting("images") as progress:
+    with progress_bar("images") as progress:
         threads = os.cpu_count() or 1
         manifest = writer.write(images, out, resize, quality, images_per_shard, threads, progress)
     for line in writer.summaries(manifest):
         print(line)
-    print(f"{out}: finished in {monotonic() - began:.1f} s; train on it with --data, or test on it")
+    print(f"{out}: written in {monotonic() - began:.1f} s; use it with train --data or eval")

@@ -1,56 +1,65 @@
-"""`resnets signals`: what goes forwards and backwards through the layers (section 4.1)."""
+"""`resnets signals`: signals and gradients through the layers (section 4.1)."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from resnets.analysis import drawing, signals
-from resnets.analysis.signals import Signal
-from resnets.cli.train import load_data
-from resnets.models import zoo
-from resnets.support.devices import environment, find_device
+from resnets.cli.console import print_table, refuse_plot, table, to_stderr
+from resnets.cli.options import DataOption, DeviceOption, JsonOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training import recipe_file
+
+if TYPE_CHECKING:
+    from resnets.analysis.signals import Signal
 
 
-def follow(
-    name: str,
-    network: str | None,
-    seed: int,
-    at: str,
-    data: str | None,
-    plot: Path | None,
-    device_name: str,
-    settings: Sequence[str],
-    as_json: bool,
+def signals(
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe or a TOML file.", metavar="RECIPE")
+    ],
+    network: Annotated[str | None, typer.Option(help="Another network.", metavar="NAME")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of initial weights and order.", metavar="N")
+    ] = 0,
+    steps: Annotated[
+        str, typer.Option(help="After so many updates; 0: a new network.", metavar="N,N,...")
+    ] = "0,100",
+    data: DataOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them.", metavar="FILE.png")] = None,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Train as far as asked, and print and draw the signals on the way."""
+    """Measure signals and gradients in each layer, in a new network and during training."""
+    from resnets.analysis import drawing
+    from resnets.analysis import signals as analysis
+    from resnets.models import zoo
+    from resnets.support.devices import environment, find_device
+    from resnets.training import recipe_file
+    from resnets.training.data import load_data
+
     keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
-    recipe = recipe_file.load(name, settings, keys)
-    steps = _steps(at)
-    if plot and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
-        raise UserError("not a PNG file in a folder that exists", f"--plot {plot}", "rename it")
-    device = find_device(device_name)
-    images = load_data(recipe, data, lambda line: print(line, file=sys.stderr))
-    found = signals.follow(recipe, images, device, steps)
-    if as_json:
+    plan = recipe_file.load(recipe, settings or [], keys)
+    at = _steps(steps)
+    refuse_plot(plot)
+    chosen = find_device(device)
+    found = analysis.follow(plan, load_data(plan, data, to_stderr), chosen, at)
+    if json:
         facts = {str(step): [asdict(signal) for signal in row] for step, row in found.items()}
-        print(json.dumps({"steps": facts, **environment(device)}, indent=2))
+        print(json_format.dumps({"steps": facts, **environment(chosen)}, indent=2))
     else:
-        _print(recipe.network, found)
+        _print(plan.network, found)
     if plot:
-        plain = zoo.architecture(recipe.network).shortcut == "none"
-        write_bytes(plot, drawing.signals_png([(recipe.network, plain, found)]))
-        if not as_json:
+        plain = zoo.architecture(plan.network).shortcut == "none"
+        write_bytes(plot, drawing.signals_png([(plan.network, plain, found)]))
+        if not json:
             print(f"Drawn in {plot}")
 
 
@@ -62,12 +71,9 @@ def _steps(text: str) -> list[int]:
 
 def _print(network: str, found: Mapping[int, Sequence[Signal]]) -> None:
     print(f"{network}: deviation of each layer's response, and RMS of the loss's gradient there\n")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("layer")
-    for step in found:
-        table.add_column(f"response, {step:,}", justify="right")
-        table.add_column(f"gradient, {step:,}", justify="right")
+    titles = [title for step in found for title in (f"response, {step:,}", f"gradient, {step:,}")]
+    made = table("layer", *titles)
     for rows in zip(*found.values(), strict=True):
         cells = [cell for s in rows for cell in (f"{s.forward:.3f}", f"{s.gradient:.2e}")]
-        table.add_row(rows[0].layer, *cells)
-    Console(highlight=False).print(table)
+        made.add_row(rows[0].layer, *cells)
+    print_table(made)

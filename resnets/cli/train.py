@@ -4,125 +4,149 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+import typer
 
-from resnets.cli.memory import is_lack_of_memory
-from resnets.cli.progress import Lines, duration, watch
-from resnets.data import cifar10, datasets
-from resnets.evaluation.figures import training_png
-from resnets.paper.numbers import PaperError, cifar10_error
-from resnets.support import devices, distributed
-from resnets.support.distributed import World
+from resnets.cli.console import duration, is_out_of_memory, program
+from resnets.cli.options import DataOption, DeviceOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training import metrics, recipe_file, run, run_folder
-from resnets.training.objective import Data
-from resnets.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnets.cli.training_progress import Lines
+    from resnets.paper.numbers import PaperError
+    from resnets.support.distributed import World
+    from resnets.training.objective import Data
+    from resnets.training.run import Run
+
+PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
 
 
 def train(
-    name: str,
-    keys: dict[str, str | int | None],
-    image_size: int | None,
-    data: str | None,
-    out: Path | None,
-    go_on: bool,
-    device_name: str,
-    settings: list[str],
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe or a TOML file.", metavar="RECIPE")
+    ],
+    network: Annotated[
+        str | None, typer.Option(help="Train another network.", metavar="NAME")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from the weights of a model.", metavar="MODEL")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of initial weights, order, crops.", metavar="N")
+    ] = None,
+    data: DataOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Train and test on at most N images.", metavar="N")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Only the first N classes.", metavar="N")
+    ] = None,
+    image_size: ImageSizeOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder; default runs/RECIPE-NETWORK-SEED.", metavar="FOLDER"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue if the run exists.")] = False,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
 ) -> None:
-    """Train anew, or go on where `go_on` and the run exists.
+    """Train by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs
+    imagenet-paper, imagenet-90, imagenet-short, finetune; or a file of your own."""
+    from resnets.support import distributed
+    from resnets.training import recipe_file, run_folder
+    from resnets.training.data import load_data
 
-    Args:
-        keys: keys of the recipe that have an option of their own.
-    """
-    plan = recipe_file.load(name, settings, {k: v for k, v in keys.items() if v is not None})
+    keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
+    plan = recipe_file.load(
+        recipe, settings or [], {k: v for k, v in keys.items() if v is not None}
+    )
     if image_size is not None:
         plan = plan.at_size(image_size)
     if plan.dataset == "photos" and data is None:
-        raise UserError(f"{name} needs images", hint="give a folder of images: --data FOLDER")
+        raise UserError(f"{recipe} needs images", hint="give a folder of images: --data FOLDER")
     label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")
-    folder = out or Path("runs") / f"{Path(name).stem}-{label}-seed{plan.seed}"
+    folder = out or Path("runs") / f"{Path(recipe).stem}-{label}-seed{plan.seed}"
     with distributed.world() as world:
-        device = _device(device_name, world)
-        if world.first(lambda: go_on and run_folder.is_run_of(folder, plan)):
-            chosen = None if device_name == "auto" else device
-            _go_on(folder, data, chosen, world, plan.photos.bad_images)
+        own_device = _device(device, world)
+        if world.first(lambda: resume and run_folder.is_run_of(folder, plan)):
+            chosen = None if device == "auto" else own_device
+            _resume(folder, data, chosen, world, plan.photos.bad_images)
             return
         world.first(lambda: run_folder.refuse_existing(folder, plan))
 
-        def begin(looker: Lines) -> run.Run:
-            found: list[Data] = []
-            world.each(lambda: found.append(load_data(plan, data, looker.note)))
-            place = data and str(Path(data).resolve() if "://" not in data else data)
+        def begin(progress: Lines) -> Run:
+            images: list[Data] = []
+            world.each(lambda: images.append(load_data(plan, data, progress.note)))
+            source = data and str(Path(data).resolve() if "://" not in data else data)
             return run_folder.start(
-                folder, plan, found[0], device, looker, _command(), world, place
+                folder, plan, images[0], own_device, progress, _command(), world, source
             )
 
-        _watched(begin, world)
+        _train(begin, world)
 
 
-def resume(folder: Path, data: str | None, device_name: str | None) -> None:
-    """Go on with the run in `folder`."""
-    run_folder.read_recipe(folder)
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
+    data: DataOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="Another device than before.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Continue a run that was stopped or killed, bit for bit as if it had not been."""
+    from resnets.support import distributed
+    from resnets.training import run_folder
+
+    run_folder.read_recipe(run)
     with distributed.world() as world:
-        device = _device(device_name, world) if device_name else None
-        _go_on(folder, data, device, world)
+        own_device = _device(device, world) if device else None
+        _resume(run, data, own_device, world)
 
 
 def _device(name: str, world: World) -> torch.device:
     """The device of this process: of several, each takes a GPU of its own."""
-    device = devices.find_device(name)
+    from resnets.support.devices import find_device
+
+    device = find_device(name)
     if device.type == "cuda" and world.size > 1:
-        return devices.find_device(f"cuda:{world.local_rank}")
+        return find_device(f"cuda:{world.local_rank}")
     return device
 
 
-def load_data(plan: Recipe, data: str | None, note: Callable[[str], None]) -> Data:
-    """The images that a recipe trains on.
-
-    Raises:
-        UserError: if they are not there, or the recipe needs some and none are given.
-    """
-    if plan.dataset == "cifar10":
-        return cifar10.load(Path(data) if data else None, note)
-    if data is None:
-        raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
-    return datasets.open_training(data, plan.photos.split_seed)
-
-
-def _go_on(
+def _resume(
     folder: Path,
     data: str | None,
     device: torch.device | None,
     world: World,
     bad_images: float | None = None,
 ) -> None:
+    """Continue the run in `folder`, or say how to use it if it is finished."""
+    from resnets.training import run_folder
+    from resnets.training.data import load_data
+
+    recipe = run_folder.read_recipe(folder)
     if (folder / "summary.json").exists():
         if world.is_main:
-            recipe = run_folder.read_recipe(folder)
             photos = recipe.dataset == "photos"
             if photos and data is not None:
-                given = load_data(recipe, data, print)
-                run_folder.refuse_other_images(folder, recipe, given)
+                run_folder.refuse_other_images(folder, recipe, load_data(recipe, data, print))
             use = "predict {} photo.jpg" if photos else "eval {}"
-            print(
-                f"{folder} is finished; use it with: "
-                f"{_program()} {use.format(shlex.quote(str(folder)))}"
-            )
+            command = f"{program()} {use.format(shlex.quote(str(folder)))}"
+            print(f"{folder} is finished; use it with: {command}")
         return
-    plan = run_folder.read_recipe(folder)
-    place = data or run_folder.began(folder)["place"]
+    start = run_folder.began(folder)
+    source = data or start["place"]
     if device is None and world.size > 1:
-        device = _device(run_folder.began(folder)["device"], world)
-    _watched(
-        lambda looker: run_folder.resume(
-            folder, load_data(plan, place, looker.note), device, looker, world, bad_images
+        device = _device(start["device"], world)
+    _train(
+        lambda progress: run_folder.resume(
+            folder, load_data(recipe, source, progress.note), device, progress, world, bad_images
         ),
         world,
     )
@@ -132,50 +156,48 @@ def _command() -> str:
     return shlex.join(["resnets", *sys.argv[1:]])
 
 
-def _program() -> str:
-    """How the user can call this program again: by its name only where it is on the PATH."""
-    if shutil.which("resnets"):
-        return "resnets"
-    return "python -m resnets" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+def _train(make: Callable[[Lines], Run], world: World) -> None:
+    """Train a run, show its progress, and print how it ended."""
+    from resnets.cli import training_progress
+    from resnets.training.run import Interrupted
 
-
-PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
-
-
-def _watched(make: Callable[[Lines], run.Run], world: World) -> None:
-    """Train a run with somebody looking on, and say how it ended."""
-    looker = watch(world.is_main)
+    progress = training_progress.display(world.is_main)
     try:
-        made = make(looker)
-        summary = made.train()
-    except run.Interrupted as stop:
-        looker.close()
+        run = make(progress)
+        summary = run.train()
+    except Interrupted as stop:
+        progress.close()
         if world.is_main:
             print(f"Stopped at iteration {stop.step:,}, saved.")
-            print(f"Go on with: {_program()} resume {shlex.quote(str(stop.folder))}")
+            print(f"Resume with: {program()} resume {shlex.quote(str(stop.folder))}")
         sys.exit(128 + stop.signal)
     except (MemoryError, RuntimeError) as error:
         if world.size > 1 and PEER_LOST.search(str(error)):
             raise UserError("another process ended", hint="see its message") from error
-        if not is_lack_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         hint = "try --set save_memory=true, or fewer images at once: --set micro_batch=16"
         raise UserError("out of memory", hint=hint) from error
     finally:
-        looker.close()
+        progress.close()
     if world.is_main:
-        _draw(made.folder, summary)
-        _report(made.folder, summary)
+        _draw(run.folder, summary)
+        _report(run.folder, summary)
 
 
 def _paper(summary: dict[str, Any]) -> PaperError | None:
     """The paper's error on the same data, if it has one."""
+    from resnets.paper.numbers import cifar10_error
+
     on_cifar = summary["measured"]["dataset"] == "cifar10"
     return cifar10_error(summary["network"]) if on_cifar else None
 
 
 def _draw(folder: Path, summary: dict[str, Any]) -> None:
-    """The training curve as a picture, where matplotlib is installed."""
+    """Draw the training curve in the run folder, if matplotlib is installed."""
+    from resnets.evaluation.figures import training_png
+    from resnets.training import metrics
+
     paper = _paper(summary)
     title = f"{summary['network']}: {summary['measured']['error']:.2f} % test error"
     try:
@@ -198,4 +220,4 @@ def _report(folder: Path, summary: dict[str, Any]) -> None:
         f"on {summary['provenance']['hardware']}"
     )
     print(f"Model: {folder / 'model.safetensors'}")
-    print(f"Use it: {_program()} predict {shlex.quote(str(folder))} photo.jpg")
+    print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")

@@ -24,7 +24,7 @@ class UserError(Exception):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words nearest to `name`, or all of them if few."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
     if close:
         return f"did you mean {' or '.join(close)}?"

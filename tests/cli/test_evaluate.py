@@ -118,7 +118,7 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
         (("cifar10", "--views", "dense"), "CIFAR-10 is tested on a single view"),
         (("cifar10", "--image-size", "64"), "--image-size: CIFAR-10 is tested on a single view"),
         (("cifar10",), "trained on other classes than CIFAR-10's"),
-        (("photos", "--data", "photos"), "--data: is for cifar10 only"),
+        (("photos", "--data", "photos"), "--data: works with cifar10 only"),
         (("photos", "--save-scores", "none/a.scores"), "no such folder"),
         (("photos", "--save-scores", "photos"), "--save-scores photos: is a folder"),
         (("photos", "--plot", "c.gif"), "ending in .png"),

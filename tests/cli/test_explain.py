@@ -95,7 +95,7 @@ def test_a_lack_of_memory_names_no_option_that_the_verb_lacks(resnets, folder, m
     monkeypatch.setattr(explanations, "explain", refuse)
     code, _, err = resnets("explain", "m.safetensors", "photos", "--out", "why")
     assert code == 2
-    assert "out of memory; end other programs" in one_line(err)
+    assert "out of memory; close other programs" in one_line(err)
 
 
 def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
@@ -109,7 +109,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
         (("m.safetensors", "photos/*.gif"), "no file has such a name"),
         (("m.safetensors", image, "--device", "cuda:77"), "--device"),
         (("m.safetensors", image, "--nearest", "nowhere"), "no such folder"),
-        (("m.safetensors", image, "--count", "3"), "--count: is for --nearest"),
+        (("m.safetensors", image, "--count", "3"), "--count: works with --nearest only"),
         (("absent.safetensors", image), "absent.safetensors"),
     ):
         code, out, err = resnets("explain", *arguments, "--out", "why")

@@ -78,7 +78,7 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     code, out, _ = resnets("quantize", "m.safetensors", *options)
     assert code == 0
     assert "top-1 on the rest of many" in out
-    assert "predict takes int8 for m.safetensors on CPUs from now on" in out
+    assert "predict now runs m.safetensors in int8 on CPUs" in out
     assert "probabilities moved by at most" in out
     assert (here / "m.int8").exists()
     for asked, name in ((), INT8), (("--embeddings",), "openvino fp32|openvino bf16"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from resnets.cli.progress import Bar, Lines, describe_run, duration
+from resnets.cli.console import duration
+from resnets.cli.training_progress import Bar, Lines, describe_run
 from resnets.kernels import native
 from resnets.training import recipe_file
 from resnets.training.hardware import Settings
@@ -56,7 +57,7 @@ def test_lines_say_what_compiles_and_when(capsys):
         lines.stepped(step)
     lines.logged(METRICS)
     out = capsys.readouterr().out
-    assert out.count("compiling for this size of image") == 2
+    assert out.count("compiling for this image size") == 2
     assert "left 32:20" in out  # 18,700 iterations of 128 images at 1,234 images a second
 
 

@@ -43,11 +43,8 @@ def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, wo
 
 def test_a_time_that_is_no_number_is_refused(tmp_path):
     pytest.importorskip("fastapi")
-    options = verb.Options(
-        "127.0.0.1", 0, None, None, [], 9, 9, 9, math.nan, "auto", "auto", "cpu", "none"
-    )
     with pytest.raises(UserError, match="--timeout nan: not a number"):
-        verb.serve([str(tmp_path / "absent")], options)
+        verb.serve([str(tmp_path / "absent")], timeout=math.nan)
 
 
 def test_mistakes_are_one_line(resnets, tmp_path):

@@ -109,7 +109,7 @@ def test_a_second_signal_ends_at_once(processes):
         server.send_signal(signal.SIGINT)
         _, err = server.communicate(timeout=10)
     assert server.returncode == 130
-    assert "stopped before all was finished" in err
+    assert "stopped before all requests were finished" in err
     assert "Traceback" not in err
 
 

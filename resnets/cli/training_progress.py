@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar, or plain lines off a terminal."""
+"""The progress of a training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from resnets.cli.console import duration
 from resnets.training import hardware
 from resnets.training.run import Run
 
 
 def describe_run(run: Run) -> str:
-    """One line: what trains, on what, how."""
+    """One line: the network, its data, device and settings."""
     settings, recipe = run.settings, run.recipe
     form = "channels_last" if settings.channels_last else "NCHW"
     compiled = "compiled" if settings.compile else "eager"
@@ -34,7 +35,7 @@ def describe_run(run: Run) -> str:
 
 
 class Lines:
-    """Plain lines, at most one in `every` seconds beside the tests'."""
+    """Plain lines: one per test, and at most one reading every `every` seconds."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
@@ -51,12 +52,12 @@ class Lines:
         self._announce_compilation(run.training.step, first=True)
 
     def _announce_compilation(self, step: int, first: bool = False) -> None:
-        """Say so where the next update has a size of image that is not compiled for yet."""
+        """Say so if the next update compiles the network for a new image size."""
         assert self._run is not None
         progressive = self._run.recipe.progressive
         grows = progressive is not None and step == progressive.until
         if self._run.settings.compile and (first or grows):
-            self.note("compiling for this size of image; this can take a minute ...")
+            self.note("compiling for this image size; this can take a minute ...")
 
     def stepped(self, step: int) -> None:
         self._announce_compilation(step)
@@ -76,7 +77,7 @@ class Lines:
         iterations, batch = self._run.recipe.steps, self._run.recipe.batch
         left = (iterations - metrics["step"]) * batch / max(metrics["images_per_second"], 1e-9)
         self.note(
-            f"iteration {metrics['step']:6,} / {iterations:,}  {readings(metrics)}  "
+            f"iteration {metrics['step']:6,} / {iterations:,}  {_readings(metrics)}  "
             f"left {duration(left)}"
         )
 
@@ -84,7 +85,7 @@ class Lines:
         pass
 
 
-def readings(metrics: dict[str, Any]) -> str:
+def _readings(metrics: dict[str, Any]) -> str:
     return (
         f"epoch {metrics['epoch']:5.1f}  loss {metrics['train_loss']:.3f}  "
         f"error {metrics['train_error']:5.2f} %  {metrics['images_per_second']:,.0f} img/s  "
@@ -92,23 +93,8 @@ def readings(metrics: dict[str, Any]) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def about(seconds: float) -> str:
-    """A time as people say it: 3 h, 12 min, 40 s."""
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(1, round(seconds))} s"
-
-
 class TwoLines(Progress):
-    """A bar with the readings on a line of their own, so that 80 columns hold both."""
+    """A bar with the readings on a second line, so that both fit 80 columns."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -156,21 +142,21 @@ class Bar(Lines):
         if "test_error" in metrics:
             super().logged(metrics)
         else:
-            self._readings = readings(metrics)
+            self._readings = _readings(metrics)
 
     def close(self) -> None:
         self._progress.stop()
 
 
 class Silent(Lines):
-    """Nothing: what a process does that another speaks for."""
+    """Prints nothing: for all processes but the first."""
 
     def note(self, text: str) -> None:
         pass
 
 
-def watch(speaks: bool = True) -> Lines:
-    """A bar on a terminal, lines elsewhere, nothing from a process that does not speak."""
-    if not speaks:
+def display(shown: bool = True) -> Lines:
+    """A bar on a terminal, lines elsewhere, nothing unless `shown`."""
+    if not shown:
         return Silent()
     return Bar() if sys.stdout.isatty() else Lines()

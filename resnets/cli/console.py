@@ -1,0 +1,130 @@
+"""What several verbs print: progress bars, tables, durations, errors of memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnets.support.errors import UserError
+from resnets.support.files import refuse_unwritable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SMALLER_BATCH = "try a smaller batch: --batch 8"
+MORE_MEMORY = "close other programs, or use a machine with more memory"
+"""The hint where the user chooses no batch."""
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
+
+
+def to_stderr(line: str) -> None:
+    """Print a line that is no part of the result."""
+    print(line, file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """A file or class name on one line, with escapes for what would move the cursor."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def program() -> str:
+    """How the user can call this program again: by its name only where it is on the PATH."""
+    if shutil.which("resnets"):
+        return "resnets"
+    return "python -m resnets" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+
+
+def refuse_plot(path: Path | None) -> None:
+    """Raise `UserError` if a picture cannot be written at `path`; None is no picture."""
+    if path is not None and path.suffix != ".png":
+        raise UserError("the plot is a PNG file", f"--plot {path}", "give a name ending in .png")
+    refuse_unwritable(path, "--plot")
+
+
+@contextmanager
+def progress_bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere.
+
+    Args:
+        what: what is counted, such as `images`.
+
+    Yields:
+        A function to call with the number done and the total.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        BarColumn(bar_width=32),
+        TextColumn("{task.completed:,.0f} / {task.total:,.0f} " + what + ", left"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+        refresh_per_second=4,
+    )
+    with bar:
+        task = bar.add_task("", total=1)
+        yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
+
+
+@contextmanager
+def image_bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """The same for a known number of images; yields a function of the number done."""
+    with progress_bar("images", shown) as update:
+        yield lambda done: update(done, images)
+
+
+def table(*columns: str, gap: int = 3) -> Table:
+    """A table without lines: the first column to the left, the others to the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for number, title in enumerate(columns):
+        made.add_column(title, justify="right" if number else "left", no_wrap=not number)
+    return made
+
+
+def print_table(made: Table) -> None:
+    """Print a table without colours."""
+    from rich.console import Console
+
+    Console(highlight=False).print(made)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about(seconds: float) -> str:
+    """A rough time: 3 h, 12 min, 40 s."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python or PyTorch means that memory ran out."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+@contextmanager
+def enough_memory(hint: str) -> Iterator[None]:
+    """Turn an error for lack of memory into a `UserError` with this hint."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory", hint=hint) from error
