@@ -1,3 +1,119 @@
-"""Deep residual networks and their plain twins (He et al., arXiv 1512.03385)."""
+"""Deep residual networks and their plain twins (He et al., arXiv 1512.03385).
 
-__version__ = "0.1.0"
+Three functions are the front door::
+
+    import resnets
+
+    model = resnets.load("resnet50@msra")
+    for prediction in model.predict(["a.jpg", "b.jpg"]):
+        print(prediction.top[0].name, prediction.top[0].probability)
+    network = resnets.create_model("cifar-resnet56", classes=10)  # a torch.nn.Module
+    resnets.list_models("*110*")
+
+Importing this module is quick: PyTorch and the engines are imported when a function needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resnets.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resnets.inference.predictor import Predictor
+
+__all__ = ["__version__", "create_model", "list_models", "load"]
+
+
+def load(
+    name: str, *, device: str = "auto", runtime: str = "auto", precision: str = "auto"
+) -> Predictor:
+    """Open a trained model, ready to predict, give features and explain.
+
+    ::
+
+        model = resnets.load("cifar-resnet20")
+        model.predict("ship.png")[0].top[0]      # ClassProbability(name='ship', ...)
+        model.features(["a.png", "b.png"])       # pooled features, float32 (2, 64)
+        model.features("a.png", stage="layer2")  # a stage's output, float32 (1, 32, 16, 16)
+        model.explain("a.png").sheet()           # a picture: where each stage finds evidence
+
+    Images are paths, PIL images, uint8 RGB arrays (H, W, 3) or uint8 RGB tensors (3, H, W).
+
+    Args:
+        name: a model that comes with this package (`cifar-resnet20`), a named source
+            (`resnet50@msra`, downloaded once), a model file, a run folder, or an export.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs, PyTorch on GPUs.
+        precision: `fp32`, `bf16`, `int8`, or `auto`: int8 for calibrated models on CPUs, otherwise
+            bf16 where the hardware has it.
+
+    Raises:
+        UserError: if there is no such model, or it cannot run so.
+    """
+    from resnets.inference.predictor import device_for, open_predictor
+
+    return open_predictor(name, runtime, precision, device_for(name, runtime, device))
+
+
+def create_model(
+    name: str, classes: int | None = None, *, pretrained: bool | str = False
+) -> nn.Module:
+    """Create a network as a `torch.nn.Module`, with new weights or those of a trained model.
+
+    ::
+
+        resnets.create_model("cifar-plain56")                         # new weights (section 3.4)
+        resnets.create_model("cifar-resnet20", pretrained=True)       # that come with this package
+        resnets.create_model("resnet50", 37, pretrained="resnet50@msra")  # a new classifier for 37
+
+    New weights are drawn from PyTorch's global generator: `torch.manual_seed` repeats them.
+
+    Args:
+        name: a network, as `list_models` and `resnets info` list them.
+        classes: outputs; those of the paper (10 or 1,000), or of the trained model, by default.
+        pretrained: True for the model that this package has of the network, or the name of a
+            model as for `load` (not an export). The classifier has new weights if `classes`
+            is not the trained model's number.
+
+    Returns:
+        The network in training mode, float32, on the CPU. It takes normalized images
+        (N, 3, H, W) and gives logits (N, classes).
+
+    Raises:
+        UserError: if there is no such network or model, or they do not fit.
+    """
+    from resnets.models import zoo
+
+    if not pretrained:
+        return zoo.build(name, classes)
+    from resnets.weights.pretrained import build_pretrained
+
+    return build_pretrained(name, None if pretrained is True else pretrained, classes)
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """List networks, or trained models, whose names match a pattern.
+
+    ::
+
+        resnets.list_models("*110*")             # ['cifar-resnet110', ...]
+        resnets.list_models(pretrained=True)     # ['cifar-resnet20', 'resnet50@msra', ...]
+
+    Args:
+        pattern: with `*`, `?` and `[...]`, as shells have them.
+        pretrained: list trained models, which `load` opens by name, instead of networks.
+    """
+    from fnmatch import fnmatchcase
+
+    if pretrained:
+        from resnets.weights import hub
+
+        names = hub.names()
+    else:
+        from resnets.models import zoo
+
+        names = zoo.names()
+    return [name for name in names if fnmatchcase(name, pattern)]

@@ -78,9 +78,9 @@ def top(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        import resnets
+        from resnets.version import __version__
 
-        print(f"resnets {resnets.__version__}")
+        print(f"resnets {__version__}")
         raise typer.Exit
 
 

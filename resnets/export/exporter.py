@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-import resnets
 from resnets.export import (
     accuracy,
     calibration,
@@ -34,6 +33,7 @@ from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.version import __version__
 from resnets.weights import cards, model_file
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -164,7 +164,7 @@ def made_by() -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             facts["packages"][name] = version(name)
     date = datetime.now(UTC).date().isoformat()
-    return {"made_by": {"resnets": resnets.__version__, **facts}, "date": date}
+    return {"made_by": {"resnets": __version__, **facts}, "date": date}
 
 
 def refuse(out: Path, wishes: Wishes) -> None:

@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-import resnets
 from resnets.serve import bodies, schemas, static_files
 from resnets.serve.limits import Limits
 from resnets.serve.log import Log
@@ -22,6 +21,7 @@ from resnets.serve.metrics import Metrics
 from resnets.serve.middleware import Outside
 from resnets.serve.problems import GONE, Problem, busy
 from resnets.serve.served_model import Served
+from resnets.version import __version__
 
 ABOUT = "Classifies images with deep residual networks. Errors are problem documents (RFC 9457)."
 
@@ -87,7 +87,7 @@ def create_app(
     shared = State({model.name: model for model in models}, limits, metrics, token)
 
     app = FastAPI(
-        title="resnets", version=resnets.__version__, description=ABOUT,
+        title="resnets", version=__version__, description=ABOUT,
         docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.shared = shared
