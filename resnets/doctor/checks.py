@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import folders
-from resnets.data.images import Header, decode, intact_png, read_header
+from resnets.data.images import Header, decode, png_checksums_match, read_header
 from resnets.doctor import duplicates
 from resnets.doctor.findings import KINDS, Report
 from resnets.doctor.survey import Images, survey
@@ -123,7 +123,7 @@ def _kind_of(message: str) -> str:
 
 def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
     """What the decoders pass over: JPEGs filled up with grey, PNGs with flipped bits."""
-    if header.format == "PNG" and not intact_png(content):
+    if header.format == "PNG" and not png_checksums_match(content):
         return "damaged", "its checksums do not fit its content"
     if header.format != "JPEG":
         return None

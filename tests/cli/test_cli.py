@@ -24,7 +24,7 @@ def model(tmp_path):
     path = tmp_path / "model.safetensors"
     network = zoo.build("cifar-resnet8", 10)
     card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), {}, [])
-    look = Preprocessing(32, 32, model_file.torch.zeros(3, 32, 32))
+    look = Preprocessing(32, 32, mean=model_file.torch.zeros(3, 32, 32))
     model_file.save(path, network.state_dict(), look, card)
     return path
 
@@ -217,7 +217,7 @@ def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, 
 
 def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, monkeypatch):
     card = model_file.make_card("vgg16", ["a", "b"], {}, [])
-    look = Preprocessing(32, 32, torch.zeros(3, 1, 1))
+    look = Preprocessing(32, 32, mean=torch.zeros(3, 1, 1))
     vgg = model_file.Model(nn.Identity(), card, look)
     monkeypatch.setattr(model_file, "load", lambda name: vgg)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
