@@ -66,7 +66,7 @@ class Part:
 class PhotoBatches:
     """Endless training batches of photographs: each epoch shows every image once.
 
-    Steps go on through the epochs without a gap, as in `TrainBatches`. An image that cannot
+    Steps go on through the epochs without a gap, as in `Cifar10Batches`. An image that cannot
     be read is left out of its batch and remembered in `bad`.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data.cifar10 import CLASSES, Cifar10, Images
-from resnets.data.cifar_batches import TrainBatches
+from resnets.data.cifar10_batches import Cifar10Batches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
@@ -91,15 +91,15 @@ def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
         preprocessing=preprocessing,
         images=len(train),
         test_images=len(test),
-        batches=lambda parts: TrainBatches(
+        batches=lambda parts: Cifar10Batches(
             train,
-            recipe.batch,
-            recipe.seed,
-            device,
-            recipe.augment.pad,
-            recipe.augment.flip,
-            parts,
-            size_at(recipe, side),
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            pad=recipe.augment.pad,
+            flip=recipe.augment.flip,
+            parts=parts,
+            side=size_at(recipe, side),
         ),
         test=lambda network, world, progress: evaluate(
             network,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from resnets.cli import predict
-from resnets.data import cifar10, cifar10_download
+from resnets.data import cifar10
 from resnets.data.preprocessing import Preprocessing
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
@@ -314,9 +314,9 @@ def test_a_mistyped_option_is_refused_without_a_traceback(resnets, verb):
 
 def test_no_network_and_no_cache(resnets, cache, monkeypatch, tmp_path):
     def fetch():
-        raise cifar10_download.SourceFailed("no answer")
+        raise cifar10.SourceFailed("no answer")
 
-    monkeypatch.setattr(cifar10_download, "REMOTE", [cifar10_download.Remote("the host", fetch)])
+    monkeypatch.setattr(cifar10, "REMOTE_SOURCES", {"the host": fetch})
     code, out, err = resnets("train", "cifar10-smoke")
     assert code == 2
     assert "the host: no answer" in one_line(err)
