@@ -33,11 +33,11 @@ def examine(
     with counting("images") as progress:
         found = checks.examine(data, threads, progress)
     if as_json:
-        print(json.dumps(report.facts(found), indent=2))
+        print(json.dumps(report.to_json(found), indent=2))
     else:
-        print(report.text(found))
+        print(report.to_text(found))
     if page:
-        write_bytes(page, report.page(found).encode())
+        write_bytes(page, report.to_html(found).encode())
         print(f"\nreport with pictures: {page}", file=sys.stderr)
     if listing:
         bad = checks.quarantine(found, listing)
