@@ -25,7 +25,7 @@ PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
-AREA_TRIES = 10
+_AREA_TRIES = 10
 """How often a crop by area is drawn again when it does not fit into the image."""
 
 
@@ -101,9 +101,9 @@ def draw_area_box(
     """Draw a random part of an image: left, top, right and bottom in pixels.
 
     Its share of the area is uniform in `areas`, its shape log-uniform between 3:4 and 4:3
-    (GoogLeNet's training crop). If none of `AREA_TRIES` fits: the largest central square.
+    (GoogLeNet's training crop). If none of `_AREA_TRIES` fits: the largest central square.
     """
-    for _ in range(AREA_TRIES):
+    for _ in range(_AREA_TRIES):
         area = random.uniform(*areas) * width * height
         shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))

