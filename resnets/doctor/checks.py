@@ -205,7 +205,7 @@ class _Listing:
         for entry in self._entries(self.folder):
             visible = not entry.name.startswith(".")
             if entry.name not in used and visible and folders.is_folder(entry):
-                self.report.ignored[f"folders other than {' and '.join(sorted(used))}"] += 1
+                self.report.ignored[f"beside {' and '.join(sorted(used))}"] += 1
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
