@@ -45,7 +45,7 @@ _ROW = 1 + 3 * 32 * 32  # of the binary format: one label byte, then the pixels
 
 _Arrays = dict[str, NDArray[np.uint8]]
 """The arrays named in `SHA256`."""
-Report = Callable[[str], None]
+_Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Cifar10:
         return self.train.subset(np.sort(kept)), self.train.subset(np.sort(held_out))
 
 
-def load(data: Path | None = None, report: Report = lambda line: None) -> Cifar10:
+def load(data: Path | None = None, report: _Report = lambda line: None) -> Cifar10:
     """Load CIFAR-10 from `data`, or else from the cache, or else from the network.
 
     Args:
