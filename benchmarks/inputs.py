@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.measure import Report, Table, rows
 from resnets.data import augmentation, folders
-from resnets.data.augmentation import Augmentation, colour_shift
+from resnets.data.augmentation import Augmentation, draw_colour_shift
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
@@ -54,13 +54,13 @@ def torchvision_image(content: bytes, look: Augmentation, random: np.random.Gene
         left, top = random.integers(0, [image.width - 224 + 1, image.height - 224 + 1])
         image = T.crop(image, int(top), int(left), 224, 224)
     else:
-        left, top, right, bottom = augmentation.area_box(*image.size, look.areas, random)
+        left, top, right, bottom = augmentation.draw_area_box(*image.size, look.areas, random)
         image = T.resized_crop(image, top, left, bottom - top, right - left, [224, 224])
     if random.random() < 0.5:
         image = T.hflip(image)
     tensor = T.to_tensor(image)
     if look.colour:
-        tensor = tensor + torch.from_numpy(colour_shift(random, look.colour))[:, None, None]
+        tensor = tensor + torch.from_numpy(draw_colour_shift(random, look.colour))[:, None, None]
     normal: Tensor = T.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD)
     return normal
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from resnets.data import cifar10, datasets
-from resnets.data.images import centre, decode, to_tensor
+from resnets.data.images import decode
 from resnets.data.photo_batches import default_threads
+from resnets.data.preprocessing import to_tensor
 from resnets.data.samples import Samples, drawn, limited
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
@@ -106,6 +107,6 @@ def _decoded(samples: Samples, model: Model) -> Tensor:
 
     def load(index: int) -> Tensor:
         image = decode(samples.read(index), f"{samples.where}: {samples.name(index)}")
-        return to_tensor(centre(image, look.resize, look.size, look.interpolation))
+        return to_tensor(look.crop(image))
 
     return torch.stack(list(in_threads(load, range(len(samples)), default_threads())))

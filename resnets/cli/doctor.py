@@ -52,11 +52,11 @@ def doctor(
     with progress_bar("images") as progress:
         found = checks.examine(data, threads, progress)
     if json:
-        print(json_format.dumps(report.facts(found), indent=2))
+        print(json_format.dumps(report.to_json(found), indent=2))
     else:
-        print(report.text(found))
+        print(report.to_text(found))
     if html:
-        write_bytes(html, report.page(found).encode())
+        write_bytes(html, report.to_html(found).encode())
         print(f"\nreport with pictures: {html}", file=sys.stderr)
     if quarantine:
         bad = checks.quarantine(found, quarantine)

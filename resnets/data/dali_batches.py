@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from resnets.data.augmentation import Augmentation, Crop, draw
-from resnets.data.images import MOST_PIXELS, ORIENTATION, Interpolation
+from resnets.data.augmentation import Augmentation, Crop, draw_crop
+from resnets.data.images import MAX_PIXELS, ORIENTATION
 from resnets.data.photo_batches import Chance, Encoded, Part, PhotoBatches, default_threads
-from resnets.data.preprocessing import Normalize
+from resnets.data.preprocessing import Interpolation, Normalize
 from resnets.data.samples import Samples
 from resnets.support.errors import UserError
 
@@ -79,7 +79,7 @@ class DaliBatches(PhotoBatches):
         if size is None:
             super()._take(part, row, content, chance)
         else:
-            crop = draw(*size, part.look, chance())
+            crop = draw_crop(*size, part.look, chance())
             part.shifts[row] = crop.shift
             part.encoded[row] = Encoded(content, size, crop, chance)
 
@@ -258,7 +258,7 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
                 image.format == "JPEG"
                 and image.mode in ("RGB", "L")
                 and image.info.get("adobe_transform") != 0  # RGB itself, not YCbCr
-                and image.width * image.height <= MOST_PIXELS
+                and image.width * image.height <= MAX_PIXELS
                 and image.getexif().get(ORIENTATION, 1) == 1
             )
             return image.size if plain else None

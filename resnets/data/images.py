@@ -1,4 +1,8 @@
-"""Image files of any kind as the uint8 pixels that a network looks at."""
+"""Image files of any kind as upright RGB pixels, within bounds of time and memory.
+
+Files come from users and from the network. A file that is damaged, or built to cost minutes or
+gigabytes, raises an `ImageError` that names the fault.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +12,31 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from resnets.support.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor  # not at run time: it takes seconds, and predictions need none
-
-Interpolation = Literal["bilinear", "bicubic"]
-MOST_PIXELS = 100_000_000
-MOST_SCANS = 100
-"""Passes over the pixels of a JPEG: usual ones have up to a dozen, traps many thousands."""
-MOST_PIECES = 100_000
-"""Strips or tiles of a TIFF: Pillow makes an object of each as it opens the file. Segments of a
-JPEG that are looked at."""
+MAX_PIXELS = 100_000_000
+MAX_SCANS = 100
+"""Passes over the pixels of a JPEG: usual ones have up to a dozen, malicious ones thousands."""
+MAX_PIECES = 100_000
+"""Strips or tiles of a TIFF, for each of which Pillow makes an object when it opens the file.
+Also the number of a JPEG's segments that are examined."""
 EXTENSIONS = frozenset({
     ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 })  # fmt: skip
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
-"""What is read. Of Pillow's other formats some start programs (EPS) or read further files."""
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-ORIENTATION = 0x0112  # EXIF's tag
-_SCAN, _END = b"\xda", b"\xd9"  # JPEG's markers
-_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xdd\xe0-\xef\xfe])", re.DOTALL)
-"""Of JPEG segments that tell their length, and of the end; decoders skip what lies between."""
-_OFFSETS = (273, 324)  # TIFF's tags of strips and tiles
-_TIFFS = {
-    b"II*\0": ("<", False),
-    b"MM\0*": (">", False),
-    b"II+\0": ("<", True),
-    b"MM\0+": (">", True),
-}
-_TURNS = {
+"""What is read. Some of Pillow's other formats start programs (EPS) or read further files."""
+ORIENTATION = ExifTags.Base.Orientation
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,40 +45,60 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What turns an image of each EXIF orientation upright."""
 # For good: `warnings.catch_warnings` is not safe in threads. What Pillow warns of (broken EXIF
 # data, sizes below our own limit) leaves the pixels usable.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\b")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_BROKEN = (  # what Pillow raises for files that are damaged in one way or another
+_DAMAGE = (  # what Pillow raises for files that are damaged in one way or another
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, TypeError, LookupError,
     AttributeError, ArithmeticError,
 )  # fmt: skip
 
+ImageFault = Literal[
+    "unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large"
+]
+"""Why an image file cannot be used: the system refuses to read it; it has no bytes; it has no
+known format; it ends too early; it cannot be decoded; or decoding would cost too much."""
 
-def read_image(path: Path, shorter: int | None = None) -> Image.Image:
-    """An image file as upright RGB.
+
+class ImageError(UserError):
+    """An image file that cannot be used.
 
     Args:
-        shorter: as for `decode`.
+        kind: the kind of fault.
+        message, location, hint: as for `UserError`.
+    """
+
+    def __init__(self, kind: ImageFault, message: str, location: str = "", hint: str = "") -> None:
+        super().__init__(message, location, hint)
+        self.kind: ImageFault = kind
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, ...]]:
+        return ImageError, (self.kind, self.message, self.location, self.hint)
+
+
+def read_image(path: Path, shorter: int | None = None) -> Image.Image:
+    """Read an image file as upright RGB; `shorter` as for `decode`.
 
     Raises:
-        UserError: if it is missing, empty, truncated, not an image, or larger than
-            `MOST_PIXELS`.
+        ImageError: if it is missing, or as `decode` does.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError("no such image", str(path)) from error
+        raise ImageError("unreadable", "no such image", str(path)) from error
     except OSError as error:
-        raise UserError(f"the image cannot be read ({error})", str(path)) from error
+        message = f"the image cannot be read ({error})"
+        raise ImageError("unreadable", message, str(path)) from error
     return decode(content, str(path), shorter)
 
 
 def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:
-    """The content of an image file as upright RGB.
+    """Decode the content of an image file to upright RGB.
 
-    Greyscale, CMYK, palette, 16-bit and transparent images are converted (over white), and
-    turned as their EXIF data say.
+    Greyscale, CMYK, palette, 16-bit and transparent images are converted (transparency over
+    white), and turned upright by their EXIF orientation.
 
     Args:
         content: the whole file.
@@ -99,28 +107,30 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
             as their shorter side keeps this many pixels, which saves time.
 
     Raises:
-        UserError: if it is empty, truncated, not an image, or larger than `MOST_PIXELS`.
+        ImageError: if it is empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
     with _opened(content, name) as image:
         width, height = image.size
         if shorter is not None and min(width, height) >= 2 * shorter:
             scale = shorter / min(width, height)
             image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-        image.load()  # before EXIF data are read, whose faults are overlooked
-        return _as_rgb(_upright(image))
+        image.load()  # first, so that faults in the pixels are not taken for faults in EXIF data
+        orientation = _orientation(image)
+        upright = image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
+        return _as_rgb(upright)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says about itself.
+    """What an image file's header says.
 
     Args:
         format: `JPEG`, `PNG`, `WEBP`, ...
-        mode: Pillow's word for the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
-        codec: Pillow's word for how the pixels are packed: `jpeg`, `zip`, `raw`, `bmp_rle`, ...
-        width: pixels as stored, before any turning.
-        height: likewise.
-        orientation: EXIF's number; 1 is upright.
+        mode: Pillow's name of the kind of pixels: `RGB`, `L`, `CMYK`, `I;16`, ...
+        codec: Pillow's name of how the pixels are packed: `jpeg`, `zip`, `raw`, `bmp_rle`, ...
+        width: columns of pixels as stored, before the image is turned upright.
+        height: rows, likewise.
+        orientation: EXIF's number, 1 to 8; 1 is upright.
     """
 
     format: str
@@ -131,132 +141,173 @@ class Header:
     orientation: int
 
     @property
-    def upright(self) -> tuple[int, int]:
-        """Width and height once the image is turned upright."""
-        turned = self.orientation >= 5
-        return (self.height, self.width) if turned else (self.width, self.height)
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the upright image."""
+        sideways = self.orientation >= 5
+        return (self.height, self.width) if sideways else (self.width, self.height)
 
 
 def read_header(content: bytes, name: str) -> Header:
-    """What the file says about itself, without its pixels; raises like `decode`."""
+    """Read the header of an image file, not its pixels; raises like `decode`.
+
+    A PNG's orientation counts only if it stands before the pixels.
+    """
     with _opened(content, name) as image:
-        turn = _orientation(image)
+        orientation = _orientation(image)
+        width, height = image.size
+        tags: Any = getattr(image, "tag_v2", None)
+        if tags is not None:  # of a TIFF, whose `size` is the upright one in newer Pillows
+            width = int(tags[ExifTags.Base.ImageWidth])
+            height = int(tags[ExifTags.Base.ImageLength])
         tiles: Any = getattr(image, "tile", None)
         codec = str(tiles[0][0]) if tiles else ""
-        return Header(image.format or "", image.mode, codec, image.width, image.height, turn)
+        return Header(image.format or "", image.mode, codec, width, height, orientation)
 
 
-def intact_png(content: bytes) -> bool:
-    """Whether a PNG's checksums fit; decoding does not look at them."""
+def upright_size(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height of the upright image, by the header alone; raises like `decode`."""
+    return read_header(content, name).upright_size
+
+
+def png_checksums_match(content: bytes) -> bool:
+    """Whether a PNG's checksums fit its content; decoding does not check all of them."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.verify()
-    except _BROKEN:
+    except _DAMAGE:
         return False
     return True
 
 
+class _Content(io.BytesIO):
+    """The bytes of an image file, which remember whether a decoder needed more than there are."""
+
+    ended_early = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        # Decoders fill buffers of MAXBLOCK bytes: a buffer that is partly filled is no fault.
+        if size and size > 0 and len(found) < (1 if size == ImageFile.MAXBLOCK else size):
+            self.ended_early = True
+        return found
+
+
 @contextlib.contextmanager
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    """The image with its pixels not yet read; what goes wrong inside is a `UserError`."""
+    """The image with its pixels not yet decoded; what fails inside raises `ImageError`."""
+    file = _Content(content)
     try:
-        _check_structure(content, name)
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        _refuse_costly_structure(content, name)
+        with Image.open(file, formats=_formats()) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise _too_large(name, f"{width} x {height} pixels")
+            if width * height > MAX_PIXELS:
+                raise _too_large(f"{width} x {height} pixels", name)
             yield image
     except Image.DecompressionBombError as error:
-        raise _too_large(name, "over 178 million pixels") from error
+        raise _too_large("over 178 million pixels", name) from error
     except UnidentifiedImageError as error:
-        raise UserError("not an image" if content else "the file is empty", name) from error
-    except _BROKEN as error:
-        raise UserError(f"the image cannot be read ({error})", name) from error
+        if not content:
+            raise ImageError("empty-file", "the file is empty", name) from error
+        raise ImageError("not-an-image", "not an image", name) from error
+    except _DAMAGE as error:
+        truncated = file.ended_early or _shorter_than_declared(content)
+        kind: ImageFault = "truncated" if truncated else "corrupt"
+        raise ImageError(kind, f"the image cannot be read ({error})", name) from error
+
+
+def _shorter_than_declared(content: bytes) -> bool:
+    """Whether a WebP or AVIF file, which Pillow reads whole, ends before the size that it names."""
+    if content[:4] == b"RIFF":
+        return len(content) < 8 + int.from_bytes(content[4:8], "little")
+    at = 0
+    if content[4:8] == b"ftyp":  # boxes, each of which begins with its size
+        while len(content) - at > 0 and (size := int.from_bytes(content[at : at + 4])) >= 8:
+            at += size
+    return at > len(content)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow knows."""
+    """Those of `FORMATS` that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _check_structure(content: bytes, name: str) -> None:
-    """Refuse small files that would take minutes or gigabytes, before Pillow looks at them."""
-    if content.startswith(b"\xff\xd8") and _scans(content) > MOST_SCANS:
-        raise UserError(f"a JPEG of more than {MOST_SCANS} scans", name)
-    if content[:4] in _TIFFS and _pieces(content) > MOST_PIECES:
-        raise UserError(f"a TIFF of more than {MOST_PIECES:,} strips or tiles", name)
+def _too_large(size: str, name: str) -> ImageError:
+    limit = f"at most {MAX_PIXELS // 1_000_000} million"
+    message = f"the image is too large ({size}; {limit})"
+    return ImageError("too-large", message, name, "scale it down first")
+
+
+_SCAN, _END = b"\xda", b"\xd9"  # JPEG's markers
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xdd\xe0-\xef\xfe])", re.DOTALL)
+"""Markers of JPEG segments that begin with their length, and of the end of the image."""
+_TIFF = {  # first bytes: byte order, whether offsets have 64 bits
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
+
+
+def _refuse_costly_structure(content: bytes, name: str) -> None:
+    """Refuse small files that would take minutes or gigabytes, before Pillow opens them."""
+    if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
+        raise ImageError("too-large", f"a JPEG of more than {MAX_SCANS} scans", name)
+    if content[:4] in _TIFF and _pieces(content) > MAX_PIECES:
+        raise ImageError("too-large", f"a TIFF of more than {MAX_PIECES:,} strips or tiles", name)
 
 
 def _scans(content: bytes) -> int:
-    """The scans of a JPEG, or more: phones append films behind its end, which nobody decodes."""
-    most = content.count(b"\xff" + _SCAN)
-    if most <= MOST_SCANS:  # nearly always, and much faster
-        return most
+    """The scans of a JPEG, or a larger number.
+
+    Bytes behind its end do not count: phones append videos there, which no decoder reads.
+    """
+    at_most = content.count(b"\xff" + _SCAN)
+    if at_most <= MAX_SCANS:  # nearly always, and much faster
+        return at_most
     found, at = 0, 2
-    for _ in range(MOST_PIECES):
+    for _ in range(MAX_PIECES):
         marker = _MARKER.search(content, at)
         if marker is None or marker[1] == _END:
             return found
         found += marker[1] == _SCAN
         at = marker.end()
-        at += max(2, int.from_bytes(content[at : at + 2]))  # as libjpeg does where it is wrong
-    return most
+        at += max(2, int.from_bytes(content[at : at + 2]))  # as libjpeg does for a wrong length
+    return at_most
 
 
 def _pieces(content: bytes) -> int:
     """The longest list of strips or tiles in a TIFF's first directory; 0 if it is damaged."""
-    order, big = _TIFFS[content[:4]]
+    order, big = _TIFF[content[:4]]
     start, count, entry, length = ("Q", "Q", 20, "Q") if big else ("I", "H", 12, "I")
-    most = 0
+    longest = 0
     try:
         (at,) = struct.unpack_from(order + start, content, 8 if big else 4)
         (entries,) = struct.unpack_from(order + count, content, at)
         at += struct.calcsize(order + count)
         for _ in range(min(entries, 4096)):
             tag, _, pieces = struct.unpack_from(f"{order}HH{length}", content, at)
-            if tag in _OFFSETS:
-                most = max(most, pieces)
+            if tag in (ExifTags.Base.StripOffsets, ExifTags.Base.TileOffsets):
+                longest = max(longest, pieces)
             at += entry
     except struct.error:
         pass
-    return most
-
-
-def upright_size(content: bytes, name: str) -> tuple[int, int]:
-    """Width and height once the image is turned upright, by its header; raises like `decode`.
-
-    A PNG whose orientation stands behind its pixels is taken as it lies.
-    """
-    return read_header(content, name).upright
-
-
-def _too_large(name: str, size: str) -> UserError:
-    return UserError(
-        f"the image is too large ({size}; at most {MOST_PIXELS // 1_000_000} million)",
-        name,
-        "scale it down first",
-    )
+    return longest
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; upright where EXIF data are absent or broken."""
+    """EXIF's orientation; 1, upright, if EXIF data are absent or broken."""
     try:
-        # Not PNG's own method, which would read all pixels for data that stand behind them.
-        turn = Image.Image.getexif(image).get(ORIENTATION, 1)
-    except _BROKEN:
+        # Not PNG's own method, which would decode all pixels for data that stand behind them.
+        orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except _DAMAGE:
         return 1
-    return turn if turn in _TURNS else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _orientation(image)
-    return image if turn == 1 else image.transpose(_TURNS[turn])
+    return orientation if orientation in _TRANSPOSE else 1
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """RGB over white where the image is transparent; 16-bit grey scaled to 8."""
+    """The image as RGB: transparent pixels over white, 16-bit grey scaled to 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -267,115 +318,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def resize_shorter(
-    image: Image.Image, shorter: int, interpolation: Interpolation = "bilinear"
-) -> Image.Image:
-    """The whole image with its shorter side scaled to `shorter` pixels."""
-    size = scaled_size(*image.size, shorter)
-    return image if image.size == size else image.resize(size, _FILTERS[interpolation])
-
-
-def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """Width and height after the shorter side is scaled to `shorter` pixels."""
-    if width <= height:
-        return shorter, max(shorter, int(shorter * height / width))
-    return max(shorter, int(shorter * width / height)), shorter
-
-
-def cut(
-    image: Image.Image,
-    shorter: int,
-    left: int,
-    top: int,
-    size: int,
-    interpolation: Interpolation = "bilinear",
-) -> Image.Image:
-    """A square of an image whose shorter side was scaled to `shorter` pixels.
-
-    Only the pixels of the square are computed.
-
-    Args:
-        image: the image, of any scale of its own.
-        shorter: pixels of the scaled image's shorter side.
-        left: first column of the square in the scaled image.
-        top: first row of the square in the scaled image.
-        size: side of the square in pixels.
-    """
-    return cut_box(image, square(*image.size, shorter, left, top, size), size, interpolation)
-
-
-def square(
-    width: int, height: int, shorter: int, left: int, top: int, size: int
-) -> tuple[float, float, float, float]:
-    """Where `cut` takes its square from: left, top, right, bottom in the image's own pixels."""
-    scaled = scaled_size(width, height, shorter)
-    x, y = width / scaled[0], height / scaled[1]
-    return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
-
-
-def cut_box(
-    image: Image.Image,
-    box: tuple[float, float, float, float],
-    size: int,
-    interpolation: Interpolation = "bilinear",
-) -> Image.Image:
-    """A part of an image (left, top, right, bottom, in its pixels) as a square of `size`."""
-    return image.resize((size, size), _FILTERS[interpolation], box)
-
-
-def centre(
-    image: Image.Image, shorter: int, size: int, interpolation: Interpolation = "bilinear"
-) -> Image.Image:
-    """The central square of an image whose shorter side was scaled to `shorter` pixels."""
-    left, top = central(*scaled_size(*image.size, shorter), size)
-    return cut(image, shorter, left, top, size, interpolation)
-
-
-def central(width: int, height: int, size: int) -> tuple[int, int]:
-    """Left and top of the central square of `size` pixels."""
-    return round((width - size) / 2), round((height - size) / 2)
-
-
-def central_box(
-    width: int, height: int, resize: int, size: int
-) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom in an image of `centre(image, resize, size)`."""
-    left, top = central(*scaled_size(width, height, resize), size)
-    return square(width, height, resize, left, top, size)
-
-
-@dataclass(frozen=True)
-class CentralCrop:
-    """Which part of an image a network looks at, and at which scale.
-
-    Args:
-        size: side in pixels of the square.
-        resize: shorter side in pixels to which an image is scaled before its centre is cut out.
-        interpolation: how images are scaled.
-    """
-
-    size: int
-    resize: int
-    interpolation: Interpolation = "bilinear"
-
-
-def to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """RGB pixels as uint8 (3, H, W)."""
-    # By NumPy: torch would start a team of threads for so little, which then spins for more.
-    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")
-
-
-def stack(pixels: Sequence[Tensor]) -> Tensor:
-    """Images uint8 (3, H, W) as a batch (N, 3, H, W)."""
-    import torch
-
-    return torch.from_numpy(np.stack([image.numpy() for image in pixels]))  # as in `to_array`
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB pixels as uint8 (3, H, W)."""
-    import torch
-
-    return torch.from_numpy(to_array(image))

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.augmentation import Augmentation, Crop, show
+from resnets.data.augmentation import Augmentation, Crop, load_augmented
 from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
 from resnets.support.errors import UserError
@@ -66,7 +66,7 @@ class Part:
 class PhotoBatches:
     """Endless training batches of photographs: each epoch shows every image once.
 
-    Steps go on through the epochs without a gap, as in `TrainBatches`. An image that cannot
+    Steps go on through the epochs without a gap, as in `Cifar10Batches`. An image that cannot
     be read is left out of its batch and remembered in `bad`.
 
     Args:
@@ -155,7 +155,9 @@ class PhotoBatches:
         """Decode one image into its row, or say why it cannot be."""
         name = self.samples.name(int(part.index[row]))
         try:
-            part.shifts[row] = show(content, name, part.look, chance(), part.pixels[row])
+            part.shifts[row] = load_augmented(
+                content, name, part.look, random=chance(), out=part.pixels[row]
+            )
         except UserError as error:
             part.bad[row] = f"{name}: {error.message}"
 
@@ -204,7 +206,8 @@ def training_mean(samples: Samples, look: Augmentation, seed: int, images: int =
     def read(number: int) -> NDArray[np.uint8] | None:
         out = np.empty((look.size, look.size, 3), np.uint8)
         try:
-            show(samples.read(number), "", look, np.random.default_rng(0), out)
+            content, random = samples.read(number), np.random.default_rng(0)
+            load_augmented(content, "", look, random=random, out=out)
         except UserError:
             return None
         return out

@@ -1,21 +1,147 @@
-"""From an image file's pixels to a network's input, as a model's card records it."""
+"""From a decoded image to a network's input: scaling, cropping, normalising.
+
+PyTorch is imported only where a tensor is made: importing it takes seconds, and predictions with
+other engines do without.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from resnets.data.images import Interpolation
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-# Mean and deviation of ImageNet's training pixels, as torchvision's weights expect them.
+Interpolation = Literal["bilinear", "bicubic"]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in an image's pixels."""
+
+# Mean and standard deviation of ImageNet's training pixels, as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Width and height of an image whose shorter side is scaled to `shorter` pixels."""
+    if width <= height:
+        return shorter, max(shorter, int(shorter * height / width))
+    return max(shorter, int(shorter * width / height)), shorter
+
+
+def resize_shorter(
+    image: Image.Image, shorter: int, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """Scale a whole image so that its shorter side has `shorter` pixels."""
+    size = scaled_size(*image.size, shorter)
+    return image if image.size == size else image.resize(size, _FILTERS[interpolation])
+
+
+def resized_crop(
+    image: Image.Image, box: Box, size: int, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """Cut a box out of an image and scale it to a square of `size` pixels."""
+    return image.resize((size, size), _FILTERS[interpolation], box)
+
+
+@dataclass(frozen=True)
+class CentralCrop:
+    """The square in the middle of an image after its shorter side was scaled.
+
+    Args:
+        size: side in pixels of the square.
+        resize: pixels to which the image's shorter side is scaled.
+        interpolation: how the image is scaled.
+    """
+
+    size: int
+    resize: int
+    interpolation: Interpolation = "bilinear"
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The central square of an image."""
+        return resized_crop(image, self.box(*image.size), self.size, self.interpolation)
+
+    def crop_at(self, image: Image.Image, left: int, top: int) -> Image.Image:
+        """The square that begins at column `left` and row `top` of the scaled image.
+
+        Only the pixels of the square are computed.
+        """
+        box = self.box_at(*image.size, left, top)
+        return resized_crop(image, box, self.size, self.interpolation)
+
+    def box(self, width: int, height: int) -> Box:
+        """Which part of an image of this size `crop` shows."""
+        scaled_width, scaled_height = scaled_size(width, height, self.resize)
+        left, top = round((scaled_width - self.size) / 2), round((scaled_height - self.size) / 2)
+        return self.box_at(width, height, left, top)
+
+    def box_at(self, width: int, height: int, left: int, top: int) -> Box:
+        """Which part of an image of this size `crop_at` shows."""
+        scaled_width, scaled_height = scaled_size(width, height, self.resize)
+        x, y = width / scaled_width, height / scaled_height
+        right, bottom = (left + self.size) * x, (top + self.size) * y
+        return left * x, top * y, min(right, width), min(bottom, height)
+
+
+@dataclass(frozen=True)
+class Preprocessing(CentralCrop):
+    """How an image becomes a network's input: a central crop, normalised.
+
+    Args:
+        size, resize, interpolation: as for `CentralCrop`.
+        mean: float32 (3, size, size) or (3, 1, 1), RGB, subtracted from pixels in 0..1.
+        std: float32 (3, 1, 1), by which the difference is divided; None for no division.
+
+    Raises:
+        ValueError: if the sizes and shapes do not fit, or `std` cannot be divided by.
+    """
+
+    mean: Tensor = field(kw_only=True)
+    std: Tensor | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.resize < self.size:
+            raise ValueError(f"cannot crop {self.size} pixels out of {self.resize}")
+        if self.mean.shape not in ((3, 1, 1), (3, self.size, self.size)):
+            raise ValueError(f"the mean image is not {self.size} pixels a side")
+        if self.std is not None and self.std.shape != (3, 1, 1):
+            raise ValueError("the standard deviation is not one number for each of three channels")
+        if self.std is not None and not bool(((self.std > 0) & self.std.isfinite()).all()):
+            deviations = self.std.flatten().tolist()
+            raise ValueError(f"cannot divide by the standard deviation {deviations}")
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"unknown interpolation {self.interpolation!r}")
+
+    def normalize(self, device: torch.device) -> Normalize:
+        """The step from uint8 pixels to the network's input, on `device`."""
+        std = None if self.std is None else self.std.to(device)
+        return Normalize(self.mean.to(device), std)
+
+    def resized_to(self, size: int) -> Preprocessing:
+        """The same for inputs of another size; the margin around the crop scales with it."""
+        if size == self.size:
+            return self
+        resize = round(size * self.resize / self.size)
+        return replace(self, size=size, resize=resize, mean=self.mean.mean((1, 2), keepdim=True))
+
+
+def imagenet() -> Preprocessing:
+    """What torchvision's ImageNet weights expect: 224 pixels from the centre of 256."""
+    import torch
+
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return Preprocessing(size=224, resize=256, mean=mean, std=std)
 
 
 class Normalize:
-    """Subtracts a mean from pixels scaled to 0..1, then divides by a deviation.
+    """Scales pixels to 0..1, subtracts a mean, and divides by a standard deviation.
 
     The paper subtracts the mean only; then `std` is None. Other weights were trained with a
     deviation, or on pixels of 0..255, which is a deviation of 1/255.
@@ -30,19 +156,19 @@ class Normalize:
         self._channel_mean = mean.mean((1, 2), keepdim=True)
 
     def __call__(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
-        """uint8 (N, 3, H, W), RGB, to float32 (N, 3, H, W).
+        """Normalise uint8 RGB images (N, 3, H, W) to float32 (N, 3, H, W).
 
-        A mean image of another size than the images' gives way to its channels' means: it
-        fits only the crops that it was made from (section 3.4 and dense testing).
+        For images of another size than the mean image the channels' means are subtracted: a
+        mean image fits only the crops that it was made from (section 3.4 and dense testing).
 
         Args:
             images: the pixels.
             shift: (N, 3), added to every pixel's red, green and blue on the scale 0..1.
         """
         mean = self.mean if self.mean.shape[1:] == images.shape[2:] else self._channel_mean
-        rows = images.permute(0, 2, 3, 1)
-        if rows.is_contiguous():
-            return self._by_rows(rows, mean, shift).permute(0, 3, 1, 2)
+        channels_last = images.permute(0, 2, 3, 1)
+        if channels_last.is_contiguous():
+            return self._by_rows(channels_last, mean, shift).permute(0, 3, 1, 2)
         pixels = images.float().mul_(1 / 255)
         if shift is not None:
             pixels += shift[:, :, None, None]
@@ -55,7 +181,7 @@ class Normalize:
         Operations with three numbers for the last dimension would take ten times as long.
         """
         count, height, width, _ = images.shape
-        divisor = torch.ones(3, device=images.device) if self.std is None else self.std.flatten()
+        divisor = mean.new_ones(3) if self.std is None else self.std.flatten()
         offset = -mean.permute(1, 2, 0)[None]  # (1, H or 1, W or 1, 3)
         if shift is not None:
             offset = offset + shift[:, None, None, :]
@@ -65,51 +191,21 @@ class Normalize:
         return pixels.view(count, height, width, 3)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the network's input.
-
-    Args:
-        size: side in pixels of the network's input.
-        resize: shorter side in pixels to which an image is scaled before its centre is cut out.
-        mean: float32 (3, size, size) or (3, 1, 1), RGB, for pixels in 0..1.
-        std: float32 (3, 1, 1), or None where nothing is divided.
-        interpolation: how images are scaled.
-    """
-
-    size: int
-    resize: int
-    mean: Tensor
-    std: Tensor | None = None
-    interpolation: Interpolation = "bilinear"
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.resize < self.size:
-            raise ValueError(f"cannot cut {self.size} pixels out of {self.resize}")
-        if self.mean.shape not in ((3, 1, 1), (3, self.size, self.size)):
-            raise ValueError(f"the mean image is not {self.size} pixels a side")
-        if self.std is not None and self.std.shape != (3, 1, 1):
-            raise ValueError("the deviation is not one number for each of three channels")
-        if self.std is not None and not bool(((self.std > 0) & self.std.isfinite()).all()):
-            raise ValueError(f"cannot divide by the deviation {self.std.flatten().tolist()}")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"unknown interpolation {self.interpolation!r}")
-
-    def normalize(self, device: torch.device) -> Normalize:
-        """From uint8 images to the network's input, on `device`."""
-        std = None if self.std is None else self.std.to(device)
-        return Normalize(self.mean.to(device), std)
-
-    def resized_to(self, size: int) -> Preprocessing:
-        """The same for inputs of another size; margins around the centre scale with it."""
-        if size == self.size:
-            return self
-        mean = self.mean.mean((1, 2), keepdim=True)
-        resize = round(size * self.resize / self.size)
-        return Preprocessing(size, resize, mean, self.std, self.interpolation)
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB pixels as uint8 (3, H, W)."""
+    # NumPy copies: PyTorch would start threads for so little, which then spin for more work.
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")
 
 
-def imagenet() -> Preprocessing:
-    """What torchvision's ImageNet weights expect: 224 pixels from the centre of 256."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return Preprocessing(224, 256, mean, std)
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB pixels as uint8 (3, H, W)."""
+    import torch
+
+    return torch.from_numpy(to_array(image))
+
+
+def stack(pixels: Sequence[Tensor]) -> Tensor:
+    """Images uint8 (3, H, W) as a batch (N, 3, H, W)."""
+    import torch
+
+    return torch.from_numpy(np.stack([image.numpy() for image in pixels]))  # as in `to_array`

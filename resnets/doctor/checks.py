@@ -1,6 +1,6 @@
-"""What is wrong with a folder of images, before a training finds out.
+"""What is wrong with a folder of images, found before a training fails or learns from it.
 
-A broken folder is what this is for: nothing that is wrong in it stops the examination.
+No fault of the folder stops the examination: each becomes a finding of the report.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data import folders
-from resnets.data.images import Header, decode, intact_png, read_header
+from resnets.data import folders, label_files
+from resnets.data.images import Header, ImageError, decode, png_checksums_match, read_header
 from resnets.doctor import duplicates
-from resnets.doctor.findings import KINDS, Report
-from resnets.doctor.survey import Images, survey
+from resnets.doctor.report import KINDS, Report
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import existing_folder, write_bytes
 from resnets.support.parallel import in_threads
 
-SMALLEST_SIDE, LARGEST_RATIO, LARGEST_IMBALANCE = 32, 5, 10
-CHUNK = 32
+_SMALLEST_SIDE = 32  # pixels
+_LARGEST_RATIO = 5  # of the longer side to the shorter
+_LARGEST_IMBALANCE = 10  # of the largest class to the smallest
+_CHUNK = 32  # images that a thread examines in a row
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe"), "MPO": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",),
     "WEBP": (".webp",), "AVIF": (".avif",), "BMP": (".bmp",), "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"), "PPM": (".pgm", ".pnm", ".ppm"),
+}  # fmt: skip
+_PIXEL_KINDS = {
+    "L": "greyscale", "LA": "greyscale", "1": "greyscale", "CMYK": "CMYK",
+    "P": "with a palette", "PA": "with a palette", "RGBA": "with transparency",
 }  # fmt: skip
 Progress = Callable[[int, int], None]
 
@@ -41,89 +46,233 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     Args:
         folder: in any layout of `resnets.data.folders`.
         threads: how many images are decoded at once; as many as there are cores by default.
-        progress: called with the images done and their number.
+        progress: called with the number of images done and the number of all.
 
     Raises:
         UserError: if there is no such folder; nothing else.
     """
     began = monotonic()
-    report = Report(folders.existing(folder))
-    images = survey(report)
+    report = Report(existing_folder(folder, "give a folder of images"))
+    images = _Listing(report).images()
     report.images = len(images.files)
-    _read_all(images, report, threads or os.cpu_count() or 1, progress)
-    _judge_classes(report)
+    _check_files(images, report, threads or os.cpu_count() or 1, progress)
+    _check_classes(report)
     order = list(KINDS)
     report.findings.sort(key=lambda f: (order.index(f.kind), f.paths))
     report.seconds = monotonic() - began
     return report
 
 
-def quarantine(report: Report, listing: Path) -> int:
-    """Add the files that cannot be read to a list; returns how many of them it lists.
+def quarantine(report: Report, path: Path) -> int:
+    """Add the files that cannot be read to the list at `path`; return the number of such files.
 
-    Folders heed the list if it is their own file `.quarantine`. No image is touched.
+    A data folder's own list, `.quarantine`, is applied whenever it is read. No image is touched.
 
     Raises:
         UserError: if the list cannot be read or written.
     """
     try:
-        there = listing.read_bytes() if listing.exists() else b""
+        old = path.read_bytes() if path.exists() else b""
     except OSError as error:
-        raise UserError(f"cannot be read ({error})", str(listing)) from error
-    lines = there.decode("utf-8", "surrogateescape").splitlines()
+        raise UserError(f"cannot be read ({error})", str(path)) from error
+    lines = old.decode("utf-8", "surrogateescape").splitlines()
     lines = lines or ["# Images that `resnets doctor` could not read, below the data folder."]
-    new = [f"./{p}" if p.startswith("#") else p for p in report.bad_files if "\n" not in p]
-    lines += [path for path in new if path not in set(lines)]
-    write_bytes(listing, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-    return len(new)
+    # In a list, "#" begins a comment.
+    bad = [f"./{p}" if p.startswith("#") else p for p in report.unreadable_files if "\n" not in p]
+    lines += [name for name in bad if name not in set(lines)]
+    write_bytes(path, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+    return len(bad)
+
+
+# The files of the folder: which of them are images, of which split and class.
 
 
 @dataclass
-class _Seen:
-    """What one file turned out to be; `look` is None where it could not be decoded."""
+class _Images:
+    """Every image file of a data folder, with its split and class as numbers."""
+
+    files: folders.Folder
+    splits: list[str]
+    classes: list[str]
+    split_of: list[int]
+
+
+class _Listing:
+    """Walks once through `report.folder` and reports what file names alone show to be wrong."""
+
+    def __init__(self, report: Report) -> None:
+        self.report, self.folder = report, report.folder
+        self._names: list[str] = []
+        self._classes: dict[str, int] = {}
+        self._labels: list[int] = []
+        self._splits: list[int] = []
+        self._quarantined = set(folders.quarantined(self.folder))
+
+    def images(self) -> _Images:
+        """List the images."""
+        train = folders.subfolder(self.folder, folders.TRAIN)
+        val = folders.subfolder(self.folder, folders.VAL)
+        numbers = label_files.find(self.folder, label_files.NUMBERED)
+        if numbers is not None:
+            self._add_listed("listed", self.folder, numbers)
+        elif train is None and val is None:
+            self._add_split("all", self.folder)
+        else:
+            parts = {name: path for name, path in (("train", train), ("val", val)) if path}
+            self._count_unused({path.name for path in parts.values()})
+            for split, root in parts.items():
+                self._add_split(split, root)
+        files = folders.packed(self.folder, self._names, self._labels, None)
+        return _Images(files, list(self.report.splits), list(self._classes), self._splits)
+
+    def _add_split(self, split: str, root: Path) -> None:
+        flat = folders.flat(root) if split == "val" else None
+        if flat is not None:
+            self._add_listed(split, *flat)
+            return
+        self.report.splits[split] = {}
+        for entry in self._entries(root):
+            if entry.name.startswith("."):
+                self._ignore_hidden(entry)
+            elif folders.is_folder(entry):
+                self.report.splits[split][entry.name] = 0
+                self._add_class(split, entry.name, Path(entry.path), ())
+            elif folders.is_image(entry):
+                path = self._relative(Path(entry.path))
+                self.report.add("unlabelled", "an image outside the class folders", path)
+            else:
+                self._ignore_ending(entry)
+
+    def _add_class(self, split: str, name: str, folder: Path, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(folder)
+        if real in above:
+            self.report.ignored["a link back to a folder above it"] += 1
+            return
+        for entry in self._entries(folder):
+            path = self._relative(Path(entry.path))
+            if entry.name.startswith("."):
+                self._ignore_hidden(entry)
+            elif folders.is_folder(entry):
+                self._add_class(split, name, Path(entry.path), (*above, real))
+            elif entry.is_symlink() and not Path(entry.path).is_file():
+                self.report.add("unreadable", "a link to a file that is not there", path)
+            elif folders.is_image(entry):
+                self._add_image(split, name, path)
+            else:
+                self._ignore_ending(entry)
+
+    def _add_image(self, split: str, name: str, path: str) -> None:
+        if path in self._quarantined:
+            self.report.ignored["in quarantine"] += 1
+            return
+        counts = self.report.splits[split]
+        counts[name] = counts.get(name, 0) + 1
+        self._names.append(path)
+        self._labels.append(self._classes.setdefault(name, len(self._classes)))
+        self._splits.append(list(self.report.splits).index(split))
+
+    def _add_listed(self, split: str, root: Path, listing: Path) -> None:
+        """Images of a flat folder whose classes stand in a file, by name or number."""
+        self.report.splits[split] = {}
+        try:
+            if listing.name in label_files.NUMBERED:
+                names, numbers, lines = label_files.read_numbers(listing)
+                classes = [str(number) for number in numbers]
+            else:
+                names, classes, lines = label_files.read_classes(listing, root)
+        except UserError as error:
+            self.report.add("label-file", str(error), self._relative(listing))
+            return
+        entries = {entry.name: entry for entry in self._entries(root)}
+        for name, label, line in zip(names, classes, lines, strict=True):
+            if name in entries or label_files.is_there(root, name):
+                self._add_image(split, label, self._relative(root / name))
+            else:
+                detail = f"{listing.name}, line {line}: names an image that is not there"
+                self.report.add("label-file", detail, self._relative(root / name[:200]))
+        for name in entries.keys() - set(names):
+            entry = entries[name]
+            if name.startswith("."):
+                self._ignore_hidden(entry)
+            elif folders.is_image(entry):
+                path = self._relative(root / name)
+                self.report.add("unlabelled", f"{listing.name} does not list it", path)
+            elif name != listing.name:
+                self._ignore_ending(entry)
+
+    def _count_unused(self, used: set[str]) -> None:
+        """Folders next to train and val."""
+        for entry in self._entries(self.folder):
+            visible = not entry.name.startswith(".")
+            if entry.name not in used and visible and folders.is_folder(entry):
+                self.report.ignored[f"beside {' and '.join(sorted(used))}"] += 1
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda e: e.name)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.report.add("unreadable", f"the folder: {reason}", self._relative(folder))
+            return []
+
+    def _ignore_hidden(self, entry: os.DirEntry[str]) -> None:
+        if entry.name != folders.QUARANTINE:
+            self.report.ignored["hidden"] += 1
+
+    def _ignore_ending(self, entry: os.DirEntry[str]) -> None:
+        ending = Path(entry.name).suffix.lower() or "no ending"
+        self.report.ignored[f"not an image by its ending ({ending})"] += 1
+
+    def _relative(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+
+# The content of the files.
+
+
+@dataclass
+class _Content:
+    """What one file contains.
+
+    Args:
+        size: bytes.
+        digest: part of the content's SHA-256.
+        header: None if the image cannot be decoded.
+        hash: the image's `difference_hash`, where there is a header.
+        fault: kind and detail of a finding.
+    """
 
     size: int = 0
     digest: bytes = bytes(16)
-    look: int | None = None
     header: Header | None = None
-    wrong: tuple[str, str] | None = None
+    hash: int = 0
+    fault: tuple[str, str] | None = None
 
 
-def _look_at(files: folders.Folder, index: int) -> _Seen:
-    seen = _Seen()
+def _examine_file(files: folders.Folder, index: int) -> _Content:
+    found = _Content()
     try:
         content = files.read(index)
     except UserError as error:
-        seen.wrong = "unreadable", error.message
-        return seen
-    seen.size = len(content)
-    if not content:
-        seen.wrong = "empty-file", "no bytes"
-        return seen
-    seen.digest = hashlib.sha256(content).digest()[:16]
+        found.fault = "unreadable", error.message
+        return found
+    found.size = len(content)
+    found.digest = hashlib.sha256(content).digest()[:16]
     try:
-        seen.header = read_header(content, "")
-        image = decode(content, "", duplicates.SIDE)
-    except UserError as error:
-        seen.wrong = _kind_of(error.message), error.message
-        return seen
-    seen.look = duplicates.look(image)
-    seen.wrong = _damage(seen.header, content)
-    return seen
-
-
-def _kind_of(message: str) -> str:
-    if "too large" in message:
-        return "too-large"
-    if message == "not an image":
-        return "not-an-image"
-    cut = any(sign in message.lower() for sign in ("truncated", "end of file", "end of data"))
-    return "truncated" if cut else "corrupt"
+        header = read_header(content, "")
+        image = decode(content, "", duplicates.DECODED_SIDE)
+    except ImageError as error:
+        found.fault = error.kind, error.message
+        return found
+    found.header, found.hash = header, duplicates.difference_hash(image)
+    found.fault = _damage(header, content)
+    return found
 
 
 def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
-    """What the decoders pass over: JPEGs filled up with grey, PNGs with flipped bits."""
-    if header.format == "PNG" and not intact_png(content):
+    """Damage that decoders pass over: JPEGs filled up with grey, PNGs with flipped bits."""
+    if header.format == "PNG" and not png_checksums_match(content):
         return "damaged", "its checksums do not fit its content"
     if header.format != "JPEG":
         return None
@@ -135,79 +284,77 @@ def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _read_all(images: Images, report: Report, threads: int, progress: Progress | None) -> None:
+def _check_files(images: _Images, report: Report, threads: int, progress: Progress | None) -> None:
+    """Examine every file, then compare the images."""
     count = len(images.files)
-    digests = np.zeros(count, "V16")
-    looks = np.zeros(count, np.uint64)
-    decoded = np.zeros(count, bool)
-    sides = np.zeros(count, np.int32)
-    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    digests, hashes = np.zeros(count, "V16"), np.zeros(count, np.uint64)
+    decoded, sides = np.zeros(count, bool), np.zeros(count, np.int32)
+    oddities: dict[tuple[str, str], list[str]] = defaultdict(list)
 
-    def chunk(start: int) -> list[_Seen]:
-        return [_look_at(images.files, i) for i in range(start, min(start + CHUNK, count))]
+    def chunk(start: int) -> list[_Content]:
+        indices = range(start, min(start + _CHUNK, count))
+        return [_examine_file(images.files, index) for index in indices]
 
-    results = in_threads(chunk, range(0, count, CHUNK), threads)
-    for start, result in zip(range(0, count, CHUNK), results, strict=True):
-        for index, seen in enumerate(result, start):
-            _record(report, seen, images.files.name(index), together)
-            if seen.header and seen.look is not None:
-                digests[index], looks[index], decoded[index] = seen.digest, seen.look, True
-                sides[index] = min(seen.header.width, seen.header.height)
+    starts = range(0, count, _CHUNK)
+    for start, contents in zip(starts, in_threads(chunk, starts, threads), strict=True):
+        for index, content in enumerate(contents, start):
+            _record(content, images.files.name(index), report, oddities)
+            if content.header:
+                digests[index], hashes[index], decoded[index] = content.digest, content.hash, True
+                sides[index] = min(content.header.width, content.header.height)
         if progress:
-            progress(start + len(result), count)
-    for (kind, detail), paths in together.items():
+            progress(start + len(contents), count)
+    for (kind, detail), paths in oddities.items():
         report.add(kind, detail, *paths)
     if decoded.any():
         least, median, most = np.percentile(sides[decoded], (0, 50, 100)).tolist()
         report.sizes = round(least), round(median), round(most)
-    for same_file, group in duplicates.groups(images.files, digests, looks, decoded, threads):
-        _judge_group(images, report, group, same_file)
+    groups = duplicates.find_groups(
+        images.files, digests=digests, hashes=hashes, usable=decoded, threads=threads
+    )
+    for same_file, group in groups:
+        _report_duplicates(images, report, group, same_file)
 
 
 def _record(
-    report: Report, seen: _Seen, path: str, together: dict[tuple[str, str], list[str]]
+    content: _Content, path: str, report: Report, oddities: dict[tuple[str, str], list[str]]
 ) -> None:
-    """Put what one file turned out to be into the report, harmless oddities apart."""
-    report.bytes += seen.size
-    if seen.wrong:
-        report.add(*seen.wrong, path)
-    if seen.header and seen.look is not None:
-        _count(report, seen.header)
-        for finding in _oddities(seen.header, path):
-            together[finding].append(path)
-
-
-def _count(report: Report, header: Header) -> None:
+    """Add what one file contains to the report, and its oddities to those of all files."""
+    report.bytes += content.size
+    if content.fault:
+        report.add(*content.fault, path)
+    header = content.header
+    if header is None:
+        return
+    for oddity in _oddities(header, path):
+        oddities[oddity].append(path)
     report.facts[f"{header.format} files"] += 1
-    if header.mode in ("L", "LA", "1"):
-        report.facts["greyscale"] += 1
-    elif header.mode == "CMYK":
-        report.facts["CMYK"] += 1
+    if header.mode in _PIXEL_KINDS:
+        report.facts[_PIXEL_KINDS[header.mode]] += 1
     elif header.mode.startswith("I"):
         report.facts["16-bit greyscale"] += 1
-    elif header.mode in ("P", "PA"):
-        report.facts["with a palette"] += 1
-    elif header.mode == "RGBA":
-        report.facts["with transparency"] += 1
     if header.orientation != 1:
         report.facts["turned by EXIF data"] += 1
 
 
 def _oddities(header: Header, path: str) -> list[tuple[str, str]]:
+    """Kinds and details of harmless findings, which are reported once for all their files."""
     found = []
     ending = Path(path).suffix.lower()
     if ending not in _ENDINGS.get(header.format, (ending,)):
         found.append(("wrong-ending", f"{header.format} content named {ending}"))
     shorter, longer = sorted((header.width, header.height))
-    if shorter < SMALLEST_SIDE:
-        found.append(("odd-size", f"shorter side below {SMALLEST_SIDE} pixels"))
-    if longer > LARGEST_RATIO * shorter:
-        found.append(("odd-size", f"more than {LARGEST_RATIO} times as long as wide"))
+    if shorter < _SMALLEST_SIDE:
+        found.append(("odd-size", f"shorter side below {_SMALLEST_SIDE} pixels"))
+    if longer > _LARGEST_RATIO * shorter:
+        found.append(("odd-size", f"more than {_LARGEST_RATIO} times as long as wide"))
     return found
 
 
-def _judge_group(images: Images, report: Report, group: NDArray[np.int64], same_file: bool) -> None:
-    """A group of files that show the same image."""
+def _report_duplicates(
+    images: _Images, report: Report, group: NDArray[np.int64], same_file: bool
+) -> None:
+    """Report a group of files that show the same image."""
     classes = sorted({images.classes[k] for k in images.files.labels[group]})
     splits = sorted({images.splits[images.split_of[i]] for i in group})
     paths = sorted(images.files.name(int(i)) for i in group)
@@ -220,20 +367,22 @@ def _judge_group(images: Images, report: Report, group: NDArray[np.int64], same_
         report.add("duplicate", f"{how} {len(paths)} times in class {classes[0]}", *paths)
 
 
-def _judge_classes(report: Report) -> None:
+# The classes.
+
+
+def _check_classes(report: Report) -> None:
     splits = report.splits
     if "listed" in splits:
         return
     if "train" not in splits and "all" not in splits:
-        report.add("layout", "val has no train beside it")
+        report.add("layout", "there is val, but no train")
     for split, counts in splits.items():
-        used = sorted(name for name, images in counts.items() if images)
-        if not used:
+        filled = sorted(name for name, images in counts.items() if images)
+        if not filled:
             report.add("layout", "no images", "" if split == "all" else split)
         elif split != "val":
-            _judge_training_classes(report, counts, used)
-    train = splits.get("train")
-    val = splits.get("val", {})
+            _check_training_classes(report, counts, filled)
+    train, val = splits.get("train"), splits.get("val", {})
     if train is None or not any(val.values()):
         return
     for name in sorted(train.keys() | val.keys()):
@@ -245,13 +394,13 @@ def _judge_classes(report: Report) -> None:
             report.add("missing-in-val", detail, f"train/{name}")
 
 
-def _judge_training_classes(report: Report, counts: dict[str, int], used: list[str]) -> None:
-    if len(used) == 1:
-        report.add("layout", f"only one class, {used[0]}; a classifier needs two or more")
-    for name in sorted(counts.keys() - set(used)):
+def _check_training_classes(report: Report, counts: dict[str, int], filled: list[str]) -> None:
+    if len(filled) == 1:
+        report.add("layout", f"only one class, {filled[0]}; a classifier needs two or more")
+    for name in sorted(counts.keys() - set(filled)):
         report.add("empty-class", f"class {name} has no images", name)
-    smallest, largest = min(used, key=counts.__getitem__), max(used, key=counts.__getitem__)
-    if counts[largest] > LARGEST_IMBALANCE * counts[smallest]:
+    smallest, largest = min(filled, key=counts.__getitem__), max(filled, key=counts.__getitem__)
+    if counts[largest] > _LARGEST_IMBALANCE * counts[smallest]:
         detail = (
             f"{largest} has {counts[largest]:,} images, {smallest} {counts[smallest]:,}: "
             f"{counts[largest] / counts[smallest]:.0f} times as many"

@@ -1,31 +1,122 @@
-"""The doctor's report as text, JSON, and a page with pictures."""
+"""What the doctor found in a folder of images, as text, JSON, and an HTML page with pictures."""
 
 from __future__ import annotations
 
 import base64
 import io
-from html import escape
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from resnets.data.images import read_image
-from resnets.doctor.findings import KINDS, Finding, Report
 from resnets.support.errors import UserError
 
-FORMAT = 1
-LINES = 10  # findings of a kind, and paths of a finding, in the text
-PICTURES = 50  # findings of a kind on the page
-PICTURES_EACH = 6  # pictures of one finding on the page
-THUMBNAIL = 128  # pixels
+Severity = Literal["error", "warning", "note"]
+KINDS: dict[str, tuple[Severity, str]] = {
+    "layout": ("error", "the folder cannot be trained on"),
+    "label-file": ("error", "the label file does not fit the images"),
+    "unknown-class": ("error", "classes of val that train does not have"),
+    "unreadable": ("error", "files or folders that the system refuses to read"),
+    "empty-file": ("error", "files of no bytes"),
+    "not-an-image": ("error", "files named like an image that are not images"),
+    "truncated": ("error", "images whose end is missing"),
+    "corrupt": ("error", "images that cannot be decoded"),
+    "too-large": ("error", "images too large to decode safely"),
+    "damaged": ("warning", "images that decode although their files are damaged"),
+    "mislabelled": ("warning", "the same image in several classes"),
+    "leak": ("warning", "the same image in train and val"),
+    "imbalance": ("warning", "classes of very different size"),
+    "empty-class": ("warning", "classes without images"),
+    "missing-in-val": ("warning", "classes that are never tested"),
+    "unlabelled": ("warning", "images without a label"),
+    "odd-size": ("note", "very small or very elongated images"),
+    "duplicate": ("note", "the same image more than once in a class"),
+    "wrong-ending": ("note", "files whose content is of another format than their ending says"),
+}
+"""Severity and meaning of each kind of finding, the worst first."""
+
+UNREADABLE = ("unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large")
+"""Kinds of findings whose files no training can read; those of `ImageError`."""
+
+JSON_FORMAT = 1
+TEXT_LINES = 10  # findings of a kind, and paths of a finding, in the text
+PAGE_FINDINGS = 50  # findings of a kind on the page
+PAGE_PICTURES = 6  # pictures of one finding on the page
+THUMBNAIL = 128  # pixels of a picture's longer side
 
 
-def facts(report: Report) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Finding:
+    """One fault in a data folder.
+
+    Args:
+        kind: one of `KINDS`.
+        detail: what was found, in words.
+        paths: the files or folders, relative to the data folder.
+    """
+
+    kind: str
+    detail: str
+    paths: tuple[str, ...] = ()
+
+    @property
+    def severity(self) -> Severity:
+        return KINDS[self.kind][0]
+
+
+@dataclass
+class Report:
+    """The result of examining a folder.
+
+    Args:
+        folder: the data folder.
+        splits: number of images of each class in `train` and `val`, or in `all` for a single
+            folder, or in `listed` if a file numbers the classes.
+        findings: the worst first.
+        ignored: number of files and folders that are left out, by reason.
+        facts: number of images by format, kind of pixels and the like.
+        images: number of files examined.
+        bytes: their total size.
+        sizes: least, median and greatest shorter side in pixels.
+        seconds: duration of the examination.
+    """
+
+    folder: Path
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    facts: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    bytes: int = 0
+    sizes: tuple[int, int, int] | None = None
+    seconds: float = 0.0
+
+    def add(self, kind: str, detail: str, *paths: str) -> None:
+        self.findings.append(Finding(kind, detail, paths))
+
+    def count(self, severity: Severity) -> int:
+        """Number of findings of one severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def unreadable_files(self) -> list[str]:
+        """Images that cannot be read, relative to the data folder."""
+        return sorted({p for f in self.findings if f.kind in UNREADABLE for p in f.paths})
+
+    def by_kind(self) -> list[tuple[str, list[Finding]]]:
+        """The kinds of findings, the worst first, with the findings of each."""
+        return [(kind, list(found)) for kind, found in groupby(self.findings, lambda f: f.kind)]
+
+
+def to_json(report: Report) -> dict[str, Any]:
     """The whole report as plain values for JSON."""
     return {
-        "format": FORMAT,
+        "format": JSON_FORMAT,
         "folder": str(report.folder),
         "images": report.images,
         "bytes": report.bytes,
@@ -44,33 +135,55 @@ def facts(report: Report) -> dict[str, Any]:
     }
 
 
-def text(report: Report) -> str:
-    """The report for a terminal: at most `LINES` findings of each kind."""
-    lines = [summary(report), *(f"  {line}" for line in overview(report))]
-    for kind, found in _by_kind(report):
+def to_text(report: Report) -> str:
+    """The report for a terminal: at most `TEXT_LINES` findings of each kind."""
+    lines = [_summary(report), *(f"  {line}" for line in _overview(report))]
+    for kind, found in report.by_kind():
         severity, meaning = KINDS[kind]
         lines += ["", f"{severity}: {meaning} ({kind}, {len(found):,})"]
-        for finding in found[:LINES]:
+        for finding in found[:TEXT_LINES]:
             lines += [f"  {line}" for line in _described(finding)]
-        if len(found) > LINES:
-            lines.append(f"  ... and {len(found) - LINES:,} more (all of them: --json, --html)")
-    return printable("\n".join(lines))
+        if len(found) > TEXT_LINES:
+            more = len(found) - TEXT_LINES
+            lines.append(f"  ... and {more:,} more (--json and --html list all)")
+    return _printable("\n".join(lines))
 
 
-def printable(line: str) -> str:
-    """The text with bytes of names that are no UTF-8 spelt out."""
-    return line.encode("utf-8", "backslashreplace").decode()
+def to_html(report: Report) -> str:
+    """The report as one HTML page that needs no other file."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = (resources.files("resnets") / "doctor" / "page.html").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        name=report.folder.name,
+        summary=_summary(report),
+        overview=_overview(report),
+        kinds=[(kind, *KINDS[kind], found) for kind, found in report.by_kind()],
+        most_findings=PAGE_FINDINGS,
+        most_pictures=PAGE_PICTURES,
+        is_file=lambda path: (report.folder / path).is_file(),
+        thumbnail=lambda path: _thumbnail(report.folder / path),
+    )
+    return _printable(page)
 
 
-def summary(report: Report) -> str:
+def _printable(text: str) -> str:
+    """The text with bytes of file names that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _summary(report: Report) -> str:
     """One line: how many images, how many findings."""
-    found = [_counted(report.count(s), s) for s in ("error", "warning", "note")]
-    size = report.bytes / 1e6
-    return f"{report.folder}: {report.images:,} images, {size:,.1f} MB: {', '.join(found)}"
+    severities: tuple[Severity, ...] = ("error", "warning", "note")
+    found = ", ".join(_counted(report.count(s), s) for s in severities)
+    return f"{report.folder}: {report.images:,} images, {report.bytes / 1e6:,.1f} MB: {found}"
 
 
-def overview(report: Report) -> list[str]:
-    """Lines that describe the folder whether or not anything is wrong."""
+def _overview(report: Report) -> list[str]:
+    """Lines that describe the folder, whether or not there are findings."""
     lines = []
     for split, counts in report.splits.items():
         filled = [count for count in counts.values() if count]
@@ -92,90 +205,19 @@ def _counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _by_kind(report: Report) -> list[tuple[str, list[Finding]]]:
-    return [(kind, list(found)) for kind, found in groupby(report.findings, lambda f: f.kind)]
-
-
 def _described(finding: Finding) -> list[str]:
     if len(finding.paths) == 1:
         return [f"{finding.paths[0]}: {finding.detail}"]
-    lines = [finding.detail] + [f"  {path}" for path in finding.paths[:LINES]]
-    if len(finding.paths) > LINES:
-        lines.append(f"  ... and {len(finding.paths) - LINES:,} more files")
+    lines = [finding.detail] + [f"  {path}" for path in finding.paths[:TEXT_LINES]]
+    if len(finding.paths) > TEXT_LINES:
+        lines.append(f"  ... and {len(finding.paths) - TEXT_LINES:,} more files")
     return lines
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --error: #c62828; --warning: #b26a00;
-  --note: #546e7a; }
-@media (prefers-color-scheme: dark) {
-  :root { --error: #ff8a80; --warning: #ffcc80; --note: #b0bec5; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-.error { color: var(--error); } .warning { color: var(--warning); } .note { color: var(--note); }
-table { border-collapse: collapse; } td { padding: .1rem 1rem .1rem 0; vertical-align: top; }
-.found { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; margin: .6rem 0; }
-.found p { margin: 0 0 .3rem; overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: .6rem; }
-figure { margin: 0; width: 128px; } figcaption { font-size: .75rem; overflow-wrap: anywhere; }
-img, .none { max-width: 128px; max-height: 128px; border-radius: .25rem; }
-.none { width: 128px; height: 64px; border: 1px dashed var(--line); display: grid;
-  place-items: center; font-size: .75rem; box-sizing: border-box; }
-"""
-
-
-def page(report: Report) -> str:
-    """The report as one HTML page that needs no other file."""
-    body = [f"<h1>{escape(summary(report))}</h1>", "<ul>"]
-    body += [f"<li>{escape(line)}</li>" for line in overview(report)]
-    body += ["</ul>", "<table>"]
-    for kind, found in _by_kind(report):
-        severity, meaning = KINDS[kind]
-        body.append(
-            f'<tr><td class="{severity}">{severity}</td><td>{len(found):,}</td>'
-            f'<td><a href="#{kind}">{escape(meaning)}</a></td></tr>'
-        )
-    body.append("</table>")
-    if not report.findings:
-        body.append("<p>Nothing is wrong.</p>")
-    for kind, found in _by_kind(report):
-        body += _section(report.folder, kind, found)
-    return printable(
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.folder.name)}: image check</title>\n<style>{STYLE}</style>"
-        "</head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
-
-
-def _section(folder: Path, kind: str, found: list[Finding]) -> list[str]:
-    severity, meaning = KINDS[kind]
-    lines = [f'<h2 id="{kind}"><span class="{severity}">{severity}</span>: {escape(meaning)}</h2>']
-    for finding in found[:PICTURES]:
-        lines.append(f'<div class="found"><p>{escape(finding.detail)}</p><div class="pictures">')
-        lines += [_figure(folder, path) for path in finding.paths[:PICTURES_EACH]]
-        lines.append("</div>")
-        if len(finding.paths) > PICTURES_EACH:
-            lines.append(f"<p>and {len(finding.paths) - PICTURES_EACH:,} more files</p>")
-        lines.append("</div>")
-    if len(found) > PICTURES:
-        lines.append(f"<p>and {len(found) - PICTURES:,} more findings of this kind</p>")
-    return lines
-
-
-def _figure(folder: Path, path: str) -> str:
-    if not (folder / path).is_file():
-        return f"<figure><figcaption>{escape(path)}</figcaption></figure>"
-    source = _thumbnail(folder / path)
-    picture = f'<img alt="" src="{source}">' if source else '<div class="none">no picture</div>'
-    return f"<figure>{picture}<figcaption>{escape(path)}</figcaption></figure>"
 
 
 def _thumbnail(path: Path) -> str | None:
+    """A small JPEG as a data URL; None if the image cannot be read."""
     try:
-        image = read_image(path)
+        image = read_image(path, THUMBNAIL)
     except UserError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)

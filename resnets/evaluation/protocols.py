@@ -13,8 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnets.data.images import centre, cut, resize_shorter, scaled_size, to_tensor
-from resnets.data.preprocessing import Normalize, Preprocessing
+from resnets.data.preprocessing import (
+    Normalize,
+    Preprocessing,
+    resize_shorter,
+    scaled_size,
+    to_tensor,
+)
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, nearest
 
@@ -71,7 +76,7 @@ class Center:
 
     def pictures(self, image: Image.Image) -> list[Tensor]:
         look = self.look
-        return [to_tensor(centre(image, look.resize, look.size, look.interpolation))[None]]
+        return [to_tensor(look.crop(image))[None]]
 
     def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:
         chances: Tensor = network(inputs).float().softmax(1)
@@ -98,10 +103,10 @@ class TenCrop:
         width, height = scaled_size(*image.size, look.resize)
         right, bottom = width - look.size, height - look.size
         crops = [
-            cut(image, look.resize, left, top, look.size, look.interpolation)
+            look.crop_at(image, left, top)
             for left, top in ((0, 0), (right, 0), (0, bottom), (right, bottom))
         ]
-        crops.append(centre(image, look.resize, look.size, look.interpolation))
+        crops.append(look.crop(image))
         return [torch.stack([to_tensor(crop) for crop in crops])]
 
     def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:

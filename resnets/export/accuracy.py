@@ -63,7 +63,7 @@ def as_model(predictor: Predictor) -> Model:
     """An export in its engine, for tests on crops of the size that it was trained on."""
     look = predictor.preprocessing
     assert isinstance(look, Preprocessing)  # an export's
-    pixels = _Pixels(look.size, look.resize, look.mean, look.std, look.interpolation)
+    pixels = _Pixels(look.size, look.resize, look.interpolation, mean=look.mean, std=look.std)
     card = {**predictor.card, "runtime": predictor.runtime.name}
     return Model(_Network(predictor).eval(), card, pixels)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from resnets.data import cifar10
 from resnets.data.cifar10 import Images
 from resnets.data.datasets import open_test
-from resnets.data.images import centre, decode, read_image, resize_shorter, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.images import decode, read_image
+from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, drawn
 from resnets.evaluation.photo_tests import labels_for, named
 from resnets.inference import image_files
@@ -151,7 +151,7 @@ def _shown(image: object, look: Preprocessing, dense: bool) -> Tensor:
     """The centre of an image, or the whole, its shorter side scaled."""
     if dense:
         return to_tensor(resize_shorter(image, look.resize, look.interpolation))  # type: ignore[arg-type]
-    return to_tensor(centre(image, look.resize, look.size, look.interpolation))  # type: ignore[arg-type]
+    return to_tensor(look.crop(image))  # type: ignore[arg-type]
 
 
 def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: bool) -> list[Tensor]:

@@ -13,7 +13,8 @@ from PIL import Image
 from resnets.analysis import activation_maps, overlays
 from resnets.analysis.activation_maps import Explanation, StageMap
 from resnets.analysis.overlays import Panel
-from resnets.data.images import central_box, centre, cut_box, read_image, to_tensor
+from resnets.data.images import read_image
+from resnets.data.preprocessing import resized_crop, to_tensor
 from resnets.inference import export_folder
 from resnets.inference.explanation_page import Explained, page
 from resnets.inference.neighbours import Nearest
@@ -82,7 +83,7 @@ def find_class(classes: Sequence[str], wanted: str) -> int:
 def explain(model: Model, image: Image.Image, index: int | None = None) -> Explanation:
     """What a model answers for an upright RGB image, and where each stage has the reasons."""
     look = model.preprocessing
-    pixels = to_tensor(centre(image, look.resize, look.size, look.interpolation))[None]
+    pixels = to_tensor(look.crop(image))[None]
     place = next(model.network.parameters()).device
     return activation_maps.stage_maps(
         model.network, model.normalize(place)(pixels.to(place)), index
@@ -192,8 +193,8 @@ def _pictures(
 ) -> Iterator[tuple[str, Image.Image]]:
     """The pictures of an image, each with what it shows."""
     look = model.preprocessing
-    photo = cut_box(image, central_box(*image.size, look.resize, look.size), overlays.SIDE)
-    small = centre(image, look.resize, look.size, look.interpolation)
+    photo = resized_crop(image, look.box(*image.size), overlays.SIDE)
+    small = look.crop(image)
     panels = [Panel(small, ("what the network sees", f"{look.size} x {look.size} pixels"))]
     for stage in explanation.stages:
         picture = overlays.overlay(photo, stage.values, wishes.opacity)
@@ -220,7 +221,7 @@ def _neighbours(model: Model, small: Image.Image, near: Nearest) -> Image.Image:
     for neighbour in near.neighbours:
         try:
             other = read_image(Path(neighbour.image))
-            picture = centre(other, look.resize, look.size, look.interpolation)
+            picture = look.crop(other)
         except UserError:  # its features came from the cache, and now it is gone
             picture = Image.new("RGB", small.size, "grey")
         name = Path(neighbour.image).name

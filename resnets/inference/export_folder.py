@@ -147,9 +147,9 @@ def read(folder: Path) -> Artefact:
             preprocessing=Preprocessing(
                 int(look["size"]),
                 int(look["resize"]),
-                torch.tensor(look["mean"]).float()[:, None, None],
-                torch.tensor(look["std"]).float()[:, None, None] if look["std"] else None,
                 look["interpolation"],
+                mean=torch.tensor(look["mean"]).float()[:, None, None],
+                std=torch.tensor(look["std"]).float()[:, None, None] if look["std"] else None,
             ),
         )
         file = found.file

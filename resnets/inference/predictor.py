@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from resnets.data.images import CentralCrop, centre, to_array
+from resnets.data.preprocessing import CentralCrop, to_array
 from resnets.inference import export_folder, int8_file
 from resnets.inference.engines import (
     OnnxRuntime,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from resnets.data.preprocessing import Preprocessing
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -61,7 +60,7 @@ class Predictor:
 
     name: str
     card: dict[str, Any]
-    preprocessing: CentralCrop | Preprocessing
+    preprocessing: CentralCrop
     runtime: Runtime
     digest: str
 
@@ -77,8 +76,7 @@ class Predictor:
 
     def array(self, image: Any) -> NDArray[np.uint8]:
         """What the network looks at of an upright RGB image: uint8 (3, size, size)."""
-        look = self.preprocessing
-        return to_array(centre(image, look.resize, look.size, look.interpolation))
+        return to_array(self.preprocessing.crop(image))
 
     def pixels(self, image: Any) -> Tensor:
         """The same as a tensor."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from resnets.data.images import stack
+from resnets.data.preprocessing import stack
 from resnets.inference.deployable import Outputs
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem, busy

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from resnets.data.images import CentralCrop, Header, central_box, decode, read_header
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.images import Header, decode, read_header
+from resnets.data.preprocessing import CentralCrop
 from resnets.inference.predictor import Predictor
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem
@@ -94,7 +94,7 @@ class Decoders:
         except UserError as error:
             raise Problem(422, error.message, error.hint) from error
         # JPEGs may have been decoded at a smaller scale.
-        width, height = header.upright if header.codec == "jpeg" else image.size
+        width, height = header.upright_size if header.codec == "jpeg" else image.size
         facts = {"width": width, "height": height, "format": header.format}
         crop = crop_of(width, height, predictor.preprocessing)
         return Picture(pixels, facts, crop, time.perf_counter() - start)
@@ -116,9 +116,9 @@ class Decoders:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def crop_of(width: int, height: int, look: CentralCrop | Preprocessing) -> dict[str, float]:
+def crop_of(width: int, height: int, crop: CentralCrop) -> dict[str, float]:
     """The part of an upright image that a model looks at, in the image's pixels."""
-    box = central_box(width, height, look.resize, look.size)
+    box = crop.box(width, height)
     names = ("left", "top", "width", "height")
     places = (box[0], box[1], box[2] - box[0], box[3] - box[1])
     return {name: round(place, 2) for name, place in zip(names, places, strict=True)}

@@ -17,7 +17,7 @@ class UserError(Exception):
         line = f"{location}: {message}" if location else message
         super().__init__(" ".join((f"{line}; {hint}" if hint else line).split()))
 
-    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         """The three parts, so that another process gets the same error."""
         return UserError, (self.message, self.location, self.hint)
 

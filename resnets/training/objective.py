@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data.cifar10 import CLASSES, Cifar10, Images
-from resnets.data.cifar_batches import TrainBatches
+from resnets.data.cifar10_batches import Cifar10Batches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
@@ -85,21 +85,21 @@ def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
     train, test = (shrunk(images, recipe) for images in data.split(recipe.split, recipe.split_seed))
     classes = CLASSES[: recipe.classes]
     side = train.images.shape[-1]
-    preprocessing = Preprocessing(side, side, torch.from_numpy(train.pixel_mean()))
+    preprocessing = Preprocessing(side, side, mean=torch.from_numpy(train.pixel_mean()))
     return Task(
         classes=classes,
         preprocessing=preprocessing,
         images=len(train),
         test_images=len(test),
-        batches=lambda parts: TrainBatches(
+        batches=lambda parts: Cifar10Batches(
             train,
-            recipe.batch,
-            recipe.seed,
-            device,
-            recipe.augment.pad,
-            recipe.augment.flip,
-            parts,
-            size_at(recipe, side),
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            pad=recipe.augment.pad,
+            flip=recipe.augment.flip,
+            parts=parts,
+            side=size_at(recipe, side),
         ),
         test=lambda network, world, progress: evaluate(
             network,
@@ -156,9 +156,9 @@ def photo_task(
     shown = Preprocessing(
         size,
         round(size * photos.resize),
-        look.mean if size == photos.size else look.mean.mean((1, 2), keepdim=True),
-        look.std,
         look.interpolation,
+        mean=look.mean if size == photos.size else look.mean.mean((1, 2), keepdim=True),
+        std=look.std,
     )
     side = size_at(recipe, photos.size)
     return Task(
@@ -210,12 +210,12 @@ def _measured(recipe: Recipe, train: Samples) -> Preprocessing:
     resize = round(photos.size * photos.resize)
     if photos.mean == "imagenet":
         ready = imagenet()
-        return Preprocessing(photos.size, resize, ready.mean, ready.std)
+        return replace(ready, size=photos.size, resize=resize)
     still = photos.augmentation(photos.size, "bilinear")
     mean = training_mean(train, still, recipe.seed)
     if photos.mean == "channel":
         mean = mean.mean((1, 2), keepdim=True)
-    return Preprocessing(photos.size, resize, mean)
+    return Preprocessing(photos.size, resize, mean=mean)
 
 
 def make_task(

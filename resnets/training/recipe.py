@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from resnets.data.augmentation import Augmentation, CropKind
-from resnets.data.cifar_batches import FlipKind
-from resnets.data.images import Interpolation
+from resnets.data.cifar10_batches import FlipKind
+from resnets.data.preprocessing import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError
 

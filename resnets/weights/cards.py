@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors
 
-from resnets.data.images import CentralCrop
+from resnets.data.preprocessing import CentralCrop
 from resnets.support.errors import UserError, nearest
 
 FORMAT = "resnets-model-2"

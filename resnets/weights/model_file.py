@@ -104,7 +104,7 @@ def read_preprocessing(facts: dict[str, Any], mean: Tensor) -> Preprocessing:
     """The preprocessing that a card tells; raises `ValueError` or the like if it is none."""
     std = None if facts["std"] is None else torch.tensor(facts["std"])[:, None, None]
     size, resize = int(facts["size"]), int(facts["resize"])
-    return Preprocessing(size, resize, mean.float(), std, facts["interpolation"])
+    return Preprocessing(size, resize, facts["interpolation"], mean=mean.float(), std=std)
 
 
 def load(name: str) -> Model:

@@ -160,7 +160,7 @@ def small_model(name="cifar-plain8"):
     card = model_file.make_card(
         name, classes, {"recipe": "none"}, [{"error": 5.0}], [f"id{i}" for i in range(5)]
     )
-    return model_file.Model(network(name), card, Preprocessing(32, 32, torch.zeros(3, 1, 1)))
+    return model_file.Model(network(name), card, Preprocessing(32, 32, mean=torch.zeros(3, 1, 1)))
 
 
 @pytest.mark.parametrize("name", ["cifar-plain8", "cifar-resnet8", "cifar-resnet8-c"])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from resnets.cli import predict
-from resnets.data import cifar10, cifar10_download
+from resnets.data import cifar10
 from resnets.data.preprocessing import Preprocessing
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
@@ -25,7 +25,7 @@ def model(tmp_path):
     path = tmp_path / "model.safetensors"
     network = zoo.build("cifar-resnet8", 10)
     card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), {}, [])
-    look = Preprocessing(32, 32, model_file.torch.zeros(3, 32, 32))
+    look = Preprocessing(32, 32, mean=model_file.torch.zeros(3, 32, 32))
     model_file.save(path, network.state_dict(), look, card)
     return path
 
@@ -218,7 +218,7 @@ def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, 
 
 def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, monkeypatch):
     card = model_file.make_card("vgg16", ["a", "b"], {}, [])
-    look = Preprocessing(32, 32, torch.zeros(3, 1, 1))
+    look = Preprocessing(32, 32, mean=torch.zeros(3, 1, 1))
     vgg = model_file.Model(nn.Identity(), card, look)
     monkeypatch.setattr(model_file, "load", lambda name: vgg)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
@@ -362,9 +362,9 @@ def test_info_shows_unfinished_runs_and_what_is_not_downloaded(resnets, real_sha
 
 def test_no_network_and_no_cache(resnets, cache, monkeypatch, tmp_path):
     def fetch():
-        raise cifar10_download.SourceFailed("no answer")
+        raise cifar10.SourceFailed("no answer")
 
-    monkeypatch.setattr(cifar10_download, "REMOTE", [cifar10_download.Remote("the host", fetch)])
+    monkeypatch.setattr(cifar10, "REMOTE_SOURCES", {"the host": fetch})
     code, out, err = resnets("train", "cifar10-smoke")
     assert code == 2
     assert "the host: no answer" in one_line(err)

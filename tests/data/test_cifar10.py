@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data import cifar10
-from resnets.data import cifar10_download as sources
 from resnets.data.cifar10 import Cifar10
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
@@ -34,7 +33,7 @@ def official(monkeypatch):
     }
     sums = {name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in arrays.items()}
     monkeypatch.setattr(cifar10, "SHA256", sums)
-    monkeypatch.setattr(sources, "IMAGES_PER_BATCH", SIZE)
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", SIZE)
     return arrays
 
 
@@ -155,12 +154,12 @@ def test_missing_and_damaged_archives_are_refused(tmp_path):
 
 
 def remote(monkeypatch, *fetchers):
-    found = [sources.Remote(f"source {i}", fetch) for i, fetch in enumerate(fetchers)]
-    monkeypatch.setattr(sources, "REMOTE", found)
+    found = {f"source {i}": fetch for i, fetch in enumerate(fetchers)}
+    monkeypatch.setattr(cifar10, "REMOTE_SOURCES", found)
 
 
 def failing():
-    raise sources.SourceFailed("no answer")
+    raise cifar10.SourceFailed("no answer")
 
 
 def test_sources_are_tried_in_order_and_the_cache_serves_next_time(cache, official, monkeypatch):

@@ -1,9 +1,60 @@
-"""Pixels to inputs: one formula for every layout of memory."""
+"""Images to inputs: crops are those of the scaled image; one formula for every memory layout."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from resnets.data.preprocessing import Normalize, Preprocessing, imagenet
+from resnets.data.preprocessing import (
+    CentralCrop,
+    Normalize,
+    Preprocessing,
+    imagenet,
+    resize_shorter,
+    scaled_size,
+    to_tensor,
+)
+from tests.data.test_images import picture
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (256, 256), (97, 411)])
+def test_a_cut_is_the_crop_of_the_resized_image(width, height, interpolation):
+    image = Image.fromarray(picture(width, height))
+    whole = resize_shorter(image, 128, interpolation)
+    assert min(whole.size) == 128
+    left, top = (whole.width - 100) // 2, (whole.height - 100) // 3
+    part = CentralCrop(100, 128, interpolation).crop_at(image, left, top)
+    expected = np.asarray(whole.crop((left, top, left + 100, top + 100))).astype(int)
+    assert np.abs(np.asarray(part).astype(int) - expected).max() <= 3
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(8, 64), st.data())
+def test_any_cut_within_the_scaled_image_can_be_made(width, height, size, data):
+    shorter = data.draw(st.integers(size, 80))
+    scaled = scaled_size(width, height, shorter)
+    left = data.draw(st.integers(0, scaled[0] - size))
+    top = data.draw(st.integers(0, scaled[1] - size))
+    image = Image.new("RGB", (width, height), (1, 2, 3))
+    part = CentralCrop(size, shorter).crop_at(image, left, top)
+    assert part.size == (size, size)
+    assert part.getpixel((size - 1, size - 1)) == (1, 2, 3)
+
+
+def test_the_centre_is_the_middle():
+    image = Image.fromarray(picture(300, 200))
+    part = np.asarray(CentralCrop(80, 100).crop(image)).astype(int)
+    assert np.abs(part[:, ::-1, 0] + part[..., 0] - 255).max() <= 3
+    assert np.abs(part[::-1, :, 1] + part[..., 1] - 255).max() <= 4
+
+
+def test_to_tensor():
+    pixels = picture()
+    tensor = to_tensor(Image.fromarray(pixels))
+    assert tensor.shape == (3, 64, 96)
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
 
 
 @pytest.mark.parametrize("std", [None, torch.tensor([0.2, 0.3, 0.5])[:, None, None]])
@@ -33,16 +84,19 @@ def test_a_mean_image_of_another_size_gives_way_to_its_channels_means():
 
 
 def test_another_size_keeps_the_margin():
-    look = imagenet().resized_to(112)
-    assert (look.size, look.resize) == (112, 128)
+    small = imagenet().resized_to(112)
+    assert (small.size, small.resize) == (112, 128)
+
+
+MEAN = torch.zeros(3, 1, 1)
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [(224, 200, torch.zeros(3, 1, 1)), (32, 32, torch.zeros(3, 31, 31)),
-     (0, 0, torch.zeros(3, 1, 1)), (32, 36, torch.zeros(3, 1, 1), torch.ones(3)),
-     (32, 36, torch.zeros(3, 1, 1), None, "cubic")],
+    ("crop", "options"),
+    [((224, 200), {"mean": MEAN}), ((32, 32), {"mean": torch.zeros(3, 31, 31)}),
+     ((0, 0), {"mean": MEAN}), ((32, 36), {"mean": MEAN, "std": torch.ones(3)}),
+     ((32, 36), {"mean": MEAN, "std": MEAN}), ((32, 36, "cubic"), {"mean": MEAN})],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(arguments):
+def test_what_cannot_be_is_refused(crop, options):
     with pytest.raises(ValueError, match=r"."):
-        Preprocessing(*arguments)
+        Preprocessing(*crop, **options)

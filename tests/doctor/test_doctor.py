@@ -1,20 +1,20 @@
 """The doctor finds every planted fault, names it rightly, and nothing in a clean folder."""
 
-import html
 import json
 import os
 import struct
 import zlib
 
+import markupsafe
 import numpy as np
 import pytest
 from PIL import Image
 
 from resnets.data import folders
-from resnets.data.images import read_image
+from resnets.data.images import ImageError, read_image
 from resnets.doctor import checks
-from resnets.doctor import report as pages
-from resnets.doctor.findings import KINDS, QUARANTINED
+from resnets.doctor import report as reports
+from resnets.doctor.report import KINDS, UNREADABLE
 from resnets.support.errors import UserError
 from tests.conftest import shared_data
 
@@ -288,7 +288,7 @@ def plant_all(root):
 def test_quarantine_lists_what_cannot_be_read_and_folders_heed_it(clean):
     plant_all(clean)
     report = checks.examine(clean)
-    expected = sorted(p for f in report.findings if f.kind in QUARANTINED for p in f.paths)
+    expected = sorted(p for f in report.findings if f.kind in UNREADABLE for p in f.paths)
     assert len(expected) == 5
     before = sorted(clean.rglob("*"))
     assert checks.quarantine(report, clean / ".quarantine") == 5
@@ -306,7 +306,7 @@ def test_quarantine_lists_what_cannot_be_read_and_folders_heed_it(clean):
 
 def test_json(clean):
     plant_all(clean)
-    facts = json.loads(json.dumps(pages.facts(checks.examine(clean))))
+    facts = json.loads(json.dumps(reports.to_json(checks.examine(clean))))
     assert facts["format"] == 1
     assert facts["errors"] == 5
     assert facts["splits"]["val"] == {"cat": 2, "dog": 2}
@@ -327,25 +327,25 @@ def test_the_page_escapes_names_and_shows_pictures(clean):
     except OSError:
         (clean / "train/dog/odd.jpg").write_bytes(b"")
     report = checks.examine(clean)
-    page = pages.page(report)
+    page = reports.to_html(report)
     page.encode()
     assert "<script>" not in page
-    assert html.escape(evil) in page
+    assert str(markupsafe.escape(evil)) in page
     assert page.count("data:image/jpeg;base64,") == 2
     assert "http" not in page.replace("http-equiv", "")
-    pages.text(report).encode()
+    reports.to_text(report).encode()
 
 
 def test_the_page_stays_small(clean, monkeypatch):
-    monkeypatch.setattr(pages, "PICTURES", 3)
+    monkeypatch.setattr(reports, "PAGE_FINDINGS", 3)
     for i in range(8):
         (clean / f"train/cat/x{i}.jpg").write_bytes(b"")
     report = checks.examine(clean)
-    page = pages.page(report)
+    page = reports.to_html(report)
     assert page.count('class="found"') == 3
     assert "and 5 more findings of this kind" in page
-    monkeypatch.setattr(pages, "LINES", 2)
-    assert "... and 6 more" in pages.text(report)
+    monkeypatch.setattr(reports, "TEXT_LINES", 2)
+    assert "... and 6 more" in reports.to_text(report)
 
 
 def test_no_folder(tmp_path):
@@ -359,3 +359,11 @@ def test_an_unreadable_folder_is_a_finding(clean):
     kinds = [kind for kind, _ in found(clean)]
     (clean / "train/cat").chmod(0o755)
     assert "unreadable" in kinds
+
+
+def test_a_fault_is_of_the_kind_that_the_error_names(clean, monkeypatch):
+    def fail(content, name, shorter):
+        raise ImageError("too-large", "truncated: not an image")
+
+    monkeypatch.setattr(checks, "decode", fail)
+    assert {kind for kind, _ in found(clean)} == {"too-large"}

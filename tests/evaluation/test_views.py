@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from resnets.data.images import resize_shorter, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.evaluation import protocols
 from resnets.models import zoo
 from resnets.models.residual import Architecture, ResidualNetwork
@@ -17,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def preprocessing(size=64, resize=73, mean=None):
-    return Preprocessing(size, resize, torch.zeros(3, 1, 1) if mean is None else mean)
+    return Preprocessing(size, resize, mean=torch.zeros(3, 1, 1) if mean is None else mean)
 
 
 def network(stem="imagenet", classes=5, stages=3, seed=0):

@@ -38,7 +38,7 @@ def source(tmp_path_factory):
     torch.manual_seed(3)
     classes = ["red", "green", "blue"]
     card = model_file.make_card("cifar-resnet8", classes, {"licence": "MIT"}, [])
-    look = Preprocessing(32, 36, torch.rand(3, 32, 32))
+    look = Preprocessing(32, 36, mean=torch.rand(3, 32, 32))
     network = used("cifar-resnet8", 3)
     model_file.save(path, network.state_dict(), look, card)
     return path

@@ -39,7 +39,7 @@ def _own_cache(monkeypatch, tmp_path_factory):
 def save(path, seed, network="cifar-resnet8"):
     torch.manual_seed(seed)
     card = model_file.make_card(network, list(CLASSES), {"licence": "MIT"}, [])
-    look = Preprocessing(32, 36, torch.rand(3, 32, 32))
+    look = Preprocessing(32, 36, mean=torch.rand(3, 32, 32))
     model_file.save(path, used(network, 3).state_dict(), look, card)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.data.images import centre, read_image, to_tensor
+from resnets.data.images import read_image
+from resnets.data.preprocessing import CentralCrop, to_tensor
 from resnets.inference import neighbours
 from resnets.inference.predictor import open_predictor
 from resnets.support.errors import UserError
@@ -47,7 +48,7 @@ def test_the_nearest_are_those_of_the_smallest_angle(files, predictor, folder):
     paths = sorted(folder.rglob("*.png"))
     rows = []
     for path in paths:
-        pixels = to_tensor(centre(read_image(path), 36, 32))[None]
+        pixels = to_tensor(CentralCrop(32, 36).crop(read_image(path)))[None]
         with torch.no_grad():
             maps = model.network.features(model.normalize(CPU)(pixels))["layer3"]
         rows.append(maps.mean((2, 3))[0].numpy())

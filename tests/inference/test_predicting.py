@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.data.images import centre, read_image, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.images import read_image
+from resnets.data.preprocessing import CentralCrop, Preprocessing, to_tensor
 from resnets.inference import image_files, predictions
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import TorchRuntime
@@ -25,7 +25,7 @@ CLASSES = [f"class {number}" for number in range(10)]
 def model():
     torch.manual_seed(0)
     network = zoo.build("cifar-resnet8", 10).eval()
-    look = Preprocessing(32, 36, torch.full((3, 32, 32), 0.4))
+    look = Preprocessing(32, 36, mean=torch.full((3, 32, 32), 0.4))
     return Model(network, make_card("cifar-resnet8", CLASSES, {}, []), look)
 
 
@@ -50,7 +50,7 @@ def test_answers_are_the_networks(model, images, batch):
     found = list(predictions.answers(predictor(model), images, top=3, batch=batch, embeddings=True))
     assert [answer.image for answer in found] == images
     for answer in found:
-        image = centre(read_image(Path(answer.image)), 36, 32)
+        image = CentralCrop(32, 36).crop(read_image(Path(answer.image)))
         x = model.normalize(CPU)(to_tensor(image)[None])
         with torch.no_grad():
             chances = model.network(x).softmax(1)[0]
@@ -80,7 +80,9 @@ def test_bad_images_have_their_reason_among_the_good(model, images, tmp_path):
 def test_networks_without_pooled_features_say_so(images):
     network = zoo.build("vgg16", 2)
     model = Model(
-        network, make_card("vgg16", ["a", "b"], {}, []), Preprocessing(32, 32, torch.zeros(3, 1, 1))
+        network,
+        make_card("vgg16", ["a", "b"], {}, []),
+        Preprocessing(32, 32, mean=torch.zeros(3, 1, 1)),
     )
     with pytest.raises(UserError, match="no pooled features"):
         next(predictions.answers(predictor(model), images, embeddings=True))

@@ -27,7 +27,7 @@ def picture(seed=0, size=(50, 40), kind="PNG"):
 def save_model(path, network="cifar-resnet8", seed=0):
     """A model file with invented weights."""
     torch.manual_seed(seed)
-    look = Preprocessing(32, 36, torch.full((3, 1, 1), 0.45), torch.full((3, 1, 1), 0.25))
+    look = Preprocessing(32, 36, mean=torch.full((3, 1, 1), 0.45), std=torch.full((3, 1, 1), 0.25))
     card = model_file.make_card(network, [f"class {i}" for i in range(7)], {}, [])
     model_file.save(path, used(network, seed=seed).state_dict(), look, card)
     return path

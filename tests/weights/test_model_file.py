@@ -16,7 +16,7 @@ def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
     network = zoo.build(name, len(classes)).eval()
     card = model_file.make_card(name, list(classes), {"who": "test"}, [])
     mean = torch.rand(3, 32, 32)
-    model_file.save(path, network.state_dict(), Preprocessing(32, 32, mean), card)
+    model_file.save(path, network.state_dict(), Preprocessing(32, 32, mean=mean), card)
     return network, mean
 
 

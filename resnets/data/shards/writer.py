@@ -18,7 +18,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from resnets.data.images import decode, read_header, resize_shorter
+from resnets.data.images import decode, read_header
+from resnets.data.preprocessing import resize_shorter
 from resnets.data.samples import PhotoSet, Samples, fingerprint, shuffled
 from resnets.data.shards.index import (
     MANIFEST,

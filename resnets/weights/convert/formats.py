@@ -232,7 +232,11 @@ def _with_card(found: Foreign) -> Foreign:
         facts = card["preprocessing"]
         std = None if facts["std"] is None else imported.channels(facts["std"])
         look = Preprocessing(
-            facts["size"], facts["resize"], torch.tensor(facts["mean"]), std, facts["interpolation"]
+            facts["size"],
+            facts["resize"],
+            facts["interpolation"],
+            mean=torch.tensor(facts["mean"]),
+            std=std,
         )
         kept = {key: card[key] for key in ("classes", "class_ids", "measured", "provenance")
                 if key in card}  # fmt: skip

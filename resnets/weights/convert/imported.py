@@ -62,7 +62,7 @@ def caffe_preprocessing(size: int = 224, mean: Tensor | None = None) -> Preproce
         mean: (3, 1, 1) or (3, size, size), RGB, on the scale 0..1; the authors' by default.
     """
     mean = channels(CAFFE_MEAN) / 255 if mean is None else mean
-    return Preprocessing(size, round(size * 256 / 224), mean, channels([1 / 255] * 3))
+    return Preprocessing(size, round(size * 256 / 224), mean=mean, std=channels([1 / 255] * 3))
 
 
 def assemble(

@@ -53,8 +53,8 @@ def read_timm(folder: Path) -> Foreign:
         if not 0 < facts["crop_pct"] <= 1:
             raise ValueError(f"crop_pct is {facts['crop_pct']}: not above 0 and at most 1")
         preprocessing = Preprocessing(
-            size, max(size, int(size / facts["crop_pct"])), channels(facts["mean"]),
-            channels(facts["std"]), facts["interpolation"],
+            size, max(size, int(size / facts["crop_pct"])), facts["interpolation"],
+            mean=channels(facts["mean"]), std=channels(facts["std"]),
         )  # fmt: skip
         card: dict[str, Any] = {}
         if "label_names" in document:

@@ -43,7 +43,7 @@ def look(kind: str = "torchvision") -> Preprocessing:
     """torchvision's preprocessing for small images; or with a mean image, undivided."""
     mean = imagenet().mean if kind == "torchvision" else torch.rand(3, 65, 65)
     std = imagenet().std if kind == "torchvision" else None
-    return Preprocessing(65, 70, mean, std, "bicubic")
+    return Preprocessing(65, 70, "bicubic", mean=mean, std=std)
 
 
 def model(name: str, classes: int = 7, preprocessing: Preprocessing | None = None):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("tiny_zoo")
         ({"crop_pct": 0}, "crop_pct is 0"),
         ({"crop_pct": 1.5}, "crop_pct is 1.5"),
         ({"crop_mode": "squash"}, "crop_mode is 'squash'"),
-        ({"std": [0, 0, 0]}, "cannot divide by the deviation"),
+        ({"std": [0, 0, 0]}, "cannot divide by the standard deviation"),
         ({"input_size": [3, 64, 96]}, "not square"),
         ({"label_descriptions": ["ant"]}, "label_descriptions"),
     ],

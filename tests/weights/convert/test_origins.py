@@ -6,7 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from resnets.data.images import centre, read_image, to_tensor
+from resnets.data.images import read_image
+from resnets.data.preprocessing import CentralCrop, to_tensor
 from resnets.support.files import cache_folder
 from resnets.weights import hub
 from resnets.weights.convert import formats, imported, keras
@@ -136,7 +137,9 @@ def test_the_authors_resnet50_answers_as_its_own_graph(tmp_path):
         file.extractall(tmp_path, filter="data")
     path = tmp_path / hub.table()["resnet50@msra"]["files"][0]["path"]
     photos = sorted(shared_data("imagenet-samples").glob("**/*.JPEG"))[:40:20]
-    pixels = torch.stack([to_tensor(centre(read_image(photo), 256, 224)) for photo in photos])
+    pixels = torch.stack(
+        [to_tensor(CentralCrop(224, 256).crop(read_image(photo))) for photo in photos]
+    )
     x = (pixels.float() - torch.tensor([123.68, 116.779, 103.939])[:, None, None]).flip(1)
     graph, tensors = keras_run.load_tfjs(path)
     for eps in (None, 1e-5):

@@ -23,9 +23,11 @@ def gradient(width, height, kind="PNG"):
     return buffer.getvalue()
 
 
-def shown(content, look, seed=0):
-    out = np.empty((look.size, look.size, 3), np.uint8)
-    shift = augmentation.show(content, "x.png", look, np.random.default_rng(seed), out)
+def shown(content, how, seed=0):
+    out = np.empty((how.size, how.size, 3), np.uint8)
+    shift = augmentation.load_augmented(
+        content, "x.png", how, random=np.random.default_rng(seed), out=out
+    )
     return out, shift
 
 
@@ -37,10 +39,10 @@ def shown(content, look, seed=0):
 )
 @settings(max_examples=40, deadline=None)
 def test_any_image_gives_a_whole_crop_by_chance_alone(kind, width, height, seed):
-    look = Augmentation(kind, 32, sides=(36, 60), resize=40)
+    how = Augmentation(kind, 32, sides=(36, 60), resize=40)
     content = gradient(width, height)
-    one, shift = shown(content, look, seed)
-    other, again = shown(content, look, seed)
+    one, shift = shown(content, how, seed)
+    other, again = shown(content, how, seed)
     assert (one == other).all()
     assert (shift == again).all()
     red = one[..., 0].astype(int)
@@ -50,11 +52,11 @@ def test_any_image_gives_a_whole_crop_by_chance_alone(kind, width, height, seed)
 
 def test_the_papers_crop_is_a_square_of_the_scaled_image():
     """224 pixels from a shorter side in [256, 480] (section 3.4)."""
-    look = Augmentation("scale", 224, flip=False, colour=0)
+    how = Augmentation("scale", 224, flip=False, colour=0)
     content = gradient(1000, 500)
     seen = []
     for seed in range(60):
-        out, _ = shown(content, look, seed)
+        out, _ = shown(content, how, seed)
         across = np.ptp(out[..., 0].astype(float)) / 255
         down = np.ptp(out[..., 1].astype(float)) / 255
         seen.append(224 / down)  # the scaled image's height
@@ -64,27 +66,27 @@ def test_the_papers_crop_is_a_square_of_the_scaled_image():
 
 
 def test_half_of_the_images_are_mirrored():
-    look = Augmentation("centre", 32, resize=36, colour=0)
+    how = Augmentation("centre", 32, resize=36, colour=0)
     mirrored = 0
     for seed in range(200):
-        out, _ = shown(gradient(60, 60), look, seed)
+        out, _ = shown(gradient(60, 60), how, seed)
         mirrored += int(out[0, 0, 0] > out[0, -1, 0])
     assert 70 < mirrored < 130
 
 
 def test_colour_shifts_have_the_spread_that_the_constants_give():
     random = np.random.default_rng(0)
-    shifts = np.stack([augmentation.colour_shift(random, 0.1) for _ in range(4000)])
+    shifts = np.stack([augmentation.draw_colour_shift(random, 0.1) for _ in range(4000)])
     expected = np.sqrt(((augmentation.PCA_VECTORS * augmentation.PCA_VALUES * 0.1) ** 2).sum(1))
     assert shifts.std(0) == pytest.approx(expected, rel=0.05)
     assert (255 * shifts.std(0)).round(1).tolist() == pytest.approx([3.2, 3.2, 3.3], abs=0.2)
-    assert not augmentation.colour_shift(random, 0.0).any()
+    assert not augmentation.draw_colour_shift(random, 0.0).any()
 
 
 @given(width=st.integers(1, 400), height=st.integers(1, 400), seed=st.integers(0, 100))
 def test_boxes_by_area_lie_inside(width, height, seed):
     random = np.random.default_rng(seed)
-    left, top, right, bottom = augmentation.area_box(width, height, (0.08, 1.0), random)
+    left, top, right, bottom = augmentation.draw_area_box(width, height, (0.08, 1.0), random)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
@@ -98,8 +100,8 @@ def test_boxes_by_area_lie_inside(width, height, seed):
 def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
     kind, width, height, seed
 ):
-    look = Augmentation(kind, 32, sides=(36, 60), resize=40)
-    crop = augmentation.draw(width, height, look, np.random.default_rng(seed))
+    how = Augmentation(kind, 32, sides=(36, 60), resize=40)
+    crop = augmentation.draw_crop(width, height, how, np.random.default_rng(seed))
     left, top, right, bottom = crop.box
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
@@ -108,9 +110,9 @@ def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
 
 
 def test_a_large_jpeg_is_decoded_at_a_smaller_scale_and_shows_the_same():
-    look = Augmentation("scale", 64, sides=(70, 70), flip=False, colour=0)
-    small, _ = shown(gradient(1200, 900, "JPEG"), look, 3)
-    exact, _ = shown(gradient(1200, 900), look, 3)
+    how = Augmentation("scale", 64, sides=(70, 70), flip=False, colour=0)
+    small, _ = shown(gradient(1200, 900, "JPEG"), how, 3)
+    exact, _ = shown(gradient(1200, 900), how, 3)
     assert np.abs(small.astype(int) - exact.astype(int)).mean() < 3
 
 

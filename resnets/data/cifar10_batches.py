@@ -1,13 +1,12 @@
-"""Training batches as a pure function of (seed, step).
+"""Training batches of CIFAR-10 as a pure function of (seed, step), with section 4.2's augmentation.
 
-Images stay on the device that trains; a whole batch is drawn, cropped and flipped by a
-few tensor operations, without worker processes (section 4.2's augmentation).
+Images stay on the training device. A few tensor operations crop and flip a whole batch, without
+worker processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -22,50 +21,28 @@ from resnets.data.preprocessing import Normalize
 FlipKind = Literal["none", "random", "alternating"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one epoch does with each image, in the order of showing; tensors (images,)."""
+class Cifar10Batches:
+    """Endless training batches: each epoch shows every image once, in a new random order.
 
-    order: Tensor
-    top: Tensor
-    left: Tensor
-    flip: Tensor
-
-    def part(self, start: int, end: int) -> Plan:
-        """Positions `start` to `end` of the epoch."""
-        return Plan(*(x[start:end] for x in self.tensors()))
-
-    def joined(self, other: Plan) -> Plan:
-        """This plan, then `other`."""
-        pairs = zip(self.tensors(), other.tensors(), strict=True)
-        return Plan(*(torch.cat(pair) for pair in pairs))
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Order, top, left and flip."""
-        return self.order, self.top, self.left, self.flip
-
-
-class TrainBatches:
-    """Endless training batches: each epoch shows every image once, in a fresh order.
-
-    Steps go on through the epochs without a gap: where the batch size does not divide the
-    data, a batch takes the last images of one epoch and the first of the next.
+    Epochs follow each other without a gap: if the batch size does not divide the number of
+    images, a batch takes the last images of one epoch and the first of the next.
 
     Args:
         data: the training images.
         batch: images in a batch.
         seed: with the step, decides everything about a batch.
-        device: where the images live and the work is done.
+        device: where the images are stored and processed.
         pad: pixels of zeros around the normalised image, from which the crop is taken.
-        flip: `random` in each epoch; `alternating`: random in the first epoch, then the
-            other way round in every next one; or `none`.
-        parts: ranges of every batch that this process asks for; the whole by default.
-        side: pixels a side to which the images of a step are scaled; their own by default.
+        flip: `random` in each epoch; `alternating`: random in the first epoch, then each time
+            the other way round; or `none`.
+        parts: ranges of every batch that this process uses; the whole batch by default.
+        side: side in pixels to which the images of a step are scaled; their own by default.
     """
 
     def __init__(
         self,
         data: Images,
+        *,
         batch: int,
         seed: int,
         device: torch.device,
@@ -86,7 +63,7 @@ class TrainBatches:
         self._images = self._images.to(device)
         self._mean = mean.permute(1, 2, 0).contiguous().to(device)
         self._labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, Tensor] = {}
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
@@ -98,44 +75,47 @@ class TrainBatches:
         Returns:
             Images float32 (n, 3, H, W) in channels_last memory, labels int64 (n,).
         """
-        plan = self._plan(step).part(*self.parts[part])
-        images = self._images.index_select(0, plan.order).float().mul_(1 / 255).sub_(self._mean)
-        images = resized(self._cropped(images, plan), self.side(step))
-        return images, self._labels.index_select(0, plan.order)
+        start, end = self.parts[part]
+        order, top, left, flip = self._plan(step)[:, start:end]
+        images = self._images.index_select(0, order).float().mul_(1 / 255).sub_(self._mean)
+        images = resized(self._cropped(images, top, left, flip.bool()), self.side(step))
+        return images, self._labels.index_select(0, order)
 
     def close(self) -> None:
-        """Nothing is read ahead."""
+        """Do nothing: no batch is prepared ahead."""
 
-    def _cropped(self, images: Tensor, plan: Plan) -> Tensor:
+    def _cropped(self, images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Random crops and flips of normalised images (N, H, W, 3)."""
         count, height, width, channels = images.shape
         padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         y = torch.arange(height, device=self.device)
         x = torch.arange(width, device=self.device)
-        rows = plan.top[:, None] + y
-        columns = plan.left[:, None] + torch.where(plan.flip[:, None], width - 1 - x, x)
+        rows = top[:, None] + y
+        columns = left[:, None] + torch.where(flip[:, None], width - 1 - x, x)
         full_width = width + 2 * self.pad
         first = torch.arange(count, device=self.device)[:, None] * (height + 2 * self.pad) + rows
         index = first[:, :, None] * full_width + columns[:, None, :]
         pixels = padded.view(-1, channels).index_select(0, index.view(-1))
         return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
 
-    def _plan(self, step: int) -> Plan:
-        start = step * self.batch
-        epoch, offset = divmod(start, self.size)
-        plan = self._epoch(epoch).part(offset, offset + self.batch)
-        while (have := len(plan.order)) < self.batch:
+    def _plan(self, step: int) -> Tensor:
+        """The columns of the epochs' plans that make one batch: int64 (4, batch)."""
+        epoch, offset = divmod(step * self.batch, self.size)
+        plan = self._epoch(epoch)[:, offset : offset + self.batch]
+        while (count := plan.shape[1]) < self.batch:
             epoch += 1
-            plan = plan.joined(self._epoch(epoch).part(0, self.batch - have))
+            plan = torch.cat([plan, self._epoch(epoch)[:, : self.batch - count]], 1)
         return plan
 
-    def _epoch(self, epoch: int) -> Plan:
+    def _epoch(self, epoch: int) -> Tensor:
+        """What `_draw` returns, kept for two epochs."""
         if epoch not in self._plans:
             self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
             self._plans[epoch] = self._draw(epoch)
         return self._plans[epoch]
 
-    def _draw(self, epoch: int) -> Plan:
+    def _draw(self, epoch: int) -> Tensor:
+        """Each image's number, top and left of its crop, and flip (0, 1): int64 (4, images)."""
         random = np.random.default_rng([self.seed, 1, epoch])
         order = random.permutation(self.size)
         top, left = random.integers(0, 2 * self.pad + 1, (2, self.size))
@@ -146,11 +126,11 @@ class TrainBatches:
             flip = (first ^ bool(epoch % 2))[order]
         else:
             flip = np.zeros(self.size, bool)
-        return Plan(*(torch.from_numpy(x).to(self.device) for x in (order, top, left, flip)))
+        return torch.from_numpy(np.stack([order, top, left, flip])).to(self.device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, W) scaled down to `size` pixels a side, in channels_last memory.
+    """Scale images (N, C, H, W) down to `size` pixels a side, in channels_last memory.
 
     Bilinear with antialiasing, as two matrix products: 0.25 ms a batch on two CPU cores,
     where `torch.nn.functional.interpolate` takes 0.88.
@@ -168,6 +148,6 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 @cache
 def _resize_matrix(size: int, to: int, channels: int, device: str) -> Tensor:
-    """Weights (to * channels, size * channels) that scale a line of pixels, channels last."""
-    line = F.interpolate(torch.eye(size)[None, None], (to, size), mode="bilinear", antialias=True)
-    return torch.kron(line[0, 0], torch.eye(channels)).to(device)
+    """Weights (to * channels, size * channels) that scale a row of pixels, channels last."""
+    row = F.interpolate(torch.eye(size)[None, None], (to, size), mode="bilinear", antialias=True)
+    return torch.kron(row[0, 0], torch.eye(channels)).to(device)

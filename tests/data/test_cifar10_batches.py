@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from resnets.data.cifar10 import Images
-from resnets.data.cifar_batches import TrainBatches, resized
+from resnets.data.cifar10_batches import Cifar10Batches, resized
 from tests.conftest import synthetic
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def numbered(count: int) -> Images:
 
 
 def make(count=50, batch=16, seed=0, pad=4, flip="random"):
-    return TrainBatches(numbered(count), batch, seed, CPU, pad, flip)
+    return Cifar10Batches(numbered(count), batch=batch, seed=seed, device=CPU, pad=pad, flip=flip)
 
 
 @given(
@@ -61,7 +61,7 @@ def test_seeds_differ():
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_each_image_is_a_crop_of_the_padded_normalised_image_or_its_flip(pad):
     data = numbered(40)
-    batches = TrainBatches(data, 40, 3, CPU, pad, "random")
+    batches = Cifar10Batches(data, batch=40, seed=3, device=CPU, pad=pad, flip="random")
     images, labels = batches(0)
     mean = data.pixel_mean()
     seen, flips = set(), 0
