@@ -29,11 +29,11 @@ from resnets.export.accuracy import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
-from resnets.inference.predictor import Predictor, digest_of, open_engine
+from resnets.inference.predictor import Predictor, open_engine
 from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.support.files import file_sha256, make_folder, write_bytes, write_json, writing
 from resnets.weights import cards, model_file
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -105,7 +105,7 @@ def export(
     made: dict[str, Any] = {
         "card": model.card,
         "licence": str(licence) if licence else "MIT, as this package" if shipped else None,
-        "source": {"name": Path(name).name, "sha256": digest_of(path)},
+        "source": {"name": Path(name).name, "sha256": file_sha256(path)},
         "calibrated_with": data.calibrated_with or None,
         **made_by(),
     }

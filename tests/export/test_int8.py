@@ -1,7 +1,9 @@
 """What a calibration found is kept beside the weights, fits only them, and predict takes it."""
 
 import json
+import os
 import platform
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
 from resnets.inference.predictor import open_predictor
 from resnets.models import zoo
+from resnets.support import files
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
 from resnets.weights import cards, model_file
@@ -136,6 +139,24 @@ def test_its_answers_are_nearly_the_source_s(copied):
         assert np.abs(one - other).max() < 0.3 * np.abs(one).max()
         short = open_predictor(str(copied))
     assert plain.digest != short.digest
+
+
+def test_a_second_start_hashes_nothing(copied, monkeypatch):
+    monkeypatch.setattr(files, "LARGE_FILE_BYTES", 0)
+    then = time.time() - 3600
+    os.utime(copied, (then, then))
+    first = open_predictor(str(copied))
+
+    def refuse(path):
+        raise AssertionError(f"{path} is hashed again")
+
+    monkeypatch.setattr(files, "_sha256", refuse)
+    monkeypatch.setattr(int8_file, "_fingerprint", refuse)
+    second = open_predictor(str(copied))
+    assert (second.digest, second.runtime.name) == (first.digest, "openvino int8")
+    os.utime(copied)
+    with pytest.raises(AssertionError, match="hashed again"):
+        open_predictor(str(copied))
 
 
 def test_other_weights_are_not_run_with_it(copied):
