@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnets.weights import model_file
+from resnets.weights import hub
 from resnets.weights.convert import formats
 
 
 def convert(source: str, out: Path, network: str | None, to: str | None) -> None:
     """Read weights of any known kind, write them as another, say what was done."""
     kind = formats.format_of(out, to)
-    path = Path(source) if Path(source).exists() else model_file.find(source)
+    path = Path(source) if Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
     model = formats.read(path, network)
     files = formats.write(model, out, kind)

@@ -15,7 +15,7 @@ from resnets.data import cifar10
 from resnets.evaluation import photo_tests
 from resnets.support.devices import environment
 from resnets.support.errors import UserError
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from resnets.weights.model_file import Model
 
 
@@ -24,7 +24,7 @@ def deepen(name: str, to: str, data: str | None, out: Path | None, as_json: bool
 
     On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
     """
-    model = model_file.load(name)
+    model = hub.load(name)
     shallow = model.card["network"]
     wanted = constructed.target(shallow, to)
     path = out or Path(f"{wanted}-from-{shallow}.safetensors")
@@ -81,5 +81,5 @@ def _refuse(path: Path, source: str) -> None:
         raise UserError("no such folder", str(path.parent), "make it first")
     if path.is_dir():
         raise UserError("is a folder", f"--out {path}", "give the name of a file")
-    if path.resolve() == model_file.find(source).resolve():
+    if path.resolve() == hub.resolve(source).resolve():
         raise UserError("would overwrite its source", str(path), "give another name")

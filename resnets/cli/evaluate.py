@@ -26,7 +26,7 @@ from resnets.support.devices import environment
 from resnets.support.distributed import World, world
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 
 MATRIX = 20
 """Classes up to which the confusion matrix fits a terminal."""
@@ -71,7 +71,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
 def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
     """The model in PyTorch in float32; an export in its own engine and precision."""
     if not export_folder.is_artefact(name):
-        return model_file.load(name)
+        return hub.load(name)
     for given, option in (
         (options.views == "dense", "--views dense"),
         (options.image_size is not None, "--image-size"),

@@ -18,7 +18,7 @@ from resnets.models import zoo
 from resnets.support.devices import environment, find_device
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import write_bytes
-from resnets.weights import model_file
+from resnets.weights import hub
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def responses(
     device = find_device(device_name)
     found = []
     for name in names:
-        model = model_file.load(name)
+        model = hub.load(name)
         shown = inputs.for_model(model, data, "test", device, limit, _to_stderr)
         network = model.card["network"]
         try:

@@ -31,7 +31,8 @@ from resnets.inference.int8_file import Int8File
 from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import cache_folder, file_sha256, make_folder, sync, writing
-from resnets.weights import cards
+from resnets.weights import hub
+from resnets.weights.card import read_card
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,7 @@ def open_predictor(
     if export_folder.is_artefact(name):
         return _open_artefact(name, runtime, precision, device)
     check_words(name, runtime, precision)
-    path = cards.find(name)
+    path = hub.resolve(name)
     digest = file_sha256(path)
     if runtime == "auto":
         wanted = has_openvino() or precision == "int8"
@@ -152,7 +153,7 @@ def open_predictor(
             raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
         if int8 is not None:
             chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
-        card, look = cards.read(path)
+        card, look = read_card(path)
         return Predictor(name, card, look, _in_openvino(path, digest, chosen, int8), digest)
     return _open_in_torch(name, path, digest, device, chosen)
 

