@@ -10,7 +10,7 @@ from resnets.weights.convert import formats
 
 def convert(source: str, out: Path, network: str | None, to: str | None) -> None:
     """Read weights of any known kind, write them as another, say what was done."""
-    kind = formats.format_of(out, to)
+    kind = formats.output_format(out, to)
     path = Path(source) if Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
     model = formats.read(path, network)

@@ -170,12 +170,13 @@ def _download(file: dict[str, Any], folder: Path) -> Path:
 
 def _convert(name: str, row: dict[str, Any], file: dict[str, Any], path: Path) -> Model:
     from resnets.data.preprocessing import imagenet
-    from resnets.weights.convert import formats, imported
+    from resnets.weights.convert import formats
+    from resnets.weights.convert.identify import to_model
 
-    found = formats.read_foreign(path, row.get("bn_eps"))
+    found = formats.read_imported(path, row.get("bn_eps"))
     if row["preprocessing"] == "torchvision":
         found = replace(found, preprocessing=replace(imagenet(), resize=row["resize"]))
     address = file.get("url") or f"npm:{file['npm']}/{file['path']}"
     card = {"provenance": {"source": name, "about": row["about"], "licence": row["licence"]}}
-    found = replace(found, where=address, card=card)
-    return imported.to_model(found, row["network"])
+    found = replace(found, location=address, card=card)
+    return to_model(found, row["network"])

@@ -1,4 +1,4 @@
-"""Named sources are fetched, verified, converted, cached; each failure is a line."""
+"""Named sources are downloaded, verified, converted and cached; each failure is one line."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from resnets.support import download
 from resnets.support.download import SourceFailed
 from resnets.support.errors import UserError
 from resnets.weights import hub
-from resnets.weights.convert import formats, imported
+from resnets.weights.convert import formats, identify
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
@@ -117,7 +117,7 @@ def test_files_are_tried_in_order_with_a_line_for_each_failure(cache, offer, wei
 
 def test_weights_of_another_network_than_the_source_says(cache, offer, weights):
     offer(row("tiny", {"url": weights.as_uri(), "sha256": sha(weights)}))
-    with pytest.raises(UserError, match="another network than tiny"):
+    with pytest.raises(UserError, match="not weights of tiny"):
         hub.fetch("tiny18@here", lambda line: None)
 
 
@@ -192,7 +192,7 @@ def test_the_classes_of_imagenet_are_those_of_the_labels():
 
     from tests.conftest import shared_data
 
-    ids, names = imported.imagenet_classes()
+    ids, names = identify.imagenet_classes()
     assert len(set(ids)) == len(set(names)) == 1000
     assert list(ids) == sorted(ids)
     with (shared_data("imagenet-samples") / "labels.tsv").open() as file:

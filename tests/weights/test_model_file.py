@@ -1,4 +1,4 @@
-"""Model files carry everything needed to use them, and run nothing."""
+"""Model files hold everything needed to use a network; loading one runs no code."""
 
 import json
 import pickle
