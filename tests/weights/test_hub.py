@@ -2,15 +2,17 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from resnets.models import zoo
-from resnets.support import download
+from resnets.support import download, files
 from resnets.support.download import SourceFailed
 from resnets.support.errors import UserError
 from resnets.weights import hub
@@ -65,7 +67,7 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
     assert lines == []
 
 
-def test_processes_that_want_the_same_source_fetch_it_once(cache, offer, weights, monkeypatch):
+def test_processes_that_need_the_same_source_download_it_once(cache, offer, weights, monkeypatch):
     offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
     fetched, download_one = [], download.download
     together = threading.Barrier(3)
@@ -83,6 +85,25 @@ def test_processes_that_want_the_same_source_fetch_it_once(cache, offer, weights
         paths = set(pool.map(fetch, range(3)))
     assert len(fetched) == len(paths) == 1
     assert hub.load("tiny18@here").card["network"] == "tiny18"
+
+
+def test_an_unchanged_cached_model_is_hashed_once(cache, offer, weights, monkeypatch):
+    monkeypatch.setattr(files, "LARGE_FILE_BYTES", 0)
+    offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
+    path = hub.fetch("tiny18@here", lambda line: None)
+    then = time.time() - 3600
+    os.utime(path, (then, then))
+    assert hub.resolve("tiny18@here") == path
+    hashed, sha256 = [], files._sha256
+    monkeypatch.setattr(files, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    assert hub.resolve("tiny18@here") == path
+    assert hashed == []
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    lines = []
+    hub.fetch("tiny18@here", lines.append)
+    assert "damaged" in lines[0]
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:-1] + b"\7", lambda b: b""])
@@ -165,7 +186,7 @@ def test_an_unknown_source_names_the_nearest(name, near):
         hub.load(name)
 
 
-def test_without_a_network_the_way_around_is_told(cache, monkeypatch):
+def test_without_a_network_the_error_names_convert(cache, monkeypatch):
     def nothing(*args):
         raise SourceFailed("cannot be reached (no network)")
 
@@ -174,7 +195,7 @@ def test_without_a_network_the_way_around_is_told(cache, monkeypatch):
         hub.fetch("resnet34@torchvision-v1", lambda line: None)
 
 
-def test_every_row_can_be_used(monkeypatch):
+def test_every_source_is_valid(monkeypatch):
     monkeypatch.undo()
     for name, value in hub.sources().items():
         assert name.partition("@")[0] in value["network"]

@@ -50,16 +50,16 @@ def test_what_is_not_a_model_file_is_refused(tmp_path, content):
         model_file.load(str(path))
 
 
-def test_truncated_and_foreign_files_are_refused(tmp_path):
+def test_truncated_files_and_files_without_a_card_are_refused(tmp_path):
     save(tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(content[:-50])
     with pytest.raises(UserError, match="not a readable model file"):
         model_file.load(str(tmp_path / "short.safetensors"))
-    foreign = model_file.safetensors.torch.save({"a": torch.zeros(2)})
-    (tmp_path / "foreign.safetensors").write_bytes(foreign)
+    without_card = model_file.safetensors.torch.save({"a": torch.zeros(2)})
+    (tmp_path / "other.safetensors").write_bytes(without_card)
     with pytest.raises(UserError, match="not a valid model file of resnets"):
-        model_file.load(str(tmp_path / "foreign.safetensors"))
+        model_file.load(str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])

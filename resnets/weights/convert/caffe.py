@@ -135,9 +135,9 @@ def _statistics(layer: Any, arrays: list[Tensor], location: str) -> tuple[Tensor
 
 
 def _read_message(kind: str, path: Path) -> Any:
+    message = messages()[kind]()
     from google.protobuf.message import DecodeError
 
-    message = messages()[kind]()
     try:
         message.ParseFromString(path.read_bytes())
     except (DecodeError, OSError) as error:
@@ -247,9 +247,9 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
         UserError: if protobuf is missing, the network has parts that Caffe files cannot hold,
             or a file cannot be written.
     """
+    graph = _CaffeGraph(preprocessing.size)  # first, for its message if protobuf is missing
     from google.protobuf import text_format
 
-    graph = _CaffeGraph(preprocessing.size)
     layers.write_graph(network.architecture, graph, "Caffe")
     net = graph.net
     text = text_format.MessageToString(net)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_safetensors_state_dict_is_not_taken_for_a_model_file(tmp_path):
     path = tmp_path / "theirs.safetensors"
     formats.write(before, path, "torchvision")
     torch.testing.assert_close(answers(formats.read(path)), answers(before))
+
+
+def test_the_model_of_a_run_folder_is_read(tmp_path):
+    before = model("tiny18")
+    formats.write(before, tmp_path / "model.safetensors", "resnets")
+    torch.testing.assert_close(answers(formats.read(tmp_path)), answers(before))
 
 
 def test_the_card_records_the_origin_of_weights(tmp_path):
@@ -492,6 +499,22 @@ def test_a_pickle_of_more_than_tensors_is_never_run(tmp_path):
         UserError, match=r"holds more than tensors.*; save only the model\'s state_dict\(\)"
     ):
         formats.read(tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize(
+    ("to", "module", "package"),
+    [("keras-h5", "h5py", "h5py"), ("caffe", "google.protobuf", "protobuf")],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, to, module, package):
+    formats.write(model("tiny"), tmp_path / OUTPUTS[to], to)
+    caffe.messages.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    for convert in (
+        lambda: formats.read(tmp_path / OUTPUTS[to]),
+        lambda: formats.write(model("tiny"), tmp_path / "new" / OUTPUTS[to], to),
+    ):
+        with pytest.raises(UserError, match=rf"files need the package {package}; pip install"):
+            convert()
 
 
 def test_missing_files_and_shards_are_named(tmp_path):
