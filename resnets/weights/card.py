@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 
 from resnets.data.images import CentralCrop
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
 
 FORMAT = "resnets-model-2"
 RUN_MODEL = "model.safetensors"
@@ -88,9 +88,8 @@ def open_model_file(path: Path, framework: str) -> Iterator[Any]:
         RuntimeError,
         UserError,
     ) as error:
-        line = str(error).splitlines()[0]
         raise UserError(
-            f"not a valid model file of resnets ({type(error).__name__}: {line})",
+            f"not a valid model file of resnets ({one_line(error)})",
             str(path),
             "" if "card" in (file.metadata() or {}) else hint,
         ) from error

@@ -10,6 +10,7 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import hub, model_file
+from resnets.weights.card import open_model_file
 
 
 def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
@@ -156,3 +157,13 @@ def test_weights_in_half_precision_are_used_in_float32(tmp_path):
     model = model_file.load(str(path))
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     assert model.network(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_an_error_without_text_is_one_line_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path)
+    with (
+        pytest.raises(UserError, match=r"not a valid model file of resnets \(ValueError: \)"),
+        open_model_file(path, "pt"),
+    ):
+        raise ValueError

@@ -15,7 +15,7 @@ import safetensors
 import torch
 
 from resnets.models.residual import ResidualNetwork
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError, nearest, one_line
 from resnets.support.files import file_sha256, make_folder, write_json
 from resnets.weights import model_file
 from resnets.weights.card import RUN_MODEL, check_card
@@ -244,5 +244,4 @@ def _with_card(found: ImportedWeights) -> ImportedWeights:
             notes={**found.notes, "preprocessing": f"of {path.name}"},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"not a readable card ({line})", str(path)) from error
+        raise UserError(f"not a readable card ({one_line(error)})", str(path)) from error

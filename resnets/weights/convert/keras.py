@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
 from resnets.support.files import atomic_write, make_folder, write_bytes, write_json
 from resnets.weights.convert import layers
 from resnets.weights.convert.identify import ImportedWeights
@@ -70,7 +70,7 @@ def read_h5(path: Path, bn_eps: float | None = None) -> ImportedWeights:
                     arrays.setdefault(layer, {})[_kind(name, path)] = array
         config = None if text is None else json.loads(text)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"not a readable Keras H5 file ({_line(error)})", str(path)) from error
+        raise UserError(f"not a readable Keras H5 file ({one_line(error)})", str(path)) from error
     return _import(arrays, config, "Keras H5", path, bn_eps)
 
 
@@ -107,7 +107,7 @@ def read_tfjs(path: Path, bn_eps: float | None = None) -> ImportedWeights:
         raise UserError("no such file", str(error.filename)) from error
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"not a readable layers model of TensorFlow.js ({_line(error)})", str(path)
+            f"not a readable layers model of TensorFlow.js ({one_line(error)})", str(path)
         ) from error
     return _import(arrays, config, "Keras for TensorFlow.js", path, bn_eps)
 
@@ -124,10 +124,6 @@ def _h5py() -> Any:
 
 def _texts(values: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _kind(name: str, path: Path) -> str:
@@ -172,7 +168,7 @@ def _import(
                 gamma, beta, mean, variance = (tensors[kind] for kind in _NORM)
                 norms[module] = (gamma, beta, mean, variance, eps)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"layer {layer!r} is damaged ({_line(error)})", str(path)) from error
+            raise UserError(f"layer {layer!r} is damaged ({one_line(error)})", str(path)) from error
     return ImportedWeights(
         state=layers.rgb_state_dict(convolutions, norms, classifier, str(path)),
         origin=origin,
@@ -202,7 +198,7 @@ def _read_graph(config: Any, path: Path) -> _Graph:
             }  # fmt: skip
         return graph
     except (KeyError, TypeError) as error:
-        raise UserError(f"the graph is damaged ({_line(error)})", str(path)) from error
+        raise UserError(f"the graph is damaged ({one_line(error)})", str(path)) from error
 
 
 def _stride_in(graph: _Graph) -> StrideIn:
@@ -246,7 +242,7 @@ def _input_size(graph: _Graph) -> int:
     return 224
 
 
-def _arrays(
+def _layer_arrays(
     network: ResidualNetwork, preprocessing: Preprocessing
 ) -> list[tuple[str, dict[str, NDArray[np.float32]]]]:
     """Layers and their arrays in the order of the graph; biases are zeros."""
@@ -276,7 +272,7 @@ def write_h5(path: Path, network: ResidualNetwork, preprocessing: Preprocessing)
     """
     h5py = _h5py()
     config = _write_graph(network.architecture, preprocessing.size)
-    arrays = dict(_arrays(network, preprocessing))
+    arrays = dict(_layer_arrays(network, preprocessing))
 
     def write(stream: Any) -> None:
         with h5py.File(stream, "w") as file:
@@ -306,7 +302,7 @@ def write_tfjs(path: Path, network: ResidualNetwork, preprocessing: Preprocessin
     config = _write_graph(network.architecture, preprocessing.size)
     make_folder(path.parent)
     weights, parts = [], []
-    for layer, kinds in _arrays(network, preprocessing):
+    for layer, kinds in _layer_arrays(network, preprocessing):
         for kind, array in kinds.items():
             weights.append(
                 {"name": f"{layer}/{kind}", "shape": list(array.shape), "dtype": "float32"}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models.residual import ResidualNetwork
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.weights.convert.identify import ImportedWeights
 from resnets.weights.convert.layers import unsupported_part
@@ -74,8 +74,7 @@ def read_timm(folder: Path) -> ImportedWeights:
                 raise TypeError("label_descriptions is not an object")
             card = {"classes": [names.get(i, i) for i in ids], "class_ids": ids}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"not a readable timm config ({line})", str(config)) from error
+        raise UserError(f"not a readable timm config ({one_line(error)})", str(config)) from error
     return ImportedWeights(
         state=state,
         origin="timm",
@@ -116,8 +115,7 @@ def _read(path: Path) -> dict[Any, Any]:
             "the file holds more than tensors, or is damaged; it is not unpickled", str(path), _SAVE
         ) from error
     except Exception as error:  # torch.load raises almost anything for damaged files
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"not a readable PyTorch file ({line})", str(path)) from error
+        raise UserError(f"not a readable PyTorch file ({one_line(error)})", str(path)) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
