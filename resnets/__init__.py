@@ -111,7 +111,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     if pretrained:
         from resnets.weights import hub
 
-        names = hub.names()
+        names = [*hub.shipped(), *hub.sources()]
     else:
         from resnets.models import zoo
 

@@ -34,11 +34,11 @@ def convert(
     ] = None,
 ) -> None:
     """Read weights of torchvision, timm, Keras or Caffe, or write ours for them."""
-    from resnets.weights import model_file
+    from resnets.weights import hub
     from resnets.weights.convert import formats
 
-    kind = formats.format_of(out, to)
-    path = Path(source) if Path(source).exists() else model_file.find(source)
+    kind = formats.output_format(out, to)
+    path = Path(source) if Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
     model = formats.read(path, network)
     files = formats.write(model, out, kind)

@@ -43,10 +43,10 @@ def deepen(
     from resnets.analysis import deepen as construction
     from resnets.analysis import inputs
     from resnets.support.devices import environment
-    from resnets.weights import model_file
+    from resnets.weights import hub, model_file
 
     # On the CPU: GPUs round a convolution's input to fewer digits than the comparison allows.
-    shallow = model_file.load(model)
+    shallow = hub.load(model)
     shallow_name = shallow.card["network"]
     wanted = construction.target(shallow_name, to)
     path = out or Path(f"{wanted}-from-{shallow_name}.safetensors")
@@ -94,12 +94,12 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
 
 def _refuse(path: Path, source: str) -> None:
     """Raise `UserError` if a model cannot or should not be written at `path`."""
-    from resnets.weights import model_file
+    from resnets.weights import hub
 
     if path.suffix != ".safetensors":
         raise UserError(
             "a model file ends in .safetensors", f"--out {path}", "give it another name"
         )
     refuse_unwritable(path, "--out")
-    if path.resolve() == model_file.find(source).resolve():
+    if path.resolve() == hub.resolve(source).resolve():
         raise UserError("would overwrite its source", str(path), "give another name")

@@ -129,10 +129,10 @@ def _open(name: str, request: _Request, device: torch.device) -> Model:
     from resnets.export.accuracy import as_model
     from resnets.inference import export_folder
     from resnets.inference.predictor import open_predictor
-    from resnets.weights import model_file
+    from resnets.weights import hub
 
     if not export_folder.is_artefact(name):
-        return model_file.load(name)
+        return hub.load(name)
     for given, option in (
         (request.views == "dense", "--views dense"),
         (request.image_size is not None, "--image-size"),

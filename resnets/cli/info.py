@@ -44,7 +44,7 @@ def info(
     """Show a network (stages, shortcuts, parameters, multiply-adds, the paper's figures), or
     a model (network, classes, preprocessing, measured error, origin)."""
     from resnets.models import zoo
-    from resnets.weights import cards
+    from resnets.weights import hub
 
     if name is None:
         _show_table(json)
@@ -52,7 +52,7 @@ def info(
     model = _model(name)
     if model is None:
         if not _is_network(name):
-            known = [*zoo.names(), *cards.shipped()]
+            known = [*zoo.names(), *hub.shipped(), *hub.sources()]
             raise UserError(f"no network or model called {name!r}", hint=nearest(name, known))
         _show_network(name, image_size, json)
         return
@@ -84,7 +84,8 @@ def _model(name: str) -> dict[str, Any] | None:
     """The facts of a model, or None if no model is called so."""
     from resnets.inference import export_folder
     from resnets.support.files import cache_folder
-    from resnets.weights import cards, hub
+    from resnets.weights import hub
+    from resnets.weights.card import read_card
 
     if export_folder.is_artefact(name):
         export = export_folder.read(Path(name))
@@ -93,34 +94,34 @@ def _model(name: str) -> dict[str, Any] | None:
     path = Path(name)
     if (path / "recipe.json").exists() and not (path / "model.safetensors").exists():
         return _unfinished(path)
-    if "@" in name and name in hub.table():
+    if "@" in name and name in hub.sources():
         cached = cache_folder("weights", f"{name}.safetensors")
         if not cached.exists():  # showing a model must not fetch a hundred megabytes
-            row = hub.table()[name]
+            row = hub.sources()[name]
             return {
                 "name": name,
                 "network": row["network"],
                 "origin": {"about": row["about"], "licence": row["licence"]},
                 "downloaded": False,
             }
-    elif not path.exists() and name not in cards.shipped() and "@" not in name:
+    elif not path.exists() and name not in hub.shipped() and "@" not in name:
         if path.suffix or "/" in name:
-            cards.find(name)  # raises
+            hub.resolve(name)  # raises
         return None
-    file = cards.find(name)
-    return _facts(name, file, cards.read(file)[0])
+    file = hub.resolve(name)
+    return _facts(name, file, read_card(file)[0])
 
 
 def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
     """What the card of a model says, without what a person would not read."""
-    from resnets.weights import cards
+    from resnets.weights.card import measurements_of, provenance_of
 
-    provenance = cards.provenance(card)
+    provenance = provenance_of(card)
     preprocessing = card["preprocessing"]
     measured = [
         {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error")
          if key in test}
-        for test in cards.measured(card)
+        for test in measurements_of(card)
     ]  # fmt: skip
     trained = {
         key: provenance[key]

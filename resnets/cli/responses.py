@@ -93,9 +93,9 @@ def _measure(
     from resnets.analysis import inputs
     from resnets.analysis.responses import layer_responses
     from resnets.models import zoo
-    from resnets.weights import model_file
+    from resnets.weights import hub
 
-    model = model_file.load(name)
+    model = hub.load(name)
     shown = inputs.for_model(model, data, "test", device, limit, to_stderr)
     network = model.card["network"]
     try:

@@ -28,13 +28,14 @@ from resnets.export.accuracy import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
-from resnets.inference.predictor import Predictor, digest_of, open_engine
+from resnets.inference.predictor import Predictor, open_engine
 from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.support.files import file_sha256, make_folder, write_bytes, write_json, writing
 from resnets.version import __version__
-from resnets.weights import cards, model_file
+from resnets.weights import hub, model_file
+from resnets.weights.card import provenance_of
 
 PRECISIONS = ("fp32", "bf16", "int8")
 ALLOW = (
@@ -100,12 +101,12 @@ def export(
     look = of_channels(model.preprocessing) if wishes.dense else model.preprocessing
     real = calibration.to_compare(wishes.images, data, look, wishes.dense)
     facts = export_folder.facts(model, wishes.engine, wishes.precision, wishes.dense, look)
-    shipped = path in model_file.shipped().values()
-    licence = cards.provenance(model.card).get("licence")
+    shipped = path in hub.shipped().values()
+    licence = provenance_of(model.card).get("licence")
     made: dict[str, Any] = {
         "card": model.card,
         "licence": str(licence) if licence else "MIT, as this package" if shipped else None,
-        "source": {"name": Path(name).name, "sha256": digest_of(path)},
+        "source": {"name": Path(name).name, "sha256": file_sha256(path)},
         "calibrated_with": data.calibrated_with or None,
         **made_by(),
     }

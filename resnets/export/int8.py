@@ -17,7 +17,8 @@ from resnets.inference.engines import OpenVinoRuntime, Runtime, default_precisio
 from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes, writing
-from resnets.weights import cards, model_file
+from resnets.weights import hub, model_file
+from resnets.weights.card import provenance_of
 from resnets.weights.model_file import Model
 
 
@@ -74,7 +75,7 @@ def quantize(name: str, wishes: Wishes, report: Report) -> dict[str, Any]:
         engine = OpenVinoRuntime(xml, "int8")
         facts = {
             "network": model.card["network"],
-            "licence": cards.provenance(model.card).get("licence"),
+            "licence": provenance_of(model.card).get("licence"),
             "calibrated_with": data.calibrated_with,
             **exporter.made_by(),
             **_measured(model, engine, OpenVinoRuntime(plain, default_precision(None)), data,
@@ -111,12 +112,12 @@ def _path(name: str) -> Path:
         raise UserError(
             "an export has its own precision", name, "name the model that it was made from"
         )
-    if name in cards.shipped() and not Path(name).exists():
+    if name in hub.shipped() and not Path(name).exists():
         raise UserError("comes ready for int8", name, "to calibrate it anew, copy its file")
     openvino()
     if find_spec("nncf") is None:
         raise UserError("nncf is not installed", hint="pip install resnets[export]")
-    return cards.find(name)
+    return hub.resolve(name)
 
 
 def _refuse_place(file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from resnets.export.parity import TOLERANCES
 from resnets.inference import export_folder
 from resnets.models import zoo
-from resnets.weights import cards
+from resnets.weights.card import measurements_of, provenance_of
 
 LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
@@ -82,7 +82,7 @@ def _title(facts: dict[str, Any]) -> str:
 
 def dataset(facts: dict[str, Any]) -> str | None:
     """What the network was trained on, as far as its card tells: `cifar10`, `imagenet`, a name."""
-    source = cards.provenance(facts["card"])
+    source = provenance_of(facts["card"])
     recipe = source.get("recipe")
     if isinstance(recipe, dict) and isinstance(recipe.get("dataset"), str):
         return str(recipe["dataset"])
@@ -163,7 +163,7 @@ def _of_source(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The source's tests that tell an error and of what."""
     return [
         test
-        for test in cards.measured(facts["card"])
+        for test in measurements_of(facts["card"])
         if {"dataset", "protocol"} <= set(test) and _is_number(test.get("error"))
     ]
 
@@ -212,7 +212,7 @@ def _use(facts: dict[str, Any]) -> str:
 
 
 def _data(facts: dict[str, Any]) -> str:
-    source = cards.provenance(facts["card"])
+    source = provenance_of(facts["card"])
     lines = [f"- Trained on: {dataset(facts) or 'not told by the source'}"]
     for key, label in (("about", "Source"), ("command", "Made by"), ("finished", "Finished")):
         if isinstance(source.get(key), str):

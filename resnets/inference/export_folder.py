@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnets.inference.engines import INPUT, OUTPUTS
 from resnets.support.errors import UserError
-from resnets.weights import cards
+from resnets.weights import hub
+from resnets.weights.card import check_card
 
 if TYPE_CHECKING:  # at run time where torch is needed
     from resnets.data.preprocessing import Preprocessing
@@ -113,7 +114,7 @@ def source_of(name: str) -> Path:
         UserError: if there is none, or the export lies there without it.
     """
     if not is_artefact(name):
-        return cards.find(name)
+        return hub.resolve(name)
     source = Path(name) / SOURCE
     if not source.exists():
         raise UserError(
@@ -153,7 +154,7 @@ def read(folder: Path) -> Artefact:
             ),
         )
         file = found.file
-        cards.check_card(found.card)
+        check_card(found.card)
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"not the config of an exported model ({error})", str(path)) from error
     if not file.is_file():

@@ -25,6 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from resnets.support.errors import UserError
+from resnets.support.files import remembered_digest
 
 FORMAT = "resnets-int8-1"
 ENDING = ".int8"
@@ -103,7 +104,12 @@ def read(path: Path) -> Int8File:
 
 def fingerprint(model: Path) -> str:
     """By what a model is known: a digest of its network, preprocessing and all weights."""
-    with _opened(model), model.open("rb") as file:
+    with _opened(model):
+        return remembered_digest(model, f"{FORMAT} fingerprint", _fingerprint)
+
+
+def _fingerprint(model: Path) -> str:
+    with model.open("rb") as file:
         header, start = _header(file)
         card = json.loads(header.pop("__metadata__")["card"])
         known = hashlib.sha256(json.dumps([card["network"], card["preprocessing"]]).encode())

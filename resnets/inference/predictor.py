@@ -30,8 +30,9 @@ from resnets.inference.engines import (
 from resnets.inference.int8_file import Int8File
 from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import cache_folder, make_folder, sync, writing
-from resnets.weights import cards
+from resnets.support.files import cache_folder, file_sha256, make_folder, sync, writing
+from resnets.weights import hub
+from resnets.weights.card import read_card
 
 if TYPE_CHECKING:
     import torch
@@ -138,8 +139,8 @@ def open_predictor(
     if export_folder.is_artefact(name):
         return _open_artefact(name, runtime, precision, device)
     check_words(name, runtime, precision)
-    path = cards.find(name)
-    digest = digest_of(path)
+    path = hub.resolve(name)
+    digest = file_sha256(path)
     if runtime == "auto":
         wanted = has_openvino() or precision == "int8"
         runtime = "openvino" if device is None and wanted else "torch"
@@ -150,7 +151,7 @@ def open_predictor(
             raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
         if int8 is not None:
             chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
-        card, look = cards.read(path)
+        card, look = read_card(path)
         return Predictor(name, card, look, _in_openvino(path, digest, chosen, int8), digest)
     return _open_in_torch(name, path, digest, device, chosen)
 
@@ -252,17 +253,8 @@ def open_engine(found: export_folder.Artefact, keep: bool = True) -> Runtime:
 def _digest_of_export(found: export_folder.Artefact) -> str:
     """SHA-256 of the network's file, of its weights where they lie beside it, and the config."""
     files = (found.file, found.file.with_suffix(".bin"), found.folder / export_folder.CONFIG)
-    digests = "".join(digest_of(file) for file in files if file.exists())
+    digests = "".join(file_sha256(file) for file in files if file.exists())
     return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file; raises `UserError` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
 
 
 def _compiled_folder() -> Path:

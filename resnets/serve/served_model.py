@@ -24,7 +24,8 @@ from resnets.serve.limits import Limits
 from resnets.serve.metrics import Metrics
 from resnets.serve.problems import Problem, busy
 from resnets.support.errors import UserError
-from resnets.weights import cards, model_file
+from resnets.weights import model_file
+from resnets.weights.card import measurements_of
 
 MEASURED = ("dataset", "split", "protocol", "images", "error", "top5_error")
 EXPLANATIONS = 8
@@ -146,7 +147,8 @@ class Served:
             "parameters": complexity.parameters(module),
             "explains": self.explains,
             "measured": [
-                {key: test[key] for key in MEASURED if key in test} for test in cards.measured(card)
+                {key: test[key] for key in MEASURED if key in test}
+                for test in measurements_of(card)
             ],
             "stages": _stages(network, look.size) if isinstance(module, ResidualNetwork) else [],
         }

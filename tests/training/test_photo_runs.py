@@ -13,7 +13,7 @@ from resnets.support.errors import UserError
 from resnets.training import metrics, recipe_file, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.trainer import start_from
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from tests.conftest import draw_photos
 from tests.training.test_resume import Quiet
 
@@ -98,7 +98,7 @@ def test_the_network_learns_and_its_model_says_what_it_needs(tmp_path, data):
     assert summary["measured"]["images"] == 9
     assert summary["measured"]["error"] < 34  # chance is 67
     assert summary["iterations"] == 48
-    model = model_file.load(str(tmp_path / "run"))
+    model = hub.load(str(tmp_path / "run"))
     assert model.classes == ["ant", "bee", "cow"]
     assert (model.preprocessing.size, model.preprocessing.resize) == (24, 27)
     pixels = torch.rand(2, 3, 24, 24)

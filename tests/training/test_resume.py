@@ -17,7 +17,7 @@ from resnets.support.errors import UserError
 from resnets.training import checkpoint, metrics, run, run_folder
 from resnets.training.recipe import Recipe
 from resnets.training.trainer import Training
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from tests.training.driver import Steps, data
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +287,7 @@ def test_the_summary_explains_the_run(tmp_path, tiny):
     recipe = short_recipe()
     summary = train(tmp_path, recipe, tiny)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    model = model_file.load(str(tmp_path))
+    model = hub.load(str(tmp_path))
     measured, provenance = model.card["measured"][0], model.card["provenance"]
     assert measured["error"] == summary["measured"]["error"]
     assert Recipe.model_validate_json(json.dumps(provenance["recipe"])) == recipe

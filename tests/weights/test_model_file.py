@@ -1,4 +1,4 @@
-"""Model files carry everything needed to use them, and run nothing."""
+"""Model files hold everything needed to use a network; loading one runs no code."""
 
 import json
 import pickle
@@ -9,7 +9,8 @@ import torch
 from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
+from resnets.weights.card import open_model_file
 
 
 def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
@@ -24,7 +25,7 @@ def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
 def test_a_saved_model_comes_back_whole(tmp_path, network):
     network, mean = save(tmp_path / "model.safetensors", network)
     for name in (tmp_path / "model.safetensors", tmp_path):
-        model = model_file.load(str(name))
+        model = hub.load(str(name))
         assert model.classes == ["ant", "bee", "cow"]
         assert model.preprocessing.size == 32
         x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -34,7 +35,7 @@ def test_a_saved_model_comes_back_whole(tmp_path, network):
 
 
 def test_the_default_model_is_shipped_and_as_good_as_the_paper():
-    model = model_file.load(model_file.DEFAULT)
+    model = hub.load("cifar-resnet20")
     (measured,) = model.card["measured"]
     assert model.card["network"] == "cifar-resnet20"
     assert measured["images"] == 10_000
@@ -50,16 +51,16 @@ def test_what_is_not_a_model_file_is_refused(tmp_path, content):
         model_file.load(str(path))
 
 
-def test_truncated_and_foreign_files_are_refused(tmp_path):
+def test_truncated_files_and_files_without_a_card_are_refused(tmp_path):
     save(tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(content[:-50])
     with pytest.raises(UserError, match="not a readable model file"):
         model_file.load(str(tmp_path / "short.safetensors"))
-    foreign = model_file.safetensors.torch.save({"a": torch.zeros(2)})
-    (tmp_path / "foreign.safetensors").write_bytes(foreign)
-    with pytest.raises(UserError, match="not a model file of this program"):
-        model_file.load(str(tmp_path / "foreign.safetensors"))
+    without_card = model_file.safetensors.torch.save({"a": torch.zeros(2)})
+    (tmp_path / "other.safetensors").write_bytes(without_card)
+    with pytest.raises(UserError, match="not a valid model file of resnets"):
+        model_file.load(str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
@@ -81,12 +82,12 @@ def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
 )
 def test_unknown_models(name, message):
     with pytest.raises(UserError, match=message):
-        model_file.load(name)
+        hub.load(name)
 
 
 def test_a_run_without_a_model_says_how_to_finish(tmp_path):
     with pytest.raises(UserError, match="resnets resume"):
-        model_file.load(str(tmp_path))
+        hub.load(str(tmp_path))
 
 
 def spoilt(path, change):
@@ -140,7 +141,7 @@ def set_in(*keys, value):
 def test_a_card_or_tensor_that_cannot_be_used_is_one_line_with_the_file(tmp_path, change):
     path = tmp_path / "model.safetensors"
     spoilt(path, change)
-    with pytest.raises(UserError, match="not a model file of this program") as caught:
+    with pytest.raises(UserError, match="not a valid model file of resnets") as caught:
         model_file.load(str(path))
     assert str(path) in str(caught.value)
 
@@ -156,3 +157,13 @@ def test_weights_in_half_precision_are_used_in_float32(tmp_path):
     model = model_file.load(str(path))
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     assert model.network(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_an_error_without_text_is_one_line_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path)
+    with (
+        pytest.raises(UserError, match=r"not a valid model file of resnets \(ValueError: \)"),
+        open_model_file(path, "pt"),
+    ):
+        raise ValueError

@@ -1,12 +1,13 @@
-"""The authors' framework: a deploy prototxt (the graph), a caffemodel (the tensors), a mean image.
+"""Caffe, the authors' framework: a prototxt (graph), a caffemodel (tensors), and a mean image.
 
-Their BN is two layers: BatchNorm holds sums of means and variances and the factor to divide
+Its BN is two layers: BatchNorm holds sums of means and variances and the factor to divide
 both by, Scale holds gamma and beta. Images are BGR of 0..255 less the mean. The stem's pool
 rounds up and pads nothing.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,32 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.weights.convert import layer_names
-from resnets.weights.convert.caffe_proto import messages
-from resnets.weights.convert.imported import EPS, Foreign, assemble, caffe_preprocessing, to_bgr
-from resnets.weights.convert.layers import walk
+from resnets.weights.convert import layers
+from resnets.weights.convert.identify import ImportedWeights
+from resnets.weights.convert.layers import BN_EPS
 
 MODEL, GRAPH = ".caffemodel", ".prototxt"
+_TENSORS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
+"""Least number of tensors of a layer, by its type."""
 
 
-def find(path: Path) -> tuple[Path, Path]:
-    """The caffemodel and the prototxt that belong together, given either or their folder.
+def source_files(path: Path) -> list[Path]:
+    """The files that `read` reads, the caffemodel first; raises `UserError` if one is missing."""
+    model, graph = _find_pair(path)
+    return [model, graph, *_mean_files(graph)]
+
+
+def output_files(path: Path) -> list[Path]:
+    """The files that `write` writes, the caffemodel first."""
+    path = path.with_suffix(MODEL)
+    return [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
+
+
+def _find_pair(path: Path) -> tuple[Path, Path]:
+    """The caffemodel and the prototxt of a model, from either of them or their folder.
 
     Raises:
-        UserError: if one is missing or not unmistakable.
+        UserError: if there is none, or more than one that might belong to the other.
     """
     folder = path if path.is_dir() else path.parent
     pair = []
@@ -42,102 +56,103 @@ def find(path: Path) -> tuple[Path, Path]:
         stem = path.stem.removesuffix("-model").removesuffix("-deploy")
         named = [p for p in there if p.stem in (stem, f"{stem}-deploy", f"{stem}-model")]
         if len(named or there) != 1:
-            many = f"{len(there)} files" if there else "no file"
             raise UserError(
-                f"{many} *{ending} beside it", str(path),
-                f"put one {stem}{ending} there" if path.suffix else f"leave one *{ending} there",
-            )  # fmt: skip
+                f"{len(there) or 'no'} files *{ending} in {folder}, instead of one",
+                str(path),
+                f"name the file {stem}{ending}" if path.suffix else f"leave one *{ending} there",
+            )
         pair.append((named or there)[0])
     return pair[0], pair[1]
 
 
-def found(path: Path) -> list[Path]:
-    """The files that `read` reads, the caffemodel first; raises `UserError` like `find`."""
-    model, graph = find(path)
-    return [model, graph, *_means(graph)]
-
-
-def _means(graph: Path) -> list[Path]:
+def _mean_files(graph: Path) -> list[Path]:
     return sorted(graph.parent.glob("*mean.binaryproto"))
 
 
-def written(path: Path) -> list[Path]:
-    """The files that `write` writes, the caffemodel first."""
-    path = path.with_suffix(MODEL)
-    return [path, path.with_suffix(GRAPH), path.with_name(f"{path.stem}_mean.binaryproto")]
+def read(path: Path) -> ImportedWeights:
+    """Read a Caffe model.
 
+    Its mean image is the `*mean.binaryproto` in the same folder, or else the authors'.
 
-def read(path: Path) -> Foreign:
-    """A Caffe model, given its caffemodel, its prototxt or their folder.
-
-    A `*mean.binaryproto` beside them is its mean image; else the authors' mean is taken.
+    Args:
+        path: the caffemodel, the prototxt, or the folder of both.
 
     Raises:
         UserError: if protobuf is missing, or a file is missing, damaged or of another network.
     """
-    model_path, graph_path = find(path)
+    model_path, graph_path = _find_pair(path)
     graph, model = _read_graph(graph_path), _read_message("Net", model_path)
     blobs = {layer.name: layer.blobs for layer in model.layer}
     convolutions: dict[str, tuple[Tensor, Tensor | None]] = {}
     statistics: dict[str, tuple[Tensor, Tensor, float]] = {}
     affine: dict[str, tuple[Tensor, Tensor]] = {}
     classifier = None
-    biases = False
     for layer in graph.layer:
-        if layer.type not in ("Convolution", "BatchNorm", "Scale", "InnerProduct"):
+        if layer.type not in _TENSORS:
             continue
-        module, where = layer_names.ours(layer.name), f"{model_path}, layer {layer.name!r}"
-        arrays = [_array(blob, where) for blob in blobs.get(layer.name, ())]
+        module = layers.module_of(layer.name)
+        location = f"{model_path}, layer {layer.name!r}"
         if module is None:
-            raise UserError("is of no network of the paper", where)
-        needed = 3 if layer.type == "BatchNorm" else 1 if layer.type == "Convolution" else 2
-        if len(arrays) < needed:
-            raise UserError(f"has {len(arrays)} tensors instead of {needed}", where)
+            raise UserError("no network of the paper has this layer", location)
+        arrays = [_array(blob, location) for blob in blobs.get(layer.name, ())]
+        if len(arrays) < _TENSORS[layer.type]:
+            raise UserError(
+                f"the layer has {len(arrays)} tensors instead of {_TENSORS[layer.type]}", location
+            )
         if layer.type == "Convolution":
-            bias = arrays[1] if len(arrays) > 1 else None
-            biases = biases or bias is not None
-            convolutions[module] = (arrays[0], bias)
+            convolutions[module] = (arrays[0], arrays[1] if len(arrays) > 1 else None)
         elif layer.type == "BatchNorm":
-            if arrays[2].numel() != 1:
-                raise UserError(f"divides by {arrays[2].numel()} numbers instead of one", where)
-            factor = arrays[2].item()
-            scale = 0 if factor == 0 else 1 / factor
-            eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else EPS
-            statistics[module] = (arrays[0] * scale, arrays[1] * scale, eps)
+            statistics[module] = _statistics(layer, arrays, location)
         elif layer.type == "Scale":
             affine[module] = (arrays[0], arrays[1])
         else:
             classifier = (arrays[0], arrays[1])
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
-    preprocessing = caffe_preprocessing(*_input(graph, graph_path))
-    notes = {
-        "colours": "BGR, folded into the first convolution",
-        "graph": graph_path.name,
-        "convolution_biases": "folded into the means of BN" if biases else "none",
-    }
-    state = assemble(convolutions, norms, classifier, str(model_path))
-    return Foreign(state, "Caffe", str(model_path), _stride_in(graph), _pool(graph, graph_path),
-                   preprocessing, notes=notes)  # fmt: skip
+    biases = any(bias is not None for _, bias in convolutions.values())
+    return ImportedWeights(
+        state=layers.rgb_state_dict(convolutions, norms, classifier, str(model_path)),
+        origin="Caffe",
+        location=str(model_path),
+        stride_in=_stride_in(graph),
+        pool=_pool(graph, graph_path),
+        preprocessing=layers.caffe_preprocessing(*_input(graph, graph_path)),
+        notes={
+            "colours": "BGR, folded into the first convolution",
+            "graph": graph_path.name,
+            "convolution_biases": "folded into the means of BN" if biases else "none",
+        },
+    )
+
+
+def _statistics(layer: Any, arrays: list[Tensor], location: str) -> tuple[Tensor, Tensor, float]:
+    """Mean, variance and eps of a BatchNorm layer."""
+    mean, variance, divisor = arrays[:3]
+    if divisor.numel() != 1:
+        raise UserError(f"it divides by {divisor.numel()} numbers instead of one", location)
+    scale = 0 if divisor.item() == 0 else 1 / divisor.item()
+    param = layer.batch_norm_param
+    return mean * scale, variance * scale, param.eps if param.HasField("eps") else BN_EPS
 
 
 def _read_message(kind: str, path: Path) -> Any:
+    message = messages()[kind]()
     from google.protobuf.message import DecodeError
 
-    message = messages()[kind]()
     try:
         message.ParseFromString(path.read_bytes())
     except (DecodeError, OSError) as error:
-        raise UserError(f"not a readable file of Caffe ({error})", str(path)) from error
+        raise UserError(f"not a readable Caffe file ({error})", str(path)) from error
     if kind == "Net" and not message.layer:
         raise UserError(
-            "holds no layers of today's Caffe", str(path),
+            "the file holds no layers of Caffe's current format",
+            str(path),
             "upgrade it with Caffe's upgrade_net_proto_binary",
-        )  # fmt: skip
+        )
     return message
 
 
 def _read_graph(path: Path) -> Any:
-    net = messages()["Net"]()
+    net = messages()["Net"]()  # first, for its message if protobuf is missing
     from google.protobuf import text_format
 
     try:
@@ -145,15 +160,15 @@ def _read_graph(path: Path) -> Any:
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"not a readable prototxt ({error})", str(path)) from error
     if not net.layer:
-        raise UserError("describes no layers", str(path))
+        raise UserError("the prototxt has no layers", str(path))
     return net
 
 
-def _array(blob: Any, where: str) -> Tensor:
-    """A blob's tensor, without the leading ones of old files; flat if it tells no shape.
+def _array(blob: Any, location: str) -> Tensor:
+    """A blob's tensor, without the leading ones in shapes of old files; flat if it has no shape.
 
     Raises:
-        UserError: if it holds more or less than its shape says.
+        UserError: if its number of bytes is not that of its shape.
     """
     raw, kind = (blob.double_data, "<f8") if blob.double_data else (blob.data, "<f4")
     size = np.dtype(kind).itemsize
@@ -163,10 +178,10 @@ def _array(blob: Any, where: str) -> Tensor:
         shape = [blob.num, blob.channels, blob.height, blob.width]
         while len(shape) > 1 and shape[0] in (0, 1):
             shape.pop(0)
-    if shape == [0]:  # none of the four told
+    if shape == [0]:  # none of the four is given
         shape = [len(data)]
     if min(shape) < 0 or size * int(np.prod(shape)) != len(raw):
-        raise UserError(f"a tensor of shape {tuple(shape)} has {len(raw):,} bytes", where)
+        raise UserError(f"a tensor of shape {tuple(shape)} has {len(raw):,} bytes", location)
     return torch.from_numpy(data).reshape(shape)
 
 
@@ -176,9 +191,9 @@ def _stride(layer: Any) -> int:
 
 
 def _stride_in(graph: Any) -> StrideIn | None:
-    """Where the first block that shrinks the map has its stride."""
+    """Which convolution has the stride, in the first block that halves the feature map."""
     for layer in graph.layer:
-        module = layer_names.ours(layer.name) or ""
+        module = layers.module_of(layer.name) or ""
         first = layer.type == "Convolution" and module.endswith((".0.conv1", ".0.conv2"))
         if first and _stride(layer) == 2:
             return "1x1" if list(layer.convolution_param.kernel_size) == [1] else "3x3"
@@ -195,21 +210,21 @@ def _pool(graph: Any, path: Path) -> PoolKind:
             if form == (0, 3, 2, 1, 1):
                 return "padded"
             raise UserError(
-                "pools otherwise than by 3x3/2 rounded up, or padded by 1 and rounded down",
+                "unsupported pool: not 3x3/2 rounded up, or padded by 1 and rounded down",
                 f"{path}, layer {layer.name!r}",
             )
-    raise UserError("has no pool", str(path))
+    raise UserError("the prototxt has no pooling layer", str(path))
 
 
 def _input(graph: Any, path: Path) -> tuple[int, Tensor | None]:
-    """Side of the input, and the mean image where there is one: RGB of 0..1."""
-    layers = [layer.input_param for layer in graph.layer if layer.type == "Input"]
-    shapes = [*graph.input_shape, *(shape for param in layers for shape in param.shape)]
+    """Side of the input, and the mean image (3, H, W), RGB of 0..1, or None if there is none."""
+    params = [layer.input_param for layer in graph.layer if layer.type == "Input"]
+    shapes = [*graph.input_shape, *(shape for param in params for shape in param.shape)]
     shape = list(graph.input_dim) or [side for shape in shapes for side in shape.dim]
     if shape and shape[-2:] != [shape[-1]] * 2:
         raise UserError(f"images of {shape} are not square", str(path))
     size = int(shape[-1]) if shape else 224
-    files = _means(path)
+    files = _mean_files(path)
     if not files:
         return size, None
     mean = _array(_read_message("BlobProto", files[0]), str(files[0]))
@@ -221,20 +236,26 @@ def _input(graph: Any, path: Path) -> tuple[int, Tensor | None]:
 
 
 def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
-    """Write a caffemodel at `path`, its deploy prototxt and its mean image beside it.
+    """Write a caffemodel, and in the same folder its prototxt and its mean image.
+
+    Args:
+        path: the caffemodel.
+        network: the network.
+        preprocessing: its input size and mean.
 
     Raises:
-        UserError: if protobuf is missing, Caffe has no such layers, or they cannot be written.
+        UserError: if protobuf is missing, the network has parts that Caffe files cannot hold,
+            or a file cannot be written.
     """
+    graph = _CaffeGraph(preprocessing.size)  # first, for its message if protobuf is missing
     from google.protobuf import text_format
 
-    graph = _Graph(preprocessing.size)
-    walk(network.architecture, graph, "Caffe")
+    layers.write_graph(network.architecture, graph, "Caffe")
     net = graph.net
     text = text_format.MessageToString(net)
-    state = to_bgr(network, preprocessing)
+    state = layers.bgr_state_dict(network, preprocessing)
     for layer in net.layer:
-        module = layer_names.ours(layer.name)
+        module = layers.module_of(layer.name)
         if module is None:
             continue
         if layer.type == "BatchNorm":
@@ -252,7 +273,7 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
     mean.num, mean.channels, mean.height, mean.width = 1, 3, side, side
     mean.data = image.contiguous().numpy().astype("<f4").tobytes()
     contents = (net.SerializeToString(), text.encode(), mean.SerializeToString())
-    for file, content in zip(written(path), contents, strict=True):
+    for file, content in zip(output_files(path), contents, strict=True):
         write_bytes(file, content)
 
 
@@ -261,7 +282,7 @@ def _fill(blob: Any, tensor: Tensor) -> None:
     blob.data = tensor.float().contiguous().numpy().astype("<f4").tobytes()
 
 
-class _Graph:
+class _CaffeGraph:
     """Layers of a Caffe net, without tensors."""
 
     def __init__(self, size: int) -> None:
@@ -273,8 +294,8 @@ class _Graph:
     def input(self) -> str:
         return "data"
 
-    def conv(self, place: str, x: str, filters: int, size: int, stride: int) -> str:
-        name, norm = layer_names.layer_names(place)
+    def conv(self, suffix: str, x: str, filters: int, size: int, stride: int) -> str:
+        name, norm = layers.conv_and_bn_names(suffix)
         conv = self._layer(name, "Convolution", name, x).convolution_param
         conv.num_output, conv.bias_term = filters, False
         conv.kernel_size.append(size)
@@ -307,3 +328,84 @@ class _Graph:
         self._layer(name, "InnerProduct", name, "pool5").inner_product_param.num_output = classes
         self._layer("prob", "Softmax", "prob", name)
         return "prob"
+
+
+# The part of caffe.proto that residual networks use, as message: {field: (number, type)}.
+# `*` marks repeated fields.
+_MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
+    "BlobShape": {"dim": (1, "int64*")},
+    # Packed floats are encoded like a string of bytes, which NumPy reads at once.
+    "BlobProto": {
+        "num": (1, "int64"), "channels": (2, "int64"), "height": (3, "int64"),
+        "width": (4, "int64"), "data": (5, "bytes"), "shape": (7, "BlobShape"),
+        "double_data": (8, "bytes"),
+    },
+    "Convolution": {
+        "num_output": (1, "uint32"), "bias_term": (2, "bool"), "pad": (3, "uint32*"),
+        "kernel_size": (4, "uint32*"), "stride": (6, "uint32*"), "stride_h": (13, "uint32"),
+    },
+    "BatchNorm": {"use_global_stats": (1, "bool"), "eps": (3, "float")},
+    "Scale": {"bias_term": (4, "bool")},
+    "Pooling": {
+        "pool": (1, "uint32"), "kernel_size": (2, "uint32"), "stride": (3, "uint32"),
+        "pad": (4, "uint32"), "global_pooling": (12, "bool"), "round_mode": (13, "uint32"),
+    },
+    "InnerProduct": {"num_output": (1, "uint32")},
+    "Input": {"shape": (1, "BlobShape*")},
+    "Layer": {
+        "name": (1, "string"), "type": (2, "string"), "bottom": (3, "string*"),
+        "top": (4, "string*"), "blobs": (7, "BlobProto*"),
+        "convolution_param": (106, "Convolution"),
+        "inner_product_param": (117, "InnerProduct"), "pooling_param": (121, "Pooling"),
+        "batch_norm_param": (139, "BatchNorm"), "scale_param": (142, "Scale"),
+        "input_param": (143, "Input"),
+    },
+    "Net": {
+        "name": (1, "string"), "input": (3, "string*"), "input_dim": (4, "int64*"),
+        "input_shape": (8, "BlobShape*"), "layer": (100, "Layer*"),
+    },
+}  # fmt: skip
+_ENUMS = {"pool": ("MAX", "AVE"), "round_mode": ("CEIL", "FLOOR")}
+
+
+@cache
+def messages() -> dict[str, Any]:
+    """Caffe's protobuf message classes by name, built at run time.
+
+    Raises:
+        UserError: if protobuf is not installed.
+    """
+    try:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    except ImportError as error:
+        raise UserError(
+            "Caffe files need the package protobuf", hint="pip install 'resnets[convert]'"
+        ) from error
+    file = descriptor_pb2.FileDescriptorProto(
+        name="resnets/caffe.proto", package="resnets.caffe", syntax="proto2"
+    )
+    for name, values in _ENUMS.items():
+        enum = file.enum_type.add(name=f"{name}_values")
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, text) in fields.items():
+            kind = text.removesuffix("*")
+            label = kinds.LABEL_REPEATED if text.endswith("*") else kinds.LABEL_OPTIONAL
+            added = message.field.add(name=field, number=number, label=label)
+            if field in _ENUMS:
+                added.type, added.type_name = kinds.TYPE_ENUM, f".resnets.caffe.{field}_values"
+            elif kind in _MESSAGES:
+                added.type, added.type_name = kinds.TYPE_MESSAGE, f".resnets.caffe.{kind}"
+            else:
+                added.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
+            if text == "int64*" and name == "BlobShape":
+                added.options.packed = True
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"resnets.caffe.{name}"))
+        for name in _MESSAGES
+    }

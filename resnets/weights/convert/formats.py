@@ -1,66 +1,73 @@
-"""Which format a file has, by its content; reading and writing all of them."""
+"""File formats of weights: detecting a file's format, and reading and writing all of them.
+
+Next to a file for another program lies a JSON card, FILE.card.json: the card of a model file,
+with the SHA-256 of the file that it describes.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 
-from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import ResidualNetwork
-from resnets.support.download import digest
-from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, write_json
+from resnets.support.errors import UserError, nearest, one_line
+from resnets.support.files import file_sha256, make_folder, write_json
 from resnets.weights import model_file
-from resnets.weights.convert import caffe, imported, keras, torch_files
-from resnets.weights.convert.imported import Foreign
-from resnets.weights.model_file import Model
+from resnets.weights.card import RUN_MODEL, check_card
+from resnets.weights.convert import caffe, keras, pytorch
+from resnets.weights.convert.identify import ImportedWeights, to_model
+from resnets.weights.model_file import Model, read_preprocessing
 
 FORMATS = ("resnets", "torchvision", "timm", "keras-h5", "tfjs", "caffe")
-_ENDINGS = {
+_SUFFIXES = {
     ".safetensors": "resnets", ".pth": "torchvision", ".pt": "torchvision", ".h5": "keras-h5",
     ".json": "tfjs", ".caffemodel": "caffe",
 }  # fmt: skip
-_MARKS = (
-    (keras.MODEL_JSON, "tfjs"), (torch_files.TIMM_CONFIG, "timm"), (f"*{caffe.MODEL}", "caffe"),
-    ("model.safetensors", "resnets"),
+_FOLDERS = (
+    (keras.MODEL_JSON, "tfjs"), (pytorch.TIMM_CONFIG, "timm"), (f"*{caffe.MODEL}", "caffe"),
+    (RUN_MODEL, "resnets"),
 )  # fmt: skip
-_STARTS = {
+_FIRST_BYTES = {
     b"\x89HDF\r\n\x1a\n": "keras-h5", b"PK\x03\x04": "torchvision", b"\x80\x02": "torchvision",
     b"{": "tfjs",
 }  # fmt: skip
 
 
-def recognise(path: Path) -> str:
-    """One of `FORMATS`, by what a file or folder holds.
+def detect_format(path: Path) -> str:
+    """The format of a file or folder, one of `FORMATS`, by its content.
 
     Raises:
-        UserError: if it is missing, or none of them.
+        UserError: if it is missing, or in none of them.
     """
     if path.is_dir():
-        for pattern, kind in _MARKS:
+        for pattern, kind in _FOLDERS:
             if any(path.glob(pattern)):
                 return kind
-        raise UserError("no weights in this folder", str(path), "give their file")
-    head = _head(path)
+        raise UserError("no weights in this folder", str(path), "name the file of the weights")
+    start = _first_bytes(path)
     if path.suffix in (caffe.MODEL, caffe.GRAPH):
         return "caffe"
     if path.suffix == ".keras":
-        raise UserError("archives of Keras are not read here", str(path),
-                        "save it as H5: model.save('model.h5')")  # fmt: skip
-    if head[8:9] == b"{":
+        raise UserError(
+            "Keras archives (.keras) are not supported",
+            str(path),
+            "save the model as H5: model.save('model.h5')",
+        )
+    if start[8:9] == b"{":
         return "resnets" if _has_card(path) else "torchvision"
-    for start, kind in _STARTS.items():
-        if head.startswith(start):
+    for known, kind in _FIRST_BYTES.items():
+        if start.startswith(known):
             return kind
-    raise UserError("weights of no kind that is read here" if head else "the file is empty",
-                    str(path), f"known: {', '.join(FORMATS)}")  # fmt: skip
+    message = "unknown format of weights" if start else "the file is empty"
+    raise UserError(message, str(path), f"known formats: {', '.join(FORMATS)}")
 
 
-def _head(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(16)
@@ -75,22 +82,40 @@ def _has_card(path: Path) -> bool:
         with safetensors.safe_open(path, framework="pt") as file:
             return "card" in (file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path)) from error
+        raise UserError(f"not a readable safetensors file ({error})", str(path)) from error
 
 
-def read_foreign(path: Path, bn_eps: float | None = None) -> Foreign:
-    """Weights of another program, with the card that lies beside them if we wrote them.
+def read(path: Path, network: str | None = None) -> Model:
+    """Read a model from a file or folder of any format.
+
+    Args:
+        path: what to read.
+        network: a name of the zoo table; by default the network that the weights fit.
+
+    Raises:
+        UserError: if it is missing, damaged, of unknown format, or of another network.
+    """
+    if detect_format(path) != "resnets":
+        return to_model(read_imported(path), network)
+    model = model_file.load(_files(path, "resnets")[0])
+    if network is not None and network != model.card["network"]:
+        raise UserError(f"is a {model.card['network']}, not a {network}", str(path))
+    return model
+
+
+def read_imported(path: Path, bn_eps: float | None = None) -> ImportedWeights:
+    """Read weights of another program, and the card next to them if there is one.
 
     Args:
         path: a file or folder.
-        bn_eps: eps of BN, where it is known better than a Keras file says.
+        bn_eps: eps of every BN; overrides the one of a Keras file.
 
     Raises:
-        UserError: if they are missing, damaged or of no known kind.
+        UserError: if they are missing, damaged or of unknown format.
     """
-    kind = recognise(path)
+    kind = detect_format(path)
     if kind == "timm":
-        found = torch_files.read_timm(path)
+        found = pytorch.read_timm(path)
     elif kind == "keras-h5":
         found = keras.read_h5(path, bn_eps)
     elif kind == "tfjs":
@@ -98,39 +123,21 @@ def read_foreign(path: Path, bn_eps: float | None = None) -> Foreign:
     elif kind == "caffe":
         found = caffe.read(path)
     else:
-        found = torch_files.read(path)
+        found = pytorch.read(path)
     return _with_card(found)
 
 
-def read(path: Path, network: str | None = None) -> Model:
-    """A model of ours from a file or folder of any known format.
-
-    Args:
-        path: what to read.
-        network: a name of the table; by default what the weights fit.
+def output_format(out: Path, to: str | None) -> str:
+    """The format to write: `to`, or else the one of `out`'s suffix.
 
     Raises:
-        UserError: if it is missing, damaged, of no known kind or of another network.
+        UserError: if there is no such format, or the suffix belongs to none.
     """
-    if recognise(path) != "resnets":
-        return imported.to_model(read_foreign(path), network)
-    model = model_file.load(str(path))
-    if network is not None and network != model.card["network"]:
-        raise UserError(f"is a {model.card['network']}, not a {network}", str(path))
-    return model
-
-
-def format_of(out: Path, to: str | None) -> str:
-    """The format to write: `to`, or what the ending of `out` stands for.
-
-    Raises:
-        UserError: if there is no such format, or the ending does not say.
-    """
-    if to is None and out.suffix in _ENDINGS:
-        return _ENDINGS[out.suffix]
+    if to is None and out.suffix in _SUFFIXES:
+        return _SUFFIXES[out.suffix]
     if to is None:
-        raise UserError("the name does not say the format", str(out),
-                        f"give --to {' or '.join(FORMATS)}")  # fmt: skip
+        hint = f"give --to {' or '.join(FORMATS)}"
+        raise UserError("the file name does not say which format to write", str(out), hint)
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}", "--to", nearest(to, FORMATS))
     return to
@@ -138,112 +145,103 @@ def format_of(out: Path, to: str | None) -> str:
 
 def refuse_overwriting(source: Path, out: Path, to: str) -> None:
     """Raise `UserError` if writing `out` in the format `to` would replace a file of `source`."""
-    kind = recognise(source)
-    there = caffe.found(source) if kind == "caffe" else _files(source, kind)
-    read = {path.resolve() for path in (*there, _card_of(there[0]))}
-    written = _files(out, to)
-    for path in (*written, _card_of(written[0])):
-        if path.resolve() in read:
+    kind = detect_format(source)
+    files = caffe.source_files(source) if kind == "caffe" else _files(source, kind)
+    sources = {path.resolve() for path in (*files, _card_path(files[0]))}
+    outputs = _files(out, to)
+    for path in (*outputs, _card_path(outputs[0])):
+        if path.resolve() in sources:
             raise UserError("would overwrite its source", str(path), "give another name or folder")
 
 
 def _files(path: Path, kind: str) -> list[Path]:
-    """The files of a model at `path`, the main file first; of shards, those there already."""
+    """The files of a model at `path`, the main file first; of shards, the existing ones."""
     if kind == "timm":
-        return [path / torch_files.TIMM_WEIGHTS, path / torch_files.TIMM_CONFIG]
+        return [path / pytorch.TIMM_WEIGHTS, path / pytorch.TIMM_CONFIG]
     if kind == "tfjs":
         main = path if path.suffix == ".json" else path / keras.MODEL_JSON
         return [main, *main.parent.glob("*.bin")]
     if kind == "caffe":
-        return caffe.written(path)
-    return [path / "model.safetensors" if path.is_dir() else path]
+        return caffe.output_files(path)
+    return [path / RUN_MODEL if path.is_dir() else path]
 
 
 def write(model: Model, out: Path, to: str) -> list[Path]:
-    """Write a model in a format; other programs' files get our card beside them.
+    """Write a model in a format, and for other programs than this one a card next to it.
 
     Args:
-        model: of the ImageNet or CIFAR family.
+        model: any network for `resnets`; else a residual or plain network for ImageNet.
         out: a file, or a folder for `timm` and `tfjs`.
         to: one of `FORMATS`.
 
     Returns:
-        What was written, the main file first.
+        The written files, the main file first.
 
     Raises:
-        UserError: if the format has no such network, or a file cannot be written.
+        UserError: if the format does not support the network, or a file cannot be written.
     """
-    network, look = model.network, model.preprocessing
+    network, preprocessing = model.network, model.preprocessing
     make_folder(out.parent)
     if to == "resnets":
-        model_file.save(out, network.state_dict(), look, model.card)
+        model_file.save(out, network.state_dict(), preprocessing, model.card)
         return [out]
     if not isinstance(network, ResidualNetwork):
-        raise UserError(f"{model.card['network']} is no residual network", hint="use --to resnets")
-    files = [out]
+        name = model.card["network"]
+        raise UserError(f"{name} is not a residual network", hint="use --to resnets")
+    files = _files(out, to)
     if to == "torchvision":
-        torch_files.write(out, network)
+        pytorch.write(out, network)
     elif to == "timm":
-        torch_files.write_timm(out, network, look, model.card)
-        files = _files(out, to)
+        pytorch.write_timm(out, network, preprocessing, model.card)
     elif to == "keras-h5":
-        keras.write_h5(out, network, look)
+        keras.write_h5(out, network, preprocessing)
     elif to == "tfjs":
-        files = _files(out, to)[:1]
-        keras.write_tfjs(files[0], network, look)
+        files = files[:1]
+        keras.write_tfjs(files[0], network, preprocessing)
     else:
-        files = _files(out, to)
-        caffe.write(out, network, look)
-    card = _card_of(files[0])
+        caffe.write(out, network, preprocessing)
+    card = _card_path(files[0])
     write_json(card, _card(model, files[0], to))
     return [*files, card]
 
 
-def _card_of(file: Path) -> Path:
+def _card_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.card.json")
 
 
 def _card(model: Model, file: Path, to: str) -> dict[str, Any]:
-    """Our card for another program's file: how to feed it, classes, provenance."""
-    look = model.preprocessing
+    """The card next to another program's file: the model's, with the preprocessing of the file."""
+    preprocessing = model.preprocessing
     bgr = to in ("keras-h5", "tfjs", "caffe")
-    std = torch.full((3,), 1 / 255) if bgr else look.std
+    std = torch.full((3,), 1 / 255) if bgr else preprocessing.std
     facts = {
-        "size": look.size,
-        "resize": look.resize,
-        "interpolation": look.interpolation,
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
         "input": "BGR, pixels of 0..255 less 255 * mean" if bgr else "RGB, pixels / 255, less mean",
-        "mean": look.mean.tolist(),
+        "mean": preprocessing.mean.tolist(),
         "std": None if std is None else std.flatten().tolist(),
     }
-    return {**model.card, "file": file.name, "sha256": digest(file), "preprocessing": facts}
+    return {**model.card, "file": file.name, "sha256": file_sha256(file), "preprocessing": facts}
 
 
-def _with_card(found: Foreign) -> Foreign:
-    """What our card beside a file says about it."""
-    path = _card_of(Path(found.where))
+def _with_card(found: ImportedWeights) -> ImportedWeights:
+    """The weights with what the card next to their file says, if there is one."""
+    path = _card_path(Path(found.location))
     if not path.exists():
         return found
     try:
         card = json.loads(path.read_bytes())
-        if card["sha256"] != digest(Path(found.where)):
-            raise UserError("describes another file", str(path), "remove it")
-        model_file.check_card(card)
+        if card["sha256"] != file_sha256(Path(found.location)):
+            raise UserError("the card describes another file", str(path), "remove the card")
+        check_card(card)
         facts = card["preprocessing"]
-        std = None if facts["std"] is None else imported.channels(facts["std"])
-        look = Preprocessing(
-            facts["size"],
-            facts["resize"],
-            facts["interpolation"],
-            mean=torch.tensor(facts["mean"]),
-            std=std,
+        kept = ("classes", "class_ids", "measured", "provenance")
+        return replace(
+            found,
+            preprocessing=read_preprocessing(facts, torch.tensor(facts["mean"])),
+            card={key: card[key] for key in kept if key in card},
+            notes={**found.notes, "preprocessing": f"of {path.name}"},
         )
-        kept = {key: card[key] for key in ("classes", "class_ids", "measured", "provenance")
-                if key in card}  # fmt: skip
-        return Foreign(
-            found.state, found.origin, found.where, found.stride_in, found.pool, look, kept,
-            {**found.notes, "preprocessing": f"of {path.name}"},
-        )  # fmt: skip
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"not a readable card ({line})", str(path)) from error
+        raise UserError(f"not a readable card ({one_line(error)})", str(path)) from error

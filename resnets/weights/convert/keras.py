@@ -1,6 +1,6 @@
-"""Keras: H5 files of weights or whole models, and model.json with shards for TensorFlow.js.
+"""Keras: H5 files of weights or whole models, and TensorFlow.js: model.json and shards.
 
-Both hold the same graph and the same tensors. Kernels are (H, W, in, out), images BGR of
+Both hold the same graph and the same tensors. Kernels are (H, W, in, out); images are BGR of
 0..255 less a mean, as in `keras.applications`.
 """
 
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.preprocessing import Preprocessing
-from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
-from resnets.support.errors import UserError
+from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
+from resnets.support.errors import UserError, one_line
 from resnets.support.files import atomic_write, make_folder, write_bytes, write_json
-from resnets.weights.convert import layer_names
-from resnets.weights.convert.imported import EPS, Foreign, assemble, caffe_preprocessing, to_bgr
-from resnets.weights.convert.keras_graph import describe
+from resnets.weights.convert import layers
+from resnets.weights.convert.identify import ImportedWeights
+from resnets.weights.convert.layers import BN_EPS
 
-SHARD = 4 << 20
 MODEL_JSON = "model.json"
+_SHARD_BYTES = 4 << 20
 _APPLICATIONS_EPS = 1.001e-5  # of today's keras.applications, whose files hold no graph
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _KINDS = {
@@ -36,48 +36,50 @@ _TENSOR = re.compile(
     r"(?:_\d+)?(?::0)?$"
 )
 
-Layers = dict[str, dict[str, NDArray[np.float32]]]
-"""Tensors by kind (kernel, bias, gamma, beta, moving_mean, moving_variance) by layer."""
+_Arrays = dict[str, dict[str, NDArray[np.float32]]]
+"""By layer, then by kind: kernel, bias, gamma, beta, moving_mean, moving_variance."""
+_Graph = dict[str, dict[str, Any]]
+"""By layer: its settings, its `class_name`, and its inputs as the JSON text `inbound`."""
 
 
-def read_h5(path: Path, eps: float | None = None) -> Foreign:
-    """Weights, or a whole model, as Keras writes them to one H5 file.
+def read_h5(path: Path, bn_eps: float | None = None) -> ImportedWeights:
+    """Read the weights, or the whole model, that Keras saved as one H5 file.
 
     Args:
         path: the file.
-        eps: of BN, where it is known better than the file says.
+        bn_eps: eps of every BN; overrides the file's.
 
     Raises:
         UserError: if h5py is missing, or the file is damaged or of another layout.
     """
     h5py = _h5py()
-    layers: Layers = {}
+    arrays: _Arrays = {}
     try:
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
             group = file.get("model_weights", file)
             if "layer_names" not in group.attrs:
                 raise UserError(
-                    "not a layout of Keras that is read here",
+                    "unsupported layout of a Keras H5 file",
                     str(path),
                     "save the whole model as H5: model.save('model.h5')",
                 )
             for layer in _texts(group.attrs["layer_names"]):
                 for name in _texts(group[layer].attrs["weight_names"]):
                     array = np.asarray(group[layer][name], np.float32)
-                    layers.setdefault(layer, {})[_kind(name, path)] = array
+                    arrays.setdefault(layer, {})[_kind(name, path)] = array
         config = None if text is None else json.loads(text)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"not a readable H5 file of Keras ({_first(error)})", str(path)) from error
-    return _foreign(layers, config, "Keras H5", path, eps)
+        raise UserError(f"not a readable Keras H5 file ({one_line(error)})", str(path)) from error
+    return _import(arrays, config, "Keras H5", path, bn_eps)
 
 
-def read_tfjs(path: Path, eps: float | None = None) -> Foreign:
-    """A layers model of TensorFlow.js: its model.json, with the shards beside it.
+def read_tfjs(path: Path, bn_eps: float | None = None) -> ImportedWeights:
+    """Read a layers model of TensorFlow.js: model.json and the shards in the same folder.
 
     Args:
         path: the model.json.
-        eps: of BN, where it is known better than the file says.
+        bn_eps: eps of every BN; overrides the file's.
 
     Raises:
         UserError: if a file is missing, damaged, quantized or of another layout.
@@ -86,19 +88,18 @@ def read_tfjs(path: Path, eps: float | None = None) -> Foreign:
         document = json.loads(path.read_bytes())
         topology = document["modelTopology"]
         config = topology.get("model_config", topology)
-        layers: Layers = {}
+        arrays: _Arrays = {}
         for group in document["weightsManifest"]:
             content = b"".join((path.parent / name).read_bytes() for name in group["paths"])
             offset = 0
             for weight in group["weights"]:
                 if weight["dtype"] != "float32" or "quantization" in weight:
-                    raise UserError("quantized weights are not read here", str(path))
+                    raise UserError("quantized weights are not supported", str(path))
                 size = 4 * int(np.prod(weight["shape"]))
                 array = np.frombuffer(content[offset : offset + size], "<f4")
                 layer, _, name = weight["name"].rpartition("/")
-                layers.setdefault(layer.split("/")[-1], {})[_kind(name, path)] = array.reshape(
-                    weight["shape"]
-                )
+                kinds = arrays.setdefault(layer.split("/")[-1], {})
+                kinds[_kind(name, path)] = array.reshape(weight["shape"])
                 offset += size
             if offset != len(content):
                 raise ValueError(f"shards hold {len(content):,} bytes instead of {offset:,}")
@@ -106,9 +107,9 @@ def read_tfjs(path: Path, eps: float | None = None) -> Foreign:
         raise UserError("no such file", str(error.filename)) from error
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"not a readable layers model of TensorFlow.js ({_first(error)})", str(path)
+            f"not a readable layers model of TensorFlow.js ({one_line(error)})", str(path)
         ) from error
-    return _foreign(layers, config, "Keras for TensorFlow.js", path, eps)
+    return _import(arrays, config, "Keras for TensorFlow.js", path, bn_eps)
 
 
 def _h5py() -> Any:
@@ -125,10 +126,6 @@ def _texts(values: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
 
 
-def _first(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def _kind(name: str, path: Path) -> str:
     found = _TENSOR.search(name)
     if not found:
@@ -136,47 +133,59 @@ def _kind(name: str, path: Path) -> str:
     return _KINDS.get(found[1], found[1])
 
 
-def _foreign(
-    layers: Layers, config: Any, origin: str, path: Path, known_eps: float | None
-) -> Foreign:
-    """Put layers under our names; take strides, pool and eps from the graph if there is one."""
-    graph = _graph(config, path)
+def _import(
+    arrays: _Arrays, config: Any, origin: str, path: Path, bn_eps: float | None
+) -> ImportedWeights:
+    """Rename and convert the tensors; take strides, pool and eps from the graph if there is one.
+
+    Args:
+        arrays: the tensors.
+        config: the model's JSON configuration; None if the file holds weights only.
+        origin: name of the program.
+        path: the file.
+        bn_eps: eps of every BN; overrides the graph's.
+    """
+    graph = _read_graph(config, path)
     convolutions: dict[str, tuple[Tensor, Tensor | None]] = {}
     norms, classifier = {}, None
     epsilons, biases = set(), False
-    for layer, arrays in layers.items():
-        module = layer_names.ours(layer)
-        tensors = {kind: torch.from_numpy(array.copy()) for kind, array in arrays.items()}
+    for layer, kinds in arrays.items():
+        module = layers.module_of(layer)
+        tensors = {kind: torch.from_numpy(array.copy()) for kind, array in kinds.items()}
         try:
             if module == "fc":
                 classifier = (tensors["kernel"].T, tensors["bias"])
             elif module is None:
-                raise UserError(f"layer {layer!r} is of no network of the paper", str(path))
+                raise UserError(f"no network of the paper has a layer {layer!r}", str(path))
             elif "kernel" in tensors:
                 bias = tensors.get("bias")
                 biases = biases or (bias is not None and bool(bias.any()))
                 convolutions[module] = (tensors["kernel"].permute(3, 2, 0, 1), bias)
             else:
-                told = graph.get(layer, {}).get("epsilon", _APPLICATIONS_EPS)
-                eps = float(told if known_eps is None else known_eps)
+                own_eps = graph.get(layer, {}).get("epsilon", _APPLICATIONS_EPS)
+                eps = float(own_eps if bn_eps is None else bn_eps)
                 epsilons.add(eps)
                 gamma, beta, mean, variance = (tensors[kind] for kind in _NORM)
                 norms[module] = (gamma, beta, mean, variance, eps)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"layer {layer!r} is damaged ({_first(error)})", str(path)) from error
-    notes = {
-        "colours": "BGR, folded into the first convolution",
-        "bn_eps": sorted(epsilons),
-        "convolution_biases": "folded into the means of BN" if biases else "none",
-    }
-    return Foreign(
-        assemble(convolutions, norms, classifier, str(path)), origin, str(path), _stride_in(graph),
-        _pool(graph, path), caffe_preprocessing(_size(graph)), notes=notes,
-    )  # fmt: skip
+            raise UserError(f"layer {layer!r} is damaged ({one_line(error)})", str(path)) from error
+    return ImportedWeights(
+        state=layers.rgb_state_dict(convolutions, norms, classifier, str(path)),
+        origin=origin,
+        location=str(path),
+        stride_in=_stride_in(graph),
+        pool=_pool(graph, path),
+        preprocessing=layers.caffe_preprocessing(_input_size(graph)),
+        notes={
+            "colours": "BGR, folded into the first convolution",
+            "bn_eps": sorted(epsilons),
+            "convolution_biases": "folded into the means of BN" if biases else "none",
+        },
+    )
 
 
-def _graph(config: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """Settings of each layer by name, with `class_name` and the names of its inputs."""
+def _read_graph(config: Any, path: Path) -> _Graph:
+    """The graph of a model's JSON configuration; empty if there is none."""
     if config is None:
         return {}
     try:
@@ -189,20 +198,24 @@ def _graph(config: Any, path: Path) -> dict[str, dict[str, Any]]:
             }  # fmt: skip
         return graph
     except (KeyError, TypeError) as error:
-        raise UserError(f"its graph is damaged ({_first(error)})", str(path)) from error
+        raise UserError(f"the graph is damaged ({one_line(error)})", str(path)) from error
 
 
-def _stride_in(graph: dict[str, dict[str, Any]]) -> StrideIn:
-    """`1x1` where there is no graph: weights without one are of `keras.applications`."""
+def _stride_in(graph: _Graph) -> StrideIn:
+    """Which convolution of a bottleneck has the stride; without a graph `keras.applications`'s."""
     for layer, settings in graph.items():
         strided = settings["class_name"] == "Conv2D" and 2 in settings["strides"]
-        if strided and re.search(r"\.0\.conv[12]$", layer_names.ours(layer) or ""):
+        if strided and re.search(r"\.0\.conv[12]$", layers.module_of(layer) or ""):
             return "1x1" if 1 in settings["kernel_size"] else "3x3"
     return "1x1"
 
 
-def _pool(graph: dict[str, dict[str, Any]], path: Path) -> PoolKind:
-    """`padded` where there is no graph: weights without one are of `keras.applications`."""
+def _pool(graph: _Graph, path: Path) -> PoolKind:
+    """How the stem pools; without a graph as in `keras.applications`.
+
+    Raises:
+        UserError: if it pools in another way than networks of this package.
+    """
     for name, pool in graph.items():
         if pool["class_name"] != "MaxPooling2D":
             continue
@@ -213,15 +226,15 @@ def _pool(graph: dict[str, dict[str, Any]], path: Path) -> PoolKind:
             if form in (("valid", [[1, 1], [1, 1]]), ("valid", [1, 1]), ("valid", 1)):
                 return "padded"
             if form in (("valid", [[0, 1], [0, 1]]), ("same", 0)):
-                return "ceil"  # `same` of an even side pads only behind
+                return "ceil"  # `same` pads an even side at the end only
         raise UserError(
-            "pools otherwise than by 3x3/2 padded by one pixel on all sides or behind only",
+            "unsupported pool: not 3x3/2 padded by one pixel on all sides, or at the end only",
             f"{path}, layer {name!r}",
         )
     return "padded"
 
 
-def _size(graph: dict[str, dict[str, Any]]) -> int:
+def _input_size(graph: _Graph) -> int:
     for settings in graph.values():
         if settings["class_name"] == "InputLayer":
             shape = settings.get("batch_input_shape") or settings.get("batch_shape") or [None, None]
@@ -229,24 +242,24 @@ def _size(graph: dict[str, dict[str, Any]]) -> int:
     return 224
 
 
-def _tensors(
+def _layer_arrays(
     network: ResidualNetwork, preprocessing: Preprocessing
 ) -> list[tuple[str, dict[str, NDArray[np.float32]]]]:
-    """Layers and their tensors in the order of the graph; biases are zeros."""
-    state, depths = to_bgr(network, preprocessing), network.architecture.depths
+    """Layers and their arrays in the order of the graph; biases are zeros."""
+    state, depths = layers.bgr_state_dict(network, preprocessing), network.architecture.depths
     norm_kinds = ("weight", "bias", "running_mean", "running_var")
-    layers: list[tuple[str, dict[str, Tensor]]] = []
-    for conv in layer_names.convolutions(network):
-        layer, norm_layer = layer_names.layer_names(layer_names.theirs(conv, depths))
+    tensors: list[tuple[str, dict[str, Tensor]]] = []
+    for conv in layers.convolutions(network):
+        layer, norm_layer = layers.conv_and_bn_names(layers.layer_suffix(conv, depths))
         kernel = state[f"{conv}.weight"].permute(2, 3, 1, 0)
-        layers.append((layer, {"kernel": kernel, "bias": torch.zeros(kernel.shape[3])}))
-        norm = [state[f"{layer_names.bn_of(conv)}.{kind}"] for kind in norm_kinds]
-        layers.append((norm_layer, dict(zip(_NORM, norm, strict=True))))
+        tensors.append((layer, {"kernel": kernel, "bias": torch.zeros(kernel.shape[3])}))
+        norm = [state[f"{layers.bn_of(conv)}.{kind}"] for kind in norm_kinds]
+        tensors.append((norm_layer, dict(zip(_NORM, norm, strict=True))))
     classes = network.architecture.classes
-    layers.append((f"fc{classes}", {"kernel": state["fc.weight"].T, "bias": state["fc.bias"]}))
+    tensors.append((f"fc{classes}", {"kernel": state["fc.weight"].T, "bias": state["fc.bias"]}))
     return [
-        (name, {k: np.ascontiguousarray(t.float().numpy()) for k, t in tensors.items()})
-        for name, tensors in layers
+        (name, {k: np.ascontiguousarray(t.float().numpy()) for k, t in kinds.items()})
+        for name, kinds in tensors
     ]
 
 
@@ -254,11 +267,12 @@ def write_h5(path: Path, network: ResidualNetwork, preprocessing: Preprocessing)
     """Write a whole model as one H5 file, which `keras.models.load_model` reads.
 
     Raises:
-        UserError: if h5py is missing, Keras has no such layers, or it cannot be written.
+        UserError: if h5py is missing, the network has parts that Keras files cannot hold, or
+            the file cannot be written.
     """
     h5py = _h5py()
-    config = describe(network.architecture, preprocessing.size, EPS)
-    layers = _tensors(network, preprocessing)
+    config = _write_graph(network.architecture, preprocessing.size)
+    arrays = dict(_layer_arrays(network, preprocessing))
 
     def write(stream: Any) -> None:
         with h5py.File(stream, "w") as file:
@@ -266,39 +280,39 @@ def write_h5(path: Path, network: ResidualNetwork, preprocessing: Preprocessing)
             file.attrs["backend"] = "tensorflow"
             file.attrs["model_config"] = json.dumps(config)
             group = file.create_group("model_weights")
-            held = dict(layers)
             names = [layer["config"]["name"] for layer in config["config"]["layers"]]
             group.attrs["layer_names"] = [name.encode() for name in names]
             for name in names:
-                arrays = held.get(name, {})
+                kinds = arrays.get(name, {})
                 inner = group.create_group(name)
-                inner.attrs["weight_names"] = [f"{name}/{kind}:0".encode() for kind in arrays]
-                for kind, array in arrays.items():
+                inner.attrs["weight_names"] = [f"{name}/{kind}:0".encode() for kind in kinds]
+                for kind, array in kinds.items():
                     inner.create_dataset(f"{name}/{kind}:0", data=array)
 
     atomic_write(path, write)
 
 
 def write_tfjs(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
-    """Write `path` (a model.json) and its shards beside it, a layers model of TensorFlow.js.
+    """Write a layers model of TensorFlow.js: `path`, a model.json, and shards in its folder.
 
     Raises:
-        UserError: if Keras has no such layers, or it cannot be written.
+        UserError: if the network has parts that Keras files cannot hold, or a file cannot be
+            written.
     """
-    config = describe(network.architecture, preprocessing.size, EPS)
+    config = _write_graph(network.architecture, preprocessing.size)
     make_folder(path.parent)
     weights, parts = [], []
-    for layer, arrays in _tensors(network, preprocessing):
-        for kind, array in arrays.items():
+    for layer, kinds in _layer_arrays(network, preprocessing):
+        for kind, array in kinds.items():
             weights.append(
                 {"name": f"{layer}/{kind}", "shape": list(array.shape), "dtype": "float32"}
             )
             parts.append(array.astype("<f4").tobytes())
     content = b"".join(parts)
-    count = -(-len(content) // SHARD)
+    count = -(-len(content) // _SHARD_BYTES)
     names = [f"group1-shard{i}of{count}.bin" for i in range(1, count + 1)]
     for i, name in enumerate(names):
-        write_bytes(path.parent / name, content[i * SHARD : (i + 1) * SHARD])
+        write_bytes(path.parent / name, content[i * _SHARD_BYTES : (i + 1) * _SHARD_BYTES])
     document = {
         "format": "layers-model",
         "generatedBy": "keras v2.2.4-tf",
@@ -311,3 +325,94 @@ def write_tfjs(path: Path, network: ResidualNetwork, preprocessing: Preprocessin
         "weightsManifest": [{"paths": names, "weights": weights}],
     }
     write_json(path, document)
+
+
+class _KerasGraph:
+    """Layers of a Keras functional model, in its JSON form."""
+
+    def __init__(self, size: int) -> None:
+        self.layers: list[dict[str, Any]] = []
+        self._size = size
+
+    def _add(self, kind: str, name: str, *inputs: str, **settings: Any) -> str:
+        nodes = [[[source, 0, 0, {}] for source in inputs]] if inputs else []
+        config = {"name": name, "dtype": "float32", **settings}
+        self.layers.append(
+            {"name": name, "class_name": kind, "config": config, "inbound_nodes": nodes}
+        )
+        return name
+
+    def _pad(self, name: str, x: str, before: int, after: int) -> str:
+        sides = [[before, after], [before, after]]
+        return self._add("ZeroPadding2D", name, x, padding=sides, data_format="channels_last")
+
+    def input(self) -> str:
+        return self._add(
+            "InputLayer", "input_1", batch_input_shape=[None, self._size, self._size, 3]
+        )
+
+    def conv(self, suffix: str, x: str, filters: int, size: int, stride: int) -> str:
+        conv, norm = layers.conv_and_bn_names(suffix)
+        # Keras' own `same` pads strided convolutions on one side only.
+        same = stride == 1
+        if not same and size > 1:
+            x = self._pad(f"{conv}_pad", x, size // 2, size // 2)
+        x = self._add(
+            "Conv2D", conv, x, filters=filters, kernel_size=[size, size],
+            strides=[stride, stride], padding="same" if same else "valid",
+            data_format="channels_last", activation="linear", use_bias=True,
+        )  # fmt: skip
+        return self._add("BatchNormalization", norm, x, axis=[3], momentum=0.99,
+                         epsilon=BN_EPS, center=True, scale=True)  # fmt: skip
+
+    def relu(self, name: str, x: str) -> str:
+        return self._add("Activation", f"relu_{name}", x, activation="relu")
+
+    def pool(self, x: str, ceil: bool) -> str:
+        # A ReLU's outputs are not negative, so that zeros around them change no maximum.
+        x = self._pad("pool1_pad", x, 0 if ceil else 1, 1)
+        return self._add("MaxPooling2D", "pool1", x, pool_size=[3, 3], strides=[2, 2],
+                         padding="valid", data_format="channels_last")  # fmt: skip
+
+    def add(self, name: str, x: str, y: str) -> str:
+        return self._add("Add", f"add_{name}", y, x)
+
+    def sorted(self) -> list[dict[str, Any]]:
+        """The layers in the order in which Keras will number them: farthest from the end first.
+
+        H5 files hold tensors in this order; Keras ignores their names.
+        """
+        far: dict[str, int] = {}
+        for layer in reversed(self.layers):
+            far.setdefault(layer["name"], 0)
+            for source, *_ in (node for nodes in layer["inbound_nodes"] for node in nodes):
+                far[source] = max(far.get(source, 0), far[layer["name"]] + 1)
+        return sorted(self.layers, key=lambda layer: -far[layer["name"]])
+
+    def head(self, x: str, classes: int) -> str:
+        x = self._add("GlobalAveragePooling2D", "avg_pool", x, data_format="channels_last")
+        return self._add("Dense", f"fc{classes}", x, units=classes, activation="softmax",
+                         use_bias=True)  # fmt: skip
+
+
+def _write_graph(row: Architecture, size: int) -> dict[str, Any]:
+    """A network as the JSON configuration of a Keras functional model.
+
+    Args:
+        row: the network.
+        size: side of the input in pixels.
+
+    Raises:
+        UserError: as in `layers.write_graph`.
+    """
+    graph = _KerasGraph(size)
+    output = layers.write_graph(row, graph, "Keras")
+    return {
+        "class_name": "Model",
+        "config": {
+            "name": "resnet",
+            "layers": graph.sorted(),
+            "input_layers": [["input_1", 0, 0]],
+            "output_layers": [[output, 0, 0]],
+        },
+    }

@@ -1,4 +1,4 @@
-"""Tiny networks of every kind, with BN statistics that matter."""
+"""Tiny networks of every kind, with BN statistics unlike those of new networks."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny_zoo(monkeypatch):
-    """The table of networks with these rows instead of its own."""
+    """The zoo table with these rows only."""
     monkeypatch.setattr(zoo, "NAMED", ROWS)
 
 
 def scramble(network: nn.Module) -> nn.Module:
-    """BN with statistics and scales unlike those of a new network; in evaluation mode."""
+    """The network in evaluation mode, with random BN statistics and scales."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -39,8 +39,8 @@ def scramble(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False).eval()
 
 
-def look(kind: str = "torchvision") -> Preprocessing:
-    """torchvision's preprocessing for small images; or with a mean image, undivided."""
+def tiny_preprocessing(kind: str = "torchvision") -> Preprocessing:
+    """torchvision's preprocessing for 65 pixels; for another `kind` a mean image and no std."""
     mean = imagenet().mean if kind == "torchvision" else torch.rand(3, 65, 65)
     std = imagenet().std if kind == "torchvision" else None
     return Preprocessing(65, 70, "bicubic", mean=mean, std=std)
@@ -52,11 +52,11 @@ def model(name: str, classes: int = 7, preprocessing: Preprocessing | None = Non
     names = [f"thing {i}" for i in range(classes)]
     ids = [f"id{i}" for i in range(classes)]
     card = model_file.make_card(name, names, {"recipe": "none"}, [{"error": 5.0}], ids)
-    return model_file.Model(network, card, preprocessing or look())
+    return model_file.Model(network, card, preprocessing or tiny_preprocessing())
 
 
 def answers(of) -> torch.Tensor:
-    """Logits for fixed images, through a model's own preprocessing; an odd size, to see pools."""
+    """Logits for fixed images, preprocessed as the card says; an odd size, so that pools matter."""
     pixels = torch.randint(
         0, 256, (2, 3, 65, 65), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )

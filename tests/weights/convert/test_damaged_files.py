@@ -1,4 +1,4 @@
-"""Whatever stands in a file of weights or in a card beside it: a model or one line."""
+"""Files of weights and their cards that are damaged: an error of one line, or a model."""
 
 import json
 

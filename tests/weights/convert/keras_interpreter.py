@@ -1,4 +1,4 @@
-"""A Keras graph run by itself, layer by layer, without the networks of this package."""
+"""A Keras graph computed layer by layer, without the networks of this package."""
 
 import json
 
