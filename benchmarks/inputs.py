@@ -27,7 +27,7 @@ from resnets.data.augmentation import Augmentation, colour_shift
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
-from resnets.data.samples import Samples, limited
+from resnets.data.samples import Samples, random_subset
 from resnets.support.errors import UserError
 
 BATCH = 32
@@ -121,7 +121,7 @@ def measure(data: Path, images: int, rounds: int, dali: bool, report: Report) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        samples = limited(folders.load_test(data), images)
+        samples = random_subset(folders.load_test(data), images)
         if len(samples) < BATCH:
             raise UserError(f"{len(samples)} images are too few", str(data), f"give {BATCH}")
         list(our_batches(samples, LOOK))  # files into the system's cache

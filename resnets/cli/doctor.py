@@ -7,18 +7,17 @@ import sys
 from pathlib import Path
 
 from resnets.cli.counter import counting
-from resnets.data.folders import existing
 from resnets.data.shards.reader import are_shards
 from resnets.doctor import checks, report
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import existing_folder, write_bytes
 
 
 def examine(
     data: Path, as_json: bool, page: Path | None, listing: Path | None, threads: int | None
 ) -> None:
     """Examine a folder, print the report, write what was asked for; exit 1 on errors."""
-    existing(data)
+    existing_folder(data, "give a folder of images")
     if are_shards(data):
         raise UserError(
             "these are shards; the doctor reads folders of images",

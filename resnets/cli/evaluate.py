@@ -118,8 +118,8 @@ def _photos(
     model: model_file.Model, where: str, options: Options, device: torch.device, we: World
 ) -> Scores | None:
     samples = open_test(where)
-    if samples.left_out and we.is_main:
-        print(f"{where}: {samples.left_out:,} in quarantine left out", file=sys.stderr)
+    if samples.quarantined and we.is_main:
+        print(f"{where}: {samples.quarantined:,} in quarantine left out", file=sys.stderr)
     images = min(len(samples), options.limit or len(samples))
     how = protocols.make(options.views, model.network, model.preprocessing, options.image_size)
     batch = options.batch or (256 if device.type == "cuda" else 32)

@@ -20,7 +20,15 @@ def write(
     began = monotonic()
     with counting("images") as progress:
         threads = os.cpu_count() or 1
-        manifest = writer.write(images, out, resize, quality, images_per_shard, threads, progress)
-    for line in writer.summaries(manifest):
+        manifest = writer.write(
+            images,
+            out,
+            resize=resize,
+            quality=quality,
+            images_per_shard=images_per_shard,
+            threads=threads,
+            progress=progress,
+        )
+    for line in writer.summary(manifest):
         print(line)
     print(f"{out}: finished in {monotonic() - began:.1f} s; train on it with --data, or test on it")

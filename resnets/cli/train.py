@@ -14,7 +14,7 @@ import torch
 
 from resnets.cli.memory import is_lack_of_memory
 from resnets.cli.progress import Lines, duration, watch
-from resnets.data import cifar10, datasets
+from resnets.data import datasets
 from resnets.evaluation.figures import training_png
 from resnets.paper.numbers import PaperError, cifar10_error
 from resnets.support import devices, distributed
@@ -84,16 +84,8 @@ def _device(name: str, world: World) -> torch.device:
 
 
 def load_data(plan: Recipe, data: str | None, note: Callable[[str], None]) -> Data:
-    """The images that a recipe trains on.
-
-    Raises:
-        UserError: if they are not there, or the recipe needs some and none are given.
-    """
-    if plan.dataset == "cifar10":
-        return cifar10.load(Path(data) if data else None, note)
-    if data is None:
-        raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
-    return datasets.open_training(data, plan.photos.split_seed)
+    """The images that a recipe trains on; raises `UserError` like `datasets.open_data`."""
+    return datasets.open_data(plan.dataset, data, split_seed=plan.photos.split_seed, report=note)
 
 
 def _go_on(

@@ -183,7 +183,8 @@ class PhotoBatches:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = self.samples.order(self.seed, epoch)
+            self._orders[epoch] = order = self.samples.order(self.seed, epoch)
+            self.samples.prefetch(order)
         return self._orders[epoch]
 
 
@@ -216,5 +217,7 @@ def training_mean(samples: Samples, look: Augmentation, seed: int, images: int =
                     total += pixels
                     count += 1
     if not count:
-        raise UserError("none of the images can be read", samples.where, "resnets doctor tells why")
+        raise UserError(
+            "none of the images can be read", samples.location, "resnets doctor tells why"
+        )
     return torch.from_numpy(total / (255 * count)).float().permute(2, 0, 1).contiguous()

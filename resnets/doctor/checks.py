@@ -22,7 +22,7 @@ from resnets.doctor import duplicates
 from resnets.doctor.findings import KINDS, Report
 from resnets.doctor.survey import Images, survey
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import existing_folder, write_bytes
 from resnets.support.parallel import in_threads
 
 SMALLEST_SIDE, LARGEST_RATIO, LARGEST_IMBALANCE = 32, 5, 10
@@ -47,7 +47,7 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
         UserError: if there is no such folder; nothing else.
     """
     began = monotonic()
-    report = Report(folders.existing(folder))
+    report = Report(existing_folder(folder, "give a folder of images"))
     images = survey(report)
     report.images = len(images.files)
     _read_all(images, report, threads or os.cpu_count() or 1, progress)
@@ -89,7 +89,7 @@ class _Seen:
     wrong: tuple[str, str] | None = None
 
 
-def _look_at(files: folders.Folder, index: int) -> _Seen:
+def _look_at(files: folders.ImageFolder, index: int) -> _Seen:
     seen = _Seen()
     try:
         content = files.read(index)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resnets.data import folders, label_files
 from resnets.doctor.findings import Report
@@ -15,7 +17,7 @@ from resnets.support.errors import UserError
 class Images:
     """Every image file of a data folder, with its split and class as numbers."""
 
-    files: folders.Folder
+    files: folders.ImageFolder
     splits: list[str]
     classes: list[str]
     split_of: list[int]
@@ -35,12 +37,12 @@ class _Survey:
         self._classes: dict[str, int] = {}
         self._labels: list[int] = []
         self._splits: list[int] = []
-        self._quarantined = set(folders.quarantined(self.folder))
+        self._quarantined = set(folders.read_quarantine(self.folder))
 
     def images(self) -> Images:
         train = folders.subfolder(self.folder, folders.TRAIN)
         val = folders.subfolder(self.folder, folders.VAL)
-        listed = label_files.find(self.folder, label_files.NUMBERED)
+        listed = label_files.find_class_indices(self.folder)
         parts = {"all": self.folder}
         if listed is not None:
             self._listed(listed)
@@ -51,12 +53,12 @@ class _Survey:
         for split, root in parts.items():
             self._split(split, root)
         splits = list(self.report.splits)
-        names = folders.packed(self.folder, self._names, self._labels, None)
+        names = folders.ImageFolder(self.folder, self._names, self._labels, None)
         return Images(names, splits, list(self._classes), self._splits)
 
     def _split(self, split: str, root: Path) -> None:
         self.report.splits[split] = {}
-        found = folders.flat(root) if split == "val" else None
+        found = folders.flat_layout(root) if split == "val" else None
         if found is not None:
             self._mapped(split, *found)
             return
@@ -103,39 +105,37 @@ class _Survey:
     def _mapped(self, split: str, root: Path, mapping: Path) -> None:
         """A flat folder whose images' classes are in a file."""
         try:
-            names, classes, lines = label_files.read_classes(mapping, root)
+            entries = label_files.read_class_names(mapping, root)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(mapping))
             return
-        self._labelled(split, root, mapping, names, classes, lines)
+        self._labelled(split, root, mapping, entries)
 
     def _listed(self, listed: Path) -> None:
         """A flat folder whose images' classes are numbers in a file."""
         self.report.splits["listed"] = {}
         try:
-            names, numbers, lines = label_files.read_numbers(listed)
+            entries = label_files.read_class_indices(listed)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(listed))
             return
-        self._labelled("listed", self.folder, listed, names, [str(n) for n in numbers], lines)
+        self._labelled("listed", self.folder, listed, entries)
 
     def _labelled(
         self,
         split: str,
         root: Path,
         listing: Path,
-        names: list[str],
-        classes: list[str],
-        lines: list[int],
+        entries: Sequence[label_files.Entry[Any]],
     ) -> None:
         there = {e.name: e for e in self._entries(root)}
-        for name, label, line in zip(names, classes, lines, strict=True):
-            if name in there or label_files.is_there(root, name):
-                self._image(split, label, self._relative(root / name))
+        for name, label, line in entries:
+            if name in there or label_files.image_exists(root, name):
+                self._image(split, str(label), self._relative(root / name))
             else:
                 where = f"{listing.name}, line {line}: names an image that is not there"
                 self.report.add("label-file", where, self._relative(root / name[:200]))
-        for name in there.keys() - set(names):
+        for name in there.keys() - {entry.image for entry in entries}:
             entry = there[name]
             if name.startswith("."):
                 self._ignore("hidden", entry)

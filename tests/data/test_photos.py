@@ -18,7 +18,7 @@ PLAIN = Normalize(torch.zeros(3, 1, 1))
 @pytest.fixture
 def samples(tmp_path, cache):
     draw_photos(tmp_path / "photos", {"ant": 9, "bee": 8, "cow": 6})
-    return folders.by_class(tmp_path / "photos")
+    return folders.load_class_folders(tmp_path / "photos")
 
 
 def make(samples, batch=5, seed=0, look=lambda step: LOOK, **options):
@@ -92,4 +92,4 @@ def test_a_mean_of_nothing_is_refused(tmp_path, cache):
     root.mkdir(parents=True)
     (root / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images can be read"):
-        photo_batches.training_mean(folders.by_class(tmp_path / "photos"), LOOK, 0)
+        photo_batches.training_mean(folders.load_class_folders(tmp_path / "photos"), LOOK, 0)

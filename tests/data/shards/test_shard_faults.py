@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from resnets.data import folders
 from resnets.data.datasets import open_test, open_training
+from resnets.data.shards import index as shard_index
 from resnets.data.shards import reader, writer
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
@@ -25,7 +26,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(made, serve, tmp_path, name, w
     (train["shards"][0] if which == "shard" else train["index"])["file"] = name
     (made / "shards.json").write_text(json.dumps(values))
     for where in (made, serve(made)):
-        with pytest.raises(UserError, match=r"no plain name of a file|or damaged"):
+        with pytest.raises(UserError, match=r"not a plain file name|or is damaged"):
             reader.load(where)
 
 
@@ -52,7 +53,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path):
 
 
 def test_an_empty_range_of_shards(tmp_path):
-    with pytest.raises(UserError, match=r"set-\{9..0\}.tar: stands for no shards"):
+    with pytest.raises(UserError, match=r"set-\{9..0\}.tar: the pattern names no shards"):
         reader.load((tmp_path / "set-{9..0}.tar").as_uri().replace("%7B", "{").replace("%7D", "}"))
 
 
@@ -133,7 +134,7 @@ def test_a_set_whose_images_changed_is_not_finished(tmp_path):
 def test_a_writing_is_not_resumed_with_changed_images(tmp_path, monkeypatch):
     draw_photos(tmp_path / "photos", {"ant": 4, "bee": 4})
     images, out = folders.load(tmp_path / "photos"), tmp_path / "out"
-    monkeypatch.setattr(writer, "write_bytes", refusing_index(writer.write_bytes))
+    monkeypatch.setattr(shard_index, "write_bytes", refusing_index(shard_index.write_bytes))
     with pytest.raises(UserError, match="full"):
         writer.write(images, out)
     monkeypatch.undo()

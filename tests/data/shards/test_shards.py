@@ -17,15 +17,16 @@ import pytest
 from PIL import Image
 
 from resnets.data import folders
-from resnets.data.samples import fingerprint
+from resnets.data.samples import fingerprint, random_subset
+from resnets.data.shards import index as shard_index
 from resnets.data.shards import reader, store, writer
-from resnets.data.shards.scan import expanded
+from resnets.data.shards.index import expand_braces
 from resnets.support.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def own_cache(cache, monkeypatch):
-    monkeypatch.setattr(store, "_PAUSES", ())
+    monkeypatch.setattr(store, "_RETRY_PAUSES", ())
     return cache
 
 
@@ -145,7 +146,7 @@ def test_the_webdataset_library_reads_them(photos, made):
 @pytest.mark.parametrize(("resize", "quality"), [(16, 95), (16, 30), (25, 90)])
 def test_resizing(photos, tmp_path, resize, quality):
     folder = folders.load(photos)
-    writer.write(folder, tmp_path / "out", resize, quality)
+    writer.write(folder, tmp_path / "out", resize=resize, quality=quality)
     read = reader.load(tmp_path / "out").train
     sizes = []
     for i in range(len(read)):
@@ -163,7 +164,7 @@ def test_resizing(photos, tmp_path, resize, quality):
 
 def test_a_writing_that_was_interrupted_goes_on(photos, tmp_path, monkeypatch, made):
     images, out = folders.load(photos), tmp_path / "again"
-    real = writer._encoded
+    real = writer._encode
     calls = []
 
     def failing(samples, resize, quality, index):
@@ -172,7 +173,7 @@ def test_a_writing_that_was_interrupted_goes_on(photos, tmp_path, monkeypatch, m
             raise KeyboardInterrupt
         return real(samples, resize, quality, index)
 
-    monkeypatch.setattr(writer, "_encoded", failing)
+    monkeypatch.setattr(writer, "_encode", failing)
     with pytest.raises(KeyboardInterrupt):
         writer.write(images, out, images_per_shard=2)
     assert not (out / "shards.json").exists()
@@ -184,13 +185,13 @@ def test_a_writing_that_was_interrupted_goes_on(photos, tmp_path, monkeypatch, m
     assert finished.items() <= {p.name: p.stat().st_mtime_ns for p in out.glob("*.tar")}.items()
     there = {p.name: p.read_bytes() for p in out.iterdir()}
     assert there == {p.name: p.read_bytes() for p in made.iterdir()}
-    monkeypatch.setattr(writer, "_encoded", None)  # a finished set is left alone
+    monkeypatch.setattr(writer, "_encode", None)  # a finished set is left alone
     writer.write(images, out, images_per_shard=2)
 
 
 def test_an_interrupted_writing_of_another_set_is_begun_anew(photos, tmp_path, monkeypatch, made):
     images, out = folders.load(photos), tmp_path / "again"
-    monkeypatch.setattr(writer, "write_bytes", refusing_index(writer.write_bytes))
+    monkeypatch.setattr(shard_index, "write_bytes", refusing_index(shard_index.write_bytes))
     with pytest.raises(UserError, match="full"):
         writer.write(images, out, images_per_shard=1)
     monkeypatch.undo()
@@ -360,7 +361,7 @@ def test_the_cache_keeps_its_bound(photos, made, serve, cache, monkeypatch):
     for text in ("-1", "much"):
         monkeypatch.setenv("RESNETS_SHARD_CACHE_GB", text)
         with pytest.raises(UserError, match="RESNETS_SHARD_CACHE_GB"):
-            store.bound()
+            store.cache_limit()
 
 
 def test_the_least_recently_used_shard_goes_first(made, serve, cache, monkeypatch):
@@ -393,24 +394,82 @@ def test_an_address_shows_every_image_once_in_windows(made, serve, monkeypatch):
     assert np.array_equal(orders[0], reader.load(url).train.order(0, 0))
 
 
-def test_the_next_window_is_fetched_ahead(made, serve, cache, monkeypatch):
+def wait_until(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_the_next_window_is_downloaded_ahead(made, serve, cache, monkeypatch):
     monkeypatch.setattr(reader, "WINDOW", 4)
     train = reader.load(serve(made)).train
     order = train.order(0, 0)
+    train.prefetch(order)
+    assert not list(cache.rglob("*.tar"))
     train.read(order[0])
     ahead = {f"train-{s:06}.tar" for s in train._index.shard[order[8:16]]}
-    until = time.monotonic() + 10
-    while not ahead <= {p.name for p in cache.rglob("*.tar")} and time.monotonic() < until:
-        time.sleep(0.01)
-    assert ahead <= {p.name for p in cache.rglob("*.tar")}
+    wait_until(lambda: ahead <= {p.name for p in cache.rglob("*.tar")})
     assert len(list(cache.rglob("*.tar"))) == 5
+
+
+def test_the_order_is_pure(made, serve, cache, monkeypatch):
+    """To ask for the order of another epoch does not change what is downloaded ahead."""
+    monkeypatch.setattr(reader, "WINDOW", 4)
+    train = reader.load(serve(made)).train
+    order = train.order(0, 0)
+    train.prefetch(order)
+    before = pickle.dumps(train)
+    assert not np.array_equal(train.order(0, 1), order)
+    assert np.array_equal(train.order(0, 0), order)
+    assert pickle.dumps(train) == before
+    started = []
+    monkeypatch.setattr(train, "_download", started.append)
+    for index in order:
+        train.read(index)
+    wait_until(lambda: len(started) == 4)
+    windows = train._index.shard[order].reshape(5, 8)
+    for files, window in zip(started, windows[1:], strict=True):
+        assert {file.name for file in files} == {f"train-{s:06}.tar" for s in window}
+
+
+def test_nothing_is_downloaded_ahead_without_prefetch(made, serve, cache, monkeypatch):
+    monkeypatch.setattr(reader, "WINDOW", 4)
+    train = reader.load(serve(made)).train
+    monkeypatch.setattr(train, "_download", None)
+    train.read(train.order(0, 0)[0])
+    assert len(list(cache.rglob("*.tar"))) == 1
+
+
+def test_a_cache_that_is_too_small_for_two_windows_is_not_filled_ahead(made, serve, monkeypatch):
+    monkeypatch.setattr(reader, "WINDOW", 4)
+    size = sum(path.stat().st_size for path in made.glob("train-*.tar")) / 20
+    train = reader.load(serve(made)).train
+    for windows, ahead in ((1.5, 0), (3, 4)):
+        monkeypatch.setenv("RESNETS_SHARD_CACHE_GB", str(windows * 4 * size / 1e9))
+        train.prefetch(train.order(0, 0))
+        assert len(train._next_files) == ahead
+
+
+def test_a_subset_is_downloaded_ahead_in_its_own_order(made, serve, monkeypatch):
+    monkeypatch.setattr(reader, "WINDOW", 4)
+    train = reader.load(serve(made)).train
+    half = random_subset(train, 20)
+    order = half.order(0, 0)
+    half.prefetch(order)
+    shards = [train._index.shard[half._indices[i]] for i in order]
+    sequence = list(dict.fromkeys(int(shard) for shard in shards))
+    assert train._windows == {shard: at // 4 for at, shard in enumerate(sequence)}
+    assert [file.name for file in train._next_files[0]] == [
+        f"train-{shard:06}.tar" for shard in sequence[4:8]
+    ]
 
 
 def test_faults_at_an_address(made, serve):
     url = serve(made)
-    with pytest.raises(UserError, match=r"absent/shards.json: cannot be fetched \(404"):
+    with pytest.raises(UserError, match=r"absent/shards.json: cannot be downloaded \(404"):
         reader.load(f"{url}/absent")
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         reader.load("http://127.0.0.1:9/set")
     train = reader.load(url).train
     path = made / "train-000000.tar"
@@ -427,7 +486,7 @@ def test_faults_at_an_address(made, serve):
 
 
 def test_a_short_failure_is_tried_again(made, serve, monkeypatch):
-    monkeypatch.setattr(store, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(store, "_RETRY_PAUSES", (0.0, 0.0))
     train = reader.load(serve(made)).train
     real, failures = store._open, [1, 2]
 
@@ -536,7 +595,7 @@ def test_shards_of_others_without_a_split_are_parted(tmp_path):
         ([("1.jpg", b"x"), ("1.cls", b"0"), ("2.cls", b"1")], "sample 2 has no image"),
         ([("1.jpg", b"x"), ("1.cls", b" ")], "sample 1 has no class"),
         ([("1.txt", b"x")], "sample 1 has no image"),
-        ([], "hold no images"),
+        ([], "contain no images"),
         ([("1.jpg", b"x"), ("1.cls", b"0")], "only one class"),
     ],
 )
@@ -555,6 +614,6 @@ def test_a_truncated_shard_of_others_is_named(tmp_path, keep):
         reader.load(tmp_path)
 
 
-def test_expanded():
-    assert expanded("a-{008..011}.tar") == [f"a-{n}.tar" for n in ("008", "009", "010", "011")]
-    assert expanded("{x,y}-{0..1}") == ["x-0", "x-1", "y-0", "y-1"]
+def test_braces_are_expanded():
+    assert expand_braces("a-{008..011}.tar") == [f"a-{n}.tar" for n in ("008", "009", "010", "011")]
+    assert expand_braces("{x,y}-{0..1}") == ["x-0", "x-1", "y-0", "y-1"]
