@@ -91,15 +91,21 @@ def our_batches(
 ) -> Iterator[Tensor]:
     cpu = torch.device("cpu")
     normalize = imagenet().normalize(cpu)
-    made = kind(samples, BATCH, 0, cpu, lambda step: look, normalize, threads=1)
+    made = kind(
+        samples=samples,
+        batch=BATCH,
+        seed=0,
+        device=cpu,
+        augmentation=lambda step: look,
+        normalize=normalize,
+        threads=1,
+    )
     made.close()
     made._pool = InTurn()  # type: ignore[assignment]
     if isinstance(made, DaliBatches):
         made._worker = InTurn()  # type: ignore[assignment]
     for step in range(len(samples) // BATCH):
-        made._coming = {step: made._begin(step)}  # nothing ahead: what is timed is what is used
-        part = made._coming.pop(step)
-        yield made._finished(part)[0]
+        yield made._finish(made._begin(step))[0]  # nothing ahead: what is timed is what is used
 
 
 def grey_levels_apart(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:

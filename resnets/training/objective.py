@@ -176,14 +176,14 @@ def photo_task(
         images=len(train),
         test_images=len(test),
         batches=lambda parts: (DaliBatches if photos.decoder == "dali" else PhotoBatches)(
-            train,
-            recipe.batch,
-            recipe.seed,
-            device,
-            lambda step: photos.augmentation(side(step), shown.interpolation),
-            look.normalize(device),
-            parts,
-            default_threads(processes),
+            samples=train,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            augmentation=lambda step: photos.augmentation(side(step), shown.interpolation),
+            normalize=look.normalize(device),
+            parts=parts,
+            threads=default_threads(processes),
         ),
         test=partial(
             _test_photos, name=recipe.network, samples=test, preprocessing=shown, device=device

@@ -50,7 +50,15 @@ def root(tmp_path, cache):
 
 
 def make(kind, samples, batch=5, seed=0, look=LOOK, **options):
-    return kind(samples, batch, seed, CPU, lambda step: look, PLAIN, **options)
+    return kind(
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        device=CPU,
+        augmentation=lambda step: look,
+        normalize=PLAIN,
+        **options,
+    )
 
 
 LOOKS = {
@@ -180,7 +188,7 @@ def test_a_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
         raise RuntimeError("Critical error, encountered:\n\nno decoder")
 
     batches = make(dali.DaliBatches, folders.load_class_folders(root))
-    monkeypatch.setattr(batches, "_run", refuse)
+    monkeypatch.setattr(batches, "_run_pipeline", refuse)
     for step in range(3):  # fifteen images may be odd ones
         batches(step)
     with pytest.raises(UserError, match=r"decodes none of the images \(no decoder\).*'pillow'"):
@@ -206,5 +214,5 @@ def test_without_dali_one_line_says_what_to_do(root, monkeypatch):
         ready.batches([(0, 2)])
     assert str(error.value) == (
         "photos.decoder = 'dali' needs NVIDIA DALI; "
-        "hint: pip install nvidia-dali-cuda130, or photos.decoder = 'pillow'"
+        "pip install nvidia-dali-cuda130, or set photos.decoder = 'pillow'"
     )

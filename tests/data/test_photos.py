@@ -22,7 +22,15 @@ def samples(tmp_path, cache):
 
 
 def make(samples, batch=5, seed=0, look=lambda step: LOOK, **options):
-    return photo_batches.PhotoBatches(samples, batch, seed, CPU, look, PLAIN, **options)
+    return photo_batches.PhotoBatches(
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        device=CPU,
+        augmentation=look,
+        normalize=PLAIN,
+        **options,
+    )
 
 
 def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
