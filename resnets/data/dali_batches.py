@@ -21,7 +21,7 @@ from torch.utils.dlpack import from_dlpack
 
 from resnets.data.augmentation import Crop, draw
 from resnets.data.images import MOST_PIXELS, ORIENTATION, Interpolation
-from resnets.data.photo_batches import Encoded, MakeGenerator, Part, PhotoBatches
+from resnets.data.photo_batches import Encoded, Part, PhotoBatches
 from resnets.support.errors import UserError
 
 MARGIN = 16
@@ -62,15 +62,15 @@ class DaliBatches(PhotoBatches):
         part.tasks.append(self._worker.submit(self._decode_part, part, list(part.tasks)))
         return part
 
-    def _decode(self, part: Part, row: int, content: bytes, make_generator: MakeGenerator) -> None:
+    def _decode(self, part: Part, row: int, content: bytes) -> None:
         """Leave the image to DALI if it can decode it."""
         size = plain_jpeg_size(content)
         if size is None:
-            super()._decode(part, row, content, make_generator)
+            super()._decode(part, row, content)
         else:
-            crop = draw(*size, part.augmentation, make_generator())
+            crop = draw(*size, part.augmentation, self._generator(part, row))
             part.shifts[row] = crop.shift
-            part.encoded[row] = Encoded(content, size, crop, make_generator)
+            part.encoded[row] = Encoded(content, size, crop)
 
     def _pixels(self, part: Part) -> Tensor:
         assert part.decoded is not None, "all tasks are done"
@@ -125,8 +125,7 @@ class DaliBatches(PhotoBatches):
         except RuntimeError as error:
             self._pipelines.clear()  # pipelines cannot be used after an error
             if len(rows) == 1:
-                image = part.encoded[rows[0]]
-                super()._decode(part, rows[0], image.content, image.make_generator)
+                super()._decode(part, rows[0], part.encoded[rows[0]].content)
                 return {rows[0]: str(error)}
             half = len(rows) // 2
             first = self._decode_rows(part, rows[:half], pixels)
@@ -143,7 +142,7 @@ class DaliBatches(PhotoBatches):
             name: [] for name in ("encoded", "start", "end", "roi_start", "roi_end", "size")
         }
         for row in rows:
-            content, size, crop, _ = part.encoded[row]
+            content, size, crop = part.encoded[row]
             start, end = _region(crop, size, side)
             left, top, right, bottom = crop.box
             if crop.flip:

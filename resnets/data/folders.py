@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from resnets.data import label_files
 from resnets.data.images import EXTENSIONS
-from resnets.data.samples import PackedNames, PhotoSet, Samples, epoch_permutation, split_train_val
+from resnets.data.samples import PackedNames, PhotoSet, Samples, split_train_val
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, cache_folder, existing_folder, make_folder
 
@@ -41,8 +41,8 @@ _SETTLED = 2_000_000_000
 """Nanoseconds after which the next change of a folder is sure to change its modification time."""
 
 
-class ImageFolder:
-    """Labelled images below a folder; a `Samples`.
+class ImageFolder(Samples):
+    """Labelled images below a folder.
 
     Args:
         root: the folder.
@@ -60,16 +60,10 @@ class ImageFolder:
         classes: tuple[str, ...] | None,
         quarantined: int = 0,
     ) -> None:
-        self.root, self.classes, self.quarantined = root, classes, quarantined
+        self.root, self.location = root, str(root)
+        self.classes, self.quarantined = classes, quarantined
         self.labels = np.asarray(labels, np.int64)
         self._names = names if isinstance(names, PackedNames) else PackedNames.pack(names)
-
-    @property
-    def location(self) -> str:
-        return str(self.root)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def name(self, index: int) -> str:
         return self._names[index]
@@ -86,12 +80,6 @@ class ImageFolder:
             raise UserError("the image was removed while it was in use", str(path)) from error
         except OSError as error:
             raise UserError(f"the image cannot be read ({error})", str(path)) from error
-
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        return epoch_permutation(len(self), seed, epoch)
-
-    def prefetch(self, order: NDArray[np.int64]) -> None:
-        """Nothing to download."""
 
     def with_labels(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageFolder:
         """The same images with other labels."""

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -33,17 +32,12 @@ def default_threads(processes: int = 1) -> int:
     return max(1, (cores or 1) // processes)
 
 
-MakeGenerator = Callable[[], np.random.Generator]
-"""Returns the generator of one image in one epoch, in the same state at each call."""
-
-
 class Encoded(NamedTuple):
     """An image that waits for a decoder of whole batches."""
 
     content: bytes
     size: tuple[int, int]
     crop: Crop
-    make_generator: MakeGenerator
 
 
 @dataclass
@@ -53,6 +47,7 @@ class Part:
     Args:
         augmentation: how they are shown.
         indices: which images of the data set, int64 (n,).
+        epochs: the epoch of each image, int64 (n,).
         pixels: uint8 (n, size, size, 3).
         shifts: of red, green and blue, to be added to the pixels on the scale 0..1, float32 (n, 3).
         encoded: by row, the images that wait for a decoder of whole batches.
@@ -63,6 +58,7 @@ class Part:
 
     augmentation: Augmentation
     indices: NDArray[np.int64]
+    epochs: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     shifts: NDArray[np.float32]
     encoded: dict[int, Encoded] = field(default_factory=dict)
@@ -139,32 +135,35 @@ class PhotoBatches:
         part = Part(
             augmentation,
             indices=np.empty(count, np.int64),
+            epochs=np.empty(count, np.int64),
             pixels=np.empty((count, side, side, 3), np.uint8),
             shifts=np.zeros((count, 3), np.float32),
         )
         for row in range(count):
             epoch, position = divmod(step * self.batch + start + row, self.size)
-            part.indices[row] = self._order(epoch)[position]
-            part.tasks.append(self._pool.submit(self._read, part, row, epoch))
+            part.indices[row], part.epochs[row] = self._order(epoch)[position], epoch
+            part.tasks.append(self._pool.submit(self._read, part, row))
         return part
 
-    def _read(self, part: Part, row: int, epoch: int) -> None:
+    def _generator(self, part: Part, row: int) -> np.random.Generator:
+        """A new generator for one image in one epoch, always in the same state."""
+        return np.random.default_rng([self.seed, 4, int(part.epochs[row]), int(part.indices[row])])
+
+    def _read(self, part: Part, row: int) -> None:
         index = int(part.indices[row])
-        make_generator = partial(np.random.default_rng, [self.seed, 4, epoch, index])
         try:
             content = self.samples.read(index)
         except UserError as error:
             part.bad[row] = f"{self.samples.name(index)}: {error.message}"
         else:
-            self._decode(part, row, content, make_generator)
+            self._decode(part, row, content)
 
-    def _decode(self, part: Part, row: int, content: bytes, make_generator: MakeGenerator) -> None:
+    def _decode(self, part: Part, row: int, content: bytes) -> None:
         """Decode one image into its row, or record why it cannot be decoded."""
         name = self.samples.name(int(part.indices[row]))
         try:
-            part.shifts[row] = show(
-                content, name, part.augmentation, make_generator(), part.pixels[row]
-            )
+            random = self._generator(part, row)
+            part.shifts[row] = show(content, name, part.augmentation, random, part.pixels[row])
         except UserError as error:
             part.bad[row] = f"{name}: {error.message}"
 

@@ -7,9 +7,9 @@ folder (`folders.ImageFolder`) or in shards (`shards.reader.Shards`).
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +17,30 @@ from numpy.typing import NDArray
 from resnets.support.errors import UserError
 
 
-class Samples(Protocol):
-    """A data set of labelled images. Reading is safe from several threads."""
+class Samples(ABC):
+    """A data set of labelled images. Reading is safe from several threads.
 
-    @property
-    def location(self) -> str:
-        """The folder or URL of the data set."""
+    Attributes:
+        location: the folder or URL of the data set.
+        classes: class names in the order of the labels; None if labels index a model's outputs.
+        labels: the class of each image, int64 (images,).
+        quarantined: number of images that the data set's quarantine file excludes.
+    """
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names in the order of the labels; None if labels index a model's outputs."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each image, (images,)."""
-
-    @property
-    def quarantined(self) -> int:
-        """Number of images that the data set's quarantine file excludes."""
+    location: str
+    classes: tuple[str, ...] | None
+    labels: NDArray[np.int64]
+    quarantined: int = 0
 
     def __len__(self) -> int:
         """Number of images."""
+        return len(self.labels)
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """The image's path within the data set: unique, and the same on every machine."""
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The content of the image file.
 
@@ -51,8 +50,9 @@ class Samples(Protocol):
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The order of the images in one epoch: a permutation that depends on nothing else."""
+        return epoch_permutation(len(self), seed, epoch)
 
-    def prefetch(self, order: NDArray[np.int64]) -> None:
+    def prefetch(self, order: NDArray[np.int64]) -> None:  # noqa: B027
         """Download ahead while images are read in this order; no effect on local data sets."""
 
 
@@ -100,7 +100,7 @@ class PackedNames:
         return PackedNames(self.buffer[np.repeat(mask, lengths)], np.cumsum(lengths[mask]))
 
 
-class Subset:
+class Subset(Samples):
     """Some images of a data set.
 
     Args:
@@ -121,9 +121,6 @@ class Subset:
         self.location, self.quarantined = samples.location, samples.quarantined
         self.labels = samples.labels[indices] if labels is None else labels
         self.classes = samples.classes if classes is None else classes
-
-    def __len__(self) -> int:
-        return len(self._indices)
 
     def name(self, index: int) -> str:
         return self._samples.name(int(self._indices[index]))

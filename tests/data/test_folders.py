@@ -1,4 +1,4 @@
-"""Folders of images: layouts, odd names, the cached index, label files, quarantine."""
+"""Folders of images: layouts, odd names, the cached listing, label files, quarantine."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def fill(root, *names):
 
 
 def settle(root):
-    """Let everything be an hour old, so that the index of it is kept."""
+    """Let everything be an hour old, so that its listing is cached."""
     then = time.time() - 3600
     for path in (root, *root.rglob("*")):
         os.utime(path, (then, then))
@@ -65,7 +65,7 @@ def test_images_are_read_with_their_content(tmp_path):
         train.read(1)
 
 
-def test_hidden_and_other_files_are_left_out(tmp_path):
+def test_hidden_and_other_files_are_excluded(tmp_path):
     noise = (
         "train/cat/.hidden.jpg",
         "train/cat/.ipynb_checkpoints/1-checkpoint.jpg",
@@ -115,7 +115,7 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
     assert set(listing(folders.load_class_folders(tmp_path))) == names
 
 
-def test_empty_classes_are_none(tmp_path):
+def test_empty_classes_do_not_count(tmp_path):
     fill(tmp_path, *TWO)
     (tmp_path / "train" / "bird").mkdir()
     (tmp_path / "val" / "bird").mkdir()
@@ -177,7 +177,7 @@ def test_an_unreadable_folder(tmp_path):
     (tmp_path / "train/cat").chmod(0o755)
 
 
-# --- the cached index ---
+# --- the cached listing ---
 
 
 def counted(monkeypatch):
@@ -190,7 +190,7 @@ def counted(monkeypatch):
     return scans
 
 
-def test_the_index_is_kept(tmp_path, monkeypatch):
+def test_the_listing_is_cached(tmp_path, monkeypatch):
     fill(tmp_path / "d", *TWO)
     settle(tmp_path / "d")
     scans = counted(monkeypatch)
@@ -213,7 +213,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_index_follows_every_change(tmp_path, change):
+def test_the_cached_listing_follows_every_change(tmp_path, change):
     root = fill(tmp_path / "d", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/deep/deeper/4.jpg")
     settle(root)
     before = listing(folders.load_class_folders(root))
@@ -236,7 +236,7 @@ def test_a_change_within_the_clocks_tick_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut short"])
-def test_a_damaged_index_is_made_anew(tmp_path, cache, content):
+def test_a_damaged_listing_is_made_again(tmp_path, cache, content):
     root = fill(tmp_path / "d", "cat/1.jpg", "dog/2.jpg")
     settle(root)
     before = listing(folders.load_class_folders(root))
@@ -263,7 +263,7 @@ def test_a_folder_can_be_sent_to_another_process(tmp_path):
 # --- a single folder ---
 
 
-def test_a_single_folder_is_parted_by_seed(tmp_path):
+def test_the_split_of_a_single_folder_depends_on_the_seed(tmp_path):
     names = [
         f"{c}/{i}.jpg" for c, n in (("a", 50), ("b", 20), ("c", 2), ("d", 1)) for i in range(n)
     ]
@@ -280,7 +280,7 @@ def test_a_single_folder_is_parted_by_seed(tmp_path):
     assert len(folders.load_test(tmp_path)) == len(names)
 
 
-def test_train_alone_is_parted_too(tmp_path):
+def test_train_alone_is_split_too(tmp_path):
     fill(tmp_path, *(f"train/{c}/{i}.jpg" for c in "ab" for i in range(10)))
     loaded = folders.load(tmp_path)
     assert (len(loaded.train), len(loaded.val)) == (16, 4)
@@ -306,7 +306,7 @@ FLAT = ("train/n01/a.jpg", "train/n02/b.jpg", "val/i_1.JPEG", "val/i_2.JPEG", "v
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["val", ""])
-def test_a_flat_val_with_a_mapping(tmp_path, file, text, place):
+def test_a_flat_val_with_a_label_file(tmp_path, file, text, place):
     fill(tmp_path, *FLAT, "val/.hidden.jpg")
     text = text.format("i_1.JPEG", "i_2.JPEG", "i_3.JPEG")
     (tmp_path / place / file).write_text(text, encoding="utf-8", newline="")
@@ -324,13 +324,13 @@ def test_tiny_imagenets_own_layout(tmp_path):
     assert loaded.val.read(0) == b"val/images/val_0.JPEG"
 
 
-def test_names_with_blanks_in_a_mapping(tmp_path):
+def test_names_with_blanks_in_a_label_file(tmp_path):
     fill(tmp_path, "train/big cat/a.jpg", "train/dog/b.jpg", "val/my photo.jpg", "val/it.jpg")
     (tmp_path / "val/labels.csv").write_text('file,label\nmy photo.jpg,"big cat"\nit.jpg,dog\n')
     assert both(tmp_path)[1] == {"my photo.jpg": "big cat", "it.jpg": "dog"}
 
 
-def test_class_folders_win_over_a_mapping_beside_them(tmp_path):
+def test_class_folders_take_precedence_over_a_label_file(tmp_path):
     fill(tmp_path, *TWO)
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     (tmp_path / "val/val_annotations.txt").write_text("3.jpg\tdog\t0\n")
@@ -354,7 +354,7 @@ def test_class_folders_win_over_a_mapping_beside_them(tmp_path):
         ("x" * 200_000 + ",n02\n", r"val_map.txt, line 1: cannot be read"),
     ],
 )
-def test_mistakes_in_a_mapping_name_the_line(tmp_path, text, message):
+def test_mistakes_in_class_names_are_reported_with_their_line(tmp_path, text, message):
     fill(tmp_path, *FLAT)
     (tmp_path / "val/val_map.txt").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -390,7 +390,7 @@ def test_numbered_images(tmp_path):
         ("", "no column 'file'"),
     ],
 )
-def test_mistakes_in_numbers_name_the_line(tmp_path, text, message):
+def test_mistakes_in_class_indices_are_reported_with_their_line(tmp_path, text, message):
     fill(tmp_path, "x.jpg")
     (tmp_path / "labels.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -401,7 +401,7 @@ def test_mistakes_in_numbers_name_the_line(tmp_path, text, message):
 # --- quarantine ---
 
 
-def test_quarantined_images_are_left_out(tmp_path):
+def test_quarantined_images_are_excluded(tmp_path):
     fill(tmp_path, *TWO, "train/cat/#5.jpg", "val/dog/deep/6.jpg")
     settle(tmp_path)
     assert [len(x) for x in both(tmp_path)] == [3, 3]
@@ -429,20 +429,20 @@ def test_quarantine_in_the_other_layouts(tmp_path):
     assert listing(folders.load_test(listed)) == {"x.jpg": 1}
 
 
-def test_a_class_that_is_all_in_quarantine_is_none(tmp_path):
+def test_a_class_whose_images_are_all_in_quarantine_does_not_count(tmp_path):
     fill(tmp_path, *TWO, "train/ant/1.jpg")
     (tmp_path / ".quarantine").write_text("train/ant/1.jpg\n")
     assert folders.load(tmp_path).classes == folders.load_test(tmp_path).classes == ("cat", "dog")
 
 
-def test_train_alone_is_tested_by_its_classes(tmp_path):
+def test_train_alone_can_be_tested_on(tmp_path):
     fill(tmp_path, *(f"train/{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
     images = folders.load_test(tmp_path)
     assert (len(images), images.classes) == (10, folders.load(tmp_path).classes)
 
 
 @pytest.mark.parametrize("link", ["cat/loop.jpg", "cat/loop", "loop", "loop.jpg"])
-def test_a_link_to_itself_is_left_out(tmp_path, link):
+def test_a_link_to_itself_is_excluded(tmp_path, link):
     fill(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
     (tmp_path / link).symlink_to((tmp_path / link).name)
     assert len(folders.load_test(tmp_path)) == 10

@@ -6,6 +6,7 @@ makes them in the cache folder.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +70,8 @@ class Index:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         content = buffer.getvalue()
-        file = ShardFile.describe(f"{split}.index.npz", content, len(self.labels))
+        digest = hashlib.sha256(content).hexdigest()
+        file = ShardFile(f"{split}.index.npz", len(content), digest, len(self.labels))
         write_bytes(folder / file.name, content)
         return file
 
@@ -197,7 +200,7 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
             raise
     if "train" not in scanned:
         scanned["train"] = scanned.pop("val")
-    words = {word for split in scanned.values() for word in split.words}
+    words = {sample.word for split in scanned.values() for sample in split.samples}
     if not words:
         raise UserError("the shards contain no images", store.location)
     class_names, numbers = _number_classes(words, classes, store.location)
@@ -234,12 +237,12 @@ def _number_classes(
 
 
 class _Sample(NamedTuple):
-    """The members of a tar file that belong to one image."""
+    """An image in a tar file, and the content of the member `.cls` with the same key."""
 
-    key: str
-    image: tarfile.TarInfo
+    name: str
+    offset: int
+    length: int
     word: str
-    """The content of the member `.cls`."""
 
 
 @dataclass
@@ -248,63 +251,70 @@ class _ScannedSplit:
 
     files: list[ShardFile] = field(default_factory=list)
     shard: list[int] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
-    length: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    samples: list[_Sample] = field(default_factory=list)
 
     def add(self, path: Path, name: str, stem: str) -> None:
-        """Scan a shard; its images are named after its `stem`."""
-        before = len(self.names)
+        """Scan a shard; the names of its images begin with `stem`."""
         try:
             with tarfile.open(path, "r:") as tar:
-                for sample in _scan_tar(tar, path.stat().st_size, name):
-                    self.shard.append(len(self.files))
-                    self.offset.append(sample.image.offset_data)
-                    self.length.append(sample.image.size)
-                    self.names.append(f"{stem}/{sample.key}{Path(sample.image.name).suffix}")
-                    self.words.append(sample.word)
+                samples = list(_scan_tar(tar, path.stat().st_size, name))
         except FileNotFoundError as error:
             raise UserError("the shard is missing", str(path)) from error
         except (tarfile.TarError, OSError) as error:
             message = f"the shard is truncated or not a tar file ({error})"
             raise UserError(message, name, HINT) from error
-        self.files.append(ShardFile(name, path.stat().st_size, "", len(self.names) - before))
+        self.shard += [len(self.files)] * len(samples)
+        self.names += [f"{stem}/{sample.name}" for sample in samples]
+        self.samples += samples
+        self.files.append(ShardFile(name, path.stat().st_size, "", len(samples)))
 
     def index(self, numbers: dict[str, int]) -> Index:
         """The index, with the labels that `numbers` assigns to the words."""
         return Index(
             np.array(self.shard, np.int32),
-            np.array(self.offset, np.int64),
-            np.array(self.length, np.int64),
-            np.array([numbers[word] for word in self.words], np.int64),
+            np.array([sample.offset for sample in self.samples], np.int64),
+            np.array([sample.length for sample in self.samples], np.int64),
+            np.array([numbers[sample.word] for sample in self.samples], np.int64),
             PackedNames.pack(self.names),
         )
 
 
 def _scan_tar(tar: tarfile.TarFile, size: int, name: str) -> Iterator[_Sample]:
     """The samples of a tar file of `size` bytes; the members of a sample follow each other."""
-    key, image, word = "", None, None
-    for member in tar:
-        if not member.isfile():
+    for key, members in groupby(_files(tar, size, name), key=lambda m: _split_name(m.name)[0]):
+        if not key:  # a hidden file
             continue
-        if member.offset_data + member.size > size:
-            raise UserError(f"the shard is truncated within {member.name}", name, HINT)
-        folder, _, base = member.name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        member_key = f"{folder}/{stem}" if folder else stem
-        if member_key != key:
-            if key:
-                yield _complete(key, image, word, name)
-            key, image, word = member_key, None, None
-        if f".{extension.lower()}" in EXTENSIONS:
-            image = member
-        elif extension == "cls":
-            content = tar.extractfile(member)
-            word = content.read().decode("utf-8", "replace").strip() if content else None
+        image, word = None, ""
+        for member in members:
+            extension = _split_name(member.name)[1]
+            if f".{extension.lower()}" in EXTENSIONS:
+                image = member
+            elif extension == "cls":
+                content = tar.extractfile(member)
+                word = content.read().decode("utf-8", "replace").strip() if content else ""
+        if image is None:
+            raise UserError(f"sample {key} has no image", name)
+        if not word:
+            raise UserError(f"sample {key} has no class (a member {key}.cls)", name)
+        yield _Sample(key + Path(image.name).suffix, image.offset_data, image.size, word)
+
+
+def _files(tar: tarfile.TarFile, size: int, name: str) -> Iterator[tarfile.TarInfo]:
+    """The members that are files; raises `UserError` if the tar file is truncated or damaged."""
+    for member in tar:
+        if member.isfile():
+            if member.offset_data + member.size > size:
+                raise UserError(f"the shard is truncated within {member.name}", name, HINT)
+            yield member
     _check_end(tar, size, name)
-    if key:
-        yield _complete(key, image, word, name)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """The key of a member and its extension: its path before and after the file's first dot."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}" if folder else stem, extension
 
 
 def _check_end(tar: tarfile.TarFile, size: int, name: str) -> None:
@@ -318,11 +328,3 @@ def _check_end(tar: tarfile.TarFile, size: int, name: str) -> None:
         if rest:
             position = tar.fileobj.tell() - len(rest)
             raise UserError(f"the shard is damaged at byte {position:,}", name, HINT)
-
-
-def _complete(key: str, image: tarfile.TarInfo | None, word: str | None, name: str) -> _Sample:
-    if image is None:
-        raise UserError(f"sample {key} has no image", name)
-    if not word:
-        raise UserError(f"sample {key} has no class (a member {key}.cls)", name)
-    return _Sample(key, image, word)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import folders, label_files
-from resnets.data.samples import PhotoSet, Samples, epoch_permutation, split_train_val
+from resnets.data.samples import PhotoSet, Samples, split_train_val
 from resnets.data.shards.index import MANIFEST, Index, Manifest, expand_braces, scan
 from resnets.data.shards.store import (
     HINT,
@@ -38,8 +38,8 @@ WINDOW = 16
 _ATTEMPTS = 8
 
 
-class Shards:
-    """The images of one split; a `Samples`.
+class Shards(Samples):
+    """The images of one split.
 
     Args:
         store: where the shards lie.
@@ -48,23 +48,13 @@ class Shards:
         index: where each image lies in them.
     """
 
-    quarantined = 0
-
     def __init__(
         self, store: Store, classes: tuple[str, ...], files: list[ShardFile], index: Index
     ) -> None:
         self._store, self._files, self._index = store, files, index
-        self.classes: tuple[str, ...] | None = classes
-        self.labels = index.labels
+        self.location, self.classes, self.labels = store.location, classes, index.labels
         self._windows: dict[int, int] = {}  # the window of each shard, after `prefetch`
         self._next_files: dict[int, list[ShardFile]] = {}  # by window: those to download then
-
-    @property
-    def location(self) -> str:
-        return self._store.location
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def name(self, index: int) -> str:
         return self._index.names[index]
@@ -106,7 +96,7 @@ class Shards:
         are needed at a time.
         """
         if not self._store.remote:
-            return epoch_permutation(len(self), seed, epoch)
+            return super().order(seed, epoch)
         random = np.random.default_rng([seed, 1, epoch])
         rank = np.empty(len(self._files), np.int64)
         rank[random.permutation(len(self._files))] = np.arange(len(self._files))

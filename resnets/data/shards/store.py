@@ -48,11 +48,6 @@ class ShardFile:
     images: int
 
     @staticmethod
-    def describe(name: str, content: bytes, images: int) -> ShardFile:
-        """The description of a file with this content."""
-        return ShardFile(name, len(content), hashlib.sha256(content).hexdigest(), images)
-
-    @staticmethod
     def from_json(values: dict[str, Any], location: str, trusted: bool = False) -> ShardFile:
         """Check the description of a file; `trusted` ones may name any path or URL.
 
@@ -70,12 +65,8 @@ class ShardFile:
 
     def to_json(self) -> dict[str, Any]:
         """The values that `from_json` reads."""
-        return {
-            "file": self.name,
-            "bytes": self.size,
-            "sha256": self.sha256,
-            "images": self.images,
-        }
+        names = {"file": self.name, "bytes": self.size}
+        return {**names, "sha256": self.sha256, "images": self.images}
 
     def check_size(self, size: int, location: str, hint: str = HINT) -> None:
         """Raise `UserError` if a file does not have the described size."""

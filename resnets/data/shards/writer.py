@@ -225,11 +225,9 @@ class _Writer:
         path = self._out / name
         offsets: list[int] = []
         lengths: list[int] = []
-        digest = hashlib.sha256()
 
         def fill(file: IO[bytes]) -> None:
-            target = _HashingFile(file, digest)
-            with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 encoded = in_threads(encode, members.tolist(), self._threads)
                 for key, (index, (extension, content)) in enumerate(
                     zip(members.tolist(), encoded, strict=True), first_key
@@ -241,7 +239,9 @@ class _Writer:
                     self._count()
 
         atomic_write(path, fill)
-        file = ShardFile(name, path.stat().st_size, digest.hexdigest(), len(members))
+        with path.open("rb") as shard:
+            digest = hashlib.file_digest(shard, "sha256").hexdigest()
+        file = ShardFile(name, path.stat().st_size, digest, len(members))
         line = {"file": file.to_json(), "offsets": offsets, "lengths": lengths}
         with writing(self._journal), self._journal.open("a") as journal:
             journal.write(json.dumps(line) + "\n")
@@ -251,18 +251,6 @@ class _Writer:
         self._done += 1
         if self._progress:
             self._progress(self._done, self._total)
-
-
-class _HashingFile:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: IO[bytes], digest: hashlib._Hash) -> None:
-        self._file, self._digest = file, digest
-        self.tell = file.tell
-
-    def write(self, content: bytes) -> int:
-        self._digest.update(content)
-        return self._file.write(content)
 
 
 def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

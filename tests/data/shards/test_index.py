@@ -140,6 +140,12 @@ def test_a_truncated_shard_of_others_is_named(tmp_path, keep):
         reader.load(tmp_path)
 
 
+def test_hidden_files_in_shards_are_ignored(tmp_path):
+    tar(tmp_path / "a.tar", [(".hidden", b"x"), *samples(4), (".jpg", b"x")])
+    read = reader.load_test(tmp_path)
+    assert [read.name(i) for i in range(len(read))] == [f"a/{i}.jpg" for i in range(4)]
+
+
 def test_braces_are_expanded():
     assert expand_braces("a-{008..011}.tar") == [f"a-{n}.tar" for n in ("008", "009", "010", "011")]
     assert expand_braces("{x,y}-{0..1}") == ["x-0", "x-1", "y-0", "y-1"]
