@@ -44,6 +44,17 @@ def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
     assert batches.epoch_of(23) == 5
 
 
+def test_the_order_of_each_epoch_is_prefetched_once(samples, monkeypatch):
+    orders = []
+    monkeypatch.setattr(samples, "prefetch", orders.append)
+    batches = make(samples, seed=2)
+    for step in range(8, 10):  # resumed in the second epoch; the third begins in step 9
+        batches(step)
+    assert [order.tolist() for order in orders] == [
+        samples.order(2, epoch).tolist() for epoch in (1, 2)
+    ]
+
+
 def test_content_depends_on_seed_and_step_only(samples):
     one = make(samples, threads=1)
     wanted = [one(step) for step in range(8)]

@@ -65,8 +65,12 @@ class ShardFile:
 
     def to_json(self) -> dict[str, Any]:
         """The values that `from_json` reads."""
-        names = {"file": self.name, "bytes": self.size}
-        return {**names, "sha256": self.sha256, "images": self.images}
+        return {
+            "file": self.name,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "images": self.images,
+        }
 
     def check_size(self, size: int, location: str, hint: str = HINT) -> None:
         """Raise `UserError` if a file does not have the described size."""
