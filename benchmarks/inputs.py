@@ -27,7 +27,7 @@ from resnets.data.augmentation import Augmentation, draw_colour_shift
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
-from resnets.data.samples import Samples, limited
+from resnets.data.samples import Samples, random_subset
 from resnets.support.errors import UserError
 
 BATCH = 32
@@ -91,15 +91,21 @@ def our_batches(
 ) -> Iterator[Tensor]:
     cpu = torch.device("cpu")
     normalize = imagenet().normalize(cpu)
-    made = kind(samples, BATCH, 0, cpu, lambda step: look, normalize, threads=1)
+    made = kind(
+        samples=samples,
+        batch=BATCH,
+        seed=0,
+        device=cpu,
+        augmentation=lambda step: look,
+        normalize=normalize,
+        threads=1,
+    )
     made.close()
     made._pool = InTurn()  # type: ignore[assignment]
     if isinstance(made, DaliBatches):
         made._worker = InTurn()  # type: ignore[assignment]
     for step in range(len(samples) // BATCH):
-        made._coming = {step: made._begin(step)}  # nothing ahead: what is timed is what is used
-        part = made._coming.pop(step)
-        yield made._finished(part)[0]
+        yield made._finish(made._begin(step))[0]  # nothing ahead: what is timed is what is used
 
 
 def grey_levels_apart(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
@@ -121,7 +127,7 @@ def measure(data: Path, images: int, rounds: int, dali: bool, report: Report) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        samples = limited(folders.load_test(data), images)
+        samples = random_subset(folders.load_test(data), images)
         if len(samples) < BATCH:
             raise UserError(f"{len(samples)} images are too few", str(data), f"give {BATCH}")
         list(our_batches(samples, LOOK))  # files into the system's cache

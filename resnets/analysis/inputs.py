@@ -15,7 +15,7 @@ from resnets.data import cifar10, datasets
 from resnets.data.images import decode
 from resnets.data.photo_batches import default_threads
 from resnets.data.preprocessing import to_tensor
-from resnets.data.samples import Samples, drawn, limited
+from resnets.data.samples import Samples, random_indices, random_subset
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
@@ -80,7 +80,7 @@ def for_model(
         data = cifar10.load(Path(where) if where else None, report)
         official = data.train if part == "train" else data.test
         index = np.flatnonzero(official.labels < known)
-        index = index[drawn(len(index), images)]
+        index = index[random_indices(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))
         about = _told(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
         return Pictures(pixels, model, device, about)
@@ -90,7 +90,7 @@ def for_model(
             hint="give a folder of images: --data FOLDER",
         )
     whole = datasets.open_test(where) if part == "test" else datasets.open_training(where).train
-    samples = limited(whole, images)
+    samples = random_subset(whole, images)
     if not len(samples):
         raise UserError("no images to measure on", where)
     about = _told(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
@@ -106,7 +106,7 @@ def _decoded(samples: Samples, model: Model) -> Tensor:
     look = model.preprocessing
 
     def load(index: int) -> Tensor:
-        image = decode(samples.read(index), f"{samples.where}: {samples.name(index)}")
+        image = decode(samples.read(index), f"{samples.location}: {samples.name(index)}")
         return to_tensor(look.crop(image))
 
     return torch.stack(list(in_threads(load, range(len(samples)), default_threads())))

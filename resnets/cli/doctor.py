@@ -12,7 +12,7 @@ import typer
 from resnets.cli.console import progress_bar
 from resnets.cli.options import JsonOption
 from resnets.support.errors import UserError
-from resnets.support.files import refuse_unwritable, write_bytes
+from resnets.support.files import existing_folder, refuse_unwritable, write_bytes
 
 
 def doctor(
@@ -36,11 +36,10 @@ def doctor(
 
     Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
     """
-    from resnets.data.folders import existing
     from resnets.data.shards.reader import are_shards
     from resnets.doctor import checks, report
 
-    existing(data)
+    existing_folder(data, "give a folder of images")
     if are_shards(data):
         raise UserError(
             "these are shards; doctor reads folders of images",

@@ -165,8 +165,8 @@ def _test_photos(
     from resnets.evaluation import photo_tests, protocols
 
     samples = open_test(request.dataset)
-    if samples.left_out and world.is_main:
-        to_stderr(f"{request.dataset}: {samples.left_out:,} in quarantine left out")
+    if samples.quarantined and world.is_main:
+        to_stderr(f"{request.dataset}: {samples.quarantined:,} in quarantine left out")
     images = min(len(samples), request.limit or len(samples))
     how = protocols.make(request.views, model.network, model.preprocessing, request.image_size)
     batch = request.batch or (256 if device.type == "cuda" else 32)

@@ -38,7 +38,15 @@ def shards(
     began = monotonic()
     with progress_bar("images") as progress:
         threads = os.cpu_count() or 1
-        manifest = writer.write(images, out, resize, quality, images_per_shard, threads, progress)
-    for line in writer.summaries(manifest):
+        manifest = writer.write(
+            images,
+            out,
+            resize=resize,
+            quality=quality,
+            images_per_shard=images_per_shard,
+            threads=threads,
+            progress=progress,
+        )
+    for line in writer.summary(manifest):
         print(line)
     print(f"{out}: written in {monotonic() - began:.1f} s; use it with train --data or eval")

@@ -40,17 +40,19 @@ def signals(
     """Measure signals and gradients in each layer, in a new network and during training."""
     from resnets.analysis import drawing
     from resnets.analysis import signals as analysis
+    from resnets.data.datasets import open_data
     from resnets.models import zoo
     from resnets.support.devices import environment, find_device
     from resnets.training import recipe_file
-    from resnets.training.data import load_data
 
     keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
     plan = recipe_file.load(recipe, settings or [], keys)
     at = _steps(steps)
     refuse_plot(plot)
     chosen = find_device(device)
-    found = analysis.follow(plan, load_data(plan, data, to_stderr), chosen, at)
+    split_seed = plan.photos.split_seed
+    images = open_data(plan.dataset, data, split_seed=split_seed, report=to_stderr)
+    found = analysis.follow(plan, images, chosen, at)
     if json:
         facts = {str(step): [asdict(signal) for signal in row] for step, row in found.items()}
         print(json_format.dumps({"steps": facts, **environment(chosen)}, indent=2))

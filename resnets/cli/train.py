@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import torch
 
     from resnets.cli.training_progress import Lines
+    from resnets.data.datasets import Data
     from resnets.paper.numbers import PaperError
     from resnets.support.distributed import World
-    from resnets.training.objective import Data
+    from resnets.training.recipe import Recipe
     from resnets.training.run import Run
 
 PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
@@ -61,7 +62,6 @@ def train(
     imagenet-paper, imagenet-90, imagenet-short, finetune; or a file of your own."""
     from resnets.support import distributed
     from resnets.training import recipe_file, run_folder
-    from resnets.training.data import load_data
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
     plan = recipe_file.load(
@@ -83,7 +83,7 @@ def train(
 
         def begin(progress: Lines) -> Run:
             images: list[Data] = []
-            world.each(lambda: images.append(load_data(plan, data, progress.note)))
+            world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             source = data and str(Path(data).resolve() if "://" not in data else data)
             return run_folder.start(
                 folder, plan, images[0], own_device, progress, _command(), world, source
@@ -119,6 +119,12 @@ def _device(name: str, world: World) -> torch.device:
     return device
 
 
+def _open_data(recipe: Recipe, data: str | None, report: Callable[[str], None]) -> Data:
+    from resnets.data.datasets import open_data
+
+    return open_data(recipe.dataset, data, split_seed=recipe.photos.split_seed, report=report)
+
+
 def _resume(
     folder: Path,
     data: str | None,
@@ -128,14 +134,13 @@ def _resume(
 ) -> None:
     """Continue the run in `folder`, or say how to use it if it is finished."""
     from resnets.training import run_folder
-    from resnets.training.data import load_data
 
     recipe = run_folder.read_recipe(folder)
     if (folder / "summary.json").exists():
         if world.is_main:
             photos = recipe.dataset == "photos"
             if photos and data is not None:
-                run_folder.refuse_other_images(folder, recipe, load_data(recipe, data, print))
+                run_folder.refuse_other_images(folder, recipe, _open_data(recipe, data, print))
             use = "predict {} photo.jpg" if photos else "eval {}"
             command = f"{program()} {use.format(shlex.quote(str(folder)))}"
             print(f"{folder} is finished; use it with: {command}")
@@ -146,7 +151,7 @@ def _resume(
         device = _device(start["device"], world)
     _train(
         lambda progress: run_folder.resume(
-            folder, load_data(recipe, source, progress.note), device, progress, world, bad_images
+            folder, _open_data(recipe, source, progress.note), device, progress, world, bad_images
         ),
         world,
     )

@@ -1,46 +1,91 @@
-"""Opening a data set by what a user calls it: a folder of images, its archive, or shards."""
+"""Opening a data set by its location: the front of this package.
+
+`open_training` and `open_test` open photographs from any of these locations:
+    a folder of images, in the layouts of `folders`;
+    an archive (.tar, .tar.gz, .zip, ...) of such a folder, unpacked into the cache folder;
+    a folder of WebDataset shards;
+    the URL of shards: `https://`, `file://`, or any other that fsspec supports.
+
+`open_data` also opens CIFAR-10, as a recipe names it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from resnets.data import archives, folders
+from resnets.data import archives, cifar10, folders
+from resnets.data.cifar10 import Cifar10
 from resnets.data.samples import PhotoSet, Samples
 from resnets.data.shards import reader
 from resnets.support.errors import UserError, nearest
 
+Data = Cifar10 | PhotoSet
+"""What a training needs: training and test images."""
 
-def open_training(where: str, split_seed: int = 0) -> PhotoSet:
-    """The images to train on and to test on at `where`: a folder, an archive, shards or a URL.
+
+def open_data(
+    dataset: Literal["cifar10", "photos"],
+    location: str | None,
+    *,
+    split_seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Data:
+    """Open the training and test images of CIFAR-10 or of photographs.
 
     Args:
-        split_seed: which of the ways to part a set that has no `val`.
+        dataset: which of the two.
+        location: for CIFAR-10, its files, which are downloaded by default; for photographs, see
+            `open_training`.
+        split_seed: see `open_training`.
+        report: called with a line for each source of CIFAR-10 that is tried.
 
     Raises:
-        UserError: if there is nothing, or what is there cannot be trained on.
+        UserError: if there are no such images, or photographs without a location.
     """
-    where = _opened(where)
-    if reader.are_shards(where):
-        return reader.load(where, split_seed)
-    return folders.load(Path(where), split_seed)
+    if dataset == "cifar10":
+        return cifar10.load(Path(location) if location else None, report)
+    if location is None:
+        raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
+    return open_training(location, split_seed)
 
 
-def open_test(where: str) -> Samples:
-    """The images to test on at `where`: a folder, an archive, shards or a URL.
+def open_training(location: str, split_seed: int = 0) -> PhotoSet:
+    """Open the training and test images at a location.
+
+    Args:
+        location: a folder, an archive, shards or a URL.
+        split_seed: chooses the images that are set aside if there are no test images.
 
     Raises:
-        UserError: if there is nothing, or no labelled images in it.
+        UserError: if there are no images, or they are not suited to training.
     """
-    where = _opened(where)
-    if reader.are_shards(where):
-        return reader.load_test(where)
-    path = Path(where)
+    location = _unpacked(location)
+    if reader.are_shards(location):
+        return reader.load(location, split_seed)
+    return folders.load(Path(location), split_seed)
+
+
+def open_test(location: str) -> Samples:
+    """Open the test images at a location: those of its split `val`, else all images.
+
+    Args:
+        location: a folder, an archive, shards or a URL.
+
+    Raises:
+        UserError: if there are no labelled images.
+    """
+    location = _unpacked(location)
+    if reader.are_shards(location):
+        return reader.load_test(location)
+    path = Path(location)
     if not path.exists():
-        raise UserError("no such folder or data set", where, nearest(where, ["cifar10"]))
+        raise UserError("no such folder or data set", location, nearest(location, ["cifar10"]))
     return folders.load_test(path)
 
 
-def _opened(where: str) -> str:
-    """`where`, or the folder that an archive there holds."""
-    path = Path(where)
-    return str(archives.unpacked(path)) if archives.is_archive(path) else where
+def _unpacked(location: str) -> str:
+    """The folder that an archive contains; any other location unchanged."""
+    path = Path(location)
+    return str(archives.unpacked(path)) if archives.is_archive(path) else location

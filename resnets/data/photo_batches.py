@@ -1,6 +1,6 @@
-"""Training batches of photographs as a pure function of (seed, step), read by threads ahead.
+"""Training batches of photographs as a pure function of (seed, step), read ahead by threads.
 
-Pillow decodes and scales without Python's lock, so threads use every core; they share
+Pillow decodes and scales without holding Python's lock, so threads use all cores; they share
 the index and write straight into the batch, where processes would copy both.
 """
 
@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,18 +22,14 @@ from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
 from resnets.support.errors import UserError
 
-AHEAD = 3
-"""Parts of batches that are read before they are asked for."""
+READ_AHEAD = 3
+"""Parts of batches that are being read while the current one is used."""
 
 
 def default_threads(processes: int = 1) -> int:
-    """Threads for reading: this process's share of the cores that it may use."""
+    """Number of reading threads: this process's share of the available cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // processes)
-
-
-Chance = Callable[[], np.random.Generator]
-"""What decides about one image of one epoch: the same generator at each call, at its start."""
 
 
 class Encoded(NamedTuple):
@@ -43,61 +38,70 @@ class Encoded(NamedTuple):
     content: bytes
     size: tuple[int, int]
     crop: Crop
-    chance: Chance
 
 
 @dataclass
 class Part:
-    """Some images of a batch on their way: pixels, colour shifts, and who works on them."""
+    """Some images of a batch while they are read.
 
-    look: Augmentation
+    Args:
+        augmentation: how they are shown.
+        indices: which images of the data set, int64 (n,).
+        epochs: the epoch of each image, int64 (n,).
+        pixels: uint8 (n, size, size, 3).
+        shifts: of red, green and blue, to be added to the pixels on the scale 0..1, float32 (n, 3).
+        encoded: by row, the images that wait for a decoder of whole batches.
+        decoded: the pixels on the device, where a decoder of whole batches is used.
+        tasks: the reading of each image, and the decoding.
+        bad: by row, why an image could not be read.
+    """
+
+    augmentation: Augmentation
+    indices: NDArray[np.int64]
+    epochs: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     shifts: NDArray[np.float32]
-    index: NDArray[np.int64]
     encoded: dict[int, Encoded] = field(default_factory=dict)
-    """By row; empty where images are decoded one by one."""
     decoded: Tensor | None = None
-    """All pixels, on the device, where batches are decoded as a whole."""
-    work: list[Future[None]] = field(default_factory=list)
+    tasks: list[Future[None]] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
-    """Rows that could not be read, and why."""
 
 
+@dataclass(kw_only=True, eq=False)
 class PhotoBatches:
     """Endless training batches of photographs: each epoch shows every image once.
 
-    Steps go on through the epochs without a gap, as in `Cifar10Batches`. An image that cannot
-    be read is left out of its batch and remembered in `bad`.
+    Batches continue from one epoch into the next without a gap, as in `Cifar10Batches`. An image
+    that cannot be read is left out of its batch and recorded in `bad`, by name with the reason.
 
     Args:
         samples: the training images.
         batch: images in a batch, over all processes.
-        seed: with the step, decides everything about a batch.
+        seed: together with the step, determines the content of a batch.
         device: where the network is.
-        look: gives the augmentation of a step, so that sizes may change.
+        augmentation: from the step to its augmentation, so that sizes may change.
         normalize: from uint8 pixels to the network's input, on `device`.
-        parts: ranges of every batch that are asked for one after the other; the whole by default.
-        threads: how many read and decode.
+        parts: ranges of every batch that are read one after the other; the whole by default.
+        threads: number of reading threads; `default_threads()` by default.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        batch: int,
-        seed: int,
-        device: torch.device,
-        look: Callable[[int], Augmentation],
-        normalize: Normalize,
-        parts: Sequence[tuple[int, int]] | None = None,
-        threads: int | None = None,
-    ) -> None:
-        self.samples, self.size, self.batch, self.seed = samples, len(samples), batch, seed
-        self.device, self.look, self.normalize = device, look, normalize
-        self.parts = list(parts or [(0, batch)])
+    samples: Samples
+    batch: int
+    seed: int
+    device: torch.device
+    augmentation: Callable[[int], Augmentation]
+    normalize: Normalize
+    parts: Sequence[tuple[int, int]] = ()
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self.size = len(self.samples)
+        self.parts = list(self.parts) or [(0, self.batch)]
+        self.threads = self.threads or default_threads()
         self.bad: dict[str, str] = {}
-        self._pool = ThreadPoolExecutor(threads or default_threads(), "photos")
+        self._pool = ThreadPoolExecutor(self.threads, "photos")
         self._orders: dict[int, NDArray[np.int64]] = {}
-        self._coming: dict[int, Part] = {}
+        self._reading: dict[int, Part] = {}
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
@@ -107,70 +111,74 @@ class PhotoBatches:
         """Part number `part` of batch number `step`.
 
         Returns:
-            Images float32 (n, 3, size, size) in channels_last memory on the device, labels
+            Images float32 (n, 3, size, size) in channels_last memory on the device, and labels
             int64 (n,); n is smaller than the part by the images that could not be read.
         """
         number = step * len(self.parts) + part
-        coming = {n: self._coming.get(n) for n in range(number, number + AHEAD + 1)}
-        self._coming = {n: found or self._begin(n) for n, found in coming.items()}
-        wanted = self._coming.pop(number)
-        for work in wanted.work:
-            work.result()
-        return self._finished(wanted)
+        reading = {n: self._reading.get(n) for n in range(number, number + READ_AHEAD + 1)}
+        self._reading = {n: begun or self._begin(n) for n, begun in reading.items()}
+        current = self._reading.pop(number)
+        for task in current.tasks:
+            task.result()
+        return self._finish(current)
 
     def close(self) -> None:
-        """Drop what is read ahead and end the threads."""
-        self._coming.clear()
+        """Drop what was read ahead and end the threads."""
+        self._reading.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, number: int) -> Part:
         step, part_number = divmod(number, len(self.parts))
         start, end = self.parts[part_number]
-        look = self.look(step)
-        positions = np.arange(step * self.batch + start, step * self.batch + end)
-        index = np.empty(len(positions), np.int64)
+        augmentation = self.augmentation(step)
+        count, side = end - start, augmentation.size
         part = Part(
-            look,
-            np.empty((len(positions), look.size, look.size, 3), np.uint8),
-            np.zeros((len(positions), 3), np.float32),
-            index,
+            augmentation,
+            indices=np.empty(count, np.int64),
+            epochs=np.empty(count, np.int64),
+            pixels=np.empty((count, side, side, 3), np.uint8),
+            shifts=np.zeros((count, 3), np.float32),
         )
-        for row, position in enumerate(positions.tolist()):
-            epoch, place = divmod(position, self.size)
-            index[row] = self._order(epoch)[place]
-            part.work.append(self._pool.submit(self._read, part, row, epoch))
+        for row in range(count):
+            epoch, position = divmod(step * self.batch + start + row, self.size)
+            part.indices[row], part.epochs[row] = self._order(epoch)[position], epoch
+            part.tasks.append(self._pool.submit(self._read, part, row))
         return part
 
-    def _read(self, part: Part, row: int, epoch: int) -> None:
-        number = int(part.index[row])
-        chance = partial(np.random.default_rng, [self.seed, 4, epoch, number])
-        try:
-            content = self.samples.read(number)
-        except UserError as error:
-            part.bad[row] = f"{self.samples.name(number)}: {error.message}"
-        else:
-            self._take(part, row, content, chance)
+    def _generator(self, part: Part, row: int) -> np.random.Generator:
+        """A new generator for one image in one epoch, always in the same state."""
+        return np.random.default_rng([self.seed, 4, int(part.epochs[row]), int(part.indices[row])])
 
-    def _take(self, part: Part, row: int, content: bytes, chance: Chance) -> None:
-        """Decode one image into its row, or say why it cannot be."""
-        name = self.samples.name(int(part.index[row]))
+    def _read(self, part: Part, row: int) -> None:
+        index = int(part.indices[row])
         try:
+            content = self.samples.read(index)
+        except UserError as error:
+            part.bad[row] = f"{self.samples.name(index)}: {error.message}"
+        else:
+            self._decode(part, row, content)
+
+    def _decode(self, part: Part, row: int, content: bytes) -> None:
+        """Decode one image into its row, or record why it cannot be decoded."""
+        name = self.samples.name(int(part.indices[row]))
+        try:
+            random = self._generator(part, row)
             part.shifts[row] = load_augmented(
-                content, name, part.look, random=chance(), out=part.pixels[row]
+                content, name, part.augmentation, random=random, out=part.pixels[row]
             )
         except UserError as error:
             part.bad[row] = f"{name}: {error.message}"
 
     def _pixels(self, part: Part) -> Tensor:
-        """The part's pixels, uint8 (n, size, size, 3), on any device."""
+        """The pixels of a part whose tasks are done, uint8 (n, size, size, 3), on any device."""
         return torch.from_numpy(part.pixels)
 
-    def _finished(self, part: Part) -> tuple[Tensor, Tensor]:
+    def _finish(self, part: Part) -> tuple[Tensor, Tensor]:
         pixels, shifts = self._pixels(part), torch.from_numpy(part.shifts)
-        labels = torch.from_numpy(self.samples.labels[part.index])
+        labels = torch.from_numpy(self.samples.labels[part.indices])
         if part.bad:
             for row, reason in part.bad.items():
-                self.bad[self.samples.name(int(part.index[row]))] = reason
+                self.bad[self.samples.name(int(part.indices[row]))] = reason
             good = torch.tensor([row not in part.bad for row in range(len(labels))])
             pixels, shifts, labels = pixels[good], shifts[good], labels[good]
         if self.device.type == "cuda":
@@ -184,12 +192,15 @@ class PhotoBatches:
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = self.samples.order(self.seed, epoch)
+            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = order = self.samples.order(self.seed, epoch)
+            self.samples.prefetch(order)
         return self._orders[epoch]
 
 
-def training_mean(samples: Samples, look: Augmentation, seed: int, images: int = 2000) -> Tensor:
+def training_mean(
+    samples: Samples, augmentation: Augmentation, seed: int, images: int = 2000
+) -> Tensor:
     """Mean image of the training images' central crops, float32 (3, size, size), RGB in 0..1.
 
     The paper subtracts the mean of each pixel, after cropping (section 3.4). A random sample
@@ -198,16 +209,17 @@ def training_mean(samples: Samples, look: Augmentation, seed: int, images: int =
     Raises:
         UserError: if none of them can be read.
     """
-    look = replace(look, kind="centre", flip=False, colour=0.0)
+    central = replace(augmentation, kind="centre", flip=False, colour=0.0)
+    shape = central.size, central.size, 3
     chosen = np.random.default_rng([seed, 5]).permutation(len(samples))[:images]
-    total = np.zeros((look.size, look.size, 3), np.int64)
+    total = np.zeros(shape, np.int64)
     count = 0
 
-    def read(number: int) -> NDArray[np.uint8] | None:
-        out = np.empty((look.size, look.size, 3), np.uint8)
+    def read(index: int) -> NDArray[np.uint8] | None:
+        out = np.empty(shape, np.uint8)
         try:
-            content, random = samples.read(number), np.random.default_rng(0)
-            load_augmented(content, "", look, random=random, out=out)
+            random = np.random.default_rng(0)
+            load_augmented(samples.read(index), "", central, random=random, out=out)
         except UserError:
             return None
         return out
@@ -219,5 +231,6 @@ def training_mean(samples: Samples, look: Augmentation, seed: int, images: int =
                     total += pixels
                     count += 1
     if not count:
-        raise UserError("none of the images can be read", samples.where, "resnets doctor tells why")
+        hint = "resnets doctor says why"
+        raise UserError("none of the images can be read", samples.location, hint)
     return torch.from_numpy(total / (255 * count)).float().permute(2, 0, 1).contiguous()

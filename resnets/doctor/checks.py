@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def quarantine(report: Report, path: Path) -> int:
 class _Images:
     """Every image file of a data folder, with its split and class as numbers."""
 
-    files: folders.Folder
+    files: folders.ImageFolder
     splits: list[str]
     classes: list[str]
     split_of: list[int]
@@ -106,13 +107,13 @@ class _Listing:
         self._classes: dict[str, int] = {}
         self._labels: list[int] = []
         self._splits: list[int] = []
-        self._quarantined = set(folders.quarantined(self.folder))
+        self._quarantined = set(folders.read_quarantine(self.folder))
 
     def images(self) -> _Images:
         """List the images."""
         train = folders.subfolder(self.folder, folders.TRAIN)
         val = folders.subfolder(self.folder, folders.VAL)
-        numbers = label_files.find(self.folder, label_files.NUMBERED)
+        numbers = label_files.find_class_indices(self.folder)
         if numbers is not None:
             self._add_listed("listed", self.folder, numbers)
         elif train is None and val is None:
@@ -122,11 +123,11 @@ class _Listing:
             self._count_unused({path.name for path in parts.values()})
             for split, root in parts.items():
                 self._add_split(split, root)
-        files = folders.packed(self.folder, self._names, self._labels, None)
+        files = folders.ImageFolder(self.folder, self._names, self._labels, None)
         return _Images(files, list(self.report.splits), list(self._classes), self._splits)
 
     def _add_split(self, split: str, root: Path) -> None:
-        flat = folders.flat(root) if split == "val" else None
+        flat = folders.flat_layout(root) if split == "val" else None
         if flat is not None:
             self._add_listed(split, *flat)
             return
@@ -175,22 +176,22 @@ class _Listing:
         """Images of a flat folder whose classes stand in a file, by name or number."""
         self.report.splits[split] = {}
         try:
-            if listing.name in label_files.NUMBERED:
-                names, numbers, lines = label_files.read_numbers(listing)
-                classes = [str(number) for number in numbers]
+            listed: Sequence[label_files.Entry[Any]]
+            if listing.name == label_files.CLASS_INDEX_FILE:
+                listed = label_files.read_class_indices(listing)
             else:
-                names, classes, lines = label_files.read_classes(listing, root)
+                listed = label_files.read_class_names(listing, root)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(listing))
             return
         entries = {entry.name: entry for entry in self._entries(root)}
-        for name, label, line in zip(names, classes, lines, strict=True):
-            if name in entries or label_files.is_there(root, name):
-                self._add_image(split, label, self._relative(root / name))
+        for name, label, line in listed:
+            if name in entries or label_files.image_exists(root, name):
+                self._add_image(split, str(label), self._relative(root / name))
             else:
-                detail = f"{listing.name}, line {line}: names an image that is not there"
+                detail = f"{listing.name}, line {line}: lists an image that does not exist"
                 self.report.add("label-file", detail, self._relative(root / name[:200]))
-        for name in entries.keys() - set(names):
+        for name in entries.keys() - {entry.image for entry in listed}:
             entry = entries[name]
             if name.startswith("."):
                 self._ignore_hidden(entry)
@@ -250,7 +251,7 @@ class _Content:
     fault: tuple[str, str] | None = None
 
 
-def _examine_file(files: folders.Folder, index: int) -> _Content:
+def _examine_file(files: folders.ImageFolder, index: int) -> _Content:
     found = _Content()
     try:
         content = files.read(index)

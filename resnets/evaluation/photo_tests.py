@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnets.data.cifar10 import CLASSES, Images
 from resnets.data.images import decode, upright_size
-from resnets.data.samples import Samples, drawn, limited
+from resnets.data.samples import Samples, random_indices, random_subset
 from resnets.evaluation.protocols import Dense, Shape, Views, score
 from resnets.evaluation.results import SINGLE_VIEW, probabilities
 from resnets.evaluation.scores import Scores, content_hash
@@ -64,7 +64,7 @@ def run_test(
             naming it.
     """
     we, whole = we or World(), len(samples)
-    samples = limited(samples, limit)
+    samples = random_subset(samples, limit)
     labels = labels_for(samples, model)
     mine = range(we.rank, len(samples), we.size)
     gathered = we.each(lambda: _rows(model, samples, mine, views, device, batch, progress))
@@ -85,7 +85,7 @@ def run_test(
         names,
         contents,
         tuple(model.classes),
-        _told(views.protocol, len(samples), whole, samples.left_out),
+        _told(views.protocol, len(samples), whole, samples.quarantined),
         model.card["network"],
         None if ids is None else tuple(ids),
     )
@@ -111,7 +111,7 @@ def run_cifar10(
             "give a folder with photos of its classes",
         )
     whole = len(images)
-    index = drawn(whole, limit)
+    index = random_indices(whole, limit)
     normalize, classes = model.normalize(device), len(model.classes)
     images = images.subset(index)
     chances = probabilities(
@@ -146,7 +146,7 @@ def labels_for(samples: Samples, model: Model) -> NDArray[np.int64]:
             raise UserError(
                 f"{samples.name(int(beyond[0]))} is of class number "
                 f"{samples.labels[beyond[0]]}, but the model knows {known} classes",
-                samples.where,
+                samples.location,
                 "take a model of these classes, or fine-tune this one (resnets train --help)",
             )
         return samples.labels
@@ -159,7 +159,7 @@ def labels_for(samples: Samples, model: Model) -> NDArray[np.int64]:
         if name in twice and name not in (model.class_ids or ()):
             raise UserError(
                 f"class {name!r} is the name of several of the model's",
-                samples.where,
+                samples.location,
                 "name its folder by the class's identifier",
             )
         table[samples.classes.index(name)] = numbers.get(name, -1)
@@ -168,7 +168,7 @@ def labels_for(samples: Samples, model: Model) -> NDArray[np.int64]:
         others = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise UserError(
             f"class {missing[0]!r} is not among the model's {known} classes{others}",
-            samples.where,
+            samples.location,
             f"take a model of these {len(shown)} classes, or fine-tune this one on them "
             "(resnets train --help)",
         )
@@ -233,7 +233,7 @@ def _groups(
 
 def named(samples: Samples, index: int) -> str:
     """An image's name in messages."""
-    return f"{samples.where}: {samples.name(index)}"
+    return f"{samples.location}: {samples.name(index)}"
 
 
 def _decoded(

@@ -16,7 +16,7 @@ from resnets.data.cifar10 import Images
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
-from resnets.data.samples import Samples, Subset, drawn
+from resnets.data.samples import Samples, Subset, random_indices
 from resnets.evaluation.photo_tests import labels_for, named
 from resnets.inference import image_files
 from resnets.support.devices import cores
@@ -74,7 +74,7 @@ def gather(
         return Data((), "", tests, told)
     if calibrate == CIFAR10:
         training = cifar10.load().train
-        chosen = drawn(len(training), limit)
+        chosen = random_indices(len(training), limit)
         pixels = [torch.from_numpy(np.array(training.images[i])) for i in chosen]
         if test is None:
             tests, told = _labelled(model, CIFAR10)
@@ -88,7 +88,7 @@ def gather(
             assert not isinstance(everything, Images)
             return _parted(model, everything, calibrate, limit, dense)
     files = image_files.images([calibrate])
-    files = [files[i] for i in drawn(len(files), limit)]
+    files = [files[i] for i in random_indices(len(files), limit)]
     return Data(*_enough(real_images(files, model.preprocessing, dense), calibrate), tests, told)
 
 
@@ -96,7 +96,7 @@ def _parted(model: Model, everything: Samples, where: str, limit: int, dense: bo
     """Labelled images to calibrate with, and the rest for the test where they are enough."""
     half = len(everything) // 2
     alone = dense or half < FEWEST
-    chosen = drawn(len(everything), limit if alone else min(limit, half))
+    chosen = random_indices(len(everything), limit if alone else min(limit, half))
     names = [(everything, int(i)) for i in chosen]
     pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
     if alone:
@@ -158,12 +158,14 @@ def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: boo
     """Real images to compare outputs on: those given, else those of the test, else shipped ones."""
     if given:
         files = image_files.images(given)
-        return real_images([files[i] for i in drawn(len(files), COMPARED)], look, dense)
+        return real_images([files[i] for i in random_indices(len(files), COMPARED)], look, dense)
     test = data.test
     if isinstance(test, Images):
-        return [torch.from_numpy(np.array(test.images[i])) for i in drawn(len(test), COMPARED)]
+        return [
+            torch.from_numpy(np.array(test.images[i])) for i in random_indices(len(test), COMPARED)
+        ]
     if test is not None:
-        chosen = drawn(len(test), COMPARED)
+        chosen = random_indices(len(test), COMPARED)
         return [_shown(decode(test.read(int(i)), named(test, int(i))), look, dense) for i in chosen]
     if data.calibration:
         return list(data.calibration[:COMPARED])

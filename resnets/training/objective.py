@@ -16,7 +16,14 @@ from resnets.data.cifar10_batches import Cifar10Batches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
-from resnets.data.samples import PhotoSet, Samples, drawn, fingerprint, limited, with_classes
+from resnets.data.samples import (
+    PhotoSet,
+    Samples,
+    fingerprint,
+    random_indices,
+    random_subset,
+    select_classes,
+)
 from resnets.evaluation import protocols
 from resnets.evaluation.photo_tests import run_test
 from resnets.evaluation.results import Result, evaluate
@@ -118,7 +125,7 @@ def shrunk(images: Images, recipe: Recipe) -> Images:
     if recipe.classes is not None:
         index = np.flatnonzero(images.labels < recipe.classes)
     if recipe.limit is not None:
-        index = index[drawn(len(index), recipe.limit)]
+        index = index[random_indices(len(index), recipe.limit)]
     return images if len(index) == len(images) else images.subset(index)
 
 
@@ -126,11 +133,13 @@ def photo_sets(recipe: Recipe, data: PhotoSet) -> tuple[Samples, Samples]:
     """The images to train and to test on, after the recipe's limits."""
     train, test = data.train, data.val
     if recipe.classes is not None and recipe.classes < len(data.classes):
-        train, test = (with_classes(s, data.classes[: recipe.classes]) for s in (train, test))
+        train, test = (select_classes(s, data.classes[: recipe.classes]) for s in (train, test))
     for samples, doing in ((train, "train"), (test, "test")):
         if not len(samples):
-            raise UserError(f"no images to {doing} on are left", samples.where, "take more classes")
-    return limited(train, recipe.limit), limited(test, recipe.limit)
+            raise UserError(
+                f"no images to {doing} on are left", samples.location, "take more classes"
+            )
+    return random_subset(train, recipe.limit), random_subset(test, recipe.limit)
 
 
 def photo_task(
@@ -167,14 +176,14 @@ def photo_task(
         images=len(train),
         test_images=len(test),
         batches=lambda parts: (DaliBatches if photos.decoder == "dali" else PhotoBatches)(
-            train,
-            recipe.batch,
-            recipe.seed,
-            device,
-            lambda step: photos.augmentation(side(step), shown.interpolation),
-            look.normalize(device),
-            parts,
-            default_threads(processes),
+            samples=train,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            augmentation=lambda step: photos.augmentation(side(step), shown.interpolation),
+            normalize=look.normalize(device),
+            parts=parts,
+            threads=default_threads(processes),
         ),
         test=partial(
             _test_photos, name=recipe.network, samples=test, preprocessing=shown, device=device

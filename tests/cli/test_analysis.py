@@ -10,7 +10,7 @@ from PIL import Image
 from resnets.analysis.responses import layer_responses
 from resnets.data import cifar10
 from resnets.data.preprocessing import Preprocessing
-from resnets.data.samples import drawn
+from resnets.data.samples import random_indices
 from resnets.models import zoo
 from resnets.weights import model_file
 from tests.cli.test_cli import one_line
@@ -54,7 +54,7 @@ def test_responses_are_those_of_the_test_images_that_are_drawn(
     assert code == 0
     facts = json.loads(out)
     model = model_file.load("res.safetensors")
-    images = torch.from_numpy(np.array(real_shape.test.images[drawn(200, 50)]))
+    images = torch.from_numpy(np.array(real_shape.test.images[random_indices(200, 50)]))
     inputs = model.normalize(torch.device("cpu"))(images)
     expected = layer_responses(model.network, [inputs], statistics)
     (found,) = facts["models"]

@@ -114,7 +114,7 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
     [
         (("photos", "--views", "tencrop"), "did you mean ten-crop"),
         (("nowhere",), "nowhere: no such folder or data set"),
-        (("m.safetensors",), "m.safetensors: is not a folder"),
+        (("m.safetensors",), "m.safetensors: not a folder"),
         (("cifar10", "--views", "dense"), "CIFAR-10 is tested on a single view"),
         (("cifar10", "--image-size", "64"), "--image-size: CIFAR-10 is tested on a single view"),
         (("cifar10",), "trained on other classes than CIFAR-10's"),

@@ -39,7 +39,7 @@ def test_an_archive_is_the_folder_that_it_holds(photos, cache, ending, around):
     assert (len(found.train), len(found.val)) == (5, 5)
     assert found.classes == ("ant", "bee")
     assert len(datasets.open_test(str(archive))) == 5
-    assert str(cache) in found.train.where
+    assert str(cache) in found.train.location
     assert not list(photos.parent.glob("**/.unpacking-*"))
 
 

@@ -293,7 +293,7 @@ def test_quarantine_lists_what_cannot_be_read_and_folders_heed_it(clean):
     before = sorted(clean.rglob("*"))
     assert checks.quarantine(report, clean / ".quarantine") == 5
     assert sorted(clean.rglob("*")) == sorted([*before, clean / ".quarantine"])
-    assert folders.quarantined(clean) == expected
+    assert folders.read_quarantine(clean) == expected
     train = folders.load(clean).train
     names = {train.name(i) for i in range(len(train))}
     assert not names & {p.removeprefix("train/") for p in expected}
@@ -301,7 +301,7 @@ def test_quarantine_lists_what_cannot_be_read_and_folders_heed_it(clean):
     assert again.count("error") == 0
     assert again.ignored["in quarantine"] == 5
     checks.quarantine(again, clean / ".quarantine")  # adds; it does not forget
-    assert folders.quarantined(clean) == expected
+    assert folders.read_quarantine(clean) == expected
 
 
 def test_json(clean):

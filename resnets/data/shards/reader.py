@@ -1,7 +1,7 @@
-"""Images in WebDataset tar shards, on disk or at an address, read one by one.
+"""Images in WebDataset tar shards, in a folder or at a URL, read one by one.
 
-A set that `resnets shards` wrote has its index beside the shards. The index of others' shards is
-made when they are first read.
+A set of shards that `resnets shards` wrote contains its index. For shards from other writers,
+an index is made when they are first opened.
 """
 
 from __future__ import annotations
@@ -9,43 +9,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from tarfile import BLOCKSIZE
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import folders, label_files
-from resnets.data.folders import existing, parted
-from resnets.data.samples import PhotoSet, Samples, shuffled
-from resnets.data.shards.index import (
-    HINT,
-    MANIFEST,
-    File,
-    Index,
-    Manifest,
-    read_index,
-    read_manifest,
-)
-from resnets.data.shards.scan import expanded, scan
+from resnets.data.samples import PhotoSet, Samples, split_train_val
+from resnets.data.shards.index import MANIFEST, Index, Manifest, expand_braces, scan
 from resnets.data.shards.store import (
+    HINT,
     FolderStore,
+    ShardFile,
     Store,
-    WebStore,
-    address,
-    bound,
-    fetched,
-    refuse_size,
+    UrlStore,
+    cache_limit,
+    join_url,
+    read_url,
 )
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, write_bytes
+from resnets.support.files import cache_folder, existing_folder
 
 WINDOW = 16
-"""Shards among which the images of a distant set are shuffled."""
+"""Shards whose images are shuffled among each other, where shards are downloaded."""
 
-_HEADER = 512
+_ATTEMPTS = 8
 
 
-class Shards:
+class Shards(Samples):
     """The images of one split.
 
     Args:
@@ -56,193 +49,211 @@ class Shards:
     """
 
     def __init__(
-        self, store: Store, classes: tuple[str, ...], files: list[File], index: Index
+        self, store: Store, classes: tuple[str, ...], files: list[ShardFile], index: Index
     ) -> None:
         self._store, self._files, self._index = store, files, index
-        self.classes: tuple[str, ...] | None = classes
-        self.labels = index.labels
-        self._window_of: NDArray[np.int64] | None = None
-        self._begun: set[int] = set()
-        self.left_out = 0
-
-    @property
-    def where(self) -> str:
-        return self._store.where
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        self.location, self.classes, self.labels = store.location, classes, index.labels
+        self._windows: dict[int, int] = {}  # the window of each shard, after `prefetch`
+        self._next_files: dict[int, list[ShardFile]] = {}  # by window: those to download then
 
     def name(self, index: int) -> str:
-        start = self._index.ends[index - 1] if index else 0
-        name = self._index.names[start : self._index.ends[index]].tobytes()
-        return name.decode("utf-8", "surrogateescape")
+        return self._index.names[index]
 
     def read(self, index: int) -> bytes:
         number = int(self._index.shard[index])
-        self._prefetch(number)
+        self._begin_window(self._windows.get(number))
         file = self._files[number]
         offset, length = int(self._index.offset[index]), int(self._index.length[index])
-        for _ in range(8):
+        for _ in range(_ATTEMPTS):
             path = self._store.path(file)
             try:
                 # Opened each time: 10 microseconds, and no file is shared between threads.
                 with path.open("rb", buffering=0) as shard:
-                    shard.seek(offset - _HEADER)
-                    content = shard.read(_HEADER + length)
+                    shard.seek(offset - BLOCKSIZE)
+                    content = shard.read(BLOCKSIZE + length)
             except FileNotFoundError:
-                continue  # another process made room in the cache; fetch it again
+                continue  # another process deleted it to respect the cache limit
             except OSError as error:
                 raise UserError(f"the shard cannot be read ({error})", str(path)) from error
             self._check(content, length, path)
-            return content[_HEADER:]
-        raise UserError("the shard is gone", str(path), HINT)
+            return content[BLOCKSIZE:]
+        raise UserError("the shard is missing", str(path), HINT)
 
     def _check(self, content: bytes, length: int, path: Path) -> None:
-        if len(content) < _HEADER + length:
+        """Raise `UserError` unless the content is a tar header and a member of `length` bytes."""
+        if len(content) < BLOCKSIZE + length:
             raise UserError("the shard is truncated", str(path), self._store.hint)
         size = content[124:136].strip(b"\0 ")
-        fits = size.isdigit() and int(size, 8) == length
-        if content[257:262] != b"ustar" or not fits:
-            raise UserError(
-                "the shard has no image where its index says", str(path), self._store.hint
-            )
+        matches = size.isdigit() and int(size, 8) == length
+        if content[257:262] != b"ustar" or not matches:
+            message = "the shard has no image where its index says"
+            raise UserError(message, str(path), self._store.hint)
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """Every image once. At an address, images are shuffled within windows of shards.
+        """A permutation of the images; of remote shards, images are shuffled within windows.
 
-        The shards are shuffled, then the images of each `WINDOW` of them, so that an epoch needs
-        few shards at a time.
+        The shards are shuffled, then the images of each `WINDOW` of them, so that only few shards
+        are needed at a time.
         """
-        if not self._store.windowed:
-            return shuffled(len(self), seed, epoch)
+        if not self._store.remote:
+            return super().order(seed, epoch)
         random = np.random.default_rng([seed, 1, epoch])
         rank = np.empty(len(self._files), np.int64)
         rank[random.permutation(len(self._files))] = np.arange(len(self._files))
         mixed = random.permutation(len(self))
-        window_of = rank // WINDOW
-        self._window_of, self._begun = window_of, set()
-        return mixed[np.argsort(window_of[self._index.shard[mixed]], kind="stable")]
+        windows = rank[self._index.shard[mixed]] // WINDOW
+        return mixed[np.argsort(windows, kind="stable")]
 
-    def _prefetch(self, shard: int) -> None:
-        """When the first image of a window is read, begin to fetch the next window's shards."""
-        if self._window_of is None:
-            return
-        window = int(self._window_of[shard])
-        if window in self._begun:
-            return
-        self._begun.add(window)
-        files = [self._files[i] for i in np.flatnonzero(self._window_of == window + 1)]
-        most = bound()
-        if files and (most is None or sum(f.bytes or 0 for f in files) < most / 2):
-            threading.Thread(target=self._fetch_all, args=(files,), daemon=True).start()
+    def prefetch(self, order: NDArray[np.int64]) -> None:
+        """Download remote shards ahead, from now on, while images are read in this order.
 
-    def _fetch_all(self, files: list[File]) -> None:
-        with contextlib.suppress(UserError):  # whoever reads the shard will be told
+        When the first image of a window of shards is read, a thread begins to download the
+        next window, unless two windows exceed the cache limit.
+        """
+        self._windows, self._next_files = {}, {}
+        if not self._store.remote:
+            return
+        shards = self._index.shard[order]
+        _, first_use = np.unique(shards, return_index=True)
+        sequence = shards[np.sort(first_use)].tolist()
+        next_files = {
+            position // WINDOW - 1: [self._files[n] for n in sequence[position : position + WINDOW]]
+            for position in range(WINDOW, len(sequence), WINDOW)
+        }
+        limit = cache_limit()
+        self._windows = {number: at // WINDOW for at, number in enumerate(sequence)}
+        self._next_files = {
+            window: files
+            for window, files in next_files.items()
+            if limit is None or sum(file.size or 0 for file in files) < limit / 2
+        }
+
+    def _begin_window(self, window: int | None) -> None:
+        files = None if window is None else self._next_files.pop(window, None)
+        if files:
+            threading.Thread(target=self._download, args=(files,), daemon=True).start()
+
+    def _download(self, files: list[ShardFile]) -> None:
+        with contextlib.suppress(UserError):  # raised again by whoever reads the shard
             for file in files:
                 self._store.path(file)
 
 
-def are_shards(where: str | Path) -> bool:
-    """Whether this is an address, or a folder of shards.
+def are_shards(location: str | Path) -> bool:
+    """Whether this is a URL or a folder of shards.
 
-    Tar files beside folders of images, or beside a file that numbers images, are no shards:
-    ImageNet's own archives may lie beside what was unpacked from them.
+    A folder with images in class folders or with a `labels.tsv` is not a folder of shards, even
+    if tar files lie in it: ImageNet's archives may lie beside the folders unpacked from them.
     """
-    if "://" in str(where):
+    if "://" in str(location):
         return True
-    folder = Path(where)
+    folder = Path(location)
     if (folder / MANIFEST).is_file():
         return True
-    if not folder.is_dir() or label_files.find(folder, label_files.NUMBERED):
+    if not folder.is_dir() or label_files.find_class_indices(folder):
         return False
-    return bool(_tars_in(folder)) and not folders.any_below(folder)
+    return bool(_tar_files(folder)) and not folders.has_class_folders(folder)
 
 
-def load(where: str | Path, split_seed: int = 0, share: float = 0.2) -> PhotoSet:
-    """The images of shards to train and to test on.
+def load(location: str | Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoSet:
+    """The training and test images of a set of shards.
 
     Args:
-        where: a folder, or its address; or, for shards of others, the address of tar files
+        location: a folder or its URL; for shards from other writers also the URL of tar files,
             such as `https://host/{train,val}-{0000..0009}.tar`.
-        split_seed: which of the ways to part shards that have no split to test on.
-        share: part of each class that is then set aside.
+        split_seed: chooses the images to set aside if the shards have no test split.
+        val_fraction: fraction of each class to set aside in that case.
 
     Raises:
-        UserError: if shards are missing, truncated, or cannot be fetched.
+        UserError: if shards are missing or truncated, or cannot be downloaded.
     """
-    store, manifest, indices = _opened(where)
-    if len(manifest.classes) < 2:
-        raise UserError("only one class; a classifier needs two or more", str(where))
-    train = _split(store, manifest, indices, "train")
-    if "val" not in manifest.splits:
-        return parted(train, split_seed, share)
-    return PhotoSet(train, _split(store, manifest, indices, "val"))
+    shards = _open(location)
+    if len(shards.manifest.classes) < 2:
+        raise UserError("only one class; a classifier needs two or more", str(location))
+    train = shards.split("train")
+    if "val" not in shards.manifest.splits:
+        return split_train_val(train, split_seed, val_fraction)
+    return PhotoSet(train, shards.split("val"))
 
 
-def load_test(where: str | Path) -> Samples:
-    """The images of shards to test a model on: those of `val` if there are any, else all."""
-    store, manifest, indices = _opened(where)
-    return _split(store, manifest, indices, "val" if "val" in manifest.splits else "train")
+def load_test(location: str | Path) -> Samples:
+    """The images to test a model on: the split `val` if there is one, else all images."""
+    shards = _open(location)
+    return shards.split("val" if "val" in shards.manifest.splits else "train")
 
 
-def _split(store: Store, manifest: Manifest, indices: Store, split: str) -> Shards:
-    part = manifest.splits[split]
-    if isinstance(store, FolderStore):
-        store.check(part.shards)
-    path = indices.path(part.index)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError("the index of the shards is missing", str(path), HINT) from error
-    refuse_size(len(content), part.index, str(path))
-    if hashlib.sha256(content).hexdigest() != part.index.sha256:
-        raise UserError("the index of the shards is damaged", str(path), HINT)
-    index = read_index(content, str(path))
-    return Shards(store, tuple(manifest.classes), part.shards, index)
+@dataclass(frozen=True)
+class _ShardSet:
+    """A set of shards, whose index may lie elsewhere."""
+
+    store: Store
+    manifest: Manifest
+    index_store: Store
+
+    def split(self, name: str) -> Shards:
+        split = self.manifest.splits[name]
+        if isinstance(self.store, FolderStore):
+            self.store.check(split.shards)
+        path = self.index_store.path(split.index)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError("the index of the shards is missing", str(path), HINT) from error
+        if hashlib.sha256(content).hexdigest() != split.index.sha256:
+            raise UserError("the index of the shards is damaged", str(path), HINT)
+        index = Index.parse(content, str(path))
+        return Shards(self.store, tuple(self.manifest.classes), split.shards, index)
 
 
-def _opened(where: str | Path) -> tuple[Store, Manifest, Store]:
-    """The store of the shards, their description, and the store of their index."""
-    url = str(where).rstrip("/")
+def _open(location: str | Path) -> _ShardSet:
+    url = str(location).rstrip("/")
     if "://" not in url:
-        return _folder(existing(Path(where)))
+        return _open_folder(existing_folder(Path(location), "give a folder of shards"))
     if url.endswith(".tar"):
-        return _tars(WebStore(url), expanded(url), None, b"")
-    content = fetched(address(url, MANIFEST))
-    store = WebStore(url, content)
-    return store, read_manifest(content, address(url, MANIFEST)), store
+        return _open_tars(UrlStore(url), expand_braces(url), None, b"")
+    manifest_url = join_url(url, MANIFEST)
+    content = read_url(manifest_url)
+    store = UrlStore(url, content)
+    return _ShardSet(store, Manifest.parse(content, manifest_url), store)
 
 
-def _folder(folder: Path) -> tuple[Store, Manifest, Store]:
+def _open_folder(folder: Path) -> _ShardSet:
     store = FolderStore(folder)
     path = folder / MANIFEST
     if path.is_file():
-        return store, read_manifest(path.read_bytes(), str(path)), store
-    tars = _tars_in(folder)
+        return _ShardSet(store, Manifest.parse(path.read_bytes(), str(path)), store)
+    tars = _tar_files(folder)
     if not tars:
-        raise UserError("no shards here", str(folder), f"give a folder with {MANIFEST}")
+        hint = f"give a folder with {MANIFEST} or with tar files"
+        raise UserError("contains no shards", str(folder), hint)
     classes = None
     if (folder / "classes.txt").is_file():
-        classes = (folder / "classes.txt").read_text(encoding="utf-8").split("\n")
-        classes = [name.strip() for name in classes if name.strip()]
+        lines = (folder / "classes.txt").read_text(encoding="utf-8").split("\n")
+        classes = [line.strip() for line in lines if line.strip()]
     state = repr([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in tars]).encode()
-    return _tars(store, [p.name for p in tars], classes, state + repr(classes).encode())
+    return _open_tars(store, [p.name for p in tars], classes, state + repr(classes).encode())
 
 
-def _tars_in(folder: Path) -> list[Path]:
+def _tar_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
 
-def _tars(
-    store: Store, names: list[str], classes: list[str] | None, state: bytes
-) -> tuple[Store, Manifest, Store]:
-    """Shards of others, whose index is kept in the cache folder."""
-    key = hashlib.sha256(store.where.encode() + b"\0" + state).hexdigest()[:24]
-    out = cache_folder("shards", f"index-{key}")
-    path = out / MANIFEST
+def _open_tars(
+    store: Store, names: list[str], classes: list[str] | None, version: bytes
+) -> _ShardSet:
+    """Shards from other writers, whose index is kept in the cache folder.
+
+    Args:
+        store: where they lie.
+        names: their file names or URLs.
+        classes: see `scan`.
+        version: distinguishes the shards from others at the same location.
+    """
+    key = hashlib.sha256(store.location.encode() + b"\0" + version).hexdigest()[:24]
+    folder = cache_folder("shards", f"index-{key}")
+    path = folder / MANIFEST
     try:
-        return store, read_manifest(path.read_bytes(), str(path), own=True), FolderStore(out)
+        manifest = Manifest.parse(path.read_bytes(), str(path), trusted=True)
     except (OSError, UserError):
-        manifest = scan(store, names, classes, out)
-    write_bytes(path, manifest.text().encode())
-    return store, manifest, FolderStore(out)
+        manifest = scan(store, names, classes, folder)
+    return _ShardSet(store, manifest, FolderStore(folder))

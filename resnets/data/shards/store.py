@@ -1,4 +1,4 @@
-"""Where shards lie: a folder, or an address from which they are fetched when they are needed."""
+"""Where shards lie: in a local folder, or at a URL from which they are downloaded when needed."""
 
 from __future__ import annotations
 
@@ -6,113 +6,173 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from filelock import FileLock
 
-from resnets.data.shards.index import HINT, File
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, cache_folder, make_folder
 
-BOUND = "RESNETS_SHARD_CACHE_GB"
-_PAUSES = (0.5, 2.0)  # seconds before the second and third attempt
-_TOUCH_EVERY = 30.0  # seconds between two notes that a shard is in use
-_PIECE = 1 << 20
-_MEND = "check the address and the network"
+CACHE_LIMIT = "RESNETS_SHARD_CACHE_GB"
+"""Environment variable: gigabytes that downloaded shards may occupy."""
+
+HINT = "copy or write the shards again"
+_URL_HINT = "check the URL and the network"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_RETRY_PAUSES = (0.5, 2.0)  # seconds before the second and third attempt
+_TOUCH_EVERY = 30.0  # seconds between two updates of a shard's time of last use
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A shard, or the index of a split.
+
+    Args:
+        name: relative to the folder of the shards.
+        size: in bytes; None for shards from other writers, whose size is not known.
+        sha256: of its content; empty for shards from other writers.
+        images: number of images.
+    """
+
+    name: str
+    size: int | None
+    sha256: str
+    images: int
+
+    @staticmethod
+    def from_json(values: dict[str, Any], location: str, trusted: bool = False) -> ShardFile:
+        """Check the description of a file; `trusted` ones may name any path or URL.
+
+        Raises:
+            UserError: if the name could lead out of the folder of the shards.
+            KeyError, TypeError: if a value is missing or has the wrong type.
+        """
+        file = ShardFile(values["file"], values["bytes"], values["sha256"], values["images"])
+        if not (isinstance(file.size, int) or (trusted and file.size is None)):
+            raise TypeError("bytes")
+        if not trusted and not _PLAIN_NAME.fullmatch(file.name):
+            message = f"{file.name!r} is not a plain file name"
+            raise UserError(message, location, "do not trust these shards")
+        return file
+
+    def to_json(self) -> dict[str, Any]:
+        """The values that `from_json` reads."""
+        return {
+            "file": self.name,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "images": self.images,
+        }
+
+    def check_size(self, size: int, location: str, hint: str = HINT) -> None:
+        """Raise `UserError` if a file does not have the described size."""
+        if self.size is not None and size != self.size:
+            fault = "is truncated" if size < self.size else "is not the one that was written"
+            message = f"the shard {fault}: {size:,} of {self.size:,} bytes"
+            raise UserError(message, location, hint)
 
 
 class Store(Protocol):
-    """Gives the files of a set of shards; safe in threads and processes."""
+    """Access to the files of a set of shards; safe in threads and processes."""
 
-    where: str
-    windowed: bool
-    """Whether few shards should be needed at a time."""
+    location: str
+    """The folder or URL."""
+
+    remote: bool
+    """Whether files are downloaded, so that few of them should be needed at a time."""
 
     hint: str
-    """How to hint a shard that is not what its index says."""
+    """What to do about a shard whose content does not match the index."""
 
-    def path(self, file: File) -> Path:
-        """The file on this machine; raises `UserError` if it is absent or damaged."""
+    def path(self, file: ShardFile) -> Path:
+        """The local path of a file, downloaded if necessary.
+
+        Raises:
+            UserError: if it cannot be downloaded, or the download is damaged.
+        """
 
 
 class FolderStore:
-    """Shards in a folder of this machine."""
+    """Shards in a local folder."""
 
-    windowed = False
+    remote = False
     hint = HINT
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.where = folder, str(folder)
+        self.folder, self.location = folder, str(folder)
 
-    def path(self, file: File) -> Path:
-        return self.folder / file.file
+    def path(self, file: ShardFile) -> Path:
+        return self.folder / file.name
 
-    def check(self, files: list[File]) -> None:
-        """Raise `UserError` for the first file that is missing or of another size."""
+    def check(self, files: list[ShardFile]) -> None:
+        """Raise `UserError` for the first file that is missing or has another size."""
         for file in files:
             path = self.path(file)
             try:
                 size = path.stat().st_size
             except OSError as error:
                 raise UserError("the shard is missing", str(path), HINT) from error
-            refuse_size(size, file, str(path))
+            file.check_size(size, str(path))
 
 
-class WebStore:
-    """Shards at an address, kept in the cache folder once they were needed.
+class UrlStore:
+    """Shards at a URL, kept in the cache folder once they are downloaded.
 
     Args:
-        url: the folder's address, without a slash at its end.
-        key: what tells this content from another at the same address, if anything does.
+        url: of the folder, without a slash at its end.
+        version: distinguishes this content from other content at the same URL; may be empty.
     """
 
-    windowed = True
+    remote = True
 
-    def __init__(self, url: str, key: bytes = b"") -> None:
-        self.where = url
-        digest = hashlib.sha256(url.encode() + b"\0" + key).hexdigest()[:24]
+    def __init__(self, url: str, version: bytes = b"") -> None:
+        self.location = url
+        digest = hashlib.sha256(url.encode() + b"\0" + version).hexdigest()[:24]
         self.folder = cache_folder("shards", digest)
         self.hint = HINT
-        if not key:  # nobody tells when shards of others change
+        if not version:  # a change of the shards at the URL cannot be detected
             self.hint = f"if the shards changed, delete {cache_folder('shards')}"
         self._touched: dict[str, float] = {}
 
-    def path(self, file: File) -> Path:
-        path = self.folder / file.file
-        if "://" in file.file:
-            digest = hashlib.sha256(file.file.encode()).hexdigest()[:16]
-            path = self.folder / f"{digest}-{file.file.rpartition('/')[2]}"
+    def path(self, file: ShardFile) -> Path:
+        path = self.folder / file.name
+        if "://" in file.name:
+            digest = hashlib.sha256(file.name.encode()).hexdigest()[:16]
+            path = self.folder / f"{digest}-{file.name.rpartition('/')[2]}"
         now = time.monotonic()
-        if now - self._touched.get(file.file, -_TOUCH_EVERY) < _TOUCH_EVERY and path.exists():
+        if now - self._touched.get(file.name, -_TOUCH_EVERY) < _TOUCH_EVERY and path.exists():
             return path
-        if not self._whole(path, file):
+        if not self._is_complete(path, file):
             make_folder(path.parent)
             with FileLock(path.with_name(f".{path.name}.lock")):
-                if not self._whole(path, file):
-                    self._fetch(path, file)
-                    keep_within_bound(path)
+                if not self._is_complete(path, file):
+                    self._download(path, file)
+                    enforce_cache_limit(path)
         with contextlib.suppress(OSError):
-            os.utime(path)  # the least recently used go first
-        self._touched[file.file] = now
+            os.utime(path)  # the least recently used shards are deleted first
+        self._touched[file.name] = now
         return path
 
     @staticmethod
-    def _whole(path: Path, file: File) -> bool:
+    def _is_complete(path: Path, file: ShardFile) -> bool:
         try:
-            return path.stat().st_size == file.bytes or (file.bytes is None)
+            return path.stat().st_size == file.size or file.size is None
         except OSError:
             return False
 
-    def _fetch(self, path: Path, file: File) -> None:
-        url = address(self.where, file.file)
+    def _download(self, path: Path, file: ShardFile) -> None:
+        url = join_url(self.location, file.name)
 
         def write(target: IO[bytes]) -> None:
-            for pause in (*_PAUSES, None):
+            for pause in (*_RETRY_PAUSES, None):
                 target.seek(0)
                 target.truncate()
                 try:
@@ -125,99 +185,98 @@ class WebStore:
 
         atomic_write(path, write)
 
-    def _copy(self, url: str, target: IO[bytes], file: File) -> None:
+    def _copy(self, url: str, target: IO[bytes], file: ShardFile) -> None:
         digest = hashlib.sha256()
-        with opened(url) as source:
-            while piece := source.read(_PIECE):
-                digest.update(piece)
-                target.write(piece)
-            if getattr(source, "length", 0):  # what the server announced and did not send
-                raise UserError("the connection broke off", url, _MEND)
-        refuse_size(target.tell(), file, url, self.hint)
+        with open_url(url) as source:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                target.write(chunk)
+            if getattr(source, "length", 0):  # bytes that the server announced and did not send
+                raise UserError("the connection broke off", url, _URL_HINT)
+        file.check_size(target.tell(), url, self.hint)
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise UserError("the shard is damaged: its SHA-256 differs", url, HINT)
 
 
-def refuse_size(size: int, file: File, where: str, hint: str = HINT) -> None:
-    """Raise `UserError` if a file has not the size that it should have."""
-    if file.bytes is not None and size != file.bytes:
-        what = "is truncated" if size < file.bytes else "is not the one that was written"
-        raise UserError(f"the shard {what}: {size:,} of {file.bytes:,} bytes", where, hint)
-
-
-def address(base: str, file: str) -> str:
-    """The address of a file below `base`, or the file's own where it is one."""
+def join_url(base: str, file: str) -> str:
+    """The URL of a file below `base`; `file` itself if it is a URL."""
     return file if "://" in file else f"{base}/{file}"
 
 
 @contextlib.contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
-    """The content behind an address: file, http and https, others by fsspec.
+def open_url(url: str) -> Iterator[IO[bytes]]:
+    """Open a `file`, `http` or `https` URL, or any other that fsspec supports, for reading.
 
     Raises:
-        UserError: if it cannot be reached, breaks off, or its kind is not known.
+        UserError: if it cannot be reached, the connection breaks off, or its scheme is unknown.
     """
     try:
         with _open(url) as source:
             yield source
     except urllib.error.HTTPError as error:
-        raise UserError(f"cannot be fetched ({error.code} {error.reason})", url, _MEND) from error
+        message = f"cannot be downloaded ({error.code} {error.reason})"
+        raise UserError(message, url, _URL_HINT) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise UserError(f"cannot be fetched ({reason})", url, _MEND) from error
+        raise UserError(f"cannot be downloaded ({reason})", url, _URL_HINT) from error
 
 
 def _open(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    if url.partition("://")[0] in ("file", "http", "https"):
-        answer: IO[bytes] = urllib.request.urlopen(url, timeout=60)
-        return contextlib.closing(answer)
+    scheme = url.partition("://")[0]
+    if scheme in ("file", "http", "https"):
+        response: IO[bytes] = urllib.request.urlopen(url, timeout=60)
+        return contextlib.closing(response)
     try:
         import fsspec
     except ImportError as error:
-        raise UserError("this kind of address needs fsspec", url, "pip install fsspec") from error
+        raise UserError(f"{scheme}:// URLs need fsspec", url, "pip install fsspec") from error
     try:
-        found: contextlib.AbstractContextManager[IO[bytes]] = fsspec.open(url, "rb")
+        opened: contextlib.AbstractContextManager[IO[bytes]] = fsspec.open(url, "rb")
     except ImportError as error:
-        hint = "pip install what it names, such as s3fs"
+        hint = "install the package that the message names, such as s3fs"
         raise UserError(f"fsspec needs a plugin ({error})", url, hint) from error
-    return found
+    return opened
 
 
-def fetched(url: str) -> bytes:
-    """The whole of a small file; raises like `opened`."""
-    with opened(url) as source:
+def read_url(url: str) -> bytes:
+    """The whole content of a small file; raises `UserError` like `open_url`."""
+    with open_url(url) as source:
         return source.read()
 
 
-def bound() -> float | None:
-    """Bytes that cached shards may take up, or None."""
-    text = os.environ.get(BOUND)
+def cache_limit() -> float | None:
+    """Bytes that downloaded shards may occupy, from `RESNETS_SHARD_CACHE_GB`; None for no limit.
+
+    Raises:
+        UserError: if the variable is not a positive number.
+    """
+    text = os.environ.get(CACHE_LIMIT)
     if not text:
         return None
     try:
-        value = float(text)
-        if not value > 0:
+        gigabytes = float(text)
+        if not gigabytes > 0:
             raise ValueError
     except ValueError as error:
-        raise UserError(f"{text!r} is no number of gigabytes", BOUND) from error
-    return value * 1e9
+        raise UserError(f"{text!r} is not a positive number of gigabytes", CACHE_LIMIT) from error
+    return gigabytes * 1e9
 
 
-def keep_within_bound(newest: Path) -> None:
-    """Delete the least recently used shards, but not `newest`, until the bound is kept."""
-    most = bound()
-    if most is None:
+def enforce_cache_limit(newest: Path) -> None:
+    """Delete the least recently used shards, except `newest`, until the limit is respected."""
+    limit = cache_limit()
+    if limit is None:
         return
     root = make_folder(cache_folder("shards"))
     with FileLock(root / ".bound.lock"):
         shards = []
         for path in root.rglob("*.tar"):
             with contextlib.suppress(OSError):
-                facts = path.stat()
-                shards.append((facts.st_mtime_ns, facts.st_size, path))
+                stat = path.stat()
+                shards.append((stat.st_mtime_ns, stat.st_size, path))
         total = sum(size for _, size, _ in shards)
         for _, size, path in sorted(shards):
-            if total <= most:
+            if total <= limit:
                 break
             if path != newest:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Images as WebDataset tar shards, with an index that lets each be read at once."""
+"""Writing images as WebDataset tar shards, with an index that gives access to each image."""
 
 from __future__ import annotations
 
@@ -20,73 +20,61 @@ from numpy.typing import NDArray
 
 from resnets.data.images import decode, read_header
 from resnets.data.preprocessing import resize_shorter
-from resnets.data.samples import PhotoSet, Samples, fingerprint, shuffled
-from resnets.data.shards.index import (
-    MANIFEST,
-    File,
-    Index,
-    Manifest,
-    Split,
-    file_of,
-    names_of,
-    read_file,
-    read_manifest,
+from resnets.data.samples import (
+    PackedNames,
+    PhotoSet,
+    Samples,
+    epoch_permutation,
+    fingerprint,
 )
-from resnets.data.shards.store import FolderStore
+from resnets.data.shards.index import MANIFEST, Index, Manifest, Split
+from resnets.data.shards.store import FolderStore, ShardFile
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, make_folder, write_bytes, writing
 from resnets.support.parallel import in_threads
 
 SHARD_BYTES = 128_000_000
-"""Size of a shard by default, about."""
+"""Approximate size of a shard by default."""
 
-_STATE = ".writing.jsonl"
-_KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_HEADER = 512
+_JOURNAL = ".writing.jsonl"
+"""The images and options on the first line, then a line for each finished shard."""
+_COPIED_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A finished shard, and where its images lie."""
-
-    file: File
-    offsets: list[int]
-    lengths: list[int]
 
 
 def write(
     images: PhotoSet,
     out: Path,
+    *,
     resize: int | None = None,
     quality: int = 90,
     images_per_shard: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write a set of images as shards; goes on with a writing that was interrupted.
+    """Write a data set as shards; an interrupted writing is resumed.
 
-    Images are decoded, so that none is broken, and copied to the last byte. Those that are
-    neither JPEG, PNG nor WebP become PNG. Training images stand in the shards in a random order.
+    Images are decoded, to find broken ones, and copied byte by byte. Images that are neither
+    JPEG, PNG nor WebP become PNG. The shards contain the training images in a random order.
 
     Args:
-        images: the set.
-        out: a folder, made if it is not there.
-        resize: images with a longer shorter side are scaled down to this many pixels and
-            stored as JPEG.
-        quality: of those JPEGs, 1 to 100.
-        images_per_shard: as many as `SHARD_BYTES` hold by default.
-        threads: how many images are decoded at once.
-        progress: called with the images done and their number.
+        images: the data set.
+        out: a folder, created if necessary.
+        resize: images whose shorter side is longer than this many pixels are scaled down to it
+            and stored as JPEG.
+        quality: of these JPEGs, 1 to 100.
+        images_per_shard: as many as fit into `SHARD_BYTES` by default.
+        threads: number of images that are decoded at once.
+        progress: called with the number of images written and of all images.
 
     Raises:
-        UserError: if an image cannot be decoded, `out` holds another set, another process
+        UserError: if an image cannot be decoded, `out` contains other shards, another process
             writes there, or the disk is full.
     """
     splits = {"train": images.train, "val": images.val}
     source: dict[str, Any] = {name: fingerprint(samples) for name, samples in splits.items()}
-    source["state"] = {name: _state(samples) for name, samples in splits.items()}
+    source["state"] = {name: _file_state(samples) for name, samples in splits.items()}
     source |= {"resize": resize, "quality": quality if resize else None}
     source["images_per_shard"] = images_per_shard
     make_folder(out)
@@ -94,30 +82,44 @@ def write(
     with writing(out / ".lock"):
         try:
             lock.acquire(timeout=0)
-        except Timeout as error:  # which is an OSError, but not the disk's
-            raise UserError("another process writes here", str(out), "wait for its end") from error
+        except Timeout as error:  # an OSError, which `writing` would take for the disk's
+            message = "another process is writing shards here"
+            raise UserError(message, str(out), "wait until it has finished") from error
     with lock:
-        done = _finished(out, source)
-        if done is not None:
-            return done
+        finished = _finished(out, source)
+        if finished is not None:
+            return finished
         return _Writer(splits, out, source, threads, progress).write(images.classes)
 
 
 def refuse_within(data: Path, out: Path) -> None:
-    """Raise `UserError` if the shards would lie among the images that they are made from."""
+    """Raise `UserError` if the shards would lie in the folder of the images."""
     if out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"lies in the images' folder {data}", str(out), "choose another folder")
+        message = f"lies in the images' folder {data}"
+        raise UserError(message, str(out), "choose another folder")
+
+
+def summary(manifest: Manifest) -> Iterator[str]:
+    """A line for each split with the number of images and shards, and the size."""
+    for name, split in manifest.splits.items():
+        images, size = split.index.images, sum(file.size or 0 for file in split.shards)
+        shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"
+        yield f"{name}: {images:,} images in {shards}, {size / 1e6:,.1f} MB"
 
 
 def _finished(out: Path, source: dict[str, Any]) -> Manifest | None:
-    """The set that is already there and whole; raises `UserError` if it is another one."""
+    """The complete set of shards in `out`, if there is one.
+
+    Raises:
+        UserError: if it was written from other images or with other options.
+    """
     path = out / MANIFEST
     if not path.is_file():
         return None
-    manifest = read_manifest(path.read_bytes(), str(path))
+    manifest = Manifest.parse(path.read_bytes(), str(path))
     if manifest.source != source:
         raise UserError(
-            "holds shards of other images or settings, or images changed since they were written",
+            "contains shards of other images or settings, or the images changed since",
             str(out),
             "choose another folder, or delete this one",
         )
@@ -125,22 +127,33 @@ def _finished(out: Path, source: dict[str, Any]) -> Manifest | None:
         for split in manifest.splits.values():
             FolderStore(out).check([*split.shards, split.index])
     except UserError:
-        path.unlink()  # first: until all are written anew, this is no set
+        path.unlink()  # first, so that the set counts as incomplete until all is written
         return None
     return manifest
 
 
-def _state(samples: Samples) -> str:
-    """Hash of the sizes and times of the images' files, by which a change of content shows."""
+def _file_state(samples: Samples) -> str:
+    """Hash of the sizes and times of the image files, which detects changed content."""
     digest = hashlib.sha256()
     for index in range(len(samples)):
-        with contextlib.suppress(OSError):  # reading it will tell
-            facts = (Path(samples.where) / samples.name(index)).stat()
-            digest.update(f"{index} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        with contextlib.suppress(OSError):  # reported when the image is read
+            stat = (Path(samples.location) / samples.name(index)).stat()
+            digest.update(f"{index} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _FinishedShard:
+    """A shard, and where its images lie in it."""
+
+    file: ShardFile
+    offsets: list[int]
+    lengths: list[int]
+
+
 class _Writer:
+    """Writes the splits of a data set into a folder, shard by shard."""
+
     def __init__(
         self,
         splits: dict[str, Samples],
@@ -149,88 +162,91 @@ class _Writer:
         threads: int,
         progress: Progress | None,
     ) -> None:
-        self.splits, self.out, self.source, self.threads = splits, out, source, threads
+        self._splits, self._out, self._source, self._threads = splits, out, source, threads
+        self._journal = out / _JOURNAL
         self._progress = progress
         self._total = sum(map(len, splits.values()))
         self._done = 0
 
     def write(self, classes: tuple[str, ...]) -> Manifest:
-        there = self._resumed()
-        parts = {name: self._split(name, there) for name in self.splits}
-        manifest = Manifest(list(classes), parts, self.source)
-        write_bytes(self.out / MANIFEST, manifest.text().encode())  # last: the set is now whole
-        (self.out / _STATE).unlink(missing_ok=True)
+        finished = self._resume()
+        splits = {name: self._write_split(name, finished) for name in self._splits}
+        manifest = Manifest(list(classes), splits, self._source)
+        manifest.write(self._out)  # last, since it makes the set complete
+        self._journal.unlink(missing_ok=True)
         return manifest
 
-    def _resumed(self) -> dict[str, _Written]:
-        """Shards that an interrupted writing of the same set left; those of another go."""
-        state = self.out / _STATE
+    def _resume(self) -> dict[str, _FinishedShard]:
+        """The finished shards of an interrupted writing; those of another data set are deleted."""
         lines = []
-        if state.exists():
-            for line in state.read_text().splitlines():
+        if self._journal.exists():
+            for line in self._journal.read_text().splitlines():
                 with contextlib.suppress(ValueError):  # the last line may be cut off
                     lines.append(json.loads(line))
-        there = {}
+        same_source = bool(lines) and lines[0] == self._source
+        finished = {}
         for line in lines[1:]:
-            written = _Written(
-                read_file(line["file"], str(state)), line["offsets"], line["lengths"]
-            )
-            path = self.out / written.file.file
-            if lines[0] != self.source:
+            file = ShardFile.from_json(line["file"], str(self._journal))
+            path = self._out / file.name
+            if not same_source:
                 path.unlink(missing_ok=True)
-            elif path.is_file() and path.stat().st_size == written.file.bytes:
-                there[path.name] = written
-        if not lines or lines[0] != self.source:
-            write_bytes(state, (json.dumps(self.source) + "\n").encode())
-        return there
+            elif path.is_file() and path.stat().st_size == file.size:
+                finished[path.name] = _FinishedShard(file, line["offsets"], line["lengths"])
+        if not same_source:
+            write_bytes(self._journal, (json.dumps(self._source) + "\n").encode())
+        return finished
 
-    def _split(self, split: str, there: dict[str, _Written]) -> Split:
-        samples = self.splits[split]
+    def _write_split(self, split: str, finished: dict[str, _FinishedShard]) -> Split:
+        samples = self._splits[split]
         order = np.arange(len(samples))
-        if split == "train":  # so that a reader of whole shards sees all classes mixed
-            order = shuffled(len(samples), 0, 0)
-        size = self.source["images_per_shard"] or _images_per_shard(samples)
+        if split == "train":  # so that whoever reads whole shards gets all classes mixed
+            order = epoch_permutation(len(samples), 0, 0)
+        size = self._source["images_per_shard"] or _images_per_shard(samples)
         shard, offset, length = (np.empty(len(samples), np.int64) for _ in range(3))
         files = []
         for number, start in enumerate(range(0, len(samples), size)):
-            part = order[start : start + size]
+            members = order[start : start + size]
             name = f"{split}-{number:06}.tar"
-            written = there.get(name) or self._shard(name, samples, part, start)
+            if name in finished:
+                written = finished[name]
+                self._done += len(members)
+            else:
+                written = self._write_shard(name, samples, members, start)
             files.append(written.file)
-            shard[part], offset[part], length[part] = number, written.offsets, written.lengths
-            self._done += len(part) if name in there else 0
-        names = names_of([samples.name(i) for i in range(len(samples))])
-        content = Index(shard.astype(np.int32), offset, length, samples.labels, *names).packed()
-        index = file_of(f"{split}.index.npz", content, len(samples))
-        write_bytes(self.out / index.file, content)
-        return Split(files, index)
+            shard[members], offset[members] = number, written.offsets
+            length[members] = written.lengths
+        names = PackedNames.pack(samples.name(i) for i in range(len(samples)))
+        index = Index(shard.astype(np.int32), offset, length, samples.labels, names)
+        return Split(files, index.write(self._out, split))
 
-    def _shard(self, name: str, samples: Samples, part: NDArray[np.int64], first: int) -> _Written:
-        encode = partial(_encoded, samples, self.source["resize"], self.source["quality"])
-        path = self.out / name
+    def _write_shard(
+        self, name: str, samples: Samples, members: NDArray[np.int64], first_key: int
+    ) -> _FinishedShard:
+        encode = partial(_encode, samples, self._source["resize"], self._source["quality"])
+        path = self._out / name
         offsets: list[int] = []
         lengths: list[int] = []
-        digest = hashlib.sha256()
 
         def fill(file: IO[bytes]) -> None:
-            target = _Hashing(file, digest)
-            with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-                members = in_threads(encode, part.tolist(), self.threads)
-                for key, (index, (ending, content)) in enumerate(
-                    zip(part.tolist(), members, strict=True), first
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                encoded = in_threads(encode, members.tolist(), self._threads)
+                for key, (index, (extension, content)) in enumerate(
+                    zip(members.tolist(), encoded, strict=True), first_key
                 ):
-                    offsets.append(tar.offset + _HEADER)
+                    offsets.append(tar.offset + tarfile.BLOCKSIZE)
                     lengths.append(len(content))
-                    _add(tar, f"{key:09}.{ending}", content)
-                    _add(tar, f"{key:09}.cls", str(samples.labels[index]).encode())
+                    _add_member(tar, f"{key:09}.{extension}", content)
+                    _add_member(tar, f"{key:09}.cls", str(samples.labels[index]).encode())
                     self._count()
 
         atomic_write(path, fill)
-        file = File(name, path.stat().st_size, digest.hexdigest(), len(part))
-        line = {"file": file.__dict__, "offsets": offsets, "lengths": lengths}
-        with writing(self.out / _STATE), (self.out / _STATE).open("a") as state:
-            state.write(json.dumps(line) + "\n")
-        return _Written(file, offsets, lengths)
+        with path.open("rb") as shard:
+            digest = hashlib.file_digest(shard, "sha256").hexdigest()
+        file = ShardFile(name, path.stat().st_size, digest, len(members))
+        line = {"file": file.to_json(), "offsets": offsets, "lengths": lengths}
+        with writing(self._journal), self._journal.open("a") as journal:
+            journal.write(json.dumps(line) + "\n")
+        return _FinishedShard(file, offsets, lengths)
 
     def _count(self) -> None:
         self._done += 1
@@ -238,33 +254,22 @@ class _Writer:
             self._progress(self._done, self._total)
 
 
-class _Hashing:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: IO[bytes], digest: hashlib._Hash) -> None:
-        self._file, self._digest = file, digest
-        self.tell = file.tell
-
-    def write(self, content: bytes) -> int:
-        self._digest.update(content)
-        return self._file.write(content)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
 
 
 def _images_per_shard(samples: Samples) -> int:
+    """How many images fit into `SHARD_BYTES`, estimated from 64 of them."""
     some = np.linspace(0, len(samples) - 1, min(64, len(samples))).astype(int)
     mean = sum(len(samples.read(int(i))) for i in some) / len(some)
-    return max(1, math.ceil(SHARD_BYTES / (mean + 4 * _HEADER)))
+    return max(1, math.ceil(SHARD_BYTES / (mean + 4 * tarfile.BLOCKSIZE)))
 
 
-def _encoded(samples: Samples, resize: int | None, quality: int, index: int) -> tuple[str, bytes]:
-    """Ending and content of the image as it goes into the shard."""
-    name = str(Path(samples.where) / samples.name(index))
+def _encode(samples: Samples, resize: int | None, quality: int, index: int) -> tuple[str, bytes]:
+    """Extension and content of an image as it is stored in the shard."""
+    name = str(Path(samples.location) / samples.name(index))
     content = samples.read(index)
     try:
         header = read_header(content, name)
@@ -273,19 +278,11 @@ def _encoded(samples: Samples, resize: int | None, quality: int, index: int) -> 
             image = resize_shorter(decode(content, name, resize), resize, "bicubic")
             image.save(buffer, "JPEG", quality=quality)
             return "jpg", buffer.getvalue()
-        if header.format in _KEPT:
-            decode(content, name, 64)  # no broken image goes into a shard
-            return _KEPT[header.format], content
+        if header.format in _COPIED_FORMATS:
+            decode(content, name, 64)  # raises if the image is broken
+            return _COPIED_FORMATS[header.format], content
         decode(content, name).save(buffer, "PNG")
         return "png", buffer.getvalue()
     except UserError as error:
-        hint = "resnets doctor DATA --quarantine DATA/.quarantine leaves such images out"
+        hint = "exclude such images: resnets doctor DATA --quarantine DATA/.quarantine"
         raise UserError(error.message, error.location, hint) from error
-
-
-def summaries(manifest: Manifest) -> Iterator[str]:
-    """A line for each split: images, shards, size."""
-    for name, split in manifest.splits.items():
-        images, size = split.index.images, sum(file.bytes or 0 for file in split.shards)
-        shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"
-        yield f"{name}: {images:,} images in {shards}, {size / 1e6:,.1f} MB"

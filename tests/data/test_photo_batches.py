@@ -18,11 +18,19 @@ PLAIN = Normalize(torch.zeros(3, 1, 1))
 @pytest.fixture
 def samples(tmp_path, cache):
     draw_photos(tmp_path / "photos", {"ant": 9, "bee": 8, "cow": 6})
-    return folders.by_class(tmp_path / "photos")
+    return folders.load_class_folders(tmp_path / "photos")
 
 
 def make(samples, batch=5, seed=0, look=lambda step: LOOK, **options):
-    return photo_batches.PhotoBatches(samples, batch, seed, CPU, look, PLAIN, **options)
+    return photo_batches.PhotoBatches(
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        device=CPU,
+        augmentation=look,
+        normalize=PLAIN,
+        **options,
+    )
 
 
 def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
@@ -34,6 +42,17 @@ def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
         assert len(images.unique(dim=0)) == 23
     assert not torch.equal(shown[:23], shown[23:46])
     assert batches.epoch_of(23) == 5
+
+
+def test_the_order_of_each_epoch_is_prefetched_once(samples, monkeypatch):
+    orders = []
+    monkeypatch.setattr(samples, "prefetch", orders.append)
+    batches = make(samples, seed=2)
+    for step in range(8, 10):  # resumed in the second epoch; the third begins in step 9
+        batches(step)
+    assert [order.tolist() for order in orders] == [
+        samples.order(2, epoch).tolist() for epoch in (1, 2)
+    ]
 
 
 def test_content_depends_on_seed_and_step_only(samples):
@@ -92,4 +111,4 @@ def test_a_mean_of_nothing_is_refused(tmp_path, cache):
     root.mkdir(parents=True)
     (root / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images can be read"):
-        photo_batches.training_mean(folders.by_class(tmp_path / "photos"), LOOK, 0)
+        photo_batches.training_mean(folders.load_class_folders(tmp_path / "photos"), LOOK, 0)

@@ -50,7 +50,15 @@ def root(tmp_path, cache):
 
 
 def make(kind, samples, batch=5, seed=0, look=LOOK, **options):
-    return kind(samples, batch, seed, CPU, lambda step: look, PLAIN, **options)
+    return kind(
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        device=CPU,
+        augmentation=lambda step: look,
+        normalize=PLAIN,
+        **options,
+    )
 
 
 LOOKS = {
@@ -63,7 +71,7 @@ LOOKS = {
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_the_same_crops_as_pillow_shows(dali, root, name):
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     theirs = make(dali.DaliBatches, samples, 6, look=LOOKS[name])
     ours = make(PhotoBatches, samples, 6, look=LOOKS[name])
     for step in range(4):
@@ -79,14 +87,14 @@ def test_where_pillow_decodes_the_whole_image_pixels_are_its_own_but_for_roundin
     look = Augmentation("scale", 24, sides=(60, 60), colour=0)
     for path in root.rglob("*.jpg"):
         write(path, int(path.stem))  # 90 x 70: too small to be decoded at half the scale
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     images, _ = make(dali.DaliBatches, samples, 12, look=look)(0)
     expected, _ = make(PhotoBatches, samples, 12, look=look)(0)
     assert (255 * (images - expected)).abs().max() < 2.5
 
 
 def test_content_depends_on_seed_and_step_only(dali, root):
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     one = make(dali.DaliBatches, samples, threads=1)
     wanted = [one(step) for step in range(6)]
     other = make(dali.DaliBatches, samples, threads=3)
@@ -115,7 +123,7 @@ def broken(path, how):
 
 @pytest.mark.parametrize("how", ["cut off", "cut off, with an end", "no pixels", "empty"])
 def test_a_bad_image_is_named_as_pillow_names_it_and_its_neighbours_stay(dali, root, how):
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     clean, labels = make(dali.DaliBatches, samples, 12)(0)
     broken(samples.path(4), how)
     batches, pillow = make(dali.DaliBatches, samples, 12), make(PhotoBatches, samples, 12)
@@ -155,7 +163,7 @@ EXOTIC = ["CMYK", "turned", "RGB itself", "transparent", "something behind", "WE
 
 @pytest.mark.parametrize("kind", EXOTIC)
 def test_other_files_are_shown_as_pillow_shows_them(dali, root, kind):
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     exotic(samples.path(3), kind)
     images, _ = make(dali.DaliBatches, samples, 12)(0)
     expected, _ = make(PhotoBatches, samples, 12)(0)
@@ -164,7 +172,7 @@ def test_other_files_are_shown_as_pillow_shows_them(dali, root, kind):
 
 
 def test_grey_photographs(dali, root):
-    samples = folders.by_class(root)
+    samples = folders.load_class_folders(root)
     photo(3).convert("L").save(samples.path(3), "JPEG")
     images, _ = make(dali.DaliBatches, samples, 12)(0)
     expected, _ = make(PhotoBatches, samples, 12)(0)
@@ -179,8 +187,8 @@ def test_a_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Critical error, encountered:\n\nno decoder")
 
-    batches = make(dali.DaliBatches, folders.by_class(root))
-    monkeypatch.setattr(batches, "_run", refuse)
+    batches = make(dali.DaliBatches, folders.load_class_folders(root))
+    monkeypatch.setattr(batches, "_run_pipeline", refuse)
     for step in range(3):  # fifteen images may be odd ones
         batches(step)
     with pytest.raises(UserError, match=r"decodes none of the images \(no decoder\).*'pillow'"):
@@ -206,5 +214,5 @@ def test_without_dali_one_line_says_what_to_do(root, monkeypatch):
         ready.batches([(0, 2)])
     assert str(error.value) == (
         "photos.decoder = 'dali' needs NVIDIA DALI; "
-        "hint: pip install nvidia-dali-cuda130, or photos.decoder = 'pillow'"
+        "pip install nvidia-dali-cuda130, or set photos.decoder = 'pillow'"
     )

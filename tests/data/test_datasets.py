@@ -1,0 +1,36 @@
+"""Data sets are opened by their locations."""
+
+import pytest
+
+from resnets.data import cifar10, datasets
+from resnets.data.samples import PhotoSet
+from resnets.support.errors import UserError
+from tests.conftest import draw_photos
+
+
+def test_photographs_are_opened_with_their_split_seed(tmp_path, cache):
+    draw_photos(tmp_path / "photos", {"ant": 9, "bee": 8})
+    sets = [
+        datasets.open_data("photos", str(tmp_path / "photos"), split_seed=seed) for seed in (0, 1)
+    ]
+    assert all(isinstance(data, PhotoSet) for data in sets)
+    names = [{data.val.name(i) for i in range(len(data.val))} for data in sets]
+    assert names[0] != names[1]
+
+
+def test_photographs_need_a_location():
+    with pytest.raises(UserError, match="this recipe needs images; give a folder of images"):
+        datasets.open_data("photos", None)
+
+
+def test_cifar10_is_opened_from_its_files_or_downloaded(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cifar10, "load", lambda *arguments: calls.append(arguments))
+    datasets.open_data("cifar10", None, report=print)
+    datasets.open_data("cifar10", str(tmp_path), report=print)
+    assert calls == [(None, print), (tmp_path, print)]
+
+
+def test_a_location_that_does_not_exist_is_named_with_a_hint(tmp_path):
+    with pytest.raises(UserError, match=r"cifr10: no such folder or data set; .*cifar10"):
+        datasets.open_test(str(tmp_path / "cifr10"))
