@@ -133,10 +133,19 @@ def export(
     0.0001, bf16 0.05 and 0.02, int8 (real images) 1 and 0.25. Beyond that nothing is written.
     """
     from resnets.cli import export as verb
-    from resnets.export.exporter import Wishes
+    from resnets.export.exporter import ExportOptions
 
-    wishes = Wishes(to, precision, dense, images or [], calibrate, test, limit, max_loss)
-    verb.export(model, out, wishes, json)
+    options = ExportOptions(
+        engine=to,
+        precision=precision,
+        dense=dense,
+        images=images or [],
+        calibrate=calibrate,
+        test=test,
+        limit=limit,
+        max_loss=max_loss,
+    )
+    verb.export(model, out, options, json)
 
 
 def quantize(
@@ -155,9 +164,10 @@ def quantize(
     what was lost and how much faster int8 is.
     """
     from resnets.cli import quantize as verb
-    from resnets.export.int8 import Wishes
+    from resnets.export.int8 import CalibrationOptions
 
-    verb.quantize(model, Wishes(calibrate, test, limit, max_loss), json)
+    options = CalibrationOptions(calibrate=calibrate, test=test, limit=limit, max_loss=max_loss)
+    verb.quantize(model, options, json)
 
 
 def serve(

@@ -70,7 +70,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
 
 def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
     """The model in PyTorch in float32; an export in its own engine and precision."""
-    if not export_folder.is_artefact(name):
+    if not export_folder.is_export(name):
         return model_file.load(name)
     for given, option in (
         (options.views == "dense", "--views dense"),

@@ -9,16 +9,16 @@ from typing import Any
 
 from resnets.cli.memory import MORE, enough_memory
 from resnets.export import exporter
-from resnets.export.exporter import Wishes
+from resnets.export.exporter import ExportOptions
 
 
-def export(name: str, out: Path | None, wishes: Wishes, as_json: bool) -> None:
+def export(name: str, out: Path | None, options: ExportOptions, as_json: bool) -> None:
     """Write an export and tell how it compares with its source."""
-    kind = wishes.precision + ("-dense" if wishes.dense else "")
+    kind = options.precision + ("-dense" if options.dense else "")
     stem = Path(name).name.removesuffix(".safetensors") or "model"
-    out = out or Path(f"{stem}-{wishes.engine}-{kind}")
+    out = out or Path(f"{stem}-{options.engine}-{kind}")
     with enough_memory(MORE):
-        facts = exporter.export(name, out, wishes, lambda line: print(line, file=sys.stderr))
+        facts = exporter.export(name, out, options, lambda line: print(line, file=sys.stderr))
     if as_json:
         left_out = ("card", "classes", "class_ids")
         shown = {key: value for key, value in facts.items() if key not in left_out}

@@ -8,14 +8,14 @@ import sys
 from resnets.cli.export import of_test
 from resnets.cli.memory import MORE, enough_memory
 from resnets.export import int8
-from resnets.export.int8 import Wishes
+from resnets.export.int8 import CalibrationOptions
 from resnets.inference.predictor import gains_by_int8
 
 
-def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
+def quantize(name: str, options: CalibrationOptions, as_json: bool) -> None:
     """Make a model ready for int8 and tell what that costs and gains."""
     with enough_memory(MORE):
-        facts = int8.quantize(name, wishes, lambda line: print(line, file=sys.stderr))
+        facts = int8.quantize(name, options, lambda line: print(line, file=sys.stderr))
     if as_json:
         print(json.dumps(facts, indent=2))
         return

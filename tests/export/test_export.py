@@ -13,8 +13,9 @@ import torch
 
 from resnets.data.preprocessing import Preprocessing
 from resnets.export import accuracy, calibration, exporter, model_card, parity
-from resnets.export.exporter import Wishes
+from resnets.export.exporter import ExportOptions
 from resnets.inference import export_folder, pt2
+from resnets.inference.deployable import Outputs
 from resnets.inference.predictor import open_engine, open_predictor
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -59,7 +60,7 @@ def exported(source, tmp_path_factory):
         needs(engine)
         if engine not in made:
             folder = tmp_path_factory.mktemp("exports") / "out"
-            exporter.export(str(source), folder, Wishes(engine))
+            exporter.export(str(source), folder, ExportOptions(engine=engine))
             made[engine] = folder
         return made[engine]
 
@@ -105,7 +106,9 @@ def test_an_export_is_its_source_to_any_program(source, exported, engine):
     assert facts["preprocessing"]["resize"] == 36
     assert (facts["precision"], facts["network"]) == ("fp32", "cifar-resnet8")
     batches = {(case["pixels"], case["batch"]) for case in config["parity"]}
-    assert batches == {(kind, n) for kind in (parity.NOISE, parity.REAL) for n in (1, 3, 8)}
+    assert batches == {
+        (kind, n) for kind in (parity.RANDOM_PIXELS, parity.REAL_IMAGES) for n in (1, 3, 8)
+    }
     predictor = open_predictor(str(out))
     assert predictor.runtime.name == f"{engine} fp32"
     torch.testing.assert_close(predictor.runtime(images).logits, expected, rtol=1e-3, atol=1e-4)
@@ -127,7 +130,7 @@ def network_text(folder, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_weights_in_bf16_halve_the_file(source, exported, tmp_path, engine):
     full, half = exported(engine), tmp_path / "half"
-    exporter.export(str(source), half, Wishes(engine, "bf16"))
+    exporter.export(str(source), half, ExportOptions(engine=engine, precision="bf16"))
     name = "model.bin" if engine == "openvino" else export_folder.FILES[engine]
     saved = (full / name).stat().st_size - (half / name).stat().st_size
     weights = sum(p.numel() for p in used("cifar-resnet8", 3).parameters())
@@ -139,7 +142,7 @@ def test_weights_in_bf16_halve_the_file(source, exported, tmp_path, engine):
 def test_dense_exports_take_any_size(source, tmp_path, engine):
     needs(engine)
     out = tmp_path / "dense"
-    exporter.export(str(source), out, Wishes(engine, dense=True))
+    exporter.export(str(source), out, ExportOptions(engine=engine, dense=True))
     model = model_file.load(str(source))
     network = open_engine(export_folder.read(out), keep=False)
     images = torch.randint(0, 256, (2, 3, 41, 70), dtype=torch.uint8)
@@ -158,8 +161,10 @@ def test_int8_is_calibrated_tested_and_timed(source, tmp_path, engine, capfd):
     needs(engine, "nncf", "openvino")
     draw_photos(tmp_path / "photos", {"red": 16, "green": 16, "blue": 16})
     out = tmp_path / "int8"
-    wishes = Wishes(engine, "int8", calibrate=str(tmp_path / "photos"), max_loss=50)
-    config = exporter.export(str(source), out, wishes)
+    options = ExportOptions(
+        engine=engine, precision="int8", calibrate=str(tmp_path / "photos"), max_loss=50
+    )
+    config = exporter.export(str(source), out, options)
     assert capfd.readouterr() == ("", "")
     assert config["calibrated_with"] == "24 images of photos"
     tested = config["accuracy"]
@@ -176,17 +181,18 @@ def test_int8_is_calibrated_tested_and_timed(source, tmp_path, engine, capfd):
     assert sign in network_text(out, engine)
 
 
-def gathered(source, folder, **more):
-    return calibration.gather(model_file.load(str(source)), str(folder), None, 300, **more)
+def found_images(source, folder, **more):
+    model = model_file.load(str(source))
+    return calibration.find_images(model, calibrate=str(folder), test=None, **more)
 
 
 def test_few_labelled_images_all_calibrate_and_test_nothing(source, tmp_path):
     draw_photos(tmp_path / "photos", {"red": 8, "green": 8})
-    data = gathered(source, tmp_path / "photos")
+    data = found_images(source, tmp_path / "photos")
     assert (len(data.calibration), data.test) == (16, None)
     assert data.tested_on == "16 labelled images are too few to keep some for a test"
     draw_photos(tmp_path / "photos", {"blue": 4})
-    data = gathered(source, tmp_path / "photos")
+    data = found_images(source, tmp_path / "photos")
     assert (len(data.calibration), len(data.test)) == (10, 10)
 
 
@@ -194,21 +200,23 @@ def test_a_broken_labelled_image_is_named_and_calibrates_nothing(source, tmp_pat
     draw_photos(tmp_path / "photos", {"red": 8, "green": 8})
     (tmp_path / "photos" / "red" / "3.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"red.3\.png: not an image"):
-        gathered(source, tmp_path / "photos")
+        found_images(source, tmp_path / "photos")
 
 
 def test_a_dense_export_keeps_no_images_for_a_test(source, tmp_path):
     draw_photos(tmp_path / "photos", {"red": 12, "green": 12})
-    data = gathered(source, tmp_path / "photos", dense=True)
+    data = found_images(source, tmp_path / "photos", dense=True)
     assert (len(data.calibration), data.test) == (24, None)
 
 
 def test_an_allowed_loss_needs_a_test(source, tmp_path):
     needs("openvino", "nncf")
     draw_photos(tmp_path / "photos", {"unknown": 12})
-    wishes = Wishes("openvino", "int8", calibrate=str(tmp_path / "photos"), max_loss=1)
+    options = ExportOptions(
+        engine="openvino", precision="int8", calibrate=str(tmp_path / "photos"), max_loss=1
+    )
     with pytest.raises(UserError, match=r"--max-loss: there is no test \(.*no labels"):
-        exporter.export(str(source), tmp_path / "out", wishes)
+        exporter.export(str(source), tmp_path / "out", options)
 
 
 def test_a_loss_that_is_not_allowed_leaves_nothing(source, tmp_path, monkeypatch):
@@ -217,87 +225,101 @@ def test_a_loss_that_is_not_allowed_leaves_nothing(source, tmp_path, monkeypatch
     monkeypatch.setattr(
         accuracy, "loss", lambda before, after: accuracy.Loss(18, 10, 9, lost=2, gained=1)
     )
-    wishes = Wishes("openvino", "int8", calibrate=str(tmp_path / "photos"))
+    options = ExportOptions(engine="openvino", precision="int8", calibrate=str(tmp_path / "photos"))
     with pytest.raises(UserError, match=r"loses 5\.56 points.*--max-loss"):
-        exporter.export(str(source), tmp_path / "out", wishes)
+        exporter.export(str(source), tmp_path / "out", options)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_outputs_that_differ_leave_nothing(source, tmp_path, monkeypatch):
-    whole = parity.source
+    whole = parity.reference
 
     def other(model, dense):
         answer = whole(model, dense)
         return lambda images: answer(255 - images)
 
-    monkeypatch.setattr(parity, "source", other)
+    monkeypatch.setattr(parity, "reference", other)
     with pytest.raises(UserError, match="differs from its source"):
-        exporter.export(str(source), tmp_path / "out", Wishes("torch-export"))
+        exporter.export(str(source), tmp_path / "out", ExportOptions(engine="torch-export"))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_answer_that_depends_on_the_batch_is_refused(source):
     model = model_file.load(str(source))
-    answer = parity.source(model, False)
+    answer = parity.reference(model, False)
 
     def mixing(images):
         logits, features = answer(images)
-        return parity.Outputs(logits + 0.1 * (len(images) > 3), features)
+        return Outputs(logits + 0.1 * (len(images) > 3), features)
 
-    with pytest.raises(UserError, match="depend on the batch: at 8"):
-        parity.compare(mixing, answer, [], "int8", 32, False)
+    with pytest.raises(UserError, match="depend on the batch size: at 8"):
+        parity.compare_outputs(mixing, answer, [], precision="int8", size=32)
 
 
 def test_bf16_may_depend_on_the_batch_as_far_as_it_may_be_off(source):
     """Kernels for some batches round in another order where hardware multiplies bf16."""
-    answer = parity.source(model_file.load(str(source)), False)
+    answer = parity.reference(model_file.load(str(source)), False)
     images = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)] * 8
 
     def mixing(images):
         logits, features = answer(images)
-        return parity.Outputs(logits * (1.01 if len(images) > 3 else 1), features)
+        return Outputs(logits * (1.01 if len(images) > 3 else 1), features)
 
-    parity.compare(mixing, answer, images, "bf16", 32, False)
-    with pytest.raises(UserError, match="depend on the batch: at 8"):
-        parity.compare(mixing, answer, images, "fp32", 32, False)
+    parity.compare_outputs(mixing, answer, images, precision="bf16", size=32)
+    with pytest.raises(UserError, match="depend on the batch size: at 8"):
+        parity.compare_outputs(mixing, answer, images, precision="fp32", size=32)
 
 
 @pytest.mark.parametrize("output", [0, 1])
 def test_outputs_that_are_no_numbers_are_refused(source, output):
-    answer = parity.source(model_file.load(str(source)), False)
+    answer = parity.reference(model_file.load(str(source)), False)
 
     def broken(images):
         outputs = list(answer(images))
         outputs[output] = outputs[output] * float("nan")
-        return parity.Outputs(*outputs)
+        return Outputs(*outputs)
 
     with pytest.raises(UserError, match="differ by nan"):
-        parity.compare(broken, answer, [], "int8", 32, False)
+        parity.compare_outputs(broken, answer, [], precision="int8", size=32)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
-        (Wishes("onx"), "--to: unknown word 'onx'"),
-        (Wishes("onnx", "fp16"), "--precision: unknown word 'fp16'"),
-        (Wishes("torch-export", "int8", calibrate="x"), "no int8 here"),
-        (Wishes("openvino", "int8"), "--calibrate FOLDER"),
-        (Wishes("openvino", calibrate="x"), "is for --precision int8"),
-        (Wishes("torch-export", dense=True, test="x"), "no test of its own"),
-        (Wishes("torch-export", images=["nowhere/*.png"]), "no file has such a name"),
-        (Wishes("torch-export", test="cifar10"), "not trained on CIFAR-10"),
-        (Wishes("onnx", "int8", calibrate="x", test="./x"), "would calibrate too"),
-        (Wishes("onnx", "int8", calibrate="x", test="x/val"), "would calibrate too"),
-        (Wishes("torch-export", limit=20), "--limit: is for --calibrate"),
-        (Wishes("torch-export", max_loss=1), "--max-loss: is for a test"),
-        (Wishes("openvino", "int8", True, calibrate="x", max_loss=1), "has no test"),
+        (ExportOptions(engine="onx"), "--to: unknown engine 'onx'"),
+        (ExportOptions(engine="onnx", precision="fp16"), "--precision: unknown precision 'fp16'"),
+        (
+            ExportOptions(engine="torch-export", precision="int8", calibrate="x"),
+            "int8 is not available for torch-export",
+        ),
+        (ExportOptions(engine="openvino", precision="int8"), "--calibrate FOLDER"),
+        (ExportOptions(engine="openvino", calibrate="x"), "applies to --precision int8 only"),
+        (ExportOptions(engine="torch-export", dense=True, test="x"), "a dense export has no test"),
+        (ExportOptions(engine="torch-export", images=["nowhere/*.png"]), "no file has such a name"),
+        (ExportOptions(engine="torch-export", test="cifar10"), "not trained on CIFAR-10"),
+        (
+            ExportOptions(engine="onnx", precision="int8", calibrate="x", test="./x"),
+            "the test images are among the calibration images",
+        ),
+        (
+            ExportOptions(engine="onnx", precision="int8", calibrate="x", test="x/val"),
+            "the test images are among the calibration images",
+        ),
+        (ExportOptions(engine="torch-export", limit=20), "--limit: applies to --calibrate only"),
+        (ExportOptions(engine="torch-export", max_loss=1), "--max-loss: applies to a test only"),
+        (
+            ExportOptions(
+                engine="openvino", precision="int8", dense=True, calibrate="x", max_loss=1
+            ),
+            "has no test",
+        ),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(source, tmp_path, wishes, message):
-    if wishes.engine in NEEDS:
-        needs(wishes.engine)
+def test_mistakes_are_one_line_and_leave_nothing(source, tmp_path, options, message):
+    if options.engine in NEEDS:
+        needs(options.engine)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        exporter.export(str(source), tmp_path / "out", wishes)
+        exporter.export(str(source), tmp_path / "out", options)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -306,13 +328,15 @@ def test_only_earlier_exports_are_replaced(exported, tmp_path):
     out = shutil.copytree(exported("torch-export"), tmp_path / "out")
     before = (out / "config.json").read_bytes()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else"):
-        exporter.export(str(out), out, Wishes("torch-export"))
+    with pytest.raises(UserError, match="holds other files"):
+        exporter.export(str(out), out, ExportOptions(engine="torch-export"))
     assert (out / "config.json").read_bytes() == before
     (out / "notes.txt").unlink()
     with pytest.raises(UserError, match="holds an export for torch-export"):
-        exporter.refuse(out, Wishes("openvino"))
-    exporter.export(str(out), out, Wishes("torch-export", "bf16"))  # of its own source
+        exporter.check_options(out, ExportOptions(engine="openvino"))
+    exporter.export(
+        str(out), out, ExportOptions(engine="torch-export", precision="bf16")
+    )  # of its own source
     assert export_folder.read(out).precision == "bf16"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -322,7 +346,7 @@ def test_places_that_cannot_be_renamed_are_refused_at_once(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for out, words in ((".", "that you are in"), (tmp_path, "that you are in"), ("/proc", "mount")):
         with pytest.raises(UserError, match=words):
-            exporter.refuse(Path(out), Wishes("torch-export"))
+            exporter.check_options(Path(out), ExportOptions(engine="torch-export"))
 
 
 def test_ctrl_c_between_the_renames_leaves_the_old_export(tmp_path, monkeypatch):
@@ -339,23 +363,23 @@ def test_ctrl_c_between_the_renames_leaves_the_old_export(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt):
-        exporter._swap(new, out, old)
+        exporter._rename(new, out, old)
     assert (out / "which").read_text() == "out"
     assert not old.exists()
 
 
 def test_other_engines_do_not_ask_for_openvino(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    exporter.refuse(tmp_path / "out", Wishes("torch-export"))
+    exporter.check_options(tmp_path / "out", ExportOptions(engine="torch-export"))
     with pytest.raises(UserError, match="openvino is not installed"):
-        exporter.refuse(tmp_path / "out", Wishes("openvino"))
+        exporter.check_options(tmp_path / "out", ExportOptions(engine="openvino"))
 
 
 def test_an_export_without_its_source_cannot_be_exported(exported, tmp_path):
     folder = shutil.copytree(exported("torch-export"), tmp_path / "folder")
     (folder / export_folder.SOURCE).unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: the weights .* are missing"):
-        exporter.export(str(folder), tmp_path / "out", Wishes("torch-export"))
+        exporter.export(str(folder), tmp_path / "out", ExportOptions(engine="torch-export"))
 
 
 def test_cards_of_others_may_tell_anything(source, tmp_path):
@@ -367,8 +391,8 @@ def test_cards_of_others_may_tell_anything(source, tmp_path):
             file, model.network.state_dict(), model.preprocessing, {**model.card, **more}
         )
         out = tmp_path / f"out{number}"
-        exporter.export(str(file), out, Wishes("torch-export"))
-        assert "Not told by the source" in (out / export_folder.CARD).read_text()
+        exporter.export(str(file), out, ExportOptions(engine="torch-export"))
+        assert "Not stated by the source" in (out / export_folder.CARD).read_text()
     config = out / export_folder.CONFIG
     facts = json.loads(config.read_text())
     for card in (None, {**facts["card"], "classes": [1, 2]}):
@@ -449,7 +473,9 @@ def test_eval_tests_the_export(tmp_path, capsys):
 
     photos.save_model(tmp_path / "m.safetensors")
     photos.write(tmp_path / "photos", 13)
-    exporter.export(str(tmp_path / "m.safetensors"), tmp_path / "out", Wishes("torch-export"))
+    exporter.export(
+        str(tmp_path / "m.safetensors"), tmp_path / "out", ExportOptions(engine="torch-export")
+    )
     told = []
     for name in ("m.safetensors", "out"):
         options = evaluate.Options(as_json=True)
@@ -467,6 +493,8 @@ def test_exports_with_other_weights_are_told_apart(exported, source, tmp_path):
     other = model_file.load(str(source))
     weights = {name: tensor * 1.01 for name, tensor in other.network.state_dict().items()}
     model_file.save(tmp_path / "other.safetensors", weights, other.preprocessing, other.card)
-    exporter.export(str(tmp_path / "other.safetensors"), tmp_path / "out", Wishes("openvino"))
+    exporter.export(
+        str(tmp_path / "other.safetensors"), tmp_path / "out", ExportOptions(engine="openvino")
+    )
     digests = {open_predictor(str(f)).digest for f in (exported("openvino"), tmp_path / "out")}
     assert len(digests) == 2
