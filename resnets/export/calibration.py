@@ -118,7 +118,6 @@ def find_images(
     """Read the calibration images and open the test set.
 
     Args:
-        model: the model to export.
         calibrate: a folder of images, or `cifar10` for its training images; None for no int8.
         test: labelled images, or `cifar10` for its test images. By default the images of
             `calibrate` that are not used to calibrate, if they are labelled and numerous enough.
@@ -169,6 +168,7 @@ def _split(model: Model, labelled: Samples, folder: str, limit: int, dense: bool
     calibrated_with = _describe(pixels, folder)
     if without_test:
         reason = f"{len(labelled)} labelled images are too few to keep some for a test"
+        reason = "a dense export has no test" if dense else reason
         return ExportImages(pixels, calibrated_with, None, reason)
     rest = Subset(labelled, np.setdiff1d(np.arange(len(labelled)), chosen))
     return ExportImages(pixels, calibrated_with, rest, f"the rest of {_base_name(folder)}")

@@ -72,7 +72,7 @@ def export(
             whose source is then exported.
         out: a new or empty folder, or an earlier export for the same engine, which is replaced.
         options: engine, precision, images.
-        report: gets a line at the start of each part.
+        report: called with a line of text at the start of each step.
 
     Raises:
         UserError: if the options do not fit the model or the machine, outputs differ from the

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from resnets.export.parity import Report
 from resnets.inference import conversion, export_folder, int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision, openvino
-from resnets.inference.int8_file import SCALE, Int8File, Weights
+from resnets.inference.int8_file import SCALE, Weights
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes, writing
 from resnets.weights import cards, model_file
@@ -50,8 +49,8 @@ def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str
 
     Args:
         name: a model file, a run folder, or a named source.
-        options: calibration images, test images, limits.
-        report: gets a line at the start of each part.
+        options: calibration and test images, limits.
+        report: called with a line of text at the start of each step.
 
     Raises:
         UserError: if the model cannot be calibrated, outputs differ too much from the source's,
@@ -105,8 +104,9 @@ def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str
         }
     if int8_file.fingerprint(path) != fingerprint:
         raise UserError("the model file changed during calibration", str(path), "run it again")
-    write_bytes(file, _with_results(packed, facts))
-    return {**int8_file.read(file).card, "file": str(file)}
+    card = {**facts, **packed.card}
+    write_bytes(file, safetensors.numpy.save(packed.tensors, {"card": json.dumps(card)}))
+    return {**card, "file": str(file)}
 
 
 def _find_model(name: str) -> Path:
@@ -151,24 +151,14 @@ def pack(quantized: Any, weights: Weights, made_for: str) -> bytes:
             offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
             constants[offset : offset + size] = bytes(size)
             offsets.append([name, offset])
-    card = {
-        "format": int8_file.FORMAT,
-        "made_for": made_for,
-        "places": offsets,
-        "size": len(constants),
-    }
+    card = {"format": int8_file.FORMAT, "made_for": made_for, "places": offsets}
+    card["size"] = len(constants)
     tensors: dict[str, NDArray[Any]] = {
         int8_file.GRAPH: int8_file.compress(graph),
         int8_file.REST: int8_file.compress(bytes(constants)),
         **{SCALE + name: scale for name, scale in scales.items()},
     }
     return safetensors.numpy.save(tensors, {"card": json.dumps(card)})
-
-
-def _with_results(file: Int8File, results: Mapping[str, Any]) -> bytes:
-    """The content of the same file with results in its card."""
-    card = {"card": json.dumps({**results, **file.card})}
-    return safetensors.numpy.save(file.tensors, card)
 
 
 def _mark_weights(quantized: Any, weights: Weights) -> dict[str, NDArray[np.float32]]:

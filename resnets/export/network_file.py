@@ -31,8 +31,6 @@ from resnets.inference.engines import (
     package,
 )
 
-DESCRIPTION = "resnets.json"
-"""Name of the extra file in a `.pt2` file that holds the description."""
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
@@ -50,47 +48,44 @@ def write(
     Args:
         network: in evaluation mode.
         size: height and width of the images in pixels.
-        precision: `fp32`, `bf16` or `int8`.
         images: calibration images for int8: uint8 (3, H, W).
-        description: the description to store in the file.
+        description: stored in the file as JSON.
 
     Returns:
-        For int8, the same network in the same engine in float32: the baseline of the speed
-        comparison. None otherwise.
+        For int8, the same network and engine in float32, to compare the speed with.
 
     Raises:
         OSError: if the file cannot be written.
-        UserError: if a package is missing.
     """
-    if file.suffix == ".xml":
-        return _write_openvino(network, file, size, precision, images, description)
-    if file.suffix == ".onnx":
-        return _write_onnx(network, file, size, precision, images, description)
-    _write_torch_export(network, file, size, precision, description)
-    return None
-
-
-def _write_openvino(
-    network: Deployable,
-    file: Path,
-    size: int,
-    precision: str,
-    images: Sequence[Tensor],
-    description: dict[str, Any],
-) -> Runtime | None:
-    baseline = None
-    model = conversion.to_openvino(network, size)
-    if precision == "bf16":
-        model = _store_bf16_openvino(model)
-    if precision == "int8":
-        baseline = OpenVinoRuntime(model, "fp32")
-        model = calibration.quantize(model, "openvino", images)
-    model.set_rt_info(json.dumps(description), ["resnets", "config"])
-    conversion.save_openvino(model, file)
+    baseline: Runtime | None = None
+    text = json.dumps(description)
+    if file.suffix == ".pt2":
+        _write_torch_export(network, file, size, precision, text)
+    elif file.suffix == ".xml":
+        model = conversion.to_openvino(network, size)
+        if precision == "bf16":
+            _store_bf16_openvino(model)
+        if precision == "int8":
+            baseline = OpenVinoRuntime(model, "fp32")
+            model = calibration.quantize(model, "openvino", images)
+        model.set_rt_info(text, ["resnets", "config"])
+        conversion.save_openvino(model, file)
+    else:
+        onnx = package("onnx", "resnets[export]")
+        model = _to_onnx(network, size)
+        if precision == "bf16":
+            _store_bf16_onnx(model)
+        if precision == "int8":
+            onnx.save(model, file)
+            baseline = OnnxRuntime(file, "fp32")
+            model = calibration.quantize(model, "onnx", images)
+        onnx.helper.set_model_props(model, {"resnets": text})
+        onnx.save(model, file)
+        onnx.checker.check_model(file)
     return baseline
 
 
-def _store_bf16_openvino(model: Any) -> Any:
+def _store_bf16_openvino(model: Any) -> None:
     """Store the weights in bf16; whether to compute in bf16 is decided when the model runs."""
     ov = openvino()
     from openvino import opset13 as ops
@@ -106,29 +101,6 @@ def _store_bf16_openvino(model: Any) -> Any:
         stored = ops.constant(ov.Tensor(bits, bits.shape, ov.Type.bf16), shared_memory=False)
         node.input(1).replace_source_output(ops.convert(stored, "f32").output(0))
     model.validate_nodes_and_infer_types()
-    return model
-
-
-def _write_onnx(
-    network: Deployable,
-    file: Path,
-    size: int,
-    precision: str,
-    images: Sequence[Tensor],
-    description: dict[str, Any],
-) -> Runtime | None:
-    onnx, baseline = package("onnx", "resnets[export]"), None
-    model = _to_onnx(network, size)
-    if precision == "bf16":
-        model = _store_bf16_onnx(model)
-    if precision == "int8":
-        onnx.save(model, file)
-        baseline = OnnxRuntime(file, "fp32")
-        model = calibration.quantize(model, "onnx", images)
-    onnx.helper.set_model_props(model, {"resnets": json.dumps(description)})
-    onnx.save(model, file)
-    onnx.checker.check_model(file)
-    return baseline
 
 
 def _to_onnx(network: Deployable, size: int) -> Any:
@@ -163,7 +135,7 @@ def _name_axes(model: Any) -> None:
                 dim.dim_param = dim.dim_param.replace(old, new)
 
 
-def _store_bf16_onnx(model: Any) -> Any:
+def _store_bf16_onnx(model: Any) -> None:
     """Store the weights in bf16; they are cast to float32 when the model is loaded.
 
     ONNX Runtime has no bf16 convolutions on CPUs: it computes in float32.
@@ -186,19 +158,17 @@ def _store_bf16_onnx(model: Any) -> Any:
         )
     for position, node in enumerate(casts):
         model.graph.node.insert(position, node)
-    return model
 
 
 def _write_torch_export(
-    network: Deployable, file: Path, size: int, precision: str, description: dict[str, Any]
+    network: Deployable, file: Path, size: int, precision: str, description: str
 ) -> None:
     if precision == "bf16":  # pixels are scaled, and outputs returned, in float32
         network = copy.deepcopy(network)
         network.network.to(torch.bfloat16)
     content = io.BytesIO()  # so that a full disk raises OSError, not an error of torch's writer
-    torch.export.save(
-        _to_torch_export(network, size), content, extra_files={DESCRIPTION: json.dumps(description)}
-    )
+    program = _to_torch_export(network, size)
+    torch.export.save(program, content, extra_files={"resnets.json": description})
     file.write_bytes(content.getbuffer())
 
 

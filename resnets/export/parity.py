@@ -118,15 +118,12 @@ def check(
     Args:
         model: the source.
         runtime: the export.
-        images: the test set for top-1; a dense export is not tested.
+        images: the test set for top-1; dense exports are not tested.
         real: real images to compare outputs on, uint8 (3, H, W).
-        precision: `fp32`, `bf16` or `int8`.
-        dense: whether the export answers at every location.
-        max_loss: most points of top-1 that may be lost; None for the default.
-        baseline: the float network to compare the speed with, if any.
-        hint: what to do if outputs differ.
-        loss_hint: what to do if too much top-1 is lost.
-        report: gets a line at the start of each part.
+        max_loss: most points of top-1 that may be lost; None for `accuracy.MAX_LOSS`.
+        baseline: a float network to compare the speed with, if any.
+        hint, loss_hint: what the user can do if outputs differ, or too much top-1 is lost.
+        report: called with a line of text at the start of each step.
 
     Returns:
         `parity`, `accuracy` and, with a baseline, `speed`, as JSON.
@@ -183,16 +180,12 @@ def compare_outputs(
     dense: bool = False,
     hint: str = "",
 ) -> list[Comparison]:
-    """Compare an export's outputs with the source's at each batch size of `BATCHES`.
+    """Compare an export's outputs with its source's, at each batch size of `BATCHES`.
 
     Args:
-        runtime: the export.
-        expected: the source.
         real: real images, uint8 (3, H, W); those of one size form batches.
-        precision: `fp32`, `bf16` or `int8`.
         size: height and width of the random images; dense exports also get a larger size.
-        dense: whether the export answers at every location.
-        hint: what to do if outputs differ.
+        hint: what the user can do if outputs differ.
 
     Raises:
         UserError: if outputs differ by more than the precision's tolerance, or an image's outputs
@@ -291,12 +284,7 @@ def _compare(
 
 
 def compare_speed(baseline: Runtime, runtime: Runtime, size: int) -> dict[str, Any]:
-    """Images per second of an int8 network and of the same network in float32 or bf16.
-
-    Args:
-        baseline: the network in float32 or bf16.
-        runtime: the int8 network.
-        size: height and width of the images.
+    """Speed of an int8 network and of its float `baseline`, on images of `size` pixels.
 
     Returns:
         `images_per_second` by runtime and batch size, a `verdict` in words, and the `hardware`.

@@ -57,13 +57,10 @@ class Export:
 def describe(
     model: Model, engine: str, precision: str, dense: bool, preprocessing: Preprocessing
 ) -> dict[str, Any]:
-    """How to use an exported network, for its file and its config: JSON.
+    """How to use an exported network: JSON for its file and its config.
 
     Args:
         model: the source.
-        engine: `openvino`, `onnx` or `torch-export`.
-        precision: `fp32`, `bf16` or `int8`.
-        dense: whether the network accepts images of any size.
         preprocessing: the export's, which differs from the model's if dense.
     """
     size: str | int = "any" if dense else preprocessing.size

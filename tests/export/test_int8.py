@@ -1,4 +1,4 @@
-"""What a calibration found is kept beside the weights, fits only them, and predict takes it."""
+"""Int8 files: written after calibration, valid for one model only, used by predict."""
 
 import json
 import platform
@@ -30,17 +30,16 @@ CLASSES = {"red": 16, "green": 16, "blue": 16}
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    """No test looks into the user's cache; int8 is taken on CPUs of all kinds."""
-    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _x86(monkeypatch):
+    """By default int8 is used on x86 only."""
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
 
 def save(path, seed, network="cifar-resnet8"):
     torch.manual_seed(seed)
     card = model_file.make_card(network, list(CLASSES), {"licence": "MIT"}, [])
-    look = Preprocessing(32, 36, torch.rand(3, 32, 32))
-    model_file.save(path, used(network, 3).state_dict(), look, card)
+    preprocessing = Preprocessing(32, 36, torch.rand(3, 32, 32))
+    model_file.save(path, used(network, 3).state_dict(), preprocessing, card)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def pixels(count=6):
     return np.random.default_rng(5).integers(0, 256, (count, 3, 32, 32), np.uint8)
 
 
-def test_the_network_made_anew_is_the_one_that_was_calibrated(made, tmp_path):
+def test_the_unpacked_network_is_the_calibrated_one(made, tmp_path):
     model = model_file.load(str(made[0] / "mine.safetensors"))
     network = Deployable(model.network, model.preprocessing).eval()
     images = [torch.from_numpy(image) for image in pixels(20)]
@@ -90,7 +89,7 @@ def test_the_network_made_anew_is_the_one_that_was_calibrated(made, tmp_path):
     assert 0 < away < 0.25 * rms(exact.logits.numpy(), 0)
 
 
-def test_it_is_small_for_it_holds_no_weights(made):
+def test_the_file_holds_no_weights(made):
     file = made[0] / "mine.int8"
     tensors = safetensors.numpy.load_file(file)
     names = {name.removeprefix(int8_file.SCALE) for name in tensors} - {"graph", "rest"}
@@ -100,7 +99,7 @@ def test_it_is_small_for_it_holds_no_weights(made):
     assert tensors["rest"].nbytes < 0.5 * sum(p.numel() for p in network.parameters())
 
 
-def test_the_card_tells_what_was_measured(made):
+def test_the_card_has_the_measurements(made):
     _, facts, lines = made
     assert facts["calibrated_with"] == "24 images of photos"
     assert facts["accuracy"]["images"] == 24
@@ -113,9 +112,9 @@ def test_the_card_tells_what_was_measured(made):
     assert str(made[0]).encode() not in int8_file._decompress(file.tensors["graph"])
 
 
-def test_a_calibrated_model_is_run_in_int8_unless_told_otherwise(copied, monkeypatch):
-    def name(**asked):
-        return open_predictor(str(copied), **asked).runtime.name
+def test_a_calibrated_model_runs_in_int8_by_default(copied, monkeypatch):
+    def name(**options):
+        return open_predictor(str(copied), **options).runtime.name
 
     assert name() == "openvino int8"
     assert name(precision="int8") == "openvino int8"
@@ -127,7 +126,7 @@ def test_a_calibrated_model_is_run_in_int8_unless_told_otherwise(copied, monkeyp
     assert name(precision="int8") == "openvino int8"
 
 
-def test_its_answers_are_nearly_the_source_s(copied):
+def test_int8_outputs_are_close_to_the_sources(copied):
     plain = open_predictor(str(copied), precision="fp32")
     short = open_predictor(str(copied))
     for _ in range(2):  # made, then from the cache
@@ -213,14 +212,14 @@ def test_a_file_is_for_one_model_only(tmp_path):
         one.flat[-1] += 1e-3
         assert changed({name: one}, card) != first
     assert changed({}, {**card, "network": "cifar-plain8"}) != first
-    look = {**card["preprocessing"], "std": [0.2, 0.2, 0.2]}
-    assert changed({}, {**card, "preprocessing": look}) != first
+    other = {**card["preprocessing"], "std": [0.2, 0.2, 0.2]}
+    assert changed({}, {**card, "preprocessing": other}) != first
     model.write_bytes(b"12345678abc")
     with pytest.raises(UserError, match="not a model file"):
         int8_file.fingerprint(model)
 
 
-def test_a_model_that_changes_meanwhile_is_not_called_calibrated(made, tmp_path):
+def test_a_model_that_changes_during_calibration_is_refused(made, tmp_path):
     model = tmp_path / "m.safetensors"
     save(model, 3)
 
@@ -237,7 +236,7 @@ def test_a_model_that_changes_meanwhile_is_not_called_calibrated(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_channel_without_weights_is_no_trouble():
+def test_a_channel_of_zeros_is_rounded_to_zeros():
     weights = np.array([[0.0, 0.0], [-0.5, 0.25]], np.float32)
     found = int8_file.round_weights(weights, np.array([[0.0], [0.0078125]], np.float32))
     assert found.tolist() == [[0, 0], [-64, 32]]
@@ -254,7 +253,7 @@ def test_a_loss_that_is_not_allowed_leaves_nothing(made, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_mistakes_are_told_before_anything_is_computed(made, tmp_path):
+def test_mistakes_are_found_before_anything_is_computed(made, tmp_path):
     photos = str(made[0] / "photos")
     exporter.export(
         str(made[0] / "mine.safetensors"),
@@ -300,7 +299,7 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
-def test_a_server_computes_in_float_unless_asked(precision, name):
+def test_a_server_computes_in_float_by_default(precision, name):
     running = pytest.importorskip("resnets.serve.server", reason="no server's packages")
     options = running.Options(["cifar-resnet20"], precision=precision)
     ((_, predictor),) = running._open(options, "cpu")
