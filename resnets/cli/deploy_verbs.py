@@ -164,7 +164,7 @@ def quantize(
     what was lost and how much faster int8 is.
     """
     from resnets.cli import quantize as verb
-    from resnets.export.int8 import CalibrationOptions
+    from resnets.export.calibration import CalibrationOptions
 
     options = CalibrationOptions(calibrate=calibrate, test=test, limit=limit, max_loss=max_loss)
     verb.quantize(model, options, json)

@@ -8,7 +8,7 @@ import sys
 from resnets.cli.export import of_test
 from resnets.cli.memory import MORE, enough_memory
 from resnets.export import int8
-from resnets.export.int8 import CalibrationOptions
+from resnets.export.calibration import CalibrationOptions
 from resnets.inference.predictor import gains_by_int8
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
@@ -55,7 +54,8 @@ def quantize(model: Any, engine: str, images: Sequence[Tensor]) -> Any:
     Raises:
         UserError: if NNCF is not installed.
     """
-    with without_warnings(), _without_progress_bars():
+    progress_bars = io.StringIO()  # NNCF prints them even where there is no terminal
+    with without_warnings(), redirect_stdout(progress_bars), redirect_stderr(progress_bars):
         package = nncf()
         from nncf.quantization.advanced_parameters import (
             AdvancedQuantizationParameters,
@@ -79,15 +79,23 @@ def require_nncf() -> None:
         raise UserError("nncf is not installed", hint="pip install resnets[export]")
 
 
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Discard what NNCF prints, also where there is no terminal."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        stderr, sys.stderr = sys.stderr, io.StringIO()
-        try:
-            yield
-        finally:
-            sys.stderr = stderr
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """Images to calibrate and test with, and how much int8 may lose.
+
+    Args:
+        calibrate: calibration images, which int8 needs: a folder, or `cifar10` for its training
+            images.
+        test: labelled images, or `cifar10` for its test images. By default the images of
+            `calibrate` that are not used to calibrate, if they are labelled and numerous enough.
+        limit: most calibration images; None for `LIMIT`.
+        max_loss: most points of top-1 that may be lost on the test; None for `accuracy.MAX_LOSS`.
+    """
+
+    calibrate: str | None = None
+    test: str | None = None
+    limit: int | None = None
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,27 +115,17 @@ class ExportImages:
     tested_on: str
 
 
-def find_images(
-    model: Model,
-    *,
-    calibrate: str | None,
-    test: str | None,
-    limit: int = LIMIT,
-    dense: bool = False,
-) -> ExportImages:
+def find_images(model: Model, options: CalibrationOptions, *, dense: bool = False) -> ExportImages:
     """Read the calibration images and open the test set.
 
     Args:
-        calibrate: a folder of images, or `cifar10` for its training images; None for no int8.
-        test: labelled images, or `cifar10` for its test images. By default the images of
-            `calibrate` that are not used to calibrate, if they are labelled and numerous enough.
-        limit: most calibration images.
         dense: calibrate with whole images; no image is kept for a test, as dense exports have none.
 
     Raises:
         UserError: if images are missing, unreadable or too few, or the test images have classes
             that the model does not know.
     """
+    calibrate, test, limit = options.calibrate, options.test, options.limit or LIMIT
     if calibrate not in (None, CIFAR10) and not Path(str(calibrate)).exists():
         hint = "give a folder of images, or cifar10"
         raise UserError("no such folder", f"--calibrate {calibrate}", hint)
@@ -206,9 +204,10 @@ def _require_cifar10_model(model: Model) -> None:
         )
 
 
-def refuse_same_images(calibrate: str, test: str | None) -> None:
+def refuse_same_images(options: CalibrationOptions) -> None:
     """Raise `UserError` if the test images are among the calibration images."""
-    if test is None or test == CIFAR10:
+    calibrate, test = options.calibrate, options.test
+    if calibrate is None or test is None or test == CIFAR10:
         return
     folder = Path(test).resolve()
     if Path(calibrate).resolve() in (folder, *folder.parents):

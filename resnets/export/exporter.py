@@ -16,6 +16,7 @@ import torch
 
 import resnets
 from resnets.export import calibration, model_card, network_file, parity
+from resnets.export.calibration import CalibrationOptions
 from resnets.export.parity import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
@@ -38,28 +39,20 @@ _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """How to export a model.
+class ExportOptions(CalibrationOptions):
+    """How to export a model; the test and its limit are available for all precisions.
 
     Args:
         engine: `openvino`, `onnx` or `torch-export`.
         precision: `fp32`, `bf16` or `int8`.
         dense: accept images of any size and answer at every location.
         images: real images to compare outputs on: files, folders or patterns.
-        calibrate: calibration images, which int8 needs: a folder, or `cifar10`.
-        test: labelled images, or `cifar10`, to measure the loss of top-1 on.
-        limit: most calibration images; None for `calibration.LIMIT`.
-        max_loss: most points of top-1 that may be lost; None for `accuracy.MAX_LOSS`.
     """
 
     engine: str
     precision: str = "fp32"
     dense: bool = False
     images: Sequence[str] = ()
-    calibrate: str | None = None
-    test: str | None = None
-    limit: int | None = None
-    max_loss: float | None = None
 
 
 def export(
@@ -84,13 +77,7 @@ def export(
     network = str(model.card["network"])
     if options.dense and network in zoo.VGG_NAMES:
         raise UserError(f"{network} takes images of one size only", "--dense")
-    images = calibration.find_images(
-        model,
-        calibrate=options.calibrate,
-        test=options.test,
-        limit=options.limit or calibration.LIMIT,
-        dense=options.dense,
-    )
+    images = calibration.find_images(model, options, dense=options.dense)
     if options.max_loss is not None and images.test is None:
         raise UserError(
             f"there is no test ({images.tested_on})", "--max-loss", "give --test, or leave it out"
@@ -191,16 +178,14 @@ def check_options(out: Path, options: ExportOptions) -> None:
 
 def _check_test_options(options: ExportOptions) -> None:
     """Raise `UserError` for options without effect, and for a test on calibration images."""
-    if options.dense and options.test is not None:
-        raise UserError("a dense export has no test", "--test", "leave it out")
-    if options.dense and options.max_loss is not None:
-        raise UserError("a dense export has no test", "--max-loss", "leave it out")
+    for flag, value in (("--test", options.test), ("--max-loss", options.max_loss)):
+        if options.dense and value is not None:
+            raise UserError("a dense export has no test", flag, "leave it out")
     if options.limit is not None and options.calibrate is None:
         raise UserError("applies to --calibrate only", "--limit", "leave it out")
     if options.max_loss is not None and options.calibrate is None and options.test is None:
         raise UserError("applies to a test only", "--max-loss", "give --test, or leave it out")
-    if options.calibrate is not None:
-        calibration.refuse_same_images(options.calibrate, options.test)
+    calibration.refuse_same_images(options)
 
 
 def _check_folder(out: Path, engine: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from resnets.export import calibration, exporter, parity
+from resnets.export.calibration import CalibrationOptions
 from resnets.export.parity import Report
 from resnets.inference import conversion, export_folder, int8_file
 from resnets.inference.deployable import Deployable
@@ -24,24 +24,6 @@ from resnets.support.files import write_bytes, writing
 from resnets.weights import cards, model_file
 
 _HINT = "nothing was written; calibrate with more images like those of the test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationOptions:
-    """How to calibrate a model for int8.
-
-    Args:
-        calibrate: calibration images: a folder, or `cifar10`.
-        test: labelled images, or `cifar10`, to measure the loss of top-1 on; by default part of
-            `calibrate`.
-        limit: most calibration images; None for `calibration.LIMIT`.
-        max_loss: most points of top-1 that may be lost; None for `accuracy.MAX_LOSS`.
-    """
-
-    calibrate: str
-    test: str | None = None
-    limit: int | None = None
-    max_loss: float | None = None
 
 
 def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str, Any]:
@@ -56,18 +38,15 @@ def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str
         UserError: if the model cannot be calibrated, outputs differ too much from the source's,
             or too much top-1 is lost. Nothing is then written.
     """
+    if options.calibrate is None:
+        raise UserError("int8 needs images to calibrate with", "", "--calibrate FOLDER")
     path = _find_model(name)
     file = int8_file.path_for(path)
-    calibration.refuse_same_images(options.calibrate, options.test)
+    calibration.refuse_same_images(options)
     _check_writable(file)
     fingerprint = int8_file.fingerprint(path)
     model = model_file.load(str(path))
-    images = calibration.find_images(
-        model,
-        calibrate=options.calibrate,
-        test=options.test,
-        limit=options.limit or calibration.LIMIT,
-    )
+    images = calibration.find_images(model, options)
     if images.test is None:
         raise UserError(
             f"there is no test of what int8 loses ({images.tested_on})",
@@ -148,11 +127,11 @@ def pack(quantized: Any, weights: Weights, made_for: str) -> bytes:
         if name in scales and layer.get("type") == "Const":
             data = layer.find("data")
             assert data is not None
-            offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
-            constants[offset : offset + size] = bytes(size)
+            offset, length = int(data.attrib["offset"]), int(data.attrib["size"])
+            constants[offset : offset + length] = bytes(length)
             offsets.append([name, offset])
-    card = {"format": int8_file.FORMAT, "made_for": made_for, "places": offsets}
-    card["size"] = len(constants)
+    size = len(constants)
+    card = {"format": int8_file.FORMAT, "made_for": made_for, "places": offsets, "size": size}
     tensors: dict[str, NDArray[Any]] = {
         int8_file.GRAPH: int8_file.compress(graph),
         int8_file.REST: int8_file.compress(bytes(constants)),

@@ -63,7 +63,12 @@ def describe(
         model: the source.
         preprocessing: the export's, which differs from the model's if dense.
     """
+    from resnets.models.residual import ResidualNetwork
+
     size: str | int = "any" if dense else preprocessing.size
+    axes = ["height", "width"] if dense else []
+    network = model.network
+    channels = network.fc.in_features if isinstance(network, ResidualNetwork) else 0
     ids = {} if model.class_ids is None else {"class_ids": model.class_ids}
     std = preprocessing.std
     return {
@@ -84,19 +89,10 @@ def describe(
             "bytes; mean and deviation are applied inside the network",
         },
         "input": {"name": INPUT, "type": "uint8", "shape": ["batch", 3, size, size]},
-        "outputs": _outputs(model, dense),
-    }
-
-
-def _outputs(model: Model, dense: bool) -> dict[str, Any]:
-    from resnets.models.residual import ResidualNetwork
-
-    axes = ["height", "width"] if dense else []
-    network = model.network
-    channels = network.fc.in_features if isinstance(network, ResidualNetwork) else 0
-    return {
-        name: {"type": "float32", "shape": ["batch", count, *axes]}
-        for name, count in zip(OUTPUTS, (len(model.classes), channels), strict=True)
+        "outputs": {
+            name: {"type": "float32", "shape": ["batch", count, *axes]}
+            for name, count in zip(OUTPUTS, (len(model.classes), channels), strict=True)
+        },
     }
 
 

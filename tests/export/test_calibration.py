@@ -3,6 +3,7 @@
 import pytest
 
 from resnets.export import calibration
+from resnets.export.calibration import CalibrationOptions
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 from tests.conftest import draw_photos
@@ -10,7 +11,8 @@ from tests.conftest import draw_photos
 
 def found_images(source, folder, **more):
     model = model_file.load(str(source))
-    return calibration.find_images(model, calibrate=str(folder), test=None, **more)
+    options = CalibrationOptions(calibrate=str(folder))
+    return calibration.find_images(model, options, **more)
 
 
 def test_few_labelled_images_all_calibrate_and_test_nothing(source, tmp_path):

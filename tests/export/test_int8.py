@@ -11,7 +11,7 @@ import torch
 
 from resnets.data.preprocessing import Preprocessing
 from resnets.export import accuracy, calibration, exporter, int8
-from resnets.export.int8 import CalibrationOptions
+from resnets.export.calibration import CalibrationOptions
 from resnets.inference import conversion, int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
