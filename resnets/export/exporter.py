@@ -194,17 +194,19 @@ def _check_folder(out: Path, engine: str) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError("is a file", str(out), "give the name of a new folder")
+        raise UserError("is a file", str(out), "choose a new folder")
     resolved = out.resolve()
     if resolved.is_mount() or resolved == Path.cwd():  # it cannot, or should not, be renamed
         kind = "a mount point" if resolved.is_mount() else "the folder that you are in"
-        raise UserError(f"is {kind}", str(out), "give the name of a new folder")
+        raise UserError(f"is {kind}", str(out), "choose a new folder")
     files = {path.name for path in out.iterdir()}
     if files and not (export_folder.is_export(str(out)) and files <= export_folder.PARTS):
         other = min(files - export_folder.PARTS, default=export_folder.CONFIG)
-        raise UserError(f"the folder holds other files ({other})", str(out), "give a new folder")
+        raise UserError(f"the folder holds other files ({other})", str(out), "choose a new folder")
     if files and (earlier := export_folder.read(out).engine) != engine:
-        raise UserError(f"the folder holds an export for {earlier}", str(out), "give a new folder")
+        raise UserError(
+            f"the folder holds an export for {earlier}", str(out), "choose a new folder"
+        )
 
 
 @contextmanager

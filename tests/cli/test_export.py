@@ -41,6 +41,22 @@ def test_an_export_predicts(resnets, here):
     assert "this export is for fp32, not int8" in one_line(err)
 
 
+def test_eval_tests_the_export(resnets, here):
+    photos.write(here / "photos", 13)
+    code, _, _ = resnets("export", "m.safetensors", "--to", "torch-export", "--out", "export")
+    assert code == 0
+    results = []
+    for model in ("m.safetensors", "export"):
+        code, out, _ = resnets("eval", model, "photos", "--json")
+        assert code == 0
+        results.append(json.loads(out))
+    assert results[1]["runtime"] == "torch-export fp32"
+    assert [facts["error"] for facts in results] == [results[0]["error"]] * 2
+    code, _, err = resnets("eval", "export", "photos", "--views", "dense")
+    assert code == 2
+    assert "one size only" in one_line(err)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,7 +18,6 @@ from resnets.inference.predictor import open_engine, open_predictor
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 from tests.conftest import draw_photos
-from tests.evaluation import photos
 from tests.export.conftest import PACKAGES, skip_without_packages
 from tests.inference.test_runtimes import used
 
@@ -280,26 +279,6 @@ def test_the_interval_of_a_loss():
     assert low < 1.0 < high
     assert (low, high) == pytest.approx((0.10, 1.89), abs=0.02)
     assert accuracy.Loss(50, 40, 40, 0, 0).interval[1] > 3  # few images cannot exclude much
-
-
-def test_eval_tests_the_export(tmp_path, capsys):
-    from resnets.cli import evaluate
-
-    photos.save_model(tmp_path / "m.safetensors")
-    photos.write(tmp_path / "photos", 13)
-    exporter.export(
-        str(tmp_path / "m.safetensors"), tmp_path / "out", ExportOptions(engine="torch-export")
-    )
-    results = []
-    for name in ("m.safetensors", "out"):
-        options = evaluate.Options(as_json=True)
-        evaluate.evaluate(str(tmp_path / name), str(tmp_path / "photos"), options)
-        results.append(json.loads(capsys.readouterr().out))
-    assert results[1]["runtime"] == "torch-export fp32"
-    assert [facts["error"] for facts in results] == [results[0]["error"]] * 2
-    options = evaluate.Options(views="dense")
-    with pytest.raises(UserError, match="one size only"):
-        evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "photos"), options)
 
 
 def test_exports_with_other_weights_have_other_digests(exported, source, tmp_path):
