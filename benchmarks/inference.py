@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Report, Table, peak, rows
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
-from resnets.export.quantization import quantize
+from resnets.export.calibration import quantize
 from resnets.inference import conversion
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import (

@@ -131,7 +131,7 @@ def _open(name: str, request: _Request, device: torch.device) -> Model:
     from resnets.inference.predictor import open_predictor
     from resnets.weights import hub
 
-    if not export_folder.is_artefact(name):
+    if not export_folder.is_export(name):
         return hub.load(name)
     for given, option in (
         (request.views == "dense", "--views dense"),

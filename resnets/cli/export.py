@@ -48,14 +48,23 @@ def export(
     bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written.
     """
     from resnets.export import exporter
-    from resnets.export.exporter import Wishes
+    from resnets.export.exporter import ExportOptions
 
-    wishes = Wishes(to, precision, dense, images or [], calibrate, test, limit, max_loss)
+    options = ExportOptions(
+        engine=to,
+        precision=precision,
+        dense=dense,
+        images=images or [],
+        calibrate=calibrate,
+        test=test,
+        limit=limit,
+        max_loss=max_loss,
+    )
     if out is None:
         stem = Path(model).name.removesuffix(".safetensors") or "model"
         out = Path(f"{stem}-{to}-{precision}{'-dense' if dense else ''}")
     with enough_memory(MORE_MEMORY):
-        facts = exporter.export(model, out, wishes, to_stderr)
+        facts = exporter.export(model, out, options, to_stderr)
     if json:
         left_out = ("card", "classes", "class_ids")
         shown = {key: value for key, value in facts.items() if key not in left_out}

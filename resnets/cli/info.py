@@ -87,7 +87,7 @@ def _model(name: str) -> dict[str, Any] | None:
     from resnets.weights import hub
     from resnets.weights.card import read_card
 
-    if export_folder.is_artefact(name):
+    if export_folder.is_export(name):
         export = export_folder.read(Path(name))
         facts = _facts(name, export.file, export.card)
         return facts | {"engine": export.engine, "precision": export.precision}

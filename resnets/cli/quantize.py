@@ -28,11 +28,12 @@ def quantize(
     prints the loss of top-1 and the gain of speed.
     """
     from resnets.export import int8
-    from resnets.export.int8 import Wishes
+    from resnets.export.calibration import CalibrationOptions
     from resnets.inference.predictor import gains_by_int8
 
+    options = CalibrationOptions(calibrate=calibrate, test=test, limit=limit, max_loss=max_loss)
     with enough_memory(MORE_MEMORY):
-        facts = int8.quantize(model, Wishes(calibrate, test, limit, max_loss), to_stderr)
+        facts = int8.quantize(model, options, to_stderr)
     if json:
         print(json_format.dumps(facts, indent=2))
         return

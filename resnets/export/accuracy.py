@@ -18,7 +18,7 @@ from resnets.evaluation import photo_tests
 from resnets.evaluation.protocols import Center
 from resnets.evaluation.scores import Scores
 from resnets.export import calibration
-from resnets.export.calibration import Data
+from resnets.export.calibration import ExportImages
 from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
 from resnets.weights.model_file import Model
@@ -139,7 +139,12 @@ def loss(before: Scores, after: Scores) -> Loss:
 
 
 def compare(
-    model: Model, predictor: Predictor, data: Data, allowed: float, hint: str, report: Report
+    model: Model,
+    predictor: Predictor,
+    data: ExportImages,
+    allowed: float,
+    hint: str,
+    report: Report,
 ) -> dict[str, Any]:
     """Top-1 of a model and of what was made of it, on the test if there is one.
 

@@ -1,14 +1,19 @@
-"""Which images an export is calibrated, tested and compared with."""
+"""Calibration for int8 by NNCF, and the images to calibrate, test and compare an export with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resnets.data import cifar10
@@ -19,26 +24,89 @@ from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
 from resnets.evaluation.photo_tests import labels_for, named
 from resnets.inference import image_files
+from resnets.inference.conversion import without_warnings
+from resnets.inference.engines import INPUT, nncf
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
 
 CIFAR10 = "cifar10"
+LIMIT = 300
+"""Default number of calibration images; more hardly change the ranges that NNCF finds."""
 COMPARED = 24
-"""Real images that outputs are compared on."""
+"""Number of real images on which outputs are compared."""
 FEWEST = 10
+"""Fewest calibration images, and fewest images kept for a test."""
+
+
+def quantize(model: Any, engine: str, images: Sequence[Tensor]) -> Any:
+    """The model with int8 convolutions and classifier; all else stays float32.
+
+    Weights use 7 of the 8 bits: CPUs without VNNI add products in 16 bits, which would overflow
+    silently. The same file thus gives the same answers on old and new CPUs.
+
+    Args:
+        model: a float32 model of OpenVINO or ONNX.
+        engine: `openvino` or `onnx`.
+        images: calibration images, preprocessed but not normalized: uint8 (3, H, W).
+
+    Raises:
+        UserError: if NNCF is not installed.
+    """
+    progress_bars = io.StringIO()  # NNCF prints them even where there is no terminal
+    with without_warnings(), redirect_stdout(progress_bars), redirect_stderr(progress_bars):
+        package = nncf()
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+        )
+
+        batches = [image[None].numpy() for image in images]
+        inputs = batches if engine == "openvino" else [{INPUT: batch} for batch in batches]
+        return package.quantize(
+            model,
+            package.Dataset(inputs),
+            subset_size=len(inputs),
+            preset=package.QuantizationPreset.MIXED,
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+        )
+
+
+def require_nncf() -> None:
+    """Raise `UserError` if NNCF is not installed; does not import it."""
+    if find_spec("nncf") is None:
+        raise UserError("nncf is not installed", hint="pip install resnets[export]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """Images to calibrate and test with, and how much int8 may lose.
+
+    Args:
+        calibrate: calibration images, which int8 needs: a folder, or `cifar10` for its training
+            images.
+        test: labelled images, or `cifar10` for its test images. By default the images of
+            `calibrate` that are not used to calibrate, if they are labelled and numerous enough.
+        limit: most calibration images; None for `LIMIT`.
+        max_loss: most points of top-1 that may be lost on the test; None for `accuracy.MAX_LOSS`.
+    """
+
+    calibrate: str | None = None
+    test: str | None = None
+    limit: int | None = None
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images for an export.
+class ExportImages:
+    """The images to calibrate and to test an export with.
 
     Args:
-        calibration: uint8 (3, H, W), as the network is shown them.
-        calibrated_with: what they are, in words.
-        test: labelled images that calibrate nothing, if there are any.
-        tested_on: what they are, in words, or why there are none.
+        calibration: uint8 (3, H, W), cropped and scaled for the network; none without int8.
+        calibrated_with: description of the calibration images for the model card.
+        test: labelled images, none of which is a calibration image; None if there are none.
+        tested_on: description of the test images, or the reason why there are none.
     """
 
     calibration: Sequence[Tensor]
@@ -47,127 +115,157 @@ class Data:
     tested_on: str
 
 
-def gather(
-    model: Model, calibrate: str | None, test: str | None, limit: int, dense: bool = False
-) -> Data:
-    """Find the images.
+def find_images(model: Model, options: CalibrationOptions, *, dense: bool = False) -> ExportImages:
+    """Read the calibration images and open the test set.
 
     Args:
-        calibrate: a folder of images, or `cifar10` for its training images.
-        test: labelled images, or `cifar10` for its test images; by default those of `calibrate`
-            that are not used to calibrate, where they are labelled and enough.
-        limit: calibration images at most.
-        dense: show whole images; a dense export has no test that images are kept for.
+        dense: calibrate with whole images; no image is kept for a test, as dense exports have none.
 
     Raises:
-        UserError: if there are no such images, too few, or those of `test` have other classes.
+        UserError: if images are missing, unreadable or too few, or the test images have classes
+            that the model does not know.
     """
+    calibrate, test, limit = options.calibrate, options.test, options.limit or LIMIT
     if calibrate not in (None, CIFAR10) and not Path(str(calibrate)).exists():
         hint = "give a folder of images, or cifar10"
         raise UserError("no such folder", f"--calibrate {calibrate}", hint)
     if CIFAR10 in (calibrate, test):
-        _refuse_other_than_cifar10(model)
-    tests, told = (
-        (None, "no labelled images were given") if test is None else _labelled(model, test)
+        _require_cifar10_model(model)
+    if test is None and calibrate == CIFAR10:
+        test = CIFAR10
+    samples, tested_on = (
+        (None, "no labelled images were given") if test is None else _open_labelled(model, test)
     )
     if calibrate is None:
-        return Data((), "", tests, told)
+        return ExportImages((), "", samples, tested_on)
     if calibrate == CIFAR10:
-        training = cifar10.load().train
-        chosen = random_indices(len(training), limit)
-        pixels = [torch.from_numpy(np.array(training.images[i])) for i in chosen]
-        if test is None:
-            tests, told = _labelled(model, CIFAR10)
-        return Data(pixels, f"{len(pixels)} training images of CIFAR-10", tests, told)
+        pixels = _draw_cifar10(cifar10.load().train, limit)
+        return ExportImages(
+            pixels, f"{len(pixels)} training images of CIFAR-10", samples, tested_on
+        )
     if test is None:
         try:
-            everything, _ = _labelled(model, calibrate)
+            labelled, _ = _open_labelled(model, calibrate)
         except UserError as error:
-            told = f"the images have no labels of this model ({error.message})"
+            tested_on = f"the images have no labels of this model ({error.message})"
         else:
-            assert not isinstance(everything, Images)
-            return _parted(model, everything, calibrate, limit, dense)
+            assert not isinstance(labelled, Images)
+            return _split(model, labelled, calibrate, limit, dense)
     files = image_files.images([calibrate])
     files = [files[i] for i in random_indices(len(files), limit)]
-    return Data(*_enough(real_images(files, model.preprocessing, dense), calibrate), tests, told)
+    pixels = _read_files(files, model.preprocessing, dense)
+    return ExportImages(pixels, _describe(pixels, calibrate), samples, tested_on)
 
 
-def _parted(model: Model, everything: Samples, where: str, limit: int, dense: bool) -> Data:
-    """Labelled images to calibrate with, and the rest for the test where they are enough."""
-    half = len(everything) // 2
-    alone = dense or half < FEWEST
-    chosen = random_indices(len(everything), limit if alone else min(limit, half))
-    names = [(everything, int(i)) for i in chosen]
-    pixels = list(in_threads(lambda at: _sample(model, *at, dense), names, cores()))
-    if alone:
-        told = f"{len(everything)} labelled images are too few to keep some for a test"
-        return Data(*_enough(pixels, where), None, told)
-    rest = Subset(everything, np.setdiff1d(np.arange(len(everything)), chosen))
-    return Data(*_enough(pixels, where), rest, f"the rest of {_called(where)}")
+def _split(model: Model, labelled: Samples, folder: str, limit: int, dense: bool) -> ExportImages:
+    """Calibrate with at most half of the labelled images, and test on the rest if it is enough."""
+    half = len(labelled) // 2
+    without_test = dense or half < FEWEST
+    chosen = random_indices(len(labelled), limit if without_test else min(limit, half))
+    pixels = _read_samples(labelled, chosen, model.preprocessing, dense)
+    calibrated_with = _describe(pixels, folder)
+    if without_test:
+        reason = f"{len(labelled)} labelled images are too few to keep some for a test"
+        reason = "a dense export has no test" if dense else reason
+        return ExportImages(pixels, calibrated_with, None, reason)
+    rest = Subset(labelled, np.setdiff1d(np.arange(len(labelled)), chosen))
+    return ExportImages(pixels, calibrated_with, rest, f"the rest of {_base_name(folder)}")
 
 
-def _enough(pixels: list[Tensor], where: str) -> tuple[list[Tensor], str]:
+def _describe(pixels: Sequence[Tensor], folder: str) -> str:
+    """A description of calibration images; raises `UserError` if they are too few."""
     if len(pixels) < FEWEST:
-        raise UserError(f"only {len(pixels)} images to calibrate with", where, "give a hundred")
-    return pixels, f"{len(pixels)} images of {_called(where)}"
+        raise UserError(
+            f"only {len(pixels)} images to calibrate with",
+            folder,
+            f"give at least {FEWEST}, better a few hundred",
+        )
+    return f"{len(pixels)} images of {_base_name(folder)}"
 
 
-def _labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
-    """Labelled images of the model's classes; raises `UserError`."""
+def _open_labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
+    """Labelled images of the model's classes with their description; raises `UserError`."""
     if where == CIFAR10:
         return cifar10.load().test, "CIFAR-10's test set"
     samples = open_test(where)
     labels_for(samples, model)
-    return samples, _called(where)
+    return samples, _base_name(where)
 
 
-def _called(where: str) -> str:
-    """A data set's name without the folders above it, which are nobody's business."""
+def _base_name(where: str) -> str:
+    """A data set's name without its parent folders, which are private."""
     return Path(where).name or where
 
 
-def _refuse_other_than_cifar10(model: Model) -> None:
+def _require_cifar10_model(model: Model) -> None:
     if model.classes != list(cifar10.CLASSES) or model.preprocessing.size != 32:
         raise UserError(
             "the model was not trained on CIFAR-10", model.card["network"], "give a folder instead"
         )
 
 
-def _sample(model: Model, samples: Samples, index: int, dense: bool) -> Tensor:
-    image = decode(samples.read(index), named(samples, index))
-    return _shown(image, model.preprocessing, dense)
+def refuse_same_images(options: CalibrationOptions) -> None:
+    """Raise `UserError` if the test images are among the calibration images."""
+    calibrate, test = options.calibrate, options.test
+    if calibrate is None or test is None or test == CIFAR10:
+        return
+    folder = Path(test).resolve()
+    if Path(calibrate).resolve() in (folder, *folder.parents):
+        raise UserError(
+            "the test images are among the calibration images",
+            f"--test {test}",
+            "leave it out: part of --calibrate is then kept for the test; or give other images",
+        )
 
 
-def real_images(files: Sequence[str], look: Preprocessing, dense: bool) -> list[Tensor]:
-    """Image files as the network is shown them: uint8 (3, H, W); raises `UserError`."""
+def comparison_images(
+    given: Sequence[str], images: ExportImages, preprocessing: Preprocessing, dense: bool
+) -> list[Tensor]:
+    """Real images to compare outputs on, uint8 (3, H, W).
 
-    def load(name: str) -> Tensor:
-        return _shown(read_image(Path(name)), look, dense)
-
-    return list(in_threads(load, files, cores()))
-
-
-def _shown(image: object, look: Preprocessing, dense: bool) -> Tensor:
-    """The centre of an image, or the whole, its shorter side scaled."""
-    if dense:
-        return to_tensor(resize_shorter(image, look.resize, look.interpolation))  # type: ignore[arg-type]
-    return to_tensor(look.crop(image))  # type: ignore[arg-type]
-
-
-def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: bool) -> list[Tensor]:
-    """Real images to compare outputs on: those given, else those of the test, else shipped ones."""
+    Those given, else some of the test set, else of the calibration images, else samples that come
+    with this package.
+    """
     if given:
         files = image_files.images(given)
-        return real_images([files[i] for i in random_indices(len(files), COMPARED)], look, dense)
-    test = data.test
+        files = [files[i] for i in random_indices(len(files), COMPARED)]
+        return _read_files(files, preprocessing, dense)
+    test = images.test
     if isinstance(test, Images):
-        return [
-            torch.from_numpy(np.array(test.images[i])) for i in random_indices(len(test), COMPARED)
-        ]
+        return _draw_cifar10(test, COMPARED)
     if test is not None:
-        chosen = random_indices(len(test), COMPARED)
-        return [_shown(decode(test.read(int(i)), named(test, int(i))), look, dense) for i in chosen]
-    if data.calibration:
-        return list(data.calibration[:COMPARED])
-    shipped = resources.files("resnets") / "serve" / "samples"
-    return real_images(image_files.images([str(shipped)]), look, dense)
+        return _read_samples(test, random_indices(len(test), COMPARED), preprocessing, dense)
+    if images.calibration:
+        return list(images.calibration[:COMPARED])
+    folder = resources.files("resnets") / "serve" / "samples"
+    return _read_files(image_files.images([str(folder)]), preprocessing, dense)
+
+
+def _draw_cifar10(images: Images, count: int) -> list[Tensor]:
+    return [
+        torch.from_numpy(np.array(images.images[i])) for i in random_indices(len(images), count)
+    ]
+
+
+def _read_files(files: Iterable[str], preprocessing: Preprocessing, dense: bool) -> list[Tensor]:
+    def read(name: str) -> Tensor:
+        return _pixels(read_image(Path(name)), preprocessing, dense)
+
+    return list(in_threads(read, files, cores()))
+
+
+def _read_samples(
+    samples: Samples, indices: Iterable[int], preprocessing: Preprocessing, dense: bool
+) -> list[Tensor]:
+    def read(index: int) -> Tensor:
+        image = decode(samples.read(int(index)), named(samples, int(index)))
+        return _pixels(image, preprocessing, dense)
+
+    return list(in_threads(read, indices, cores()))
+
+
+def _pixels(image: Image.Image, preprocessing: Preprocessing, dense: bool) -> Tensor:
+    """The centre crop of an image, or the whole image if dense, with its shorter side scaled."""
+    if dense:
+        return to_tensor(resize_shorter(image, preprocessing.resize, preprocessing.interpolation))
+    return to_tensor(preprocessing.crop(image))

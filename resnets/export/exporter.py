@@ -1,4 +1,4 @@
-"""A model made into a folder for an engine: converted, compared, explained, or not at all."""
+"""Export a model to a folder for OpenVINO, ONNX Runtime or `torch.export`, with its model card."""
 
 from __future__ import annotations
 
@@ -9,134 +9,125 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resnets.export import (
-    accuracy,
-    calibration,
-    model_card,
-    network_file,
-    parity,
-    quantization,
-    speed,
-)
-from resnets.export.accuracy import Report
+from resnets.export import calibration, model_card, network_file, parity
+from resnets.export.calibration import CalibrationOptions
+from resnets.export.parity import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
-from resnets.inference.predictor import Predictor, open_engine
+from resnets.inference.predictor import open_engine
 from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import file_sha256, make_folder, write_bytes, write_json, writing
+from resnets.support.files import (
+    existing_folder,
+    file_sha256,
+    make_folder,
+    write_bytes,
+    write_json,
+    writing,
+)
 from resnets.version import __version__
 from resnets.weights import hub, model_file
 from resnets.weights.card import provenance_of
+from resnets.weights.model_file import Model
 
 PRECISIONS = ("fp32", "bf16", "int8")
-ALLOW = (
+_LOSS_HINT = (
     "nothing was written; calibrate with more images like those of the test, take "
     "--precision bf16, or allow it with --max-loss"
 )
-NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-CPU = torch.device("cpu")
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""Packages needed, by engine; OpenVINO is checked on its own."""
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What an export shall be.
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(CalibrationOptions):
+    """How to export a model; the test and its limit are available for all precisions.
 
     Args:
         engine: `openvino`, `onnx` or `torch-export`.
         precision: `fp32`, `bf16` or `int8`.
-        dense: take images of any size and answer at every location.
-        images: real images to compare outputs on, as files, folders or patterns.
-        calibrate: a folder of images, or `cifar10`; int8 needs it.
-        test: labelled images, or `cifar10`, to measure what is lost.
-        limit: calibration images at most; 300 by default.
-        max_loss: points of top-1 that may be lost on the test; 0.5 by default.
+        dense: accept images of any size and answer at every location.
+        images: real images to compare outputs on: files, folders or patterns.
     """
 
     engine: str
     precision: str = "fp32"
     dense: bool = False
     images: Sequence[str] = ()
-    calibrate: str | None = None
-    test: str | None = None
-    limit: int | None = None
-    max_loss: float | None = None
 
 
 def export(
-    name: str, out: Path, wishes: Wishes, report: Report = lambda line: None
+    name: str, out: Path, options: ExportOptions, report: Report = lambda line: None
 ) -> dict[str, Any]:
-    """Write a model's export; returns its config.
+    """Write the export of a model; returns its config.
 
     Args:
         name: a shipped model, a model file, a run folder, a named source, or another export,
             whose source is then exported.
-        out: a new folder, an empty one, or an earlier export for the engine, which is replaced.
+        out: a new or empty folder, or an earlier export for the same engine, which is replaced.
+        options: engine, precision, images.
+        report: called with a line of text at the start of each step.
 
     Raises:
-        UserError: if that cannot be, outputs differ from the source's beyond the tolerance, or
-            the test loses more than it may. Nothing is then written.
+        UserError: if the options do not fit the model or the machine, outputs differ from the
+            source's by more than the tolerance, or too much top-1 is lost. Nothing is then written.
     """
-    refuse(out, wishes)
+    check_options(out, options)
     path = export_folder.source_of(name)
     model = model_file.load(str(path))
     network = str(model.card["network"])
-    if wishes.dense and network in zoo.VGG_NAMES:
+    if options.dense and network in zoo.VGG_NAMES:
         raise UserError(f"{network} takes images of one size only", "--dense")
-    limit = wishes.limit or quantization.LIMIT
-    allowed = accuracy.MAX_LOSS if wishes.max_loss is None else wishes.max_loss
-    data = calibration.gather(model, wishes.calibrate, wishes.test, limit, wishes.dense)
-    if wishes.max_loss is not None and data.test is None:
+    images = calibration.find_images(model, options, dense=options.dense)
+    if options.max_loss is not None and images.test is None:
         raise UserError(
-            f"there is no test ({data.tested_on})", "--max-loss", "give --test, or leave it out"
+            f"there is no test ({images.tested_on})", "--max-loss", "give --test, or leave it out"
         )
-    look = of_channels(model.preprocessing) if wishes.dense else model.preprocessing
-    real = calibration.to_compare(wishes.images, data, look, wishes.dense)
-    facts = export_folder.facts(model, wishes.engine, wishes.precision, wishes.dense, look)
-    shipped = path in hub.shipped().values()
-    licence = provenance_of(model.card).get("licence")
-    made: dict[str, Any] = {
+    preprocessing = of_channels(model.preprocessing) if options.dense else model.preprocessing
+    real = calibration.comparison_images(options.images, images, preprocessing, options.dense)
+    description = export_folder.describe(
+        model, options.engine, options.precision, options.dense, preprocessing
+    )
+    config = {
+        **description,
         "card": model.card,
-        "licence": str(licence) if licence else "MIT, as this package" if shipped else None,
+        "licence": _licence(model, path),
         "source": {"name": Path(name).name, "sha256": file_sha256(path)},
-        "calibrated_with": data.calibrated_with or None,
+        "calibrated_with": images.calibrated_with or None,
         **made_by(),
     }
-    with _beside(out) as folder:
-        report(f"converting {network} for {wishes.engine} in {wishes.precision}")
+    with _replacing(out) as folder:
+        report(f"converting {network} for {options.engine} in {options.precision}")
         with writing(out):
-            plain = network_file.write(
-                Deployable(model.network, model.preprocessing, wishes.dense).eval(),
-                folder / export_folder.FILES[wishes.engine],
-                look.size,
-                wishes.precision,
-                data.calibration,
-                facts,
+            baseline = network_file.write(
+                Deployable(model.network, model.preprocessing, options.dense).eval(),
+                folder / export_folder.FILES[options.engine],
+                size=preprocessing.size,
+                precision=options.precision,
+                images=images.calibration,
+                description=description,
             )
-        write_json(folder / export_folder.CONFIG, {**facts, "card": model.card})
-        found = export_folder.read(folder)
-        engine = open_engine(found, keep=False)
-        report(f"comparing with the source on {len(real)} images and random pixels")
-        expected = parity.source(model, wishes.dense)
-        cases = parity.compare(engine, expected, real, wishes.precision, look.size, wishes.dense)
-        made["parity"] = [case.as_dict() for case in cases]
-        if wishes.dense:
-            made |= {"accuracy": None, "not_tested": "a dense export has no test"}
-        else:
-            predictor = Predictor(str(out), found.card, found.preprocessing, engine, "")
-            made |= accuracy.compare(model, predictor, data, allowed, ALLOW, report)
-        if plain is not None:
-            report("measuring the speed")
-            made["speed"] = speed.compare(plain, engine, look.size)
-        config = {**facts, **made}
+        write_json(folder / export_folder.CONFIG, config)
+        runtime = open_engine(export_folder.read(folder), keep=False)
+        config |= parity.check(
+            model,
+            runtime,
+            images,
+            real=real,
+            precision=options.precision,
+            dense=options.dense,
+            max_loss=options.max_loss,
+            baseline=baseline,
+            loss_hint=_LOSS_HINT,
+            report=report,
+        )
         write_json(folder / export_folder.CONFIG, config)
         write_bytes(folder / export_folder.CARD, model_card.write(config).encode())
         with writing(out):
@@ -144,23 +135,17 @@ def export(
     return config
 
 
-def _swap(folder: Path, out: Path, old: Path) -> None:
-    """Give `folder` the name `out`; what was there goes to `old`, or comes back."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    try:
-        out.rename(old)
-        folder.rename(out)
-    except BaseException:  # Ctrl-C too
-        if not out.exists():
-            old.rename(out)
-        raise
+def _licence(model: Model, path: Path) -> str | None:
+    """The licence of the weights, if the card states it or they come with this package."""
+    licence = provenance_of(model.card).get("licence")
+    if licence:
+        return str(licence)
+    return "MIT, as this package" if path in hub.shipped().values() else None
 
 
 def made_by() -> dict[str, Any]:
-    """Machine, versions and date."""
-    facts = environment(CPU)
+    """Provenance of an export: this machine, the versions of packages, the date."""
+    facts = environment(torch.device("cpu"))
     for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
         with suppress(PackageNotFoundError):
             facts["packages"][name] = version(name)
@@ -168,90 +153,93 @@ def made_by() -> dict[str, Any]:
     return {"made_by": {"resnets": __version__, **facts}, "date": date}
 
 
-def refuse(out: Path, wishes: Wishes) -> None:
-    """Raise `UserError` for what can be known to fail before anything is computed."""
-    for word, known, option in (
-        (wishes.engine, tuple(export_folder.FILES), "--to"),
-        (wishes.precision, PRECISIONS, "--precision"),
+def check_options(out: Path, options: ExportOptions) -> None:
+    """Raise `UserError` for mistakes that can be found before anything is computed."""
+    for kind, value, known, flag in (
+        ("engine", options.engine, tuple(export_folder.FILES), "--to"),
+        ("precision", options.precision, PRECISIONS, "--precision"),
     ):
-        if word not in known:
-            raise UserError(f"unknown word {word!r}", option, nearest(word, known))
-    if wishes.precision == "int8":
-        if wishes.engine == "torch-export":
+        if value not in known:
+            raise UserError(f"unknown {kind} {value!r}", flag, nearest(value, known))
+    if options.precision == "int8":
+        if options.engine == "torch-export":
             raise UserError(
-                "torch.export has no int8 here", "--precision int8", "--to openvino or --to onnx"
+                "int8 is not available for torch-export",
+                "--precision int8",
+                "--to openvino or --to onnx",
             )
-        if wishes.calibrate is None:
+        if options.calibrate is None:
             raise UserError(
                 "int8 needs images to calibrate with", "--precision int8", "--calibrate FOLDER"
             )
-    elif wishes.calibrate is not None:
-        raise UserError("is for --precision int8", "--calibrate", "leave it out")
-    _refuse_needless(wishes)
-    if wishes.engine == "openvino":
+    elif options.calibrate is not None:
+        raise UserError("applies to --precision int8 only", "--calibrate", "leave it out")
+    _check_test_options(options)
+    if options.engine == "openvino":
         openvino()
-    for name in NEEDED.get(wishes.engine, ()):
+    for name in _PACKAGES.get(options.engine, ()):
         package(name, "resnets[export]")
-    if wishes.precision == "int8" and find_spec("nncf") is None:
-        raise UserError("nncf is not installed", hint="pip install resnets[export]")
-    _refuse_place(out, wishes.engine)
+    if options.precision == "int8":
+        calibration.require_nncf()
+    _check_folder(out, options.engine)
 
 
-def _refuse_needless(wishes: Wishes) -> None:
-    """Options that would do nothing, or test with the images that calibrate."""
-    if wishes.dense and wishes.test is not None:
-        raise UserError("a dense export has no test of its own", "--test", "leave it out")
-    if wishes.dense and wishes.max_loss is not None:
-        raise UserError("a dense export has no test", "--max-loss", "leave it out")
-    if wishes.limit is not None and wishes.calibrate is None:
-        raise UserError("is for --calibrate", "--limit", "leave it out")
-    if wishes.max_loss is not None and wishes.calibrate is None and wishes.test is None:
-        raise UserError("is for a test", "--max-loss", "give --test, or leave it out")
-    if wishes.calibrate is not None:
-        refuse_same_images(wishes.calibrate, wishes.test)
+def _check_test_options(options: ExportOptions) -> None:
+    """Raise `UserError` for options without effect, and for a test on calibration images."""
+    for flag, value in (("--test", options.test), ("--max-loss", options.max_loss)):
+        if options.dense and value is not None:
+            raise UserError("a dense export has no test", flag, "leave it out")
+    if options.limit is not None and options.calibrate is None:
+        raise UserError("applies to --calibrate only", "--limit", "leave it out")
+    if options.max_loss is not None and options.calibrate is None and options.test is None:
+        raise UserError("applies to a test only", "--max-loss", "give --test, or leave it out")
+    calibration.refuse_same_images(options)
 
 
-def refuse_same_images(calibrate: str, test: str | None) -> None:
-    """Raise `UserError` if the images of the test are among those that calibrate."""
-    if test is None or test == calibration.CIFAR10:
-        return
-    place = Path(test).resolve()
-    if Path(calibrate).resolve() in (place, *place.parents):
-        raise UserError(
-            "the images of the test would calibrate too",
-            f"--test {test}",
-            "leave it out: some of --calibrate are kept for the test; or give other images",
-        )
-
-
-def _refuse_place(out: Path, engine: str) -> None:
-    if not out.absolute().parent.is_dir():
-        raise UserError("no such folder", str(out.absolute().parent), "make it first")
+def _check_folder(out: Path, engine: str) -> None:
+    """Raise `UserError` if an export for this engine may not be written to `out`."""
+    existing_folder(out.absolute().parent, "make it first")
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError("is a file", str(out), "give the name of a new folder")
-    place = out.resolve()
-    if place.is_mount() or place == Path.cwd():  # which cannot be renamed, or should not
-        kind = "a mount point" if place.is_mount() else "the folder that you are in"
-        raise UserError(f"is {kind}", str(out), "give the name of a new folder")
-    there = {path.name for path in out.iterdir()}
-    if there and not (export_folder.is_artefact(str(out)) and there <= export_folder.PARTS):
-        other = min(there - export_folder.PARTS, default=export_folder.CONFIG)
-        raise UserError(f"the folder holds something else ({other})", str(out), "give a new folder")
-    if there and (held := export_folder.read(out).engine) != engine:
-        raise UserError(f"the folder holds an export for {held}", str(out), "give a new folder")
+        raise UserError("is a file", str(out), "choose a new folder")
+    resolved = out.resolve()
+    if resolved.is_mount() or resolved == Path.cwd():  # it cannot, or should not, be renamed
+        kind = "a mount point" if resolved.is_mount() else "the folder that you are in"
+        raise UserError(f"is {kind}", str(out), "choose a new folder")
+    files = {path.name for path in out.iterdir()}
+    if files and not (export_folder.is_export(str(out)) and files <= export_folder.PARTS):
+        other = min(files - export_folder.PARTS, default=export_folder.CONFIG)
+        raise UserError(f"the folder holds other files ({other})", str(out), "choose a new folder")
+    if files and (earlier := export_folder.read(out).engine) != engine:
+        raise UserError(
+            f"the folder holds an export for {earlier}", str(out), "choose a new folder"
+        )
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place at the end, if all went well."""
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder next to `out` that replaces `out` at the end, unless there is an error."""
     with writing(out):
-        place = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
     try:
-        folder = make_folder(place / "new")
+        folder = make_folder(temporary / "new")
         yield folder
         with writing(out):
-            _swap(folder, out, place / "old")
+            _rename(folder, out, temporary / "old")
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(folder: Path, out: Path, old: Path) -> None:
+    """Rename `folder` to `out`, and an earlier `out` to `old`; on an error `out` is as before."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    try:
+        out.rename(old)
+        folder.rename(out)
+    except BaseException:  # also Ctrl-C
+        if not out.exists():
+            old.rename(out)
+        raise

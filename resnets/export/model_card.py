@@ -1,21 +1,22 @@
-"""The model card of an export: Markdown under the header that the Hugging Face hub reads."""
+"""The model card of an export: Markdown with the YAML header that the Hugging Face hub reads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from resnets.export.parity import TOLERANCES
 from resnets.inference import export_folder
 from resnets.models import zoo
+from resnets.support.markdown import table
+from resnets.weights import hub
 from resnets.weights.card import measurements_of, provenance_of
 
-LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
-HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
-"""Data sets as the hub calls them."""
-LICENCES = {"BSD 3-Clause": "bsd-3-clause", "MIT": "mit", "Apache 2.0": "apache-2.0"}
-RUN = {
+_LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
+_HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
+"""Names of data sets on the hub."""
+_LICENCES = {"BSD 3-Clause": "bsd-3-clause", "MIT": "mit", "Apache 2.0": "apache-2.0"}
+_EXAMPLES = {
     "openvino": """import openvino
 
 network = openvino.Core().compile_model("model.xml", "CPU")
@@ -30,12 +31,12 @@ logits, features = network.run(["logits", "features"], {"images": pixels})""",
 network = torch.export.load("model.pt2").module()
 logits, features = network(torch.from_numpy(pixels))""",
 }
-INSIDE = {
+_DESCRIPTIONS = {
     "openvino": 'JSON in the rt_info of `model.xml`: `model.get_rt_info(["resnets", "config"])`',
     "onnx": "JSON in the file's `metadata_props`, key `resnets`",
     "torch-export": "JSON in the file's extra file `resnets.json`",
 }
-PRECISIONS = {
+_PRECISIONS = {
     ("openvino", "fp32"): "Weights and arithmetic are float32; OpenVINO itself computes in bf16 "
     'where the CPU does so in hardware, unless `INFERENCE_PRECISION_HINT` is `"f32"`.',
     ("onnx", "fp32"): "Weights and arithmetic are float32.",
@@ -45,125 +46,117 @@ PRECISIONS = {
     ("onnx", "bf16"): "Weights are stored in bf16, which halves the file. ONNX Runtime has no bf16 "
     "convolutions on CPUs: it computes in float32, no faster than the fp32 export.",
     ("torch-export", "bf16"): "Weights and arithmetic are bf16; pixels are scaled, and outputs "
-    "given, in float32. Slow on CPUs that do not multiply bf16 in hardware.",
+    "returned, in float32. Slow on CPUs that do not multiply bf16 in hardware.",
     ("openvino", "int8"): "Convolutions and classifier are int8; weights use 7 of the 8 bits, so "
     "that CPUs without VNNI give the same answers.",
     ("onnx", "int8"): "Convolutions and classifier are int8 (QuantizeLinear and DequantizeLinear); "
     "weights use 7 of the 8 bits, so that CPUs without VNNI give the same answers.",
 }
-"""What a precision means in an engine."""
+"""What a precision means, by engine."""
 
 
-def write(facts: dict[str, Any]) -> str:
-    """The card.
-
-    Args:
-        facts: the config of the export.
-    """
+def write(config: dict[str, Any]) -> str:
+    """The text of the card, from the config of an export."""
     parts = [
-        _header(facts),
-        f"# {_title(facts)}",
-        _task(facts),
-        _use(facts),
-        _data(facts),
-        _errors(facts),
-        _precision(facts),
-        _comparison(facts),
-        _limits(facts),
-        _licence(facts),
+        _header(config),
+        f"# {_title(config)}",
+        _task(config),
+        _use(config),
+        _data(config),
+        _errors(config),
+        _precision(config),
+        _comparison(config),
+        _limits(config),
+        _licence(config),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def _title(facts: dict[str, Any]) -> str:
-    dense = ", dense" if facts["dense"] else ""
-    return f"{facts['network']} for {facts['engine']}, {facts['precision']}{dense}"
+def dataset(card: dict[str, Any]) -> str | None:
+    """The data set that a network was trained on, such as `cifar10` or `imagenet`, or None.
 
-
-def dataset(facts: dict[str, Any]) -> str | None:
-    """What the network was trained on, as far as its card tells: `cifar10`, `imagenet`, a name."""
-    source = provenance_of(facts["card"])
-    recipe = source.get("recipe")
-    if isinstance(recipe, dict) and isinstance(recipe.get("dataset"), str):
-        return str(recipe["dataset"])
-    if "ImageNet" in str(source.get("licence", "")):
+    The provenance of a card states it: runs in their recipe, converted weights as `dataset`.
+    Earlier versions wrote cards without `dataset` for named sources such as `resnet50@msra`; all of
+    these were trained on ImageNet. Else it is the data set of the card's tests, if there is one.
+    """
+    provenance = provenance_of(card)
+    recipe = provenance.get("recipe")
+    for stated in (recipe.get("dataset") if isinstance(recipe, dict) else None,
+                   provenance.get("dataset")):  # fmt: skip
+        if isinstance(stated, str):
+            return stated
+    if str(provenance.get("source")) in hub.sources():
         return "imagenet"
-    return None
+    tested = {str(test["dataset"]) for test in measurements_of(card) if "dataset" in test}
+    return tested.pop() if len(tested) == 1 else None
 
 
-def _licence_id(facts: dict[str, Any]) -> str:
-    """The hub's word: only a licence that the source's card names; otherwise `other`."""
-    told = facts["licence"]
-    if told is None:
+def _title(config: dict[str, Any]) -> str:
+    dense = ", dense" if config["dense"] else ""
+    return f"{config['network']} for {config['engine']}, {config['precision']}{dense}"
+
+
+def _licence_id(licence: str | None) -> str:
+    """The hub's identifier of a licence, or `other`; `unknown` if the source states none."""
+    if licence is None:
         return "unknown"
-    return next((word for name, word in LICENCES.items() if told.startswith(name)), "other")
+    return next((key for name, key in _LICENCES.items() if licence.startswith(name)), "other")
 
 
-def _header(facts: dict[str, Any]) -> str:
-    """YAML; strings are written as JSON, which is YAML."""
-    text = json.dumps
-    tags = [
-        "resnet",
-        "image-classification",
-        facts["engine"],
-        facts["precision"],
-        "arxiv:1512.03385",
-    ]
+def _header(config: dict[str, Any]) -> str:
+    """The YAML header; strings are written as JSON, which is YAML."""
+    quoted = json.dumps
+    licence = _licence_id(config["licence"])
     lines = [
         "---",
-        f"library_name: {LIBRARIES[facts['engine']]}",
+        f"library_name: {_LIBRARIES[config['engine']]}",
         "pipeline_tag: image-classification",
-        f"license: {_licence_id(facts)}",
+        f"license: {licence}",
     ]
-    if _licence_id(facts) == "other":
+    if licence == "other":
         lines.append('license_name: "see the section Licence"')
-    lines += ["tags:", *(f"- {text(tag)}" for tag in tags)]
-    trained = dataset(facts)
-    if trained in HUB_NAMES:
-        lines += ["datasets:", f"- {HUB_NAMES[trained]}"]
-    measured = _measured(facts)
-    if measured:
+    tags = ("resnet", "image-classification", config["engine"], config["precision"])
+    lines += ["tags:", *(f"- {quoted(tag)}" for tag in (*tags, "arxiv:1512.03385"))]
+    trained_on = dataset(config["card"])
+    if trained_on in _HUB_DATASETS:
+        lines += ["datasets:", f"- {_HUB_DATASETS[trained_on]}"]
+    results = _results(config)
+    if results:
         lines += ["metrics:", "- accuracy", "model-index:"]
-        lines += [f"- name: {text(_title(facts))}", "  results:"]
-        for one in measured:
-            name = text(one["dataset"])
-            lines += [
-                "  - task:",
-                "      type: image-classification",
-                "    dataset:",
-                f"      name: {name}",
-                f"      type: {text(HUB_NAMES.get(one['dataset'], one['dataset']))}",
-                "    metrics:",
-                "    - type: accuracy",
-                f"      value: {round(1 - one['error'] / 100, 6)}",
-                f"      name: {text(one['name'])}",
-            ]
+        lines += [f"- name: {quoted(_title(config))}", "  results:"]
+    for name, tested_on, error in results:
+        lines += [
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {quoted(tested_on)}",
+            f"      type: {quoted(_HUB_DATASETS.get(tested_on, tested_on))}",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {round(1 - error / 100, 6)}",
+            f"      name: {quoted(name)}",
+        ]
     return "\n".join([*lines, "---"])
 
 
-def _measured(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Errors with what they were measured on: this export's own first, then its source's."""
-    found = []
-    tested = facts.get("accuracy")
-    if tested:
-        found.append(
-            {
-                "dataset": tested["dataset"],
-                "error": 100 - tested["top1_after"],
-                "name": f"top-1 accuracy of this export ({tested['images']:,} images)",
-            }
-        )
-    for one in _of_source(facts):
-        name = f"top-1 accuracy of the source in float32 ({one['protocol']})"
-        found.append({"dataset": str(one["dataset"]), "error": one["error"], "name": name})
-    return found
+def _results(config: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Test results as (name, data set, error in %): the export's, then its source's."""
+    results = []
+    accuracy = config.get("accuracy")
+    if accuracy:
+        name = f"top-1 accuracy of this export ({accuracy['images']:,} images)"
+        results.append((name, accuracy["dataset"], 100 - accuracy["top1_after"]))
+    for test in _source_tests(config):
+        name = f"top-1 accuracy of the source in float32 ({test['protocol']})"
+        results.append((name, str(test["dataset"]), test["error"]))
+    return results
 
 
-def _of_source(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The source's tests that tell an error and of what."""
+def _source_tests(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tests in the source's card that state an error, its data set and protocol."""
     return [
         test
-        for test in measurements_of(facts["card"])
+        for test in measurements_of(config["card"])
         if {"dataset", "protocol"} <= set(test) and _is_number(test.get("error"))
     ]
 
@@ -172,105 +165,102 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _task(facts: dict[str, Any]) -> str:
-    classes, look = facts["classes"], facts["preprocessing"]
-    few = ", ".join(classes) if len(classes) <= 12 else ", ".join(classes[:5]) + ", ..."
-    size = "of any size" if facts["dense"] else f"of {look['size']} x {look['size']} pixels"
-    answer = (
+def _task(config: dict[str, Any]) -> str:
+    classes, size = config["classes"], config["preprocessing"]["size"]
+    names = ", ".join(classes) if len(classes) <= 12 else ", ".join(classes[:5]) + ", ..."
+    sizes = "of any size" if config["dense"] else f"of {size} x {size} pixels"
+    outputs = (
         "`logits` (batch, classes, height, width) of single locations, whose mean is the answer "
-        "for the whole image, and `features`, the last map"
-        if facts["dense"]
-        else "`logits` (batch, classes) and `features`, pooled, in front of the classifier"
+        "for the whole image, and `features`, the last feature map"
+        if config["dense"]
+        else "`logits` (batch, classes) and `features`, the pooled input of the classifier"
     )
     paper = '"Deep Residual Learning for Image Recognition" (arXiv 1512.03385)'
-    if facts["network"] in zoo.VGG_NAMES:
-        answer = "`logits` (batch, classes) and empty `features`"
+    if config["network"] in zoo.VGG_NAMES:
+        outputs = "`logits` (batch, classes) and empty `features`"
         paper = (
             '"Very Deep Convolutional Networks for Large-Scale Image Recognition" (arXiv 1409.1556)'
         )
     return (
-        f"Task: image classification, {len(classes):,} classes: {few}.\n\n"
-        f"The network is `{facts['network']}` of {paper}. It takes RGB images {size} as "
-        f"uint8 (batch, 3, height, width), any number of them at a time, and gives {answer}. "
-        "Scaling of pixels, mean and deviation are inside; batch normalization is "
+        f"Task: image classification, {len(classes):,} classes: {names}.\n\n"
+        f"The network is `{config['network']}` of {paper}. It takes RGB images {sizes} as "
+        f"uint8 (batch, 3, height, width), any number of them at a time, and returns {outputs}. "
+        "The network scales pixels and applies mean and deviation itself; batch normalization is "
         "folded into the convolutions."
     )
 
 
-def _use(facts: dict[str, Any]) -> str:
-    look = facts["preprocessing"]
-    crop = "" if facts["dense"] else f", cut out the centre of {look['size']} x {look['size']}"
-    with_us = (
-        "" if facts["dense"] else "`resnets predict FOLDER IMAGE`, or without this package:\n\n"
-    )
+def _use(config: dict[str, Any]) -> str:
+    steps, dense = config["preprocessing"], config["dense"]
+    crop = "" if dense else f", cut out the centre of {steps['size']} x {steps['size']}"
+    with_resnets = "" if dense else "`resnets predict FOLDER IMAGE`, or without this package:\n\n"
     return (
-        f"## Use\n\n{with_us}Scale the shorter side to {look['resize']} pixels "
-        f"({look['interpolation']}){crop}; then\n\n```python\n{RUN[facts['engine']]}\n```\n\n"
-        f"Class names and preprocessing: {INSIDE[facts['engine']]}, and `{export_folder.CONFIG}`. "
-        f"`{export_folder.SOURCE}` is the network that this was made from, in float32."
+        f"## Use\n\n{with_resnets}Scale the shorter side to {steps['resize']} pixels "
+        f"({steps['interpolation']}){crop}; then\n\n"
+        f"```python\n{_EXAMPLES[config['engine']]}\n```\n\n"
+        f"Class names and preprocessing: {_DESCRIPTIONS[config['engine']]}, and "
+        f"`{export_folder.CONFIG}`. `{export_folder.SOURCE}` is the source model in float32."
     )
 
 
-def _data(facts: dict[str, Any]) -> str:
-    source = provenance_of(facts["card"])
-    lines = [f"- Trained on: {dataset(facts) or 'not told by the source'}"]
+def _data(config: dict[str, Any]) -> str:
+    provenance = provenance_of(config["card"])
+    lines = [f"- Trained on: {dataset(config['card']) or 'not stated by the source'}"]
     for key, label in (("about", "Source"), ("command", "Made by"), ("finished", "Finished")):
-        if isinstance(source.get(key), str):
-            lines.append(f"- {label}: {source[key]}")
-    if facts.get("calibrated_with"):
-        lines.append(f"- Calibrated with: {facts['calibrated_with']}")
+        if isinstance(provenance.get(key), str):
+            lines.append(f"- {label}: {provenance[key]}")
+    if config.get("calibrated_with"):
+        lines.append(f"- Calibrated with: {config['calibrated_with']}")
     return "## Data\n\n" + "\n".join(lines)
 
 
-def _errors(facts: dict[str, Any]) -> str:
+def _errors(config: dict[str, Any]) -> str:
     lines = []
-    for one in _of_source(facts):
-        top5 = f", top-5 {one['top5_error']:.2f} %" if _is_number(one.get("top5_error")) else ""
-        images = f", {one['images']:,} images" if _is_number(one.get("images")) else ""
+    for test in _source_tests(config):
+        top5 = f", top-5 {test['top5_error']:.2f} %" if _is_number(test.get("top5_error")) else ""
+        images = f", {test['images']:,} images" if _is_number(test.get("images")) else ""
         lines.append(
-            f"- Source in float32: error {one['error']:.2f} %{top5} on {one['dataset']}"
-            f"{images}; protocol: {one['protocol']}"
+            f"- Source in float32: error {test['error']:.2f} %{top5} on {test['dataset']}"
+            f"{images}; protocol: {test['protocol']}"
         )
-    tested = facts.get("accuracy")
-    if tested:
+    accuracy = config.get("accuracy")
+    if accuracy:
         lines.append(
-            f"- This export: error {100 - tested['top1_after']:.2f} %, its source "
-            f"{100 - tested['top1_before']:.2f} %, on {tested['tested_on']} "
-            f"({tested['images']:,} images); protocol: {tested['protocol']}"
+            f"- This export: error {100 - accuracy['top1_after']:.2f} %, its source "
+            f"{100 - accuracy['top1_before']:.2f} %, on {accuracy['tested_on']} "
+            f"({accuracy['images']:,} images); protocol: {accuracy['protocol']}"
         )
-    elif facts["precision"] == "int8":
-        lines.append(f"- This export: not measured: {facts['not_tested']}")
-    return "## Error\n\n" + ("\n".join(lines) or "Not told by the source, and not measured here.")
-
-
-def _precision(facts: dict[str, Any]) -> str:
-    lines = [PRECISIONS[facts["engine"], facts["precision"]]]
-    if facts.get("accuracy"):
-        low, high = facts["accuracy"]["points_lost_interval"]
-        lines.append(
-            f"Top-1 lost: {facts['accuracy']['points_lost']:.2f} points (95 % interval {low:.2f} "
-            f"to {high:.2f})."
-        )
-    speed = facts.get("speed")
-    if speed:
-        lines.append(f"Images per second where it was made ({speed['hardware']}):")
-        lines.append(_speeds(speed))
-        lines += [speed["verdict"] + "."]
-    return "## Precision\n\n" + "\n\n".join(lines)
-
-
-def _speeds(speed: dict[str, Any]) -> str:
-    names = list(speed["images_per_second"])
-    batches = list(speed["images_per_second"][names[0]])
-    return _table(
-        ["engine", *(f"batch {batch}" for batch in batches)],
-        [[n, *(f"{speed['images_per_second'][n][b]:.4g}" for b in batches)] for n in names],
+    elif config["precision"] == "int8":
+        lines.append(f"- This export: not measured: {config['not_tested']}")
+    return "## Error\n\n" + (
+        "\n".join(lines) or "Not stated by the source, and not measured for this export."
     )
 
 
-def _comparison(facts: dict[str, Any]) -> str:
-    wanted = TOLERANCES[facts["precision"]]
-    asked = "on real images" if facts["precision"] == "int8" else "everywhere"
+def _precision(config: dict[str, Any]) -> str:
+    parts = [_PRECISIONS[config["engine"], config["precision"]]]
+    accuracy, speed = config.get("accuracy"), config.get("speed")
+    if accuracy:
+        low, high = accuracy["points_lost_interval"]
+        parts.append(
+            f"Top-1 lost: {accuracy['points_lost']:.2f} points (95 % interval {low:.2f} "
+            f"to {high:.2f})."
+        )
+    if speed:
+        rates = speed["images_per_second"]
+        batches = list(next(iter(rates.values())))
+        rows = [[name, *(f"{rates[name][batch]:.4g}" for batch in batches)] for name in rates]
+        parts += [
+            f"Images per second on the machine that made the export ({speed['hardware']}):",
+            table(["engine", *(f"batch {batch}" for batch in batches)], rows),
+            f"{speed['verdict']}.",
+        ]
+    return "## Precision\n\n" + "\n\n".join(parts)
+
+
+def _comparison(config: dict[str, Any]) -> str:
+    tolerance = TOLERANCES[config["precision"]]
+    where = "on real images" if config["precision"] == "int8" else "everywhere"
     rows = [
         [
             case["pixels"],
@@ -281,35 +271,31 @@ def _comparison(facts: dict[str, Any]) -> str:
             f"{case['probability']:.2g}",
             f"{100 * case['agreement']:.1f} %",
         ]
-        for case in facts["parity"]
+        for case in config["parity"]
     ]
-    heads = ["pixels", "batch", "images", "largest", "rms", "probability", "same first class"]
+    header = ["pixels", "batch", "images", "largest", "rms", "probability", "same top-1 class"]
     return (
-        "## Comparison with the source\n\nLogits and features against the source in PyTorch in "
-        "float32, batch normalization not folded: the largest difference over the largest value, "
-        "the root mean square of the differences over that of the values, the largest difference "
-        f"of a probability. Tolerated {asked}: {wanted.largest:g} and {wanted.rms:g}.\n\n"
-        + _table(heads, rows)
+        "## Comparison with the source\n\nLogits and features are compared with those of the "
+        "source in PyTorch, in float32, with batch normalization not folded. `largest` is the "
+        "largest difference over the largest value, `rms` the root mean square of the differences "
+        "over that of the values, `probability` the largest difference of a class probability. "
+        f"Tolerated {where}: largest {tolerance.largest:g}, rms {tolerance.rms:g}.\n\n"
+        + table(header, rows)
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _limits(facts: dict[str, Any]) -> str:
+def _limits(config: dict[str, Any]) -> str:
     lines = [
-        f"- It names one of its {len(facts['classes']):,} classes whatever the image shows, and "
-        "probabilities are not calibrated: other images get answers as confident as these.",
-        "- Errors hold for images like those of the test; photographs from elsewhere, other "
-        "cameras or deliberate changes may raise them much.",
+        f"- It names one of its {len(config['classes']):,} classes whatever the image shows. Its "
+        "probabilities are not calibrated: unfamiliar images get answers just as confident.",
+        "- Errors hold for images like those of the test. For other cameras, other sources or "
+        "manipulated images they may be much larger.",
         "- It inherits what its training images over- and underrepresent.",
     ]
-    if facts["precision"] == "int8":
-        lines.append("- Int8 ranges fit images like those that it was calibrated with.")
+    if config["precision"] == "int8":
+        lines.append("- The ranges of int8 fit images like the calibration images.")
     return "## Limits\n\n" + "\n".join(lines)
 
 
-def _licence(facts: dict[str, Any]) -> str:
-    return f"## Licence\n\nWeights: {facts['licence'] or 'not told by the source'}."
+def _licence(config: dict[str, Any]) -> str:
+    return f"## Licence\n\nWeights: {config['licence'] or 'not stated by the source'}."

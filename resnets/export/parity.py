@@ -1,32 +1,46 @@
-"""Whether an exported network still answers like its source."""
+"""How an export compares with its source model: outputs, accuracy, speed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resnets.export import accuracy
+from resnets.export.calibration import ExportImages
 from resnets.inference.deployable import Outputs, of_channels
-from resnets.inference.engines import Runtime
+from resnets.inference.engines import OpenVinoRuntime, Runtime
+from resnets.inference.predictor import Predictor
 from resnets.models.residual import ResidualNetwork
+from resnets.support.devices import hardware_name, has_bf16
 from resnets.support.errors import UserError
+from resnets.support.timing import by_turns
 from resnets.weights.model_file import Model
 
 BATCHES = (1, 3, 8)
-NOISE, REAL = "random pixels", "real images"
+"""Batch sizes at which outputs are compared."""
+RANDOM_PIXELS, REAL_IMAGES = "random pixels", "real images"
+_TIMED_BATCHES = (1, 16)
+_CPU = torch.device("cpu")
+
+Reference = Callable[[Tensor], Outputs]
+"""The source model: uint8 images (N, 3, H, W) to the outputs that the export should have."""
+Report = Callable[[str], None]
 
 
 class Tolerance(NamedTuple):
-    """How far logits and features may be off.
+    """The largest acceptable differences of logits and features.
 
     Args:
-        largest: difference, over the largest value of the source.
-        rms: root mean square of the differences, over that of the source's values.
+        largest: the largest absolute difference, divided by the largest absolute value of the
+            source.
+        rms: the root mean square of the differences, divided by that of the source's values.
     """
 
     largest: float
@@ -38,28 +52,26 @@ TOLERANCES = {
     "bf16": Tolerance(0.05, 0.02),
     "int8": Tolerance(1.0, 0.25),
 }
-"""By precision. Int8 is held to it on real images only: random pixels are nothing that it was
-calibrated for."""
-SAME = {"fp32": 0.001, "bf16": TOLERANCES["bf16"].largest, "int8": 0.001}
-"""How far an image's answer may depend on the batch that it comes in, over the largest value. Where
-hardware multiplies bf16, kernels that are chosen by the batch round in different orders."""
-
-Source = Callable[[Tensor], Outputs]
+"""By precision. For int8 it applies to real images only: random pixels are unlike the calibration
+images."""
+BATCH_TOLERANCES = {"fp32": 0.001, "bf16": TOLERANCES["bf16"].largest, "int8": 0.001}
+"""How much an image's outputs may change with the batch size, divided by the largest value. Where
+hardware multiplies bf16, kernels chosen by batch size round in different orders."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One comparison.
+class Comparison:
+    """Outputs of an export compared with those of its source, at one batch size.
 
     Args:
         pixels: `random pixels` or `real images`.
-        batch: images at a time.
-        images: how many.
-        largest: difference of a logit or feature, as in `Tolerance`.
-        rms: of the differences, likewise.
-        probability: the largest difference of a probability.
-        agreement: share of the images (of the locations, where dense) with the same first class.
-        tolerance: None where nothing is asked.
+        batch: batch size.
+        images: number of images.
+        largest: the largest difference of logits and features, as in `Tolerance`.
+        rms: the root mean square of the differences, as in `Tolerance`.
+        probability: the largest difference of a class probability.
+        agreement: share of the images (if dense, of the locations) with the same top-1 class.
+        tolerance: None if differences of any size are accepted.
     """
 
     pixels: str
@@ -72,31 +84,80 @@ class Case:
     tolerance: Tolerance | None
 
     @property
-    def holds(self) -> bool:
-        """Whether the differences are numbers within the tolerance."""
+    def passes(self) -> bool:
+        """Whether the differences are finite and within the tolerance."""
         if self.tolerance is None:
             return math.isfinite(self.largest)
         return self.largest <= self.tolerance.largest and self.rms <= self.tolerance.rms
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        wanted = self.tolerance
-        facts = {key: _short(value) for key, value in asdict(self).items() if key != "tolerance"}
-        return {**facts, "tolerance": None if wanted is None else wanted._asdict()}
+        """As JSON, numbers with three digits."""
+        values = {
+            key: float(f"{value:.3g}") if isinstance(value, float) else value
+            for key, value in asdict(self).items()
+        }
+        return {**values, "tolerance": self.tolerance and self.tolerance._asdict()}
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+def check(
+    model: Model,
+    runtime: Runtime,
+    images: ExportImages,
+    *,
+    real: Sequence[Tensor],
+    precision: str,
+    dense: bool = False,
+    max_loss: float | None = None,
+    baseline: Runtime | None = None,
+    hint: str = "nothing was written; try another --precision or --to",
+    loss_hint: str = "nothing was written; allow it with --max-loss",
+    report: Report,
+) -> dict[str, Any]:
+    """Compare an export with its source in outputs, top-1 and speed.
+
+    Args:
+        model: the source.
+        runtime: the export.
+        images: the test set for top-1; dense exports are not tested.
+        real: real images to compare outputs on, uint8 (3, H, W).
+        max_loss: most points of top-1 that may be lost; None for `accuracy.MAX_LOSS`.
+        baseline: a float network to compare the speed with, if any.
+        hint, loss_hint: what the user can do if outputs differ, or too much top-1 is lost.
+        report: called with a line of text at the start of each step.
+
+    Returns:
+        `parity`, `accuracy` and, with a baseline, `speed`, as JSON.
+
+    Raises:
+        UserError: if outputs differ by more than the tolerance, or too much top-1 is lost.
+    """
+    report(f"comparing with the source on {len(real)} images and random pixels")
+    size = model.preprocessing.size
+    comparisons = compare_outputs(
+        runtime, reference(model, dense), real,
+        precision=precision, size=size, dense=dense, hint=hint,
+    )  # fmt: skip
+    results: dict[str, Any] = {"parity": [one.as_dict() for one in comparisons]}
+    if dense:
+        results |= {"accuracy": None, "not_tested": "a dense export has no test"}
+    else:
+        predictor = Predictor(runtime.name, model.card, model.preprocessing, runtime, "")
+        allowed = accuracy.MAX_LOSS if max_loss is None else max_loss
+        results |= accuracy.compare(model, predictor, images, allowed, loss_hint, report)
+    if baseline is not None:
+        report("measuring the speed")
+        results["speed"] = compare_speed(baseline, runtime, size)
+    return results
 
 
-def source(model: Model, dense: bool) -> Source:
-    """The model as it was trained: BN not folded, preprocessing in front, PyTorch, float32."""
+def reference(model: Model, dense: bool) -> Reference:
+    """The model as it was trained: PyTorch, float32, BN not folded, preprocessing applied."""
     network = model.network
-    look = of_channels(model.preprocessing) if dense else model.preprocessing
-    normalize = look.normalize(torch.device("cpu"))
+    preprocessing = of_channels(model.preprocessing) if dense else model.preprocessing
+    normalize = preprocessing.normalize(_CPU)
 
     @torch.inference_mode()
-    def answer(images: Tensor) -> Outputs:
+    def outputs(images: Tensor) -> Outputs:
         inputs = normalize(images)
         if not isinstance(network, ResidualNetwork):
             logits = network(inputs)
@@ -106,90 +167,90 @@ def source(model: Model, dense: bool) -> Source:
             return Outputs(network.dense_head(last), last)
         return Outputs(network.head(last), last.mean((2, 3)))
 
-    return answer
+    return outputs
 
 
-def compare(
-    engine: Runtime,
-    expected: Source,
-    images: Sequence[Tensor],
+def compare_outputs(
+    runtime: Runtime,
+    expected: Reference,
+    real: Sequence[Tensor],
+    *,
     precision: str,
     size: int,
-    dense: bool,
-    hint: str = "nothing was written; try another --precision or --to",
-) -> list[Case]:
-    """Compare an engine with the source at every batch size.
+    dense: bool = False,
+    hint: str = "",
+) -> list[Comparison]:
+    """Compare an export's outputs with its source's, at each batch size of `BATCHES`.
 
     Args:
-        images: real ones, uint8 (3, H, W); those of one size are shown together.
-        size: side in pixels of random images; a dense network gets those of other sizes too.
-        hint: what a user may do if they differ.
+        real: real images, uint8 (3, H, W); those of one size form batches.
+        size: height and width of the random images; dense exports also get a larger size.
+        hint: what the user can do if outputs differ.
 
     Raises:
-        UserError: if they differ by more than the precision's tolerance, or an image's answer
-            depends on the batch that it comes in.
+        UserError: if outputs differ by more than the precision's tolerance, or an image's outputs
+            change with the batch size.
     """
-    wanted = TOLERANCES[precision]
-    on_noise = None if precision == "int8" else wanted
-    random = torch.Generator().manual_seed(0)
-    cases = []
+    tolerance = TOLERANCES[precision]
+    random_tolerance = None if precision == "int8" else tolerance
+    generator = torch.Generator().manual_seed(0)
+    comparisons = []
     shapes = ((size, size), (size + size // 3, size + size // 2)) if dense else ((size, size),)
     for shape in shapes:
         noise = torch.randint(
-            0, 256, (max(BATCHES), 3, *shape), dtype=torch.uint8, generator=random
+            0, 256, (max(BATCHES), 3, *shape), dtype=torch.uint8, generator=generator
         )
         whole = expected(noise)
-        alone = [engine(noise[i : i + 1]) for i in range(len(noise))]
+        singles = [runtime(noise[i : i + 1]) for i in range(len(noise))]
         for batch in BATCHES:
-            found = engine(noise[:batch])
-            _refuse_dependence(found, _joined(alone[:batch]), batch, SAME[precision])
+            found = runtime(noise[:batch])
+            _check_batch_independence(found, singles[:batch], BATCH_TOLERANCES[precision])
             part = Outputs(whole.logits[:batch], whole.features[:batch])
-            cases.append(_case(NOISE, batch, [(found, part)], on_noise))
+            comparisons.append(_compare([(found, part)], RANDOM_PIXELS, batch, random_tolerance))
     for batch in BATCHES:
-        pairs = [(engine(shown), expected(shown)) for shown in _groups(images, batch)]
-        cases.append(_case(REAL, batch, pairs, wanted))
-    for case in cases:
-        if not case.holds:
+        pairs = [(runtime(images), expected(images)) for images in _batches(real, batch)]
+        comparisons.append(_compare(pairs, REAL_IMAGES, batch, tolerance))
+    for one in comparisons:
+        if not one.passes:
+            limits = one.tolerance and f"{one.tolerance.largest:g} and {one.tolerance.rms:g}"
             raise UserError(
-                f"{engine.name} differs from its source on {case.pixels} at batch {case.batch}: by "
-                f"{case.largest:.2g} of the largest value, {case.rms:.2g} in the root mean "
-                f"square; tolerated: {case.tolerance}",
+                f"{runtime.name} differs from its source on {one.pixels} at batch size "
+                f"{one.batch}: the outputs differ by {one.largest:.2g} of the largest value, "
+                f"{one.rms:.2g} in the root mean square (tolerated: {limits or 'finite numbers'})",
                 hint=hint,
             )
-    return cases
+    return comparisons
 
 
-def _groups(images: Sequence[Tensor], batch: int) -> Iterator[Tensor]:
+def _batches(images: Sequence[Tensor], batch: int) -> Iterator[Tensor]:
     """Batches of images of one size."""
-    alike: dict[torch.Size, list[Tensor]] = {}
+    by_size: dict[torch.Size, list[Tensor]] = {}
     for image in images:
-        alike.setdefault(image.shape, []).append(image)
-    for group in alike.values():
+        by_size.setdefault(image.shape, []).append(image)
+    for group in by_size.values():
         for start in range(0, len(group), batch):
             yield torch.stack(group[start : start + batch])
 
 
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    return Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.features for p in parts]))
-
-
-def _refuse_dependence(found: Outputs, alone: Outputs, batch: int, same: float) -> None:
-    off = _largest(_off(a, b) for a, b in zip(found, alone, strict=True))
-    if not off <= same:
+def _check_batch_independence(found: Outputs, singles: Sequence[Outputs], tolerance: float) -> None:
+    """Raise `UserError` if the outputs of a batch differ from those of its single images."""
+    expected = (torch.cat(parts) for parts in zip(*singles, strict=True))
+    difference = _largest(_relative(a, b) for a, b in zip(found, expected, strict=True))
+    if not difference <= tolerance:
         raise UserError(
-            f"the export's answers depend on the batch: at {batch} they differ by {off:.2g} of the "
-            "largest value from those of single images",
+            f"the export's outputs depend on the batch size: at {len(singles)} they differ by "
+            f"{difference:.2g} of the largest value from those of single images",
             hint="nothing was written; try another --to",
         )
 
 
 def _largest(values: Iterable[float]) -> float:
-    """NaN if there is one, which `max` overlooks where it does not stand first."""
+    """The largest value; NaN if there is one, which `max` may overlook."""
     return float(np.max(list(values)))
 
 
-def _off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest value expected; infinite for other shapes."""
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest expected value; infinite if shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     if not expected.numel():
@@ -197,25 +258,57 @@ def _off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-def _rms(pairs: Sequence[tuple[Outputs, Outputs]], output: int) -> float:
-    """Of the differences of an output, over that of the values expected."""
-    wrong = sum(float((a[output] - b[output]).double().square().sum()) for a, b in pairs)
-    whole = sum(float(b[output].double().square().sum()) for _, b in pairs)
-    return math.sqrt(wrong / whole) if whole else math.sqrt(wrong)
+def _relative_rms(pairs: Sequence[tuple[Outputs, Outputs]], output: int) -> float:
+    """The rms of the differences of one output, over the rms of the expected values."""
+    differences = sum(float((a[output] - b[output]).double().square().sum()) for a, b in pairs)
+    expected = sum(float(b[output].double().square().sum()) for _, b in pairs)
+    return math.sqrt(differences / expected) if expected else math.sqrt(differences)
 
 
-def _case(
-    pixels: str, batch: int, pairs: Sequence[tuple[Outputs, Outputs]], tolerance: Tolerance | None
-) -> Case:
-    chances = [(a.logits.softmax(1), b.logits.softmax(1)) for a, b in pairs]
-    same = torch.cat([(a.argmax(1) == b.argmax(1)).flatten().float() for a, b in chances])
-    return Case(
-        pixels,
-        batch,
-        sum(len(a.logits) for a, _ in pairs),
-        _largest(_off(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)),
-        _largest(_rms(pairs, output) for output in (0, 1)),
-        _largest(float((a - b).abs().max()) for a, b in chances),
-        float(same.mean()),
-        tolerance,
+def _compare(
+    pairs: Sequence[tuple[Outputs, Outputs]], pixels: str, batch: int, tolerance: Tolerance | None
+) -> Comparison:
+    """Compare pairs of (export's outputs, source's outputs)."""
+    probabilities = [(a.logits.softmax(1), b.logits.softmax(1)) for a, b in pairs]
+    same = torch.cat([(a.argmax(1) == b.argmax(1)).flatten().float() for a, b in probabilities])
+    return Comparison(
+        pixels=pixels,
+        batch=batch,
+        images=sum(len(a.logits) for a, _ in pairs),
+        largest=_largest(_relative(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)),
+        rms=_largest(_relative_rms(pairs, output) for output in (0, 1)),
+        probability=_largest(float((a - b).abs().max()) for a, b in probabilities),
+        agreement=float(same.mean()),
+        tolerance=tolerance,
     )
+
+
+def compare_speed(baseline: Runtime, runtime: Runtime, size: int) -> dict[str, Any]:
+    """Speed of an int8 network and of its float `baseline`, on images of `size` pixels.
+
+    Returns:
+        `images_per_second` by runtime and batch size, a `verdict` in words, and the `hardware`.
+    """
+    shape = (max(_TIMED_BATCHES), 3, size, size)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    rates: dict[str, dict[str, float]] = {baseline.name: {}, runtime.name: {}}
+    for batch in _TIMED_BATCHES:
+        runs = {one.name: partial(one, pixels[:batch]) for one in (baseline, runtime)}
+        for name, values in by_turns(runs, batch, rounds=3, seconds=0.5).items():
+            rates[name][str(batch)] = float(f"{sorted(values)[1]:.4g}")
+    factors = {
+        batch: rate / rates[baseline.name][batch] for batch, rate in rates[runtime.name].items()
+    }
+    float_name = baseline.name.split()[-1].replace("fp32", "float32")
+    if min(factors.values()) >= 1:
+        relation = "faster than"
+    elif max(factors.values()) < 1:
+        relation = "SLOWER than"
+    else:
+        relation = "not always faster than"
+    listed = " and ".join(f"{factor:.2f} x at batch {batch}" for batch, factor in factors.items())
+    verdict = f"int8 is {relation} {float_name} on this machine: {listed}"
+    if float_name != "bf16" and has_bf16(_CPU) and isinstance(runtime, OpenVinoRuntime):
+        verdict += "; this CPU multiplies bf16 too, which loses less: compare with that"
+    return {"images_per_second": rates, "verdict": verdict, "hardware": hardware_name(_CPU)}

@@ -1,4 +1,8 @@
-"""The folder of an exported model: the network for an engine, and what explains it."""
+"""The folder of an exported model: its layout, its config, and how to read it.
+
+It holds the network in the format of an engine, `config.json`, `README.md` (the model card) and
+`model.safetensors` (the source model, which only `explain` and further exports need).
+"""
 
 from __future__ import annotations
 
@@ -12,33 +16,30 @@ from resnets.support.errors import UserError
 from resnets.weights import hub
 from resnets.weights.card import check_card
 
-if TYPE_CHECKING:  # at run time where torch is needed
+if TYPE_CHECKING:  # importing these would import torch
     from resnets.data.preprocessing import Preprocessing
     from resnets.weights.model_file import Model
 
 CONFIG = "config.json"
 FORMAT = "resnets-export-1"
 FILES = {"openvino": "model.xml", "onnx": "model.onnx", "torch-export": "model.pt2"}
-"""The file of the network, by engine."""
+"""The network's file, by engine."""
 CARD, SOURCE = "README.md", "model.safetensors"
 PARTS = {CONFIG, CARD, SOURCE, *FILES.values(), "model.bin"}
-"""Names of what a folder may hold; `model.bin` has OpenVINO's weights."""
+"""All files that an export may hold; `model.bin` has the weights of OpenVINO's `model.xml`."""
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """What the config of an exported model's folder tells.
-
-    The folder holds, beside it, the network's file, `README.md` (the model card) and
-    `model.safetensors` (the source, which only other engines and explanations need).
+class Export:
+    """An exported model, as its config describes it.
 
     Args:
         folder: the folder.
         engine: `openvino`, `onnx` or `torch-export`.
         precision: `fp32`, `bf16` or `int8`.
-        dense: whether the network takes images of any size and gives logits everywhere.
-        card: of the source's model file.
-        preprocessing: the image's part of it counts; scaling is inside the network.
+        dense: whether the network accepts images of any size and returns logits at every location.
+        card: the card of the source model.
+        preprocessing: how to crop and scale images; the network itself normalizes pixels.
     """
 
     folder: Path
@@ -50,20 +51,27 @@ class Artefact:
 
     @property
     def file(self) -> Path:
-        """The network."""
+        """The network's file."""
         return self.folder / FILES[self.engine]
 
 
-def facts(
-    model: Model, engine: str, precision: str, dense: bool, look: Preprocessing
+def describe(
+    model: Model, engine: str, precision: str, dense: bool, preprocessing: Preprocessing
 ) -> dict[str, Any]:
-    """What the network's file and the config tell alike: how to use the network.
+    """How to use an exported network: JSON for its file and its config.
 
     Args:
-        look: the preprocessing, which may differ from the model's where dense.
+        model: the source.
+        preprocessing: the export's, which differs from the model's if dense.
     """
-    size: str | int = "any" if dense else look.size
+    from resnets.models.residual import ResidualNetwork
+
+    size: str | int = "any" if dense else preprocessing.size
+    axes = ["height", "width"] if dense else []
+    network = model.network
+    channels = network.fc.in_features if isinstance(network, ResidualNetwork) else 0
     ids = {} if model.class_ids is None else {"class_ids": model.class_ids}
+    std = preprocessing.std
     return {
         "format": FORMAT,
         "network": model.card["network"],
@@ -73,33 +81,24 @@ def facts(
         "classes": model.classes,
         **ids,
         "preprocessing": {
-            "size": look.size,
-            "resize": look.resize,
-            "interpolation": look.interpolation,
-            "mean": look.mean.mean((1, 2)).tolist(),
-            "std": None if look.std is None else look.std.flatten().tolist(),
+            "size": preprocessing.size,
+            "resize": preprocessing.resize,
+            "interpolation": preprocessing.interpolation,
+            "mean": preprocessing.mean.mean((1, 2)).tolist(),
+            "std": None if std is None else std.flatten().tolist(),
             "about": "scale the shorter side to `resize`, cut out the centre of `size`, give RGB "
             "bytes; mean and deviation are applied inside the network",
         },
         "input": {"name": INPUT, "type": "uint8", "shape": ["batch", 3, size, size]},
-        "outputs": _outputs(model, dense),
+        "outputs": {
+            name: {"type": "float32", "shape": ["batch", count, *axes]}
+            for name, count in zip(OUTPUTS, (len(model.classes), channels), strict=True)
+        },
     }
 
 
-def _outputs(model: Model, dense: bool) -> dict[str, Any]:
-    from resnets.models.residual import ResidualNetwork
-
-    places = ["height", "width"] if dense else []
-    network = model.network
-    channels = network.fc.in_features if isinstance(network, ResidualNetwork) else 0
-    return {
-        name: {"type": "float32", "shape": ["batch", count, *places]}
-        for name, count in zip(OUTPUTS, (len(model.classes), channels), strict=True)
-    }
-
-
-def is_artefact(name: str) -> bool:
-    """Whether a name is the folder of an exported model."""
+def is_export(name: str) -> bool:
+    """Whether `name` is the folder of an exported model."""
     path = Path(name) / CONFIG
     try:
         return bool(json.loads(path.read_bytes())["format"] == FORMAT)
@@ -108,12 +107,12 @@ def is_artefact(name: str) -> bool:
 
 
 def source_of(name: str) -> Path:
-    """The model file that a name means; of an export that which it was made from.
+    """The model file of a model; for an export, that of its source.
 
     Raises:
-        UserError: if there is none, or the export lies there without it.
+        UserError: if there is no such model, or the export has lost its source.
     """
-    if not is_artefact(name):
+    if not is_export(name):
         return hub.resolve(name)
     source = Path(name) / SOURCE
     if not source.exists():
@@ -125,11 +124,11 @@ def source_of(name: str) -> Path:
     return source
 
 
-def read(folder: Path) -> Artefact:
-    """What the config of a folder tells.
+def read(folder: Path) -> Export:
+    """Read the config of an exported model.
 
     Raises:
-        UserError: if it is none, or the network's file is missing.
+        UserError: if the config is missing or damaged, or the network's file is missing.
     """
     import torch
 
@@ -137,26 +136,26 @@ def read(folder: Path) -> Artefact:
 
     path = folder / CONFIG
     try:
-        facts = json.loads(path.read_bytes())
-        look = facts["preprocessing"]
-        found = Artefact(
+        config = json.loads(path.read_bytes())
+        steps = config["preprocessing"]
+        export = Export(
             folder=folder,
-            engine=facts["engine"],
-            precision=facts["precision"],
-            dense=bool(facts["dense"]),
-            card=facts["card"],
+            engine=config["engine"],
+            precision=config["precision"],
+            dense=bool(config["dense"]),
+            card=config["card"],
             preprocessing=Preprocessing(
-                int(look["size"]),
-                int(look["resize"]),
-                look["interpolation"],
-                mean=torch.tensor(look["mean"]).float()[:, None, None],
-                std=torch.tensor(look["std"]).float()[:, None, None] if look["std"] else None,
+                int(steps["size"]),
+                int(steps["resize"]),
+                steps["interpolation"],
+                mean=torch.tensor(steps["mean"]).float()[:, None, None],
+                std=torch.tensor(steps["std"]).float()[:, None, None] if steps["std"] else None,
             ),
         )
-        file = found.file
-        check_card(found.card)
+        file = export.file
+        check_card(export.card)
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"not the config of an exported model ({error})", str(path)) from error
     if not file.is_file():
         raise UserError("the exported network is missing", str(file), "export it again")
-    return found
+    return export

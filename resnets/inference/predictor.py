@@ -109,7 +109,7 @@ def device_for(name: str, runtime: str, device: str) -> torch.device | None:
     Raises:
         UserError: if there is no such device.
     """
-    on_cpu = device == "auto" and (runtime == "openvino" or export_folder.is_artefact(name))
+    on_cpu = device == "auto" and (runtime == "openvino" or export_folder.is_export(name))
     return None if on_cpu or is_surely_cpu(device) else find_device(device)
 
 
@@ -136,8 +136,8 @@ def open_predictor(
     """
     if device is not None and device.type == "cpu":
         device = None
-    if export_folder.is_artefact(name):
-        return _open_artefact(name, runtime, precision, device)
+    if export_folder.is_export(name):
+        return _open_export(name, runtime, precision, device)
     check_words(name, runtime, precision)
     path = hub.resolve(name)
     digest = file_sha256(path)
@@ -212,9 +212,7 @@ def _open_in_torch(
     return Predictor(name, model.card, model.preprocessing, engine, digest)
 
 
-def _open_artefact(
-    name: str, runtime: str, precision: str, device: torch.device | None
-) -> Predictor:
+def _open_export(name: str, runtime: str, precision: str, device: torch.device | None) -> Predictor:
     """An exported model in its own engine."""
     found = export_folder.read(Path(name))
     for word, own, option in (
@@ -236,7 +234,7 @@ def _open_artefact(
     return Predictor(name, found.card, found.preprocessing, engine, _digest_of_export(found))
 
 
-def open_engine(found: export_folder.Artefact, keep: bool = True) -> Runtime:
+def open_engine(found: export_folder.Export, keep: bool = True) -> Runtime:
     """The network of an exported model, ready to run on the CPU.
 
     Args:
@@ -250,7 +248,7 @@ def open_engine(found: export_folder.Artefact, keep: bool = True) -> Runtime:
     return TorchExportRuntime(found.file, precision)
 
 
-def _digest_of_export(found: export_folder.Artefact) -> str:
+def _digest_of_export(found: export_folder.Export) -> str:
     """SHA-256 of the network's file, of its weights where they lie beside it, and the config."""
     files = (found.file, found.file.with_suffix(".bin"), found.folder / export_folder.CONFIG)
     digests = "".join(file_sha256(file) for file in files if file.exists())

@@ -125,7 +125,7 @@ def _room(nodes: list[dict[str, Any]], asked: Asked) -> tuple[dict[str, int], in
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     machines = [has for has in alive if has.get("CPU", 0) >= 1]
     with_gpu = [has for has in machines if has.get("GPU", 0) >= 1]
-    on_cpu = asked.runtime == "openvino" or export_folder.is_artefact(asked.model)
+    on_cpu = asked.runtime == "openvino" or export_folder.is_export(asked.model)
     if asked.device == "cuda" or (asked.device == "auto" and with_gpu and not on_cpu):
         if not with_gpu:
             raise UserError("no machine of the cluster has a GPU", "--device cuda")

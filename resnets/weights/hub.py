@@ -177,6 +177,9 @@ def _convert(name: str, row: dict[str, Any], file: dict[str, Any], path: Path) -
     if row["preprocessing"] == "torchvision":
         found = replace(found, preprocessing=replace(imagenet(), resize=row["resize"]))
     address = file.get("url") or f"npm:{file['npm']}/{file['path']}"
-    card = {"provenance": {"source": name, "about": row["about"], "licence": row["licence"]}}
+    provenance = {
+        "source": name, "about": row["about"], "dataset": "imagenet", "licence": row["licence"]
+    }  # fmt: skip
+    card = {"provenance": provenance}
     found = replace(found, location=address, card=card)
     return to_model(found, row["network"])

@@ -41,12 +41,28 @@ def test_an_export_predicts(resnets, here):
     assert "this export is for fp32, not int8" in one_line(err)
 
 
+def test_eval_tests_the_export(resnets, here):
+    photos.write(here / "photos", 13)
+    code, _, _ = resnets("export", "m.safetensors", "--to", "torch-export", "--out", "export")
+    assert code == 0
+    results = []
+    for model in ("m.safetensors", "export"):
+        code, out, _ = resnets("eval", model, "photos", "--json")
+        assert code == 0
+        results.append(json.loads(out))
+    assert results[1]["runtime"] == "torch-export fp32"
+    assert [facts["error"] for facts in results] == [results[0]["error"]] * 2
+    code, _, err = resnets("eval", "export", "photos", "--views", "dense")
+    assert code == 2
+    assert "one size only" in one_line(err)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--to", "torch-export", "--precision", "int8"), "--to openvino or --to onnx"),
-        (("--to", "tensorrt"), "unknown word 'tensorrt'"),
-        (("--to", "torch-export", "--out", "photos"), "the folder holds something else (ant)"),
+        (("--to", "tensorrt"), "unknown engine 'tensorrt'"),
+        (("--to", "torch-export", "--out", "photos"), "the folder holds other files (ant)"),
         (("--to", "torch-export", "--out", "no/where"), "no such folder"),
         (("--to", "torch-export", "--images", "absent.png"), "no such image"),
         pytest.param(
@@ -92,7 +108,7 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     assert "was made in openvino int8, not in openvino fp32; go on with its" in one_line(err)
     code, _, err = resnets("quantize", "m.safetensors", "--calibrate", "many", "--test", "many")
     assert code == 2
-    assert "the images of the test would calibrate too" in one_line(err)
+    assert "the test images are among the calibration images" in one_line(err)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")

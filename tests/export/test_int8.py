@@ -1,4 +1,4 @@
-"""What a calibration found is kept beside the weights, fits only them, and predict takes it."""
+"""Int8 files: written after calibration, valid for one model only, used by predict."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import safetensors.numpy
 import torch
 
 from resnets.data.preprocessing import Preprocessing
-from resnets.export import accuracy, exporter, int8, quantization
-from resnets.export.int8 import Wishes
+from resnets.export import accuracy, calibration, exporter, int8
+from resnets.export.calibration import CalibrationOptions
 from resnets.inference import conversion, int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
@@ -35,17 +35,16 @@ CLASSES = {"red": 16, "green": 16, "blue": 16}
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    """No test looks into the user's cache; int8 is taken on CPUs of all kinds."""
-    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _x86(monkeypatch):
+    """By default int8 is used on x86 only."""
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
 
 def save(path, seed, network="cifar-resnet8"):
     torch.manual_seed(seed)
     card = model_file.make_card(network, list(CLASSES), {"licence": "MIT"}, [])
-    look = Preprocessing(32, 36, mean=torch.rand(3, 32, 32))
-    model_file.save(path, used(network, 3).state_dict(), look, card)
+    preprocessing = Preprocessing(32, 36, mean=torch.rand(3, 32, 32))
+    model_file.save(path, used(network, 3).state_dict(), preprocessing, card)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +55,8 @@ def made(tmp_path_factory):
     save(folder / "mine.safetensors", 3)
     draw_photos(folder / "photos", CLASSES)
     lines = []
-    wishes = Wishes(str(folder / "photos"), max_loss=100)
-    facts = int8.quantize(str(folder / "mine.safetensors"), wishes, lines.append)
+    options = CalibrationOptions(calibrate=str(folder / "photos"), max_loss=100)
+    facts = int8.quantize(str(folder / "mine.safetensors"), options, lines.append)
     return folder, facts, lines
 
 
@@ -73,13 +72,13 @@ def pixels(count=6):
     return np.random.default_rng(5).integers(0, 256, (count, 3, 32, 32), np.uint8)
 
 
-def test_the_network_made_anew_is_the_one_that_was_calibrated(made, tmp_path):
+def test_the_unpacked_network_is_the_calibrated_one(made, tmp_path):
     model = model_file.load(str(made[0] / "mine.safetensors"))
     network = Deployable(model.network, model.preprocessing).eval()
     images = [torch.from_numpy(image) for image in pixels(20)]
-    quantized = quantization.quantize(conversion.to_openvino(network, 32), "openvino", images)
+    quantized = calibration.quantize(conversion.to_openvino(network, 32), "openvino", images)
     file = tmp_path / "other.int8"
-    file.write_bytes(int8_file.pack(quantized, network.weights(), "these"))
+    file.write_bytes(int8.pack(quantized, network.weights(), "these"))
     int8_file.unpack(int8_file.read(file), network.weights(), tmp_path / "model.xml")
     theirs = OpenVinoRuntime(quantized, "int8").arrays(pixels())
     ours = OpenVinoRuntime(tmp_path / "model.xml", "int8").arrays(pixels())
@@ -95,7 +94,7 @@ def test_the_network_made_anew_is_the_one_that_was_calibrated(made, tmp_path):
     assert 0 < away < 0.25 * rms(exact.logits.numpy(), 0)
 
 
-def test_it_is_small_for_it_holds_no_weights(made):
+def test_the_file_holds_no_weights(made):
     file = made[0] / "mine.int8"
     tensors = safetensors.numpy.load_file(file)
     names = {name.removeprefix(int8_file.SCALE) for name in tensors} - {"graph", "rest"}
@@ -105,7 +104,7 @@ def test_it_is_small_for_it_holds_no_weights(made):
     assert tensors["rest"].nbytes < 0.5 * sum(p.numel() for p in network.parameters())
 
 
-def test_the_card_tells_what_was_measured(made):
+def test_the_card_has_the_measurements(made):
     _, facts, lines = made
     assert facts["calibrated_with"] == "24 images of photos"
     assert facts["accuracy"]["images"] == 24
@@ -115,12 +114,12 @@ def test_the_card_tells_what_was_measured(made):
     assert 0 < facts["accuracy"]["largest_probability_moved"] < 1
     file = int8_file.read(made[0] / "mine.int8")
     assert str(made[0]) not in json.dumps(file.card)
-    assert str(made[0]).encode() not in int8_file._unpacked(file.tensors["graph"])
+    assert str(made[0]).encode() not in int8_file._decompress(file.tensors["graph"])
 
 
-def test_a_calibrated_model_is_run_in_int8_unless_told_otherwise(copied, monkeypatch):
-    def name(**asked):
-        return open_predictor(str(copied), **asked).runtime.name
+def test_a_calibrated_model_runs_in_int8_by_default(copied, monkeypatch):
+    def name(**options):
+        return open_predictor(str(copied), **options).runtime.name
 
     assert name() == "openvino int8"
     assert name(precision="int8") == "openvino int8"
@@ -132,7 +131,7 @@ def test_a_calibrated_model_is_run_in_int8_unless_told_otherwise(copied, monkeyp
     assert name(precision="int8") == "openvino int8"
 
 
-def test_its_answers_are_nearly_the_source_s(copied):
+def test_int8_outputs_are_close_to_the_sources(copied):
     plain = open_predictor(str(copied), precision="fp32")
     short = open_predictor(str(copied))
     for _ in range(2):  # made, then from the cache
@@ -185,7 +184,7 @@ def cut(part):
 SPOILT = {
     "graph": cut("graph"),
     "rest": cut("rest"),
-    "no graph": lambda tensors, card: tensors.update(graph=int8_file._packed(b"<other/>")),
+    "no graph": lambda tensors, card: tensors.update(graph=int8_file.compress(b"<other/>")),
     "format": lambda tensors, card: card.update(format="resnets-int8-99"),
     "made for": lambda tensors, card: card.update(made_for=None),
     "size": lambda tensors, card: card.update(size=7),
@@ -195,7 +194,7 @@ SPOILT = {
     "scale": lambda tensors, card: tensors["scale.conv1"].fill(np.nan),
     "small scale": lambda tensors, card: tensors["scale.conv1"].fill(1e-9),
     "not a graph": lambda tensors, card: tensors.update(
-        graph=int8_file._packed(b"<net name='x' version='11'><layers><layer/></layers></net>")
+        graph=int8_file.compress(b"<net name='x' version='11'><layers><layer/></layers></net>")
     ),
 }
 
@@ -235,14 +234,14 @@ def test_a_file_is_for_one_model_only(tmp_path):
         one.flat[-1] += 1e-3
         assert changed({name: one}, card) != first
     assert changed({}, {**card, "network": "cifar-plain8"}) != first
-    look = {**card["preprocessing"], "std": [0.2, 0.2, 0.2]}
-    assert changed({}, {**card, "preprocessing": look}) != first
+    other = {**card["preprocessing"], "std": [0.2, 0.2, 0.2]}
+    assert changed({}, {**card, "preprocessing": other}) != first
     model.write_bytes(b"12345678abc")
     with pytest.raises(UserError, match="not a model file"):
         int8_file.fingerprint(model)
 
 
-def test_a_model_that_changes_meanwhile_is_not_called_calibrated(made, tmp_path):
+def test_a_model_that_changes_during_calibration_is_refused(made, tmp_path):
     model = tmp_path / "m.safetensors"
     save(model, 3)
 
@@ -250,14 +249,18 @@ def test_a_model_that_changes_meanwhile_is_not_called_calibrated(made, tmp_path)
         if line == "measuring the speed":
             save(model, 4)
 
-    with pytest.raises(UserError, match=r"m\.safetensors: the model has changed meanwhile"):
-        int8.quantize(str(model), Wishes(str(made[0] / "photos"), max_loss=100), report)
+    with pytest.raises(
+        UserError, match=r"m\.safetensors: the model file changed during calibration"
+    ):
+        int8.quantize(
+            str(model), CalibrationOptions(calibrate=str(made[0] / "photos"), max_loss=100), report
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_channel_without_weights_is_no_trouble():
+def test_a_channel_of_zeros_is_rounded_to_zeros():
     weights = np.array([[0.0, 0.0], [-0.5, 0.25]], np.float32)
-    found = int8_file._rounded(weights, np.array([[0.0], [0.0078125]], np.float32))
+    found = int8_file.round_weights(weights, np.array([[0.0], [0.0078125]], np.float32))
     assert found.tolist() == [[0, 0], [-64, 32]]
 
 
@@ -266,33 +269,51 @@ def test_a_loss_that_is_not_allowed_leaves_nothing(made, tmp_path, monkeypatch):
     monkeypatch.setattr(
         accuracy, "loss", lambda before, after: accuracy.Loss(18, 10, 9, lost=2, gained=1)
     )
-    wishes = Wishes(str(made[0] / "photos"))
+    options = CalibrationOptions(calibrate=str(made[0] / "photos"))
     with pytest.raises(UserError, match=r"int8 loses 5\.56 points"):
-        int8.quantize(str(tmp_path / "m.safetensors"), wishes, lambda line: None)
+        int8.quantize(str(tmp_path / "m.safetensors"), options, lambda line: None)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_mistakes_are_told_before_anything_is_computed(made, tmp_path):
+def test_mistakes_are_found_before_anything_is_computed(made, tmp_path):
     photos = str(made[0] / "photos")
     exporter.export(
-        str(made[0] / "mine.safetensors"), tmp_path / "out", exporter.Wishes("openvino")
+        str(made[0] / "mine.safetensors"),
+        tmp_path / "out",
+        exporter.ExportOptions(engine="openvino"),
     )
-    for name, wishes, message in (
-        (tmp_path / "out", Wishes(photos), "name the model that it was made from"),
-        (made[0] / "mine.safetensors", Wishes(photos, photos), "would calibrate too"),
-        (made[0] / "mine.safetensors", Wishes("absent"), "--calibrate absent: no such folder"),
-        (made[0] / "none.safetensors", Wishes(photos), "no such model file"),
-        (made[0] / "mine.safetensors", Wishes("cifar10"), "not trained on CIFAR-10"),
+    for name, options, message in (
+        (
+            tmp_path / "out",
+            CalibrationOptions(calibrate=photos),
+            "name the model that it was made from",
+        ),
+        (
+            made[0] / "mine.safetensors",
+            CalibrationOptions(calibrate=photos, test=photos),
+            "the test images are among the calibration images",
+        ),
+        (
+            made[0] / "mine.safetensors",
+            CalibrationOptions(calibrate="absent"),
+            "--calibrate absent: no such folder",
+        ),
+        (made[0] / "none.safetensors", CalibrationOptions(calibrate=photos), "no such model file"),
+        (
+            made[0] / "mine.safetensors",
+            CalibrationOptions(calibrate="cifar10"),
+            "not trained on CIFAR-10",
+        ),
     ):
         with pytest.raises(UserError, match=message):
-            int8.quantize(str(name), wishes, lambda line: None)
+            int8.quantize(str(name), options, lambda line: None)
 
 
 def test_the_shipped_one_fits_the_shipped_weights():
     model = hub.resolve("cifar-resnet20")
     found = int8_file.find(model)
     assert found is not None
-    assert found.path == int8_file.beside(model)
+    assert found.path == int8_file.path_for(model)
     assert found.card["accuracy"]["images"] == 10_000
     assert found.card["accuracy"]["points_lost"] <= accuracy.MAX_LOSS
     assert "/" not in found.card["calibrated_with"]
@@ -300,7 +321,7 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
-def test_a_server_computes_in_float_unless_asked(precision, name):
+def test_a_server_computes_in_float_by_default(precision, name):
     running = pytest.importorskip("resnets.serve.server", reason="no server's packages")
     options = running.Options(["cifar-resnet20"], precision=precision)
     ((_, predictor),) = running._open(options, "cpu")
