@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.cli import deploy_verbs, paper_verbs
+from resnets.cli import deploy_verbs, paper
 from resnets.cli.options import DataOption, DeviceOption, JsonOption, SetOption, example
 from resnets.support.errors import UserError
 
@@ -302,7 +302,7 @@ def shards(
 
 
 deploy_verbs.add_to(app)
-app.add_typer(paper_verbs.papers, name="paper")
+app.add_typer(paper.verbs, name="paper")
 
 
 def main() -> None:

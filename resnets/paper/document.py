@@ -1,29 +1,155 @@
-"""A report's page as HTML, by a template, and as Markdown."""
+"""The report as a document: sections of tables and figures, written as HTML and as Markdown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 
-from resnets.paper.report_parts import (
-    Cell,
-    Figure,
-    Head,
-    Missing,
-    Page,
-    Part,
-    Record,
-    Source,
-    Table,
-)
+from resnets.paper.panels import Drawing
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result from which a number was computed: text of the link, and key in the store."""
+
+    text: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Args:
+        text: may have several lines.
+        sources: the results from which it was computed, one for each seed.
+        note: a few words in small letters below.
+        tone: `quiet` for numbers of the paper and absent ones; or a verdict, for its mark.
+    """
+
+    text: str = ""
+    sources: Sequence[Source] = ()
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The header of a column, with the budget as a badge if the numbers are ours."""
+
+    text: str
+    badge: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of every row names the row."""
+
+    caption: str
+    header: Sequence[Head]
+    rows: Sequence[Sequence[Cell]]
+    words: bool = False
+    """Whether the cells are sentences, which are aligned to the left."""
+    note: str = ""
+    """A note on the whole table, in small letters below the caption."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption.
+
+    Args:
+        name: of its PNG file, without ending.
+        caption: what is drawn.
+        text: the main numbers, also read aloud by screen readers.
+        badge: the budget.
+        sources: the results from which it was drawn.
+    """
+
+    name: str
+    caption: str
+    text: str
+    badge: str
+    drawing: Drawing
+    sources: Sequence[Source] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Results that are missing, and the command that makes them."""
+
+    text: str
+    command: str
+
+
+Part = Table | Figure | Text | Missing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its tables, figures and paragraphs."""
+
+    title: str
+    parts: Sequence[Part]
+
+    @property
+    def anchor(self) -> str:
+        """The identifier of the section in the page."""
+        return anchor(self.title)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The origin of a result: number in the list, key, summary, and facts in order."""
+
+    number: int
+    key: str
+    summary: str
+    facts: Sequence[tuple[str, str]]
+    file: str = ""
+    """Address of the result file, relative to the report's folder."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole report."""
+
+    title: str
+    lead: Sequence[str]
+    sections: Sequence[Section]
+    records: Sequence[Record] = field(default_factory=list)
+
+    def numbers(self) -> dict[str, int]:
+        """The number of every result in the list."""
+        return {record.key: record.number for record in self.records}
+
+    def figures(self) -> list[Figure]:
+        """All figures in order."""
+        parts = [part for section in self.sections for part in section.parts]
+        return [part for part in parts if isinstance(part, Figure)]
+
+
+def anchor(text: str) -> str:
+    """An identifier made of the letters and digits of a text."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not clear": "?", "not run": "–"}
-"""Signs before a verdict, so that it is not told by colour alone."""
+"""Signs before a verdict, so that it does not depend on colour alone."""
 
 
 def html(page: Page) -> str:
-    """One file that needs no other: figures inline, no script, nothing to fetch."""
+    """A page as one self-contained file: figures inline, no script, nothing to download."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -39,7 +165,7 @@ def html(page: Page) -> str:
 
 
 def markdown(page: Page) -> str:
-    """The same for places that show Markdown; figures are PNG files beside it."""
+    """A page as Markdown; its figures are PNG files in the same folder."""
     numbers = page.numbers()
     blocks = [f"# {_plain(page.title)}", *map(_plain, page.lead)]
     blocks.append("\n".join(f"- [{_plain(s.title)}](#{s.anchor})" for s in page.sections))
@@ -109,7 +235,7 @@ def _records(records: Sequence[Record]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is markup; on one line."""
+    """Text on one line, with all markup escaped."""
     escaped = re.sub(r"([\\`*_\[\]|#])", r"\\\1", " ".join(str(text).split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
