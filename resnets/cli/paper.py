@@ -141,7 +141,7 @@ def run(
         print(f"{done} of {len(keys)} results are there already")
     for job in todo:
         if job.is_finished(workspace.store):
-            print(f"{job.key} runs again: other jobs need its files, which were not kept")
+            print(f"{job.key} runs again: other jobs need its model or scores, which were not kept")
     if todo:
         _run(todo, workspace, limit=jobs, launcher=launcher)
     print(f"All results are in {results}. See them: {report}")
@@ -162,25 +162,24 @@ def _run(todo: list[Job], workspace: Workspace, *, limit: int | None, launcher: 
             count = "1 job" if len(todo) == 1 else f"{len(todo)} jobs"
             print(f"{count} to run, about {took} on this machine; Ctrl-C saves", flush=True)
         pool = runner.make_pool(launcher, threads)
-        with runner.sigterm_interrupts():  # replaces the handler that Ray may have set
-            progress = make_progress(workspace, todo)
-            environment = {"OMP_NUM_THREADS": str(threads)}
-            try:
-                runner.Runner(
-                    workspace, pool, progress, at_once=at_once, environment=environment
-                ).run(todo)
-            except KeyboardInterrupt:
-                progress.close()
-                print("Stopped, saved. Resume with the same command:")
-                print(f"  resnets {shlex.join(sys.argv[1:])}")
-                sys.exit(130)
-            except runner.JobsFailed as failed:
-                first, why = next(iter(failed.jobs.items()))
-                others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
-                hint = "correct that, then repeat the command: finished results are kept"
-                raise UserError(f"{first}{others} failed: {why}", hint=hint) from failed
-            finally:
-                progress.close()
+        progress = make_progress(workspace, todo)
+        environment = {"OMP_NUM_THREADS": str(threads)}
+        try:
+            runner.Runner(workspace, pool, progress, at_once=at_once, environment=environment).run(
+                todo
+            )
+        except KeyboardInterrupt:
+            progress.close()
+            print("Stopped, saved. Resume with the same command:")
+            print(f"  resnets {shlex.join(sys.argv[1:])}")
+            sys.exit(130)
+        except runner.JobsFailed as failed:
+            first, why = next(iter(failed.jobs.items()))
+            others = f" and {len(failed.jobs) - 1} more" if len(failed.jobs) > 1 else ""
+            hint = "correct that, then repeat the command: finished results are kept"
+            raise UserError(f"{first}{others} failed: {why}", hint=hint) from failed
+        finally:
+            progress.close()
 
 
 @verbs.command("report", epilog=example("resnets paper report --out report"))

@@ -6,12 +6,12 @@ is added to `EXPERIMENTS`; then `resnets paper list`, `run` and `report` have it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from resnets.paper import figures, tables
-from resnets.paper.document import Figure, Missing, Part, Section, Table
+from resnets.paper.document import Figure, Missing, Part, Section
 from resnets.paper.figures import CurvePanel, network_title
 from resnets.paper.jobs import (
     DataSet,
@@ -38,6 +38,7 @@ LONG = (THOUSAND, "cifar-resnet1001-bottleneck", "cifar-preact1001")
 TWENTY_AND_56 = (PLAIN[0], PLAIN[-1], RESIDUAL[0], RESIDUAL[3])
 PLAIN_18_34, RESIDUAL_18_34 = ("plain18", "plain34"), ("resnet18-a", "resnet34-a")
 DEEP = ("resnet50", "resnet101", "resnet152")
+ENSEMBLE = ("resnet34-b", "resnet34-c", *DEEP)
 
 CIFAR_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
     "full": ("cifar10-paper", ()),
@@ -74,7 +75,7 @@ class Setup:
     seeds: int = 1
     data: DataSet | None = None
 
-    def on_cifar10(
+    def training(
         self,
         network: str,
         seed: int,
@@ -83,21 +84,31 @@ class Setup:
         settings: Sequence[str] = (),
         init: Deepen | None = None,
     ) -> Training:
-        """A training on CIFAR-10; a variant has further settings or a model to start from."""
-        assert self.data is not None
-        recipe, own = CIFAR_RECIPES[self.budget]
-        settings = (*own, *settings)
-        return Training(
-            network, recipe, self.data, self.budget, seed, settings, variant=variant, init=init
-        )
+        """A training on these images; small photographs get the network with the stem for them.
 
-    def on_photos(self, network: str, seed: int) -> Training:
-        """A training on photographs; small ones get the network with the stem for them."""
+        Args:
+            variant: name for trainings with `settings` or `init`.
+            settings: changes to the recipe, besides those of the budget.
+            init: makes the model to start from.
+        """
         assert self.data is not None
-        assert self.data.size is not None
-        recipe, settings = PHOTO_RECIPES[self.budget]
-        small = "-small" if self.data.size <= SMALL_IMAGES else ""
-        return Training(network + small, recipe, self.data, self.budget, seed, settings)
+        recipes = CIFAR_RECIPES if self.data.size is None else PHOTO_RECIPES
+        recipe, own = recipes[self.budget]
+        small = self.data.size is not None and self.data.size <= SMALL_IMAGES
+        return Training(
+            network + ("-small" if small else ""), recipe, self.data, self.budget, seed,
+            (*own, *settings), variant=variant, init=init,
+        )  # fmt: skip
+
+
+def train(setup: Setup, network: str, seed: int) -> Job:
+    """The job of experiments that only train their networks."""
+    return setup.training(network, seed)
+
+
+def train_and_test(views: str) -> Callable[[Setup, str, int], Job]:
+    """The job of experiments that train their networks and test them by a protocol."""
+    return lambda setup, network, seed: Evaluation(setup.training(network, seed), views=views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +119,12 @@ class Experiment:
         id: its name on the command line.
         title: a few words.
         needs: the images that its jobs need.
-        networks: its networks, in order; of photographs those for large images.
-        jobs_of_seed: its jobs for one seed.
-        report: its sections of the report.
-        order: of its sections in the report; sections with the same title are joined.
+        networks: its networks, in order; of photographs those without `-small`.
+        job: its job for each network and seed: a training, or a job on a trained network.
+        jobs_of_seed: all jobs of a seed, if they are not `job` of each network.
+        section: title of its section in the report; experiments can share one.
+        parts: make the tables and figures of the section. It is left out if there are none.
+        order: of the section in the report.
         once: whether one seed is enough.
     """
 
@@ -119,19 +132,27 @@ class Experiment:
     title: str
     needs: Needs = "nothing"
     networks: Sequence[str] = ()
-    jobs_of_seed: Callable[[Experiment, Setup, int], Iterable[Job]] = lambda e, setup, seed: ()
-    report: Callable[[Experiment, Results], Iterable[Section]] = lambda e, results: ()
+    job: Callable[[Setup, str, int], Job] = train
+    jobs_of_seed: Callable[[Setup, int], list[Job]] | None = None
+    section: str
+    parts: Sequence[PartMaker]
     order: int = 50
     once: bool = False
 
     def jobs(self, setup: Setup) -> list[Job]:
         """All jobs, those of the first seed first."""
-        seeds = range(1 if self.once else setup.seeds)
-        return [job for seed in seeds for job in self.jobs_of_seed(self, setup, seed)]
+        jobs: list[Job] = []
+        for seed in range(1 if self.once else setup.seeds):
+            if self.jobs_of_seed is not None:
+                jobs += self.jobs_of_seed(setup, seed)
+            else:
+                jobs += [self.job(setup, n, seed) for n in self.networks_at(setup.budget)]
+        return jobs
 
     def sections(self, results: Results) -> list[Section]:
-        """The sections of the report."""
-        return list(self.report(self, results))
+        """The section of the report, if there is something in it."""
+        parts = [part for make in self.parts for part in make(self, results)]
+        return [Section(self.section, parts)] if parts else []
 
     def networks_at(self, budget: Budget) -> list[str]:
         """The networks that are trained with a budget."""
@@ -147,67 +168,31 @@ class Experiment:
         return Missing(text, f"resnets paper run {self.id} --budget {budget}{data}")
 
 
-# Jobs that several experiments have
-
-
-def _train_on_cifar10(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
-    return [setup.on_cifar10(name, seed) for name in experiment.networks_at(setup.budget)]
-
-
-def _train_on_photos(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
-    return [setup.on_photos(name, seed) for name in experiment.networks]
-
-
-def _test_on_photos(views: str) -> Callable[[Experiment, Setup, int], list[Job]]:
-    def jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
-        return [Evaluation(setup.on_photos(n, seed), views=views) for n in experiment.networks]
-
-    return jobs
+PartMaker = Callable[[Experiment, Results], Sequence[Part]]
+"""Makes tables, figures and lines about missing results for an experiment's section."""
 
 
 # Parts of sections that several experiments have
 
 
-def _drawn(
-    experiment: Experiment,
-    results: Results,
-    draw: Callable[[Group], Figure | None],
-    kind: str = "training",
-) -> list[Part]:
-    """A figure for each group, and lines about the networks that are missing.
+def table(caption: str, kind: str, *, wide: bool = True) -> PartMaker:
+    """The paper's table of the experiment's name with our results, and a line on missing rows.
 
     Args:
-        draw: from a group to its figure, None if there are no results for it.
-        kind: of the results in the figure.
+        kind: of the results.
+        wide: whether the paper's columns are columns here too. If not, the table gives the
+            numbers of a figure, and is left out if there are no results.
     """
-    parts: list[Part] = []
-    complete = False
-    for group in experiment.groups(results):
-        networks = experiment.networks
-        found = [n for n in networks if results.runs(group, n, kind)]
-        complete = complete or (bool(found) and results.comparable(group))
-        figure = draw(group)
-        if figure is None:
-            continue
-        parts.append(figure)
-        lacking = [n for n in experiment.networks_at(group.budget) if n not in found]
-        if lacking:
-            text = f"Not run yet with this budget: {', '.join(map(network_title, lacking))}"
-            parts.append(experiment.missing(text, group.budget))
-    if not complete:
-        parts.append(experiment.missing("Not run at the paper's length yet"))
+
+    def parts(experiment: Experiment, results: Results) -> list[Part]:
+        held = results.groups_with(kind, cifar=experiment.needs == "cifar10")
+        if not held and not wide:
+            return []
+        compared = tables.comparison(results, experiment.id, caption, held, wide=wide)
+        lacking = tables.lacking(results, experiment.id, experiment.groups(results))
+        return [compared, *_not_run(experiment, lacking)]
+
     return parts
-
-
-def _table(
-    experiment: Experiment, results: Results, caption: str, kind: str, *, wide: bool = True
-) -> list[Part]:
-    """The paper's table of the same name with our results, and a line about missing rows."""
-    groups = experiment.groups(results)
-    held = results.groups_with(kind, cifar=experiment.needs == "cifar10")
-    parts: list[Part] = [tables.comparison(results, experiment.id, caption, held, wide=wide)]
-    lacking = tables.lacking(results, experiment.id, groups)
-    return parts + _not_run(experiment, lacking)
 
 
 def _not_run(experiment: Experiment, rows: Sequence[str]) -> list[Part]:
@@ -215,270 +200,263 @@ def _not_run(experiment: Experiment, rows: Sequence[str]) -> list[Part]:
     return [experiment.missing(text)] if rows else []
 
 
-def _table_section(
-    title: str, caption: str, kind: str
-) -> Callable[[Experiment, Results], list[Section]]:
-    def report(experiment: Experiment, results: Results) -> list[Section]:
-        return [Section(title, _table(experiment, results, caption, kind))]
+def curves(caption: str, *panels: CurvePanel, dashed: bool = False) -> PartMaker:
+    """A figure of training curves for each group, see `figures.curves`."""
 
-    return report
+    def draw(experiment: Experiment, results: Results, group: Group) -> Figure | None:
+        return figures.curves(
+            results, group, experiment.id, caption=caption, panels=panels, dashed=dashed
+        )
 
-
-def _curve_section(
-    title: str, caption: str, panels: Sequence[CurvePanel], *, dashed: bool = False
-) -> Callable[[Experiment, Results], list[Section]]:
-    """A section with a figure of training curves."""
-
-    def report(experiment: Experiment, results: Results) -> list[Section]:
-        def draw(group: Group) -> Figure | None:
-            return figures.curves(
-                results, group, experiment.id, caption=caption, panels=panels, dashed=dashed
-            )
-
-        return [Section(title, _drawn(experiment, results, draw))]
-
-    return report
+    return drawn(draw)
 
 
-def _fixed_section(
-    title: str, table: Callable[[], Table]
-) -> Callable[[Experiment, Results], list[Section]]:
-    return lambda experiment, results: [Section(title, [table()])]
+def drawn(
+    draw: Callable[[Experiment, Results, Group], Figure | None], kind: str = "training"
+) -> PartMaker:
+    """A figure for each group, and lines about the networks that are missing.
+
+    Args:
+        draw: makes the figure of a group; None if there are no results for it.
+        kind: of the results in the figure.
+    """
+
+    def parts(experiment: Experiment, results: Results) -> list[Part]:
+        made: list[Part] = []
+        complete = False
+        for group in experiment.groups(results):
+            found = [n for n in experiment.networks if results.runs(group, n, kind)]
+            complete = complete or (bool(found) and results.comparable(group))
+            figure = draw(experiment, results, group)
+            if figure is None:
+                continue
+            made.append(figure)
+            lacking = [n for n in experiment.networks_at(group.budget) if n not in found]
+            if lacking:
+                text = f"Not run yet with this budget: {', '.join(map(network_title, lacking))}"
+                made.append(experiment.missing(text, group.budget))
+        if not complete:
+            made.append(experiment.missing("Not run at the paper's length yet"))
+        return made
+
+    return parts
 
 
-# Figure 4 and Table 2, which share a section
-
-PLAIN_AND_RESIDUAL = "Table 2 and Figure 4: plain and residual networks on photographs"
-FIGURE_4 = _curve_section(
-    PLAIN_AND_RESIDUAL,
-    "Figure 4. Thin: training error. Bold: error of centre crops of the validation images.",
-    [CurvePanel("plain", PLAIN_18_34), CurvePanel("ResNet, option A", RESIDUAL_18_34)],
-)
+def _against_base(results: Results, variant: Group) -> list[Part]:
+    figure = figures.against_base(results, variant)
+    return [] if figure is None else [figure]
 
 
-def _report_figure4(experiment: Experiment, results: Results) -> list[Section]:
-    sections = FIGURE_4(experiment, results)
-    if results.groups_with("training", cifar=False):
-        parts = _table(experiment, results, "Figure 4 in numbers", "training", wide=False)
-        sections.append(Section(PLAIN_AND_RESIDUAL, parts))
-    return sections
+# Figure 6: its numbers at the end of the training
 
 
-# Figure 6
-
-FIGURE_6 = _curve_section(
-    "Figure 6: trainings on CIFAR-10",
-    "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. A depth has the same colour "
-    "in all panels.",
-    [
-        CurvePanel("plain", PLAIN),
-        CurvePanel("ResNet", RESIDUAL),
-        CurvePanel("ResNet-110 and ResNet-1202", (RESIDUAL[-1], THOUSAND), zoom=(3.5, 6.4)),
-    ],
-    dashed=True,
-)
-
-
-def _report_figure6(experiment: Experiment, results: Results) -> list[Section]:
-    (section,) = FIGURE_6(experiment, results)
+def _readings(experiment: Experiment, results: Results) -> list[Part]:
     caption = "Figure 6 in numbers, the paper's read off the plot"
     groups = results.groups_with("training", cifar=True)
     columns = ("test", "train", "error")
-    table = tables.comparison(results, "fig6", caption, groups, columns=columns)
-    return [Section(section.title, [*section.parts, table])]
+    return [tables.comparison(results, "fig6", caption, groups, columns=columns)]
 
 
 # Section 4.2: 110 layers without warm-up, and without shortcuts
 
 
-def _start_jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
+def _start_jobs(setup: Setup, seed: int) -> list[Job]:
     # The short budget warms up by a rising rate.
     no_warmup = ("schedule.gentle_start.from_depth=100_000", "schedule.warmup=0")
     return [
-        setup.on_cifar10("cifar-plain110", seed),
-        setup.on_cifar10("cifar-resnet110", seed),
-        setup.on_cifar10("cifar-resnet110", seed, variant="no-warmup", settings=no_warmup),
+        setup.training("cifar-plain110", seed),
+        setup.training("cifar-resnet110", seed),
+        setup.training("cifar-resnet110", seed, variant="no-warmup", settings=no_warmup),
     ]
 
 
-def _report_start(experiment: Experiment, results: Results) -> list[Section]:
-    sections = []
+def _start_parts(experiment: Experiment, results: Results) -> list[Part]:
+    parts: list[Part] = []
     for variant in results.groups(variant=True):
         if variant.variant == "no-warmup" and results.runs(variant):
-            parts: list[Part] = [tables.against_base(results, variant)]
-            parts += _optional(figures.against_base(results, variant))
-            sections.append(Section(f"Variant: no warmup ({variant.base})", parts))
-    return sections
-
-
-def _optional(figure: Figure | None) -> list[Part]:
-    return [] if figure is None else [figure]
+            parts += [tables.against_base(results, variant), *_against_base(results, variant)]
+    return parts
 
 
 # Figure 7, and signals through the layers
 
 
-def _responses_jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
-    return [Responses(setup.on_cifar10(network, seed)) for network in experiment.networks]
+def _responses_figure(experiment: Experiment, results: Results, group: Group) -> Figure | None:
+    return figures.responses(results, group, experiment.networks)
 
 
-def _report_responses(experiment: Experiment, results: Results) -> list[Section]:
-    def draw(group: Group) -> Figure | None:
-        return figures.responses(results, group, experiment.networks)
-
-    parts = _drawn(experiment, results, draw, "responses")
-    if results.groups_with("responses", cifar=True):
-        parts += _table(experiment, results, "Figure 7 in numbers", "responses", wide=False)
-    return [Section("Figure 7: responses of the layers", parts)]
-
-
-def _signals_jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
+def _signals(setup: Setup, network: str, seed: int) -> Job:
     steps = {"full": (0, 400, 4000), "short": (0, 100, 400), "smoke": (0, 4)}[setup.budget]
-    return [Signals(setup.on_cifar10(n, seed), steps=steps) for n in experiment.networks]
+    return Signals(setup.training(network, seed), steps=steps)
 
 
-def _report_signals(experiment: Experiment, results: Results) -> list[Section]:
+def _signals_parts(experiment: Experiment, results: Results) -> Sequence[Part]:
     groups = [*results.groups(), *results.groups(variant=True)]
-    drawn = [part for group in groups for part in _optional(figures.signals(results, group))]
-    parts = drawn or [experiment.missing("Not run yet")]
-    return [Section("Signals through the layers", parts)]
+    made = [figure for group in groups if (figure := figures.signals(results, group))]
+    return made or [experiment.missing("Not run yet")]
 
 
 # The introduction: deeper networks with the same outputs, trained further
 
 
-def _deepened_jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
+def _deepened_jobs(setup: Setup, seed: int) -> list[Job]:
     jobs: list[Job] = []
     for shallow, deep in ((PLAIN[0], PLAIN[-1]), (RESIDUAL[0], RESIDUAL[3])):
-        trained = setup.on_cifar10(shallow, seed)
+        trained = setup.training(shallow, seed)
         deeper = Deepen(trained, to=deep)
-        further = setup.on_cifar10(deep, seed, variant="deepened", init=deeper)
-        jobs += [trained, setup.on_cifar10(deep, seed), deeper, further]
+        further = setup.training(deep, seed, variant="deepened", init=deeper)
+        jobs += [trained, setup.training(deep, seed), deeper, further]
     return jobs
 
 
-def _report_deepened(experiment: Experiment, results: Results) -> list[Section]:
+def _deepened_parts(experiment: Experiment, results: Results) -> list[Part]:
     parts: list[Part] = []
     for variant in results.groups(variant=True):
         if results.runs(variant, kind="deepened"):
-            parts.append(tables.deepening(results, variant))
-            parts += _optional(figures.against_base(results, variant))
-    parts = parts or [experiment.missing("Not run yet")]
-    return [Section("Deeper by construction", parts)]
+            parts += [tables.deepening(results, variant), *_against_base(results, variant)]
+    return parts or [experiment.missing("Not run yet")]
 
 
 # The authors' follow-up: pre-activation
 
 
-def _report_preactivation(experiment: Experiment, results: Results) -> list[Section]:
+def _preactivation_parts(experiment: Experiment, results: Results) -> list[Part]:
     parts: list[Part] = []
     for cifar, data, kind in ((True, "CIFAR", "training"), (False, "ImageNet", "test")):
-        columns = dict.fromkeys(n.column for n in numbers("preact") if n.data.startswith(data))
+        columns = [n.column for n in numbers("preact") if n.data.startswith(data)]
         caption = f"The follow-up's networks with pre-activation, {data}"
         held = results.groups_with(kind, cifar=cifar)
-        parts.append(
-            tables.comparison(results, "preact", caption, held, columns=list(columns), wide=False)
-        )
+        compared = tables.comparison(results, "preact", caption, held, columns=columns, wide=False)
+        parts.append(compared)
         if cifar:
             groups = experiment.groups(results)
-            lacking = tables.lacking(results, "preact", groups, list(columns))
-            parts += _not_run(experiment, lacking)
-    return [Section("Pre-activation", parts)]
+            parts += _not_run(experiment, tables.lacking(results, "preact", groups, columns))
+    return parts
 
 
 # Table 5
 
 
-def _ensemble_jobs(experiment: Experiment, setup: Setup, seed: int) -> list[Job]:
+def _ensemble_jobs(setup: Setup, seed: int) -> list[Job]:
     """Six models of different depths, two of them of 152 layers."""
-    trained = [setup.on_photos(name, seed) for name in experiment.networks]
-    trained.append(setup.on_photos("resnet152", seed + 1000))
+    trained = [setup.training(name, seed) for name in ENSEMBLE]
+    trained.append(setup.training("resnet152", seed + 1000))
     return [Ensemble(tuple(Evaluation(t, views="dense") for t in trained))]
 
 
+PLAIN_AND_RESIDUAL = "Table 2 and Figure 4: plain and residual networks on photographs"
+
 EXPERIMENTS = (
     Experiment(
-        id="table1", title="architectures and their cost", order=1,
-        report=_fixed_section("Table 1: architectures", tables.architectures),
+        id="table1", title="architectures and their cost",
+        section="Table 1: architectures", order=1,
+        parts=[lambda experiment, results: [tables.architectures()]],
     ),
     Experiment(
-        id="complexity", title="parameters and multiply-adds", order=99,
-        report=_fixed_section("Complexity of the networks", tables.complexity),
+        id="complexity", title="parameters and multiply-adds",
+        section="Complexity of the networks", order=99,
+        parts=[lambda experiment, results: [tables.complexity()]],
     ),
     Experiment(
-        id="fig1", title="degradation: plain 20 and 56", needs="cifar10", order=2,
-        networks=(PLAIN[0], PLAIN[-1]), jobs_of_seed=_train_on_cifar10,
-        report=_curve_section(
-            "Figure 1: degradation",
+        id="fig1", title="degradation: plain 20 and 56", needs="cifar10",
+        networks=(PLAIN[0], PLAIN[-1]),
+        section="Figure 1: degradation", order=2,
+        parts=[curves(
             "Figure 1. Plain networks on CIFAR-10: training error (left) and test error (right).",
-            [
-                CurvePanel("training error", (PLAIN[0], PLAIN[-1]), "training"),
-                CurvePanel("test error", (PLAIN[0], PLAIN[-1]), "test"),
-            ],
-        ),
+            CurvePanel("training error", (PLAIN[0], PLAIN[-1]), "training"),
+            CurvePanel("test error", (PLAIN[0], PLAIN[-1]), "test"),
+        )],
     ),
     Experiment(
-        id="fig6", title="CIFAR-10 curves", needs="cifar10", order=9,
-        networks=(*PLAIN, *RESIDUAL, THOUSAND), jobs_of_seed=_train_on_cifar10,
-        report=_report_figure6,
+        id="fig6", title="CIFAR-10 curves", needs="cifar10",
+        networks=(*PLAIN, *RESIDUAL, THOUSAND),
+        section="Figure 6: trainings on CIFAR-10", order=9,
+        parts=[curves(
+            "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. A depth has the same "
+            "colour in all panels.",
+            CurvePanel("plain", PLAIN),
+            CurvePanel("ResNet", RESIDUAL),
+            CurvePanel("ResNet-110 and ResNet-1202", (RESIDUAL[-1], THOUSAND), zoom=(3.5, 6.4)),
+            dashed=True,
+        ), _readings],
     ),
     Experiment(
-        id="table6", title="CIFAR-10 errors", needs="cifar10", order=8,
+        id="table6", title="CIFAR-10 errors", needs="cifar10",
         networks=(*RESIDUAL, THOUSAND, "cifar-highway19", "cifar-highway32"),
-        jobs_of_seed=_train_on_cifar10,
-        report=_table_section("Table 6: CIFAR-10", "Table 6", "training"),
+        section="Table 6: CIFAR-10", order=8,
+        parts=[table("Table 6", "training")],
     ),
     Experiment(
-        id="start", title="section 4.2: 110 layers", needs="cifar10", order=14,
+        id="start", title="section 4.2: 110 layers", needs="cifar10",
         networks=("cifar-plain110", "cifar-resnet110"), jobs_of_seed=_start_jobs,
-        report=_report_start,
+        section="Section 4.2: 110 layers without warm-up", order=14,
+        parts=[_start_parts],
     ),
     Experiment(
-        id="fig7", title="layer responses", needs="cifar10", order=10,
-        networks=(*TWENTY_AND_56, "cifar-resnet110"), jobs_of_seed=_responses_jobs,
-        report=_report_responses,
+        id="fig7", title="layer responses", needs="cifar10",
+        networks=(*TWENTY_AND_56, "cifar-resnet110"),
+        job=lambda setup, network, seed: Responses(setup.training(network, seed)),
+        section="Figure 7: responses of the layers", order=10,
+        parts=[
+            drawn(_responses_figure, "responses"),
+            table("Figure 7 in numbers", "responses", wide=False),
+        ],
     ),
     Experiment(
-        id="signals", title="signals, gradients by layer", needs="cifar10", order=11, once=True,
-        networks=TWENTY_AND_56, jobs_of_seed=_signals_jobs, report=_report_signals,
+        id="signals", title="signals, gradients by layer", needs="cifar10",
+        networks=TWENTY_AND_56, job=_signals, once=True,
+        section="Signals through the layers", order=11,
+        parts=[_signals_parts],
     ),
     Experiment(
-        id="deepened", title="the constructed solution", needs="cifar10", order=12,
-        networks=TWENTY_AND_56, jobs_of_seed=_deepened_jobs, report=_report_deepened,
+        id="deepened", title="the constructed solution", needs="cifar10",
+        networks=TWENTY_AND_56, jobs_of_seed=_deepened_jobs,
+        section="Deeper by construction", order=12,
+        parts=[_deepened_parts],
     ),
     Experiment(
-        id="preact", title="the follow-up's units", needs="cifar10", order=13,
+        id="preact", title="the follow-up's units", needs="cifar10",
         networks=(
             "cifar-resnet110", "cifar-preact110", "cifar-resnet164-bottleneck", "cifar-preact164",
             "cifar-resnet1001-bottleneck", "cifar-preact1001",
         ),
-        jobs_of_seed=_train_on_cifar10, report=_report_preactivation,
+        section="Pre-activation", order=13,
+        parts=[_preactivation_parts],
     ),
     Experiment(
-        id="fig4", title="ImageNet curves", needs="photos", order=4,
-        networks=(*PLAIN_18_34, *RESIDUAL_18_34), jobs_of_seed=_train_on_photos,
-        report=_report_figure4,
+        id="fig4", title="ImageNet curves", needs="photos",
+        networks=(*PLAIN_18_34, *RESIDUAL_18_34),
+        section=PLAIN_AND_RESIDUAL, order=4,
+        parts=[curves(
+            "Figure 4. Thin: training error. Bold: error of centre crops of the validation images.",
+            CurvePanel("plain", PLAIN_18_34),
+            CurvePanel("ResNet, option A", RESIDUAL_18_34),
+        ), table("Figure 4 in numbers", "training", wide=False)],
     ),
     Experiment(
-        id="table2", title="plain and residual, 18 and 34", needs="photos", order=3,
-        networks=(*PLAIN_18_34, *RESIDUAL_18_34), jobs_of_seed=_test_on_photos("ten-crop"),
-        report=_table_section(PLAIN_AND_RESIDUAL, "Table 2", "test"),
+        id="table2", title="plain and residual, 18 and 34", needs="photos",
+        networks=(*PLAIN_18_34, *RESIDUAL_18_34), job=train_and_test("ten-crop"),
+        section=PLAIN_AND_RESIDUAL, order=3,
+        parts=[table("Table 2", "test")],
     ),
     Experiment(
-        id="table3", title="options A, B, C; 50 to 152", needs="photos", order=5,
+        id="table3", title="options A, B, C; 50 to 152", needs="photos",
         networks=("plain34", "resnet34-a", "resnet34-b", "resnet34-c", *DEEP),
-        jobs_of_seed=_test_on_photos("ten-crop"),
-        report=_table_section("Table 3: shortcuts and depth", "Table 3", "test"),
+        job=train_and_test("ten-crop"),
+        section="Table 3: shortcuts and depth", order=5,
+        parts=[table("Table 3", "test")],
     ),
     Experiment(
-        id="table4", title="single models, dense test", needs="photos", order=6,
-        networks=("resnet34-b", "resnet34-c", *DEEP), jobs_of_seed=_test_on_photos("dense"),
-        report=_table_section("Table 4: single models", "Table 4", "test"),
+        id="table4", title="single models, dense test", needs="photos",
+        networks=ENSEMBLE, job=train_and_test("dense"),
+        section="Table 4: single models", order=6,
+        parts=[table("Table 4", "test")],
     ),
     Experiment(
-        id="table5", title="the ensemble of six", needs="photos", order=7,
-        networks=("resnet34-b", "resnet34-c", *DEEP), jobs_of_seed=_ensemble_jobs,
-        report=_table_section("Table 5: ensembles", "Table 5", "ensemble"),
+        id="table5", title="the ensemble of six", needs="photos",
+        networks=ENSEMBLE, jobs_of_seed=_ensemble_jobs,
+        section="Table 5: ensembles", order=7,
+        parts=[table("Table 5", "ensemble")],
     ),
 )  # fmt: skip
 """All experiments, in the order of `resnets paper list`."""

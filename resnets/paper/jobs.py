@@ -54,18 +54,9 @@ class Workspace:
         """The run folder of a training."""
         return self.runs / key
 
-    def stdout(self, key: str) -> Path:
-        """File with the standard output of a job's command."""
-        return self.runs / f"{key}.out"
-
-    def log(self, key: str) -> Path:
-        """File with the standard error of a job's command."""
-        return self.runs / f"{key}.log"
-
-    def model(self, key: str) -> Path:
-        """The trained network: in the store, else in the run folder."""
-        kept = self.store.weights(key)
-        return kept if kept.exists() else self.run_folder(key) / "model.safetensors"
+    def file(self, key: str, ending: str) -> Path:
+        """A file of a job: `out` and `log` are the standard output and error of its command."""
+        return self.runs / f"{key}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -111,9 +102,9 @@ class Job:
         """How much of an interrupted job is done, from 0 to 1."""
         return 0.0
 
-    def files(self, workspace: Workspace) -> list[Path]:
-        """Files of this job that other jobs read."""
-        return []
+    def file(self, workspace: Workspace) -> Path | None:
+        """The file that other jobs read: a model or scores; None if there is none."""
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the result, as JSON."""
@@ -129,7 +120,7 @@ class Job:
         Raises:
             UserError: if what the command wrote is missing or damaged.
         """
-        path = workspace.stdout(self.key)
+        path = workspace.file(self.key, "out")
         try:
             printed = json.loads(path.read_text(encoding="utf-8"))
             environment = {name: printed.pop(name) for name in ENVIRONMENT if name in printed}
@@ -224,7 +215,7 @@ class Training(Job):
         words = ["train", *self.options()]
         words += ["--out", str(workspace.run_folder(self.key)), "--resume", *self.data.options()]
         if self.init is not None:
-            words += ["--init", str(self.init.model(workspace))]
+            words += ["--init", str(self.init.file(workspace))]
         if self.data.size is not None:
             words += ["--image-size", str(self.data.size)]
         return words
@@ -237,8 +228,10 @@ class Training(Job):
             return {}  # a new run, or a damaged one, whose command prints the error
         return {"OMP_NUM_THREADS": str(threads)}
 
-    def files(self, workspace: Workspace) -> list[Path]:
-        return [workspace.model(self.key)]
+    def file(self, workspace: Workspace) -> Path:
+        """The trained network: in the store, else in the run folder."""
+        kept = workspace.store.weights(self.key)
+        return kept if kept.exists() else workspace.run_folder(self.key) / "model.safetensors"
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -333,19 +326,15 @@ class Evaluation(NetworkJob):
     def name(self) -> str:
         return f"{self.of.name}.{self.views}"
 
-    def scores(self, workspace: Workspace) -> Path:
-        """File with the scores of every image."""
-        return workspace.runs / f"{self.key}.scores"
-
     def arguments(self, workspace: Workspace) -> list[str]:
         assert self.of.data.location is not None
         return [
-            "eval", str(workspace.model(self.of.key)), self.of.data.location, "--views",
-            self.views, "--save-scores", str(self.scores(workspace)), "--json",
+            "eval", str(self.of.file(workspace)), self.of.data.location, "--views",
+            self.views, "--save-scores", str(self.file(workspace)), "--json",
         ]  # fmt: skip
 
-    def files(self, workspace: Workspace) -> list[Path]:
-        return [self.scores(workspace)]
+    def file(self, workspace: Workspace) -> Path:
+        return workspace.file(self.key, "scores")
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "views": self.views}
@@ -371,7 +360,7 @@ class Ensemble(Job):
         return self.tests
 
     def arguments(self, workspace: Workspace) -> list[str]:
-        return ["ensemble", *(str(test.scores(workspace)) for test in self.tests), "--json"]
+        return ["ensemble", *(str(test.file(workspace)) for test in self.tests), "--json"]
 
     def identity(self) -> dict[str, Any]:
         networks = [test.of.network for test in self.tests]
@@ -385,8 +374,7 @@ class Responses(NetworkJob):
     kind = "responses"
 
     def arguments(self, workspace: Workspace) -> list[str]:
-        model = str(workspace.model(self.of.key))
-        return ["responses", model, "--json", *self.of.data.options()]
+        return ["responses", str(self.of.file(workspace)), "--json", *self.of.data.options()]
 
     def values(self, printed: dict[str, Any]) -> dict[str, Any]:
         (model,) = printed["models"]
@@ -436,16 +424,12 @@ class Deepen(NetworkJob):
     def name(self) -> str:
         return f"{self.to}-seed{self.of.seed}.start"
 
-    def model(self, workspace: Workspace) -> Path:
-        """The model file of the deeper network."""
-        return workspace.runs / f"{self.key}.safetensors"
-
     def arguments(self, workspace: Workspace) -> list[str]:
-        words = ["deepen", str(workspace.model(self.of.key)), "--to", self.to, "--json"]
-        return [*words, "--out", str(self.model(workspace)), *self.of.data.options()]
+        words = ["deepen", str(self.of.file(workspace)), "--to", self.to, "--json"]
+        return [*words, "--out", str(self.file(workspace)), *self.of.data.options()]
 
-    def files(self, workspace: Workspace) -> list[Path]:
-        return [self.model(workspace)]
+    def file(self, workspace: Workspace) -> Path:
+        return workspace.file(self.key, "safetensors")
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "network": self.to, "from": self.of.network}

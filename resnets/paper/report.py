@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from resnets.paper import document, experiments, tables
-from resnets.paper.claims import claims
+from resnets.paper.claims import CLAIMS
 from resnets.paper.document import Cell, Head, Missing, Page, Part, Record, Section, Table, Text
 from resnets.paper.results import Results
 from resnets.paper.store import Outcome
@@ -114,7 +114,7 @@ def _statements(results: Results) -> list[Part]:
         header = [Head("statement"), Head("section")]
         header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
         rows = []
-        for claim in (claim for claim in claims() if claim.needs == needs):
+        for claim in (claim for claim in CLAIMS if claim.needs == needs):
             verdicts = [claim.check(results, group) for group in groups] or [claim.check(results)]
             states.update(verdict.state for verdict in verdicts)
             cells = [Cell(v.state, note=v.evidence, tone=v.state) for v in verdicts]

@@ -173,25 +173,25 @@ def side_by_side(jobs: Sequence[Job], limit: int | None, launcher: str) -> tuple
 def missing(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
     """The jobs that must still run, prerequisites first.
 
-    A finished job runs again if another needs its files and they were not kept.
+    A finished job runs again if another needs its file and it was not kept.
 
     Raises:
         UserError: if a result file is damaged, or belongs to another job.
     """
     todo: dict[str, Job] = {}
 
-    def add(job: Job, for_its_files: bool) -> None:
+    def add(job: Job, for_its_file: bool) -> None:
         if job.key in todo:
             return
-        complete = not for_its_files or all(path.exists() for path in job.files(workspace))
-        if job.is_finished(workspace.store) and complete:
+        file = job.file(workspace) if for_its_file else None
+        if job.is_finished(workspace.store) and (file is None or file.exists()):
             return
         for need in job.prerequisites:
-            add(need, for_its_files=True)
+            add(need, for_its_file=True)
         todo[job.key] = job
 
     for job in jobs:
-        add(job, for_its_files=False)
+        add(job, for_its_file=False)
     return list(todo.values())
 
 
@@ -217,17 +217,6 @@ def exclusive(workspace: Workspace) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM raises `KeyboardInterrupt`, as Ctrl-C does: the jobs save first."""
-
-    def interrupt(number: int) -> None:
-        raise KeyboardInterrupt
-
-    with handling(interrupt, signal.SIGTERM):
-        yield
 
 
 class JobsFailed(Exception):
@@ -268,7 +257,7 @@ class Runner:
         self._old_log_bytes: dict[str, int] = {}
 
     def run(self, todo: Sequence[Job]) -> None:
-        """Run the jobs that `missing` returned.
+        """Run the jobs that `missing` returned. SIGTERM stops them as Ctrl-C does.
 
         Raises:
             JobsFailed: if jobs failed, after all others have ended.
@@ -276,6 +265,12 @@ class Runner:
             KeyboardInterrupt: after the running jobs have saved their state.
         """
         self._waiting = {job.key: job for job in todo}
+        with handling(_interrupt, signal.SIGTERM):  # replaces a handler that Ray may have set
+            self._run()
+        if self._failed:
+            raise JobsFailed(self._failed)
+
+    def _run(self) -> None:
         try:
             while self._waiting or self._running:
                 self._fill()
@@ -286,8 +281,6 @@ class Runner:
                 self.progress.update(list(self._running.values()))
         finally:
             self.pool.stop()
-        if self._failed:
-            raise JobsFailed(self._failed)
 
     def _fill(self) -> None:
         """Start jobs until `at_once` are running."""
@@ -305,7 +298,7 @@ class Runner:
 
     def _start(self, job: Job) -> None:
         _wait_until_saved(self.workspace.run_folder(job.key))
-        output, log = self.workspace.stdout(job.key), self.workspace.log(job.key)
+        output, log = (self.workspace.file(job.key, ending) for ending in ("out", "log"))
         make_folder(output.parent)
         command = [sys.executable, "-m", "resnets", *job.arguments(self.workspace)]
         self._starts[job.key] = self._starts.get(job.key, 0) + 1
@@ -322,7 +315,7 @@ class Runner:
         elif code == 0:
             self._collect(job)
         else:
-            log = self.workspace.log(job.key)
+            log = self.workspace.file(job.key, "log")
             self._fail(job, _last_line(log, self._old_log_bytes[job.key], code))
 
     def _collect(self, job: Job) -> None:
@@ -337,6 +330,10 @@ class Runner:
     def _fail(self, job: Job, why: str) -> None:
         self._failed[job.key] = why
         self.progress.note(f"{job.key} failed: {why}")
+
+
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
 
 
 def _wait_until_saved(folder: Path) -> None:

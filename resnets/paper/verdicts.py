@@ -143,18 +143,11 @@ def no_worse(one: Sample, than: Sample, what: str) -> Verdict:
     return Verdict(state, f"{what}: {one}, {than}; {worse:+.2f} (noise {half_width:.2f})")
 
 
-def above(sample: Sample, bound: float, what: str) -> Verdict:
-    """Whether a value is clearly above a bound."""
-    half_width = noise(sample)
-    text = f"{what}: {sample} (noise {half_width:.2f}), must be above {bound:g}"
-    return Verdict(state_of(sample.mean - bound, half_width), text)
-
-
-def below(sample: Sample, bound: float, what: str) -> Verdict:
-    """Whether a value is clearly below a bound."""
-    half_width = noise(sample)
-    text = f"{what}: {sample} (noise {half_width:.2f}), must be below {bound:g}"
-    return Verdict(state_of(bound - sample.mean, half_width), text)
+def bounded(sample: Sample, side: Literal["above", "below"], bound: float, what: str) -> Verdict:
+    """Whether a value is clearly above or below a bound."""
+    half_width, excess = noise(sample), sample.mean - bound
+    text = f"{what}: {sample} (noise {half_width:.2f}), must be {side} {bound:g}"
+    return Verdict(state_of(excess if side == "above" else -excess, half_width), text)
 
 
 def not_run(names: Sequence[str]) -> Verdict:

@@ -36,7 +36,7 @@ NEWEST = 10
 """Number of the newest trainings from which the speed of the machine is taken."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `paper list` and `paper run`.
 
@@ -50,13 +50,13 @@ class Options:
         runs: folder for run folders and other files of jobs.
     """
 
-    budget: str = "full"
-    seeds: int = 1
+    budget: str
+    seeds: int
     only: tuple[str, ...] = ()
-    data: str | None = None
-    image_size: int | None = None
-    results: Path = Path("results/paper")
-    runs: Path = Path("runs/paper")
+    data: str | None
+    image_size: int | None
+    results: Path
+    runs: Path
 
     @property
     def workspace(self) -> Workspace:

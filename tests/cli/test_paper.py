@@ -9,8 +9,9 @@ import pytest
 
 from resnets.data import cifar10
 from resnets.paper import experiments, runner
-from resnets.paper.document import Section, Text
+from resnets.paper.document import Text
 from resnets.paper.experiments import Experiment
+from resnets.paper.jobs import Responses
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 from tests.paper.conftest import InProcess
@@ -20,9 +21,8 @@ SMALL = ("iterations=4", "schedule.warmup=2", "batch=50", "test_every=2", "log_e
 
 def cifar_experiment(name, title, *networks):
     return Experiment(
-        id=name, title=title, needs="cifar10", networks=networks,
-        jobs_of_seed=experiments._train_on_cifar10,
-    )  # fmt: skip
+        id=name, title=title, needs="cifar10", networks=networks, section="x", parts=[]
+    )
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def photos(monkeypatch, small, tmp_path):
     """A second experiment, of one small network, and photographs for it."""
     one = Experiment(
         id="one", title="a test", needs="photos", networks=("resnet18-a",),
-        jobs_of_seed=experiments._test_on_photos("ten-crop"),
+        job=experiments.train_and_test("ten-crop"), section="x", parts=[],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, one))
     settings = ("epochs=1", "batch=4", "test_every=1", "log_every=1", "recompute_bn=0", "limit=4")
@@ -200,14 +200,14 @@ def test_it_is_said_when_a_training_is_repeated_for_its_model(resnets, small, mo
     pair = experiments.EXPERIMENTS
     one = Experiment(
         id="one", title="responses", needs="cifar10", networks=("cifar-resnet8",),
-        jobs_of_seed=experiments._responses_jobs,
+        job=toy_job, section="x", parts=[],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*pair, one))
     smoke = ("--budget", "smoke")
     assert resnets("paper", "run", "pair", *smoke)[0] == 0
     code, out, _ = resnets("paper", "run", "one", *smoke, "--runs", "others")
     assert code == 0
-    assert "cifar-resnet8-seed0 runs again: other jobs need its files" in out
+    assert "cifar-resnet8-seed0 runs again: other jobs need its model or scores" in out
     code, out, _ = resnets("paper", "run", "one", *smoke)
     assert code == 0
     assert "again" not in out
@@ -248,19 +248,23 @@ def test_only_may_name_networks_of_any_of_the_experiments(resnets, small, monkey
     assert "(2 of 2 done)" in out
 
 
-def toy_report(experiment, results):
+def toy_job(setup, network, seed):
+    return Responses(setup.training(network, seed))
+
+
+def toy_parts(experiment, results):
     lines = [
         Text(f"{group}: {sum(run.responses()):.1f} of {run.network}")
         for group in experiment.groups(results)
         for run in results.runs(group, kind="responses")
     ]
-    yield Section("A toy experiment", lines or [experiment.missing("Not run yet")])
+    return lines or [experiment.missing("Not run yet")]
 
 
 def test_an_experiment_is_defined_in_one_place(resnets, small, monkeypatch, tmp_path):
     toy = Experiment(
         id="toy", title="sums of responses", needs="cifar10", networks=("cifar-plain8",), once=True,
-        jobs_of_seed=experiments._responses_jobs, report=toy_report,
+        job=toy_job, section="A toy experiment", parts=[toy_parts],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, toy))
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from resnets.models import zoo
-from resnets.paper import claims as claims_module
-from resnets.paper.claims import claims
+from resnets.paper import claims
+from resnets.paper.claims import CLAIMS
 from resnets.paper.numbers import complexities
 from resnets.paper.results import Results
 from resnets.paper.store import Group, Outcome
 from resnets.paper.verdicts import Sample, noise
 from resnets.support.errors import UserError
 
-BY_ID = {claim.id: claim for claim in claims()}
+BY_ID = {claim.id: claim for claim in CLAIMS}
 CIFAR, PHOTOS = Group.of_folder("cifar10-short"), Group.of_folder("dogs-64-short")
 FULL = Group.of_folder("cifar10-full")
 
@@ -219,8 +219,8 @@ CASES = {
 
 
 def test_every_statement_that_needs_runs_has_its_cases():
-    assert set(CASES) == {claim.id for claim in claims() if claim.needs != "nothing"}
-    assert len(BY_ID) == len(claims())
+    assert set(CASES) == {claim.id for claim in CLAIMS if claim.needs != "nothing"}
+    assert len(BY_ID) == len(CLAIMS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -351,7 +351,7 @@ def test_thin_compares_with_printed_errors_at_full_length_only():
 
 
 def test_counted_statements_hold_for_our_networks():
-    for claim in claims():
+    for claim in CLAIMS:
         if claim.needs == "nothing":
             assert verdict_of(claim, []).state == "holds", claim.id
     assert "18.6 %" in verdict_of(BY_ID["cost-34"], []).evidence
@@ -362,7 +362,7 @@ def test_counted_statements_hold_for_our_networks():
 def test_counted_statements_would_fail_for_others(name, network, monkeypatch):
     rows = complexities()
     rows[network] = replace(rows[network], multiply_adds=20 * 10**9)
-    monkeypatch.setattr(claims_module, "complexities", lambda: rows)
+    monkeypatch.setattr(claims, "complexities", lambda: rows)
     assert verdict_of(BY_ID[name], []).state == "does not hold"
 
 
@@ -374,7 +374,7 @@ def test_the_networks_asked_for_are_in_the_zoo():
             asked.add(network)
             return super().runs(group, network, *args, **kwargs)
 
-    for claim in claims():
+    for claim in CLAIMS:
         claim.judge(Asking([]), CIFAR)
     assert {"cifar-resnet1202", "resnet152"} < asked
     for name in asked - {"cifar-highway19"}:

@@ -112,7 +112,7 @@ def test_a_failure_stops_neither_the_others_nor_is_forgotten(workspace, pool):
         run([bad, Responses(bad), small()], workspace, pool, watch)
     assert list(failure.value.jobs) == [bad.key, Responses(bad).key]
     assert "not a run folder" in failure.value.jobs[bad.key]
-    assert str(workspace.log(bad.key)) in failure.value.jobs[bad.key]
+    assert str(workspace.file(bad.key, "log")) in failure.value.jobs[bad.key]
     assert watch.results == [small().key]
     assert pool.stopped
 
@@ -303,11 +303,11 @@ def test_photographs_get_a_gpu_each(monkeypatch):
     networks = ("resnet18-a", "resnet34-a", "plain18", "plain34")
     on = DataSet("photos", "photos", "x", 100, 64)
     setup = Setup("full", 1, on)
-    todo = [setup.on_photos(network, 0) for network in networks]
+    todo = [setup.training(network, 0) for network in networks]
     assert runner.side_by_side(todo, None, "local")[0] == 2
     assert runner.side_by_side(todo, 3, "local")[0] == 3
     cifar = replace(setup, data=DataSet("cifar10", None, "50k/10k", 100))
-    todo = [cifar.on_cifar10("cifar-resnet20", seed) for seed in range(9)]
+    todo = [cifar.training("cifar-resnet20", seed) for seed in range(9)]
     assert runner.side_by_side(todo, None, "local")[0] == 8
 
 
