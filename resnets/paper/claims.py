@@ -1,6 +1,6 @@
 """The paper's statements about depth and shortcuts, each with a check against the results.
 
-`resnets.paper.verdicts` says how a difference is told from noise.
+`resnets.paper.verdicts` says how a difference is distinguished from noise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The paper's tables and figures as experiments.
 
-An experiment is defined in one place: its jobs, its networks and its sections of the report. It
-is added to `EXPERIMENTS`; then `resnets paper list`, `run` and `report` have it.
+An entry of `EXPERIMENTS` defines an experiment: its networks, its jobs and its section of the
+report. With it, `resnets paper list`, `run` and `report` include the experiment.
 """
 
 from __future__ import annotations
@@ -96,9 +96,15 @@ class Setup:
         recipe, own = recipes[self.budget]
         small = self.data.size is not None and self.data.size <= SMALL_IMAGES
         return Training(
-            network + ("-small" if small else ""), recipe, self.data, self.budget, seed,
-            (*own, *settings), variant=variant, init=init,
-        )  # fmt: skip
+            network=network + ("-small" if small else ""),
+            recipe=recipe,
+            data=self.data,
+            budget=self.budget,
+            seed=seed,
+            settings=(*own, *settings),
+            variant=variant,
+            init=init,
+        )
 
 
 def train(setup: Setup, network: str, seed: int) -> Job:

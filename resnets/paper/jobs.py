@@ -95,7 +95,7 @@ class Job:
         raise NotImplementedError
 
     def environment(self, workspace: Workspace) -> dict[str, str]:
-        """Environment variables that this command needs, in place of the common ones."""
+        """Environment variables for this command; they override the common ones."""
         return {}
 
     def fraction_done(self, workspace: Workspace) -> float:

@@ -85,7 +85,7 @@ class Outcome:
         group: the results that it can be compared with.
         name: of its file in the group's folder, without ending: `cifar-plain56-seed0`.
         kind: `training`, `test`, `ensemble`, `responses`, `signals` or `deepened`.
-        identity: the arguments of the job, by which it is told from other jobs.
+        identity: the arguments of the job, which distinguish it from other jobs.
         values: the measurements; their keys depend on the kind.
         provenance: command, hardware, versions, time.
     """

@@ -129,7 +129,7 @@ def test_without_results_there_is_no_report(resnets):
 def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
     """Ray's own handler ends the command with a dump and saves nothing."""
 
-    def rude(gpus):
+    def replace_handler(gpus):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return small
 
@@ -137,9 +137,9 @@ def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
         assert callable(signal.getsignal(signal.SIGTERM)), "this process would die"
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner, "LocalPool", rude)
+    monkeypatch.setattr(runner, "LocalPool", replace_handler)
     monkeypatch.setattr(small, "start", interrupted)
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not heard"))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not handled"))
     try:
         code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke")
     finally:

@@ -366,18 +366,18 @@ def test_counted_statements_would_fail_for_others(name, network, monkeypatch):
     assert verdict_of(BY_ID[name], []).state == "does not hold"
 
 
-def test_the_networks_asked_for_are_in_the_zoo():
-    asked = set()
+def test_the_networks_of_all_statements_are_in_the_zoo():
+    used = set()
 
-    class Asking(Results):
+    class Recording(Results):
         def runs(self, group, network=None, *args, **kwargs):
-            asked.add(network)
+            used.add(network)
             return super().runs(group, network, *args, **kwargs)
 
     for claim in CLAIMS:
-        claim.judge(Asking([]), CIFAR)
-    assert {"cifar-resnet1202", "resnet152"} < asked
-    for name in asked - {"cifar-highway19"}:
+        claim.judge(Recording([]), CIFAR)
+    assert {"cifar-resnet1202", "resnet152"} < used
+    for name in used - {"cifar-highway19"}:
         zoo.architecture(name)
 
 
@@ -386,3 +386,17 @@ def test_a_damaged_result_is_one_line():
     del run.values["train_error"]
     with pytest.raises(UserError, match=r"seed0\.json: the result holds no whole 'train_error'"):
         verdict_of(BY_ID["plain-depth"], [run], CIFAR)
+
+
+@pytest.mark.parametrize("key", ["forward", "gradient"])
+def test_a_layer_without_a_signal_is_damage(key):
+    (run, *_) = signals(key, (0.5, 0.5))
+    run.values["steps"]["100"][1] = {}
+    statement = {"forward": "signals-forward", "gradient": "signals-backward"}[key]
+    with pytest.raises(UserError, match=f"holds no whole 'steps, {key}'"):
+        verdict_of(BY_ID[statement], [run], CIFAR)
+
+
+def test_without_results_a_statement_names_the_networks_to_run():
+    verdict = verdict_of(BY_ID["plain-34-training"], [])
+    assert (verdict.state, verdict.evidence) == ("not run", "not run: plain18, plain34")

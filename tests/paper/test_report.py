@@ -1,4 +1,4 @@
-"""The report: the paper beside our results, as HTML and Markdown."""
+"""The report: the paper's numbers next to our results, as HTML and Markdown."""
 
 import json
 import re
@@ -21,14 +21,14 @@ class Checker(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.ids, self.links, self.words = [], [], [], []
-        self.outside = []
+        self.external = []
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.ids += [attributes["id"]] if "id" in attributes else []
         for name in ("href", "src", "srcset", "data", "action"):
             if attributes.get(name):
-                (self.links if tag in ("a", "use") else self.outside).append(attributes[name])
+                (self.links if tag in ("a", "use") else self.external).append(attributes[name])
         if tag not in EMPTY:
             self.open.append(tag)
 
@@ -80,7 +80,7 @@ def test_the_page_is_whole_and_fetches_nothing(everything):
     html = (out / "report.html").read_text()
     checker = checked(html)
     assert len(checker.ids) == len(set(checker.ids))
-    assert checker.outside == []
+    assert checker.external == []
     assert "http" not in html
     assert "<script" not in html
     for link in checker.links:
