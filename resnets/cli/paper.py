@@ -138,7 +138,7 @@ def run(
     keys = {job.key for job in wanted}
     done = len(keys - {job.key for job in todo})
     if done:
-        print(f"{done} of {len(keys)} results are there already")
+        print(f"{done} of {len(keys)} results exist already")
     for job in todo:
         if job.is_finished(workspace.store):
             print(f"{job.key} runs again: other jobs need its model or scores, which were not kept")

@@ -21,6 +21,7 @@ from resnets.paper.verdicts import (
     Verdict,
     all_of,
     bounded,
+    holds_if,
     no_worse,
     noise,
     not_run,
@@ -92,19 +93,19 @@ class Claim:
 # Checks of several statements
 
 
-def training_rises(*networks: str) -> Check:
+def _training_rises(*networks: str) -> Check:
     """The training error rises in this order of networks."""
     return lambda results, group: rising(
         results.training_errors(group, networks), networks, "training error"
     )
 
 
-def test_rises(*networks: str) -> Check:
+def _test_rises(*networks: str) -> Check:
     """The test error rises in this order of networks."""
     return lambda results, group: rising(results.errors(group, networks), networks, "test error")
 
 
-def responses_rise(*networks: str) -> Check:
+def _responses_rise(*networks: str) -> Check:
     """The mean response over the layers rises in this order of networks."""
 
     def check(results: Results, group: Group) -> Verdict:
@@ -116,12 +117,12 @@ def responses_rise(*networks: str) -> Check:
     return check
 
 
-def both_rise(*networks: str) -> Check:
+def _both_rise(*networks: str) -> Check:
     """The training and the test error rise in this order of networks."""
-    return each(training_rises(*networks), test_rises(*networks))
+    return _each(_training_rises(*networks), _test_rises(*networks))
 
 
-def each(*checks: Check) -> Check:
+def _each(*checks: Check) -> Check:
     """All of several checks."""
     return lambda results, group: all_of(check(results, group) for check in checks)
 
@@ -133,23 +134,22 @@ def _lacking(networks: Sequence[str], samples: Sequence[Sample | None]) -> list[
 # Counted, not run
 
 
-def cost_of_34(results: Results, group: Group) -> Verdict:
+def _cost_of_34(results: Results, group: Group) -> Verdict:
     counted = complexities()
     share = 100 * counted["resnet34-a"].multiply_adds / counted["vgg19"].multiply_adds
     printed = {n.row: n.value for n in numbers("table1")}
     ratio = 100 * printed["34-layer"] / printed["VGG-19"]
     text = f"{share:.1f} % of VGG-19's multiply-adds by our count, {ratio:.1f} % as printed"
-    return Verdict("holds" if abs(share - 18) < 1 else "does not hold", text)
+    return holds_if(abs(share - 18) < 1, text)
 
 
-def cost_of_152(results: Results, group: Group) -> Verdict:
+def _cost_of_152(results: Results, group: Group) -> Verdict:
     cost = {name: complexities()[name].multiply_adds for name in ("resnet152", "vgg16", "vgg19")}
     text = ", ".join(f"{name} {count / 1e9:.1f} G" for name, count in cost.items())
-    lowest = min(cost.values()) == cost["resnet152"]
-    return Verdict("holds" if lowest else "does not hold", f"multiply-adds: {text}")
+    return holds_if(min(cost.values()) == cost["resnet152"], f"multiply-adds: {text}")
 
 
-def equal_counterparts(results: Results, group: Group) -> Verdict:
+def _equal_counterparts(results: Results, group: Group) -> Verdict:
     counted = complexities()
     pairs = [(f"plain{depth}", f"resnet{depth}-a") for depth in (18, 34)]
     pairs += [(f"cifar-plain{depth}", f"cifar-resnet{depth}") for depth in (20, 32, 44, 56, 110)]
@@ -158,9 +158,9 @@ def equal_counterparts(results: Results, group: Group) -> Verdict:
         return counted[name].layers, counted[name].parameters, counted[name].multiply_adds
 
     unequal = [f"{plain} and {other}" for plain, other in pairs if facts(plain) != facts(other)]
-    if unequal:
-        return Verdict("does not hold", f"unequal: {', '.join(unequal)}")
-    return Verdict("holds", f"equal layers, parameters and multiply-adds in {len(pairs)} pairs")
+    text = f"unequal: {', '.join(unequal)}"
+    equal = f"equal layers, parameters and multiply-adds in {len(pairs)} pairs"
+    return holds_if(not unequal, text if unequal else equal)
 
 
 # Introduction: the constructed solution
@@ -170,12 +170,9 @@ def _constructed(results: Results, group: Group, network: str) -> list[Outcome]:
     return results.runs(replace(group, variant="deepened"), network, "deepened")
 
 
-def exists(results: Results, group: Group) -> Verdict:
-    starts = [
-        start
-        for network in ("cifar-plain56", "cifar-resnet56")
-        for start in _constructed(results, group, network)
-    ]
+def _constructed_exists(results: Results, group: Group) -> Verdict:
+    starts = _constructed(results, group, "cifar-plain56")
+    starts += _constructed(results, group, "cifar-resnet56")
     if not starts:
         return not_run(["a deepened network"])
     worst = max(start.number("error") - start.number("shallow_error") for start in starts)
@@ -185,24 +182,21 @@ def exists(results: Results, group: Group) -> Verdict:
         f"largest difference of logits {start.number('difference'):.1e}"
         for start in starts
     ]
-    return Verdict("holds" if worst <= ROUNDING else "does not hold", "; ".join(parts))
+    return holds_if(worst <= ROUNDING, "; ".join(parts))
 
 
-def missed(results: Results, group: Group) -> Verdict:
+def _scratch_is_worse(results: Results, group: Group) -> Verdict:
     """From scratch SGD ends above the constructed solution, which has the shallow error."""
     name = "constructed cifar-plain56"
     starts = _constructed(results, group, "cifar-plain56")
     built = sample(name, [start.number("error") for start in starts])
     (scratch,) = results.errors(group, ["cifar-plain56"])
-    return all_of(
-        [
-            rising([built, scratch], [name, "cifar-plain56"], "test error"),
-            training_rises("cifar-plain20", "cifar-plain56")(results, group),
-        ]
-    )
+    test = rising([built, scratch], [name, "cifar-plain56"], "test error")
+    training = _training_rises("cifar-plain20", "cifar-plain56")(results, group)
+    return all_of([test, training])
 
 
-def kept(network: str) -> Check:
+def _constructed_is_kept(network: str) -> Check:
     """Training the constructed solution further makes it no worse than the shallow network."""
 
     def check(results: Results, group: Group) -> Verdict:
@@ -219,7 +213,7 @@ def kept(network: str) -> Check:
 # Section 4.1
 
 
-def similar_errors(one: str, other: str) -> Check:
+def _similar_errors(one: str, other: str) -> Check:
     """The test errors of two networks are similar."""
 
     def check(results: Results, group: Group) -> Verdict:
@@ -232,7 +226,7 @@ def similar_errors(one: str, other: str) -> Check:
     return check
 
 
-def faster(results: Results, group: Group) -> Verdict:
+def _residual_is_faster(results: Results, group: Group) -> Verdict:
     """Compare the iterations to the test error that the plain network has half-way.
 
     Test errors fluctuate. So it is clear only if the residual network stays below that error
@@ -289,7 +283,7 @@ def _crossings(run: Outcome, level: float) -> tuple[float, float]:
     return falls[0] if falls else end, falls[-1] if stays else end
 
 
-def options_differ_little(results: Results, group: Group) -> Verdict:
+def _options_differ_little(results: Results, group: Group) -> Verdict:
     names = ("plain34", *OPTIONS)
     samples = results.errors(group, names)
     found = [s for s in samples if s is not None]
@@ -303,7 +297,7 @@ def options_differ_little(results: Results, group: Group) -> Verdict:
     return Verdict(state_of(half_gain - apart, noise(best, worst)), text)
 
 
-def each_layer(key: str, judge: Callable[[list[float]], tuple[bool, str]]) -> Check:
+def _each_layer(key: str, judge: Callable[[list[float]], tuple[bool, str]]) -> Check:
     """A check of the layers of plain networks at each iteration at which they were measured.
 
     Args:
@@ -325,7 +319,7 @@ def each_layer(key: str, judge: Callable[[list[float]], tuple[bool, str]]) -> Ch
                     raise run.damaged(f"steps, {key}")
                 fine, text = judge(values)
                 text = f"{run.network}, iteration {step}: {text}"
-                parts.append(Verdict("holds" if fine else "does not hold", text))
+                parts.append(holds_if(fine, text))
         return all_of([*parts, not_run(lacking)] if lacking else parts)
 
     return check
@@ -343,17 +337,17 @@ def _gradients_healthy(gradients: list[float]) -> tuple[bool, str]:
 # Section 4.2
 
 
-def does_not_train(results: Results, group: Group) -> Verdict:
+def _does_not_train(results: Results, group: Group) -> Verdict:
     (found,) = results.errors(group, ["cifar-plain110"])
     return bounded(found, "above", 60, "test error") if found else not_run(["cifar-plain110"])
 
 
-def thousand_trains(results: Results, group: Group) -> Verdict:
+def _thousand_trains(results: Results, group: Group) -> Verdict:
     (found,) = results.training_errors(group, [THOUSAND])
     return bounded(found, "below", 0.1, "training error") if found else not_run([THOUSAND])
 
 
-def starts_late(results: Results, group: Group) -> Verdict:
+def _starts_late(results: Results, group: Group) -> Verdict:
     """Epochs until the training error is below 90 %, at the full rate from the start."""
     rough = results.runs(replace(group, variant="no-warmup"), "cifar-resnet110")
     if not rough:
@@ -386,7 +380,7 @@ def _epochs(found: Sequence[tuple[float, bool]]) -> str:
     )
 
 
-def similar_without_warmup(results: Results, group: Group) -> Verdict:
+def _similar_without_warmup(results: Results, group: Group) -> Verdict:
     (gentle,) = results.errors(group, ["cifar-resnet110"])
     (rough,) = results.errors(replace(group, variant="no-warmup"), ["cifar-resnet110"])
     if gentle is None or rough is None:
@@ -394,7 +388,7 @@ def similar_without_warmup(results: Results, group: Group) -> Verdict:
     return similar(gentle, rough, "test error")
 
 
-def thin_and_better(results: Results, group: Group) -> Verdict:
+def _thin_and_better(results: Results, group: Group) -> Verdict:
     """Fewer parameters than FitNet and Highway, and a lower error than comparable ones."""
     found, highway = results.errors(group, ["cifar-resnet110", "cifar-highway19"])
     if found is None:
@@ -406,7 +400,7 @@ def thin_and_better(results: Results, group: Group) -> Verdict:
         sizes += f" (Highway-32, with more layers, {thinner.parameters})"
     fewer = all(ours < (n.millions or 0) for n in others)
     text = f"parameters: cifar-resnet110 {ours:.2f}M, {sizes}"
-    parts = [Verdict("holds" if fewer else "does not hold", text)]
+    parts = [holds_if(fewer, text)]
     if highway is not None:
         parts.append(rising([found, highway], [found.name, highway.name], "test error"))
     if group.budget == "full":
@@ -421,81 +415,81 @@ _PAIRS = tuple(zip(RESIDUAL, PLAIN, strict=False))
 CLAIMS = (
     Claim("degradation", "1", "A plain network of 56 layers has a higher training and test error "
           "than one of 20.", "cifar10",
-          both_rise(PLAIN[0], PLAIN[-1])),
+          _both_rise(PLAIN[0], PLAIN[-1])),
     Claim("construction", "1", "A deeper network that is as good as a shallow one exists: its "
-          "added layers are identities.", "cifar10", exists),
+          "added layers are identities.", "cifar10", _constructed_exists),
     Claim("construction-missed", "1", "From scratch, SGD finds a worse solution for the deeper "
-          "plain network than the constructed one.", "cifar10", missed),
+          "plain network than the constructed one.", "cifar10", _scratch_is_worse),
     Claim("construction-kept-plain", "1, our question", "Trained further with SGD, the "
           "constructed plain network ends no worse than the shallow one.", "cifar10",
-          kept("cifar-plain56")),
+          _constructed_is_kept("cifar-plain56")),
     Claim("construction-kept-residual", "1, our question", "Trained further with SGD, the "
           "constructed residual network ends no worse than the shallow one.", "cifar10",
-          kept("cifar-resnet56")),
+          _constructed_is_kept("cifar-resnet56")),
     Claim("cost-34", "3.3", "The network of 34 layers costs 18 % of VGG-19.", "nothing",
-          cost_of_34),
+          _cost_of_34),
     Claim("twins", "3.3", "Plain networks and residual networks with option A have the same "
-          "numbers of layers, parameters and multiply-adds.", "nothing", equal_counterparts),
+          "numbers of layers, parameters and multiply-adds.", "nothing", _equal_counterparts),
     Claim("plain-34-training", "4.1", "A plain network of 34 layers has a higher training error "
-          "than one of 18.", "photos", training_rises("plain18", "plain34")),
+          "than one of 18.", "photos", _training_rises("plain18", "plain34")),
     Claim("plain-34-validation", "4.1", "A plain network of 34 layers has a higher validation "
-          "error than one of 18.", "photos", test_rises("plain18", "plain34")),
+          "error than one of 18.", "photos", _test_rises("plain18", "plain34")),
     Claim("signals-forward", "4.1", "Signals do not vanish in plain networks with BN: the "
-          "response of every layer varies.", "cifar10", each_layer("forward", _signals_vary)),
+          "response of every layer varies.", "cifar10", _each_layer("forward", _signals_vary)),
     Claim("signals-backward", "4.1", "Gradients in plain networks with BN are healthy: those of "
           f"all layers are within a factor of {HEALTHY}.", "cifar10",
-          each_layer("gradient", _gradients_healthy)),
+          _each_layer("gradient", _gradients_healthy)),
     Claim("resnet-34", "4.1", "ResNet-34 has a lower training and validation error than "
           "ResNet-18.", "photos",
-          both_rise("resnet34-a", "resnet18-a")),
+          _both_rise("resnet34-a", "resnet18-a")),
     Claim("residual-34", "4.1", "ResNet-34 has a lower training and validation error than the "
           "plain network of 34 layers.", "photos",
-          both_rise("resnet34-a", "plain34")),
+          _both_rise("resnet34-a", "plain34")),
     Claim("residual-18", "4.1", "The plain and the residual network of 18 layers are similarly "
-          "accurate.", "photos", similar_errors("resnet18-a", "plain18")),
+          "accurate.", "photos", _similar_errors("resnet18-a", "plain18")),
     Claim("residual-18-faster", "4.1", "ResNet-18 reaches the error that plain-18 has half-way in "
-          "fewer iterations.", "photos", faster),
+          "fewer iterations.", "photos", _residual_is_faster),
     Claim("options-beat-plain", "4.1", "With each of options A, B and C, the residual network of "
           "34 layers is better than the plain one.", "photos",
-          each(*(test_rises(option, "plain34") for option in OPTIONS))),
+          _each(*(_test_rises(option, "plain34") for option in OPTIONS))),
     Claim("options-differ-little", "4.1", "Options A, B and C differ little: by less than half of "
-          "the gain of A.", "photos", options_differ_little),
+          "the gain of A.", "photos", _options_differ_little),
     Claim("options-order", "4.1", "Option B is slightly better than A, and C than B.", "photos",
-          test_rises(*reversed(OPTIONS))),
+          _test_rises(*reversed(OPTIONS))),
     Claim("deeper-validation", "4.1", "The validation error of ResNets falls with depth: 34, 50, "
-          "101 and 152 layers.", "photos", test_rises(*reversed(DEEP))),
+          "101 and 152 layers.", "photos", _test_rises(*reversed(DEEP))),
     Claim("deeper-training", "4.1", "Up to 152 layers there is no degradation: the training error "
-          "falls with depth.", "photos", training_rises(*reversed(DEEP[1:]))),
+          "falls with depth.", "photos", _training_rises(*reversed(DEEP[1:]))),
     Claim("cost-152", "4.1", "ResNet-152 costs less than VGG-16 and VGG-19.", "nothing",
-          cost_of_152),
+          _cost_of_152),
     Claim("plain-depth", "4.2", "The training error of plain networks rises with depth: 20, 32, "
-          "44, 56 layers.", "cifar10", training_rises(*PLAIN)),
+          "44, 56 layers.", "cifar10", _training_rises(*PLAIN)),
     Claim("plain-depth-test", "4.2", "The test error of plain networks rises with depth: 20, 32, "
-          "44, 56 layers.", "cifar10", test_rises(*PLAIN)),
+          "44, 56 layers.", "cifar10", _test_rises(*PLAIN)),
     Claim("plain-110", "4.2", "A plain network of 110 layers does not train: its error stays above "
           "60 %.", "cifar10",
-          does_not_train),
+          _does_not_train),
     Claim("residual-depth", "4.2", "The test error of ResNets falls with depth: 20, 32, 44, 56, "
-          "110 layers.", "cifar10", test_rises(*reversed(RESIDUAL))),
+          "110 layers.", "cifar10", _test_rises(*reversed(RESIDUAL))),
     Claim("residual-depth-training", "4.2", "The training error of ResNets falls with depth: 20, "
-          "32, 44, 56, 110 layers.", "cifar10", training_rises(*reversed(RESIDUAL))),
+          "32, 44, 56, 110 layers.", "cifar10", _training_rises(*reversed(RESIDUAL))),
     Claim("residual-beats-plain", "4.2", "At each of 20, 32, 44 and 56 layers the residual network "
-          "has the lower test error.", "cifar10", each(*(test_rises(*pair) for pair in _PAIRS))),
+          "has the lower test error.", "cifar10", _each(*(_test_rises(*pair) for pair in _PAIRS))),
     Claim("start-late", "4.2", "At the full rate from the start, ResNet-110 begins to learn late: "
-          "only after several epochs is its training error below 90 %.", "cifar10", starts_late),
+          "only after several epochs is its training error below 90 %.", "cifar10", _starts_late),
     Claim("start-similar", "4.2", "ResNet-110 reaches a similar accuracy without warm-up.",
-          "cifar10", similar_without_warmup),
+          "cifar10", _similar_without_warmup),
     Claim("thin", "4.2", "ResNet-110 has fewer parameters than the FitNet and the Highway network "
-          "of 19 layers, and a lower error.", "cifar10", thin_and_better),
+          "of 19 layers, and a lower error.", "cifar10", _thin_and_better),
     Claim("responses-residual", "4.2", "The layers of ResNets have smaller responses than those "
           "of plain networks of the same depth.", "cifar10",
-          each(*(responses_rise(*_PAIRS[i]) for i in (0, 3)))),
+          _each(*(_responses_rise(*_PAIRS[i]) for i in (0, 3)))),
     Claim("responses-depth", "4.2", "The deeper a ResNet, the smaller the responses of its "
           "layers.", "cifar10",
-          responses_rise("cifar-resnet110", "cifar-resnet56", "cifar-resnet20")),
+          _responses_rise("cifar-resnet110", "cifar-resnet56", "cifar-resnet20")),
     Claim("thousand-trains", "4.2", "A ResNet of 1202 layers trains to an error below 0.1 %.",
-          "cifar10", thousand_trains),
+          "cifar10", _thousand_trains),
     Claim("thousand-overfits", "4.2", "ResNet-1202 has a higher test error than ResNet-110.",
-          "cifar10", test_rises("cifar-resnet110", THOUSAND)),
+          "cifar10", _test_rises("cifar-resnet110", THOUSAND)),
 )  # fmt: skip
 """All statements, in the paper's order."""

@@ -80,6 +80,11 @@ def noise(*samples: Sample) -> float:
     return factor * math.sqrt(squares / freedom) * scale
 
 
+def holds_if(condition: bool, evidence: str) -> Verdict:
+    """`holds` or `does not hold`, for what is known without noise."""
+    return Verdict("holds" if condition else "does not hold", evidence)
+
+
 def state_of(excess: float, half_width: float) -> State:
     """`holds` if `excess` is above 0 by more than `half_width`, `does not hold` if below."""
     if abs(excess) <= half_width:

@@ -69,7 +69,7 @@ def test_list_run_list_again(resnets, small, tmp_path):
     before = len(small.commands)
     code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke", "--seeds", "2")
     assert code == 0
-    assert "4 of 4 results are there already" in out
+    assert "4 of 4 results exist already" in out
     assert len(small.commands) == before
 
 
