@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from resnets.paper.panels import Drawing
+from resnets.support.markdown import table as markdown_table
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,8 @@ def _part(part: Part, numbers: dict[str, int]) -> str:
 
 
 def _table(table: Table, numbers: dict[str, int]) -> str:
-    marks = ["---"] + ["---" if table.words else "---:"] * (len(table.header) - 1)
-    lines = [[_head(head) for head in table.header], marks]
-    lines += [[_cell(cell, numbers) for cell in row] for row in table.rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [[_cell(cell, numbers) for cell in row] for row in table.rows]
+    body = markdown_table([_head(head) for head in table.header], rows, numbers=not table.words)
     note = f"\n\n{_plain(table.note)}" if table.note else ""
     return f"**{_plain(table.caption)}**{note}\n\n{body}"
 
