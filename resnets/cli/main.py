@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnets.cli import paper_verbs
+from resnets.cli import paper
 from resnets.cli.convert import convert
 from resnets.cli.deepen import deepen
 from resnets.cli.doctor import doctor
@@ -70,7 +70,7 @@ VERBS = (
 )
 for function, name, line in VERBS:
     app.command(name, epilog=example(line))(function)
-app.add_typer(paper_verbs.papers, name="paper")
+app.add_typer(paper.verbs, name="paper")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""What a person sees while experiments run: a bar for each job, or plain lines."""
+"""The progress of experiments: a bar for each job on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,73 +10,72 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resnets.cli.console import about, duration
-from resnets.paper import estimate
-from resnets.paper.jobs import Job, Place, Training
+from resnets.paper import workload
+from resnets.paper.jobs import Job, Training, Workspace
 from resnets.paper.store import Outcome
 
 EVERY = 60.0
 """Seconds between two plain lines."""
 
 
-class Lines:
-    """Plain lines: when a job begins and ends, and every minute how far all are."""
+class JobLines:
+    """Plain lines: when a job starts and ends, and every minute the progress of all."""
 
-    def __init__(self, place: Place, todo: Sequence[Job]) -> None:
-        self.place, self.todo = place, {job.key: job for job in todo}
+    def __init__(self, workspace: Workspace, todo: Sequence[Job]) -> None:
+        self.workspace, self.todo = workspace, {job.key: job for job in todo}
         self.ended: set[str] = set()
-        self._began = self._said = time.monotonic()
-        self._whole = {key: estimate.work(job, 1000) for key, job in self.todo.items()}
-        self._at_start = self.share()
+        self._began = self._printed = time.monotonic()
+        self._work = {key: workload.work(job, 1000) for key, job in self.todo.items()}
+        self._at_start = self.fraction_done()
 
-    def share(self) -> float:
-        """How much of all work is done, from 0 to 1."""
-        done = sum(work * self._part(self.todo[key]) for key, work in self._whole.items())
-        return done / max(sum(self._whole.values()), 1.0)
+    def fraction_done(self) -> float:
+        """How much of the work of all jobs is done, from 0 to 1."""
+        done = sum(
+            work * (1.0 if key in self.ended else self.todo[key].fraction_done(self.workspace))
+            for key, work in self._work.items()
+        )
+        return done / max(sum(self._work.values()), 1.0)
 
-    def _part(self, job: Job) -> float:
-        return 1.0 if job.key in self.ended else job.share(self.place)
-
-    def left(self) -> str:
-        """How long the rest will take, once that can be told."""
-        share = self.share()
-        done = share - self._at_start
+    def time_left(self) -> str:
+        """The estimated time for the rest; empty at the start."""
+        fraction = self.fraction_done()
+        done = fraction - self._at_start
         if done < 0.002:
             return ""
-        return f"{about((time.monotonic() - self._began) * (1 - share) / done)} left"
+        return f"{about((time.monotonic() - self._began) * (1 - fraction) / done)} left"
 
     def note(self, text: str) -> None:
         print(text, flush=True)
 
     def started(self, job: Job) -> None:
-        goes_on = isinstance(job, Training) and job.reached(self.place)
-        self.note(f"{job.key}: {'goes on' if goes_on else 'begins'}")
+        resumed = isinstance(job, Training) and job.steps_done(self.workspace)
+        self.note(f"{job.key}: {'resumed' if resumed else 'started'}")
 
     def collected(self, outcome: Outcome) -> None:
         self.ended.add(outcome.key)
-        self.note(
-            f"{outcome.key}: {summary(outcome)}  ({len(self.ended)} of {len(self.todo)} done)"
-        )
+        count = f"{len(self.ended)} of {len(self.todo)} done"
+        self.note(f"{outcome.key}: {summary(outcome)}  ({count})")
 
-    def looking(self, running: Sequence[Job]) -> None:
-        if time.monotonic() - self._said < EVERY:
+    def update(self, running: Sequence[Job]) -> None:
+        if time.monotonic() - self._printed < EVERY:
             return
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         states = [
-            f"{job.network} {job.reached(self.place):,} of {job.steps():,}"
+            f"{job.network} {job.steps_done(self.workspace):,} of {job.steps():,}"
             for job in running
             if isinstance(job, Training)
         ]
-        self.note(f"{', '.join(states) or 'working'}; {self.left()}".rstrip("; "))
+        self.note(f"{', '.join(states) or 'working'}; {self.time_left()}".rstrip("; "))
 
     def close(self) -> None:
         pass
 
 
-class Bars(Lines):
-    """A live bar for each running job and one for all; ends stay above as lines."""
+class JobBars(JobLines):
+    """A live bar for each running job and one for all; results are printed above them."""
 
-    def __init__(self, place: Place, todo: Sequence[Job]) -> None:
-        super().__init__(place, todo)
+    def __init__(self, workspace: Workspace, todo: Sequence[Job]) -> None:
+        super().__init__(workspace, todo)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -92,7 +91,8 @@ class Bars(Lines):
 
     def started(self, job: Job) -> None:
         total = job.steps() if isinstance(job, Training) else None
-        self._bars[job.key] = self._progress.add_task(_short(job.key), total=total, state="")
+        name = job.name.removeprefix("cifar-")
+        self._bars[job.key] = self._progress.add_task(name, total=total, state="")
 
     def collected(self, outcome: Outcome) -> None:
         self._remove(outcome.key)
@@ -102,31 +102,27 @@ class Bars(Lines):
         if key in self._bars:
             self._progress.remove_task(self._bars.pop(key))
 
-    def looking(self, running: Sequence[Job]) -> None:
+    def update(self, running: Sequence[Job]) -> None:
         for key in set(self._bars) - {job.key for job in running}:
             self._remove(key)
         for job in running:
             if isinstance(job, Training):
-                reached = job.reached(self.place)
-                state = f"{reached:,} of {job.steps():,}"
-                self._progress.update(self._bars[job.key], completed=reached, state=state)
-        state = f"{len(self.ended)} of {len(self.todo)} done  {self.left()}"
-        self._progress.update(self._all, completed=self.share(), state=state)
+                done = job.steps_done(self.workspace)
+                state = f"{done:,} of {job.steps():,}"
+                self._progress.update(self._bars[job.key], completed=done, state=state)
+        state = f"{len(self.ended)} of {len(self.todo)} done  {self.time_left()}"
+        self._progress.update(self._all, completed=self.fraction_done(), state=state)
 
     def close(self) -> None:
         self._progress.stop()
 
 
-def _short(key: str) -> str:
-    return key.rpartition("/")[2].removeprefix("cifar-")
-
-
 def summary(outcome: Outcome) -> str:
-    """What a result says, in a few words."""
+    """The main numbers of a result, in a few words."""
     values = outcome.values
     if outcome.kind == "training":
-        took = outcome.provenance.get("seconds")
-        time_taken = f", {duration(took)}" if took else ""
+        seconds = outcome.provenance.get("seconds")
+        time_taken = f", {duration(seconds)}" if seconds else ""
         return (
             f"test error {values['measured']['error']:.2f} %, training error "
             f"{values['train_error']:.2f} %{time_taken}"
@@ -134,6 +130,7 @@ def summary(outcome: Outcome) -> str:
     return f"error {values['error']:.2f} %" if "error" in values else "done"
 
 
-def watch(place: Place, todo: Sequence[Job]) -> Lines:
-    """A live view on a terminal, plain lines elsewhere."""
-    return Bars(place, todo) if sys.stdout.isatty() else Lines(place, todo)
+def make_progress(workspace: Workspace, todo: Sequence[Job]) -> JobLines:
+    """Live bars on a terminal, plain lines elsewhere."""
+    kind = JobBars if sys.stdout.isatty() else JobLines
+    return kind(workspace, todo)

@@ -1,13 +1,19 @@
-"""The paper's tables and figures as experiments: which jobs each of them is made of."""
+"""The paper's tables and figures as experiments.
+
+An entry of `EXPERIMENTS` defines an experiment: its networks, its jobs and its section of the
+report. With it, `resnets paper list`, `run` and `report` include the experiment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.paper import figures, tables
+from resnets.paper.document import Figure, Missing, Part, Section
+from resnets.paper.figures import CurvePanel, network_title
 from resnets.paper.jobs import (
-    Budget,
     DataSet,
     Deepen,
     Ensemble,
@@ -17,6 +23,9 @@ from resnets.paper.jobs import (
     Signals,
     Training,
 )
+from resnets.paper.numbers import numbers
+from resnets.paper.results import Results
+from resnets.paper.store import Budget, Group
 from resnets.support.errors import UserError, nearest
 
 Needs = Literal["nothing", "cifar10", "photos"]
@@ -24,13 +33,12 @@ Needs = Literal["nothing", "cifar10", "photos"]
 PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
 RESIDUAL = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))
 THOUSAND = "cifar-resnet1202"
-HIGHWAY = ("cifar-highway19", "cifar-highway32")
-FOLLOW_UP = (
-    "cifar-preact110", "cifar-resnet164-bottleneck", "cifar-preact164",
-    "cifar-resnet1001-bottleneck", "cifar-preact1001",
-)  # fmt: skip
 LONG = (THOUSAND, "cifar-resnet1001-bottleneck", "cifar-preact1001")
-"""Networks that a short budget leaves out: hours for a result that says nothing."""
+"""Networks that the short budget leaves out: they need hours and would learn too little."""
+TWENTY_AND_56 = (PLAIN[0], PLAIN[-1], RESIDUAL[0], RESIDUAL[3])
+PLAIN_18_34, RESIDUAL_18_34 = ("plain18", "plain34"), ("resnet18-a", "resnet34-a")
+DEEP = ("resnet50", "resnet101", "resnet152")
+ENSEMBLE = ("resnet34-b", "resnet34-c", *DEEP)
 
 CIFAR_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
     "full": ("cifar10-paper", ()),
@@ -50,164 +58,418 @@ PHOTO_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
     ),
 }
 SMALL_IMAGES = 128
-"""Pixels a side up to which photographs get the stem for small images."""
+"""Pixels a side up to which photographs get networks with the stem for small images."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a user asks of an experiment.
+class Setup:
+    """How an experiment is run.
 
     Args:
-        data: the images; None where the experiment needs none.
+        budget: length of the trainings.
+        seeds: number of trainings of each network.
+        data: the images; None if the experiment needs none.
     """
 
     budget: Budget
     seeds: int = 1
     data: DataSet | None = None
 
-    def cifar(self, network: str, seed: int, variant: str = "", *more: str) -> Training:
-        """A training on CIFAR-10."""
+    def training(
+        self,
+        network: str,
+        seed: int,
+        *,
+        variant: str = "",
+        settings: Sequence[str] = (),
+        init: Deepen | None = None,
+    ) -> Training:
+        """A training on these images; small photographs get the network with the stem for them.
+
+        Args:
+            variant: name for trainings with `settings` or `init`.
+            settings: changes to the recipe, besides those of the budget.
+            init: makes the model to start from.
+        """
         assert self.data is not None
-        recipe, settings = CIFAR_RECIPES[self.budget]
-        return Training(network, recipe, self.data, self.budget, seed, (*settings, *more), variant)
+        recipes = CIFAR_RECIPES if self.data.size is None else PHOTO_RECIPES
+        recipe, own = recipes[self.budget]
+        small = self.data.size is not None and self.data.size <= SMALL_IMAGES
+        return Training(
+            network=network + ("-small" if small else ""),
+            recipe=recipe,
+            data=self.data,
+            budget=self.budget,
+            seed=seed,
+            settings=(*own, *settings),
+            variant=variant,
+            init=init,
+        )
 
-    def photos(self, network: str, seed: int) -> Training:
-        """A training on photographs; networks for small ones get their stem."""
-        assert self.data is not None
-        assert self.data.size is not None
-        recipe, settings = PHOTO_RECIPES[self.budget]
-        small = "-small" if self.data.size <= SMALL_IMAGES else ""
-        return Training(network + small, recipe, self.data, self.budget, seed, settings)
+
+def train(setup: Setup, network: str, seed: int) -> Job:
+    """The job of experiments that only train their networks."""
+    return setup.training(network, seed)
 
 
-@dataclass(frozen=True)
+def train_and_test(views: str) -> Callable[[Setup, str, int], Job]:
+    """The job of experiments that train their networks and test them by a protocol."""
+    return lambda setup, network, seed: Evaluation(setup.training(network, seed), views=views)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A table, a figure or a statement of the paper.
 
     Args:
-        id: what it is called on the command line.
-        title: what it shows.
-        needs: the data that its runs need.
-        make: its jobs for one seed.
-        once: whether further seeds add nothing.
+        id: its name on the command line.
+        title: a few words.
+        needs: the images that its jobs need.
+        networks: its networks, in order; of photographs those without `-small`.
+        job: its job for each network and seed: a training, or a job on a trained network.
+        jobs_of_seed: all jobs of a seed, if they are not `job` of each network.
+        section: title of its section in the report; experiments can share one.
+        parts: make the tables and figures of the section. It is left out if there are none.
+        order: of the section in the report.
+        once: whether one seed is enough.
     """
 
     id: str
     title: str
-    needs: Needs
-    make: Callable[[Choice, int], Iterable[Job]]
+    needs: Needs = "nothing"
+    networks: Sequence[str] = ()
+    job: Callable[[Setup, str, int], Job] = train
+    jobs_of_seed: Callable[[Setup, int], list[Job]] | None = None
+    section: str
+    parts: Sequence[PartMaker]
+    order: int = 50
     once: bool = False
 
-    def jobs(self, choice: Choice) -> list[Job]:
-        """All its jobs, those of the first seed first."""
-        seeds = range(1 if self.once else choice.seeds)
-        return [job for seed in seeds for job in self.make(choice, seed)]
+    def jobs(self, setup: Setup) -> list[Job]:
+        """All jobs, those of the first seed first."""
+        jobs: list[Job] = []
+        for seed in range(1 if self.once else setup.seeds):
+            if self.jobs_of_seed is not None:
+                jobs += self.jobs_of_seed(setup, seed)
+            else:
+                jobs += [self.job(setup, n, seed) for n in self.networks_at(setup.budget)]
+        return jobs
+
+    def sections(self, results: Results) -> list[Section]:
+        """The section of the report, if there is something in it."""
+        parts = [part for make in self.parts for part in make(self, results)]
+        return [Section(self.section, parts)] if parts else []
+
+    def networks_at(self, budget: Budget) -> list[str]:
+        """The networks that are trained with a budget."""
+        return [n for n in self.networks if budget != "short" or n not in LONG]
+
+    def groups(self, results: Results) -> list[Group]:
+        """The groups of results on the images that the experiment needs."""
+        return results.groups(cifar=self.needs == "cifar10")
+
+    def missing(self, text: str, budget: Budget = "full") -> Missing:
+        """A line about results that are missing, with the command that makes them."""
+        data = " --data FOLDER" if self.needs == "photos" else ""
+        return Missing(text, f"resnets paper run {self.id} --budget {budget}{data}")
 
 
-def limited(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
-    """The jobs about the networks `only`; of an ensemble, those of its members.
+PartMaker = Callable[[Experiment, Results], Sequence[Part]]
+"""Makes tables, figures and lines about missing results for an experiment's section."""
 
-    Raises:
-        UserError: if one of them is in no job.
+
+# Parts of sections that several experiments have
+
+
+def table(caption: str, kind: str, *, wide: bool = True) -> PartMaker:
+    """The paper's table of the experiment's name with our results, and a line on missing rows.
+
+    Args:
+        kind: of the results.
+        wide: whether the paper's columns are columns here too. If not, the table gives the
+            numbers of a figure, and is left out if there are no results.
     """
-    jobs = [one for job in jobs for one in (job.needs if isinstance(job, Ensemble) else [job])]
-    there = list(dict.fromkeys(job.training.network for job in jobs))
-    for name in only:
-        if name not in there:
-            hint = nearest(name, there) if there else "leave it out"
-            raise UserError(f"no run of network {name!r} is asked for", "--only", hint)
-    return [job for job in jobs if job.training.network in only]
+
+    def parts(experiment: Experiment, results: Results) -> list[Part]:
+        held = results.groups_with(kind, cifar=experiment.needs == "cifar10")
+        if not held and not wide:
+            return []
+        compared = tables.comparison(results, experiment.id, caption, held, wide=wide)
+        lacking = tables.lacking(results, experiment.id, experiment.groups(results))
+        return [compared, *_not_run(experiment, lacking)]
+
+    return parts
 
 
-def _cifar(*networks: str) -> Callable[[Choice, int], list[Job]]:
-    def make(choice: Choice, seed: int) -> list[Job]:
-        named = [n for n in networks if choice.budget != "short" or n not in LONG]
-        return [choice.cifar(network, seed) for network in named]
-
-    return make
+def _not_run(experiment: Experiment, rows: Sequence[str]) -> list[Part]:
+    text = f"Not run at the paper's length yet: {', '.join(rows)}"
+    return [experiment.missing(text)] if rows else []
 
 
-def _responses(choice: Choice, seed: int) -> list[Job]:
-    networks = ("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56")
-    return [Responses(choice.cifar(n, seed)) for n in (*networks, "cifar-resnet110")]
+def curves(caption: str, *panels: CurvePanel, dashed: bool = False) -> PartMaker:
+    """A figure of training curves for each group, see `figures.curves`."""
+
+    def draw(experiment: Experiment, results: Results, group: Group) -> Figure | None:
+        return figures.curves(
+            results, group, experiment.id, caption=caption, panels=panels, dashed=dashed
+        )
+
+    return drawn(draw)
 
 
-def _start(choice: Choice, seed: int) -> list[Job]:
-    """Section 4.2: what happens to 110 layers without the gentle start, and without shortcuts."""
-    # The short budget starts gently by a rising rate.
-    off = ("schedule.gentle_start.from_depth=100_000", "schedule.warmup=0")
+def drawn(
+    draw: Callable[[Experiment, Results, Group], Figure | None], kind: str = "training"
+) -> PartMaker:
+    """A figure for each group, and lines about the networks that are missing.
+
+    Args:
+        draw: makes the figure of a group; None if there are no results for it.
+        kind: of the results in the figure.
+    """
+
+    def parts(experiment: Experiment, results: Results) -> list[Part]:
+        made: list[Part] = []
+        complete = False
+        for group in experiment.groups(results):
+            found = [n for n in experiment.networks if results.runs(group, n, kind)]
+            complete = complete or (bool(found) and results.comparable(group))
+            figure = draw(experiment, results, group)
+            if figure is None:
+                continue
+            made.append(figure)
+            lacking = [n for n in experiment.networks_at(group.budget) if n not in found]
+            if lacking:
+                text = f"Not run yet with this budget: {', '.join(map(network_title, lacking))}"
+                made.append(experiment.missing(text, group.budget))
+        if not complete:
+            made.append(experiment.missing("Not run at the paper's length yet"))
+        return made
+
+    return parts
+
+
+def _against_base(results: Results, variant: Group) -> list[Part]:
+    figure = figures.against_base(results, variant)
+    return [] if figure is None else [figure]
+
+
+# Figure 6: its numbers at the end of the training
+
+
+def _readings(experiment: Experiment, results: Results) -> list[Part]:
+    caption = "Figure 6 in numbers, the paper's read off the plot"
+    groups = results.groups_with("training", cifar=True)
+    columns = ("test", "train", "error")
+    return [tables.comparison(results, "fig6", caption, groups, columns=columns)]
+
+
+# Section 4.2: 110 layers without warm-up, and without shortcuts
+
+
+def _start_jobs(setup: Setup, seed: int) -> list[Job]:
+    # The short budget warms up by a rising rate.
+    no_warmup = ("schedule.gentle_start.from_depth=100_000", "schedule.warmup=0")
     return [
-        choice.cifar("cifar-plain110", seed),
-        choice.cifar("cifar-resnet110", seed),
-        choice.cifar("cifar-resnet110", seed, "-no-warmup", *off),
+        setup.training("cifar-plain110", seed),
+        setup.training("cifar-resnet110", seed),
+        setup.training("cifar-resnet110", seed, variant="no-warmup", settings=no_warmup),
     ]
 
 
-def _signals(choice: Choice, seed: int) -> list[Job]:
-    networks = ("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56")
-    steps = {"full": (0, 400, 4000), "short": (0, 100, 400), "smoke": (0, 4)}[choice.budget]
-    return [Signals(choice.cifar(network, seed), steps=steps) for network in networks]
+def _start_parts(experiment: Experiment, results: Results) -> list[Part]:
+    parts: list[Part] = []
+    for variant in results.groups(variant=True):
+        if variant.variant == "no-warmup" and results.runs(variant):
+            parts += [tables.against_base(results, variant), *_against_base(results, variant)]
+    return parts
 
 
-def _deepen(choice: Choice, seed: int) -> list[Job]:
-    """The introduction: shallow, deeper with the same outputs, and that trained on."""
+# Figure 7, and signals through the layers
+
+
+def _responses_figure(experiment: Experiment, results: Results, group: Group) -> Figure | None:
+    return figures.responses(results, group, experiment.networks)
+
+
+def _signals(setup: Setup, network: str, seed: int) -> Job:
+    steps = {"full": (0, 400, 4000), "short": (0, 100, 400), "smoke": (0, 4)}[setup.budget]
+    return Signals(setup.training(network, seed), steps=steps)
+
+
+def _signals_parts(experiment: Experiment, results: Results) -> Sequence[Part]:
+    groups = [*results.groups(), *results.groups(variant=True)]
+    made = [figure for group in groups if (figure := figures.signals(results, group))]
+    return made or [experiment.missing("Not run yet")]
+
+
+# The introduction: deeper networks with the same outputs, trained further
+
+
+def _deepened_jobs(setup: Setup, seed: int) -> list[Job]:
     jobs: list[Job] = []
-    for kind in ("plain", "resnet"):
-        shallow = choice.cifar(f"cifar-{kind}20", seed)
-        deeper = Deepen(shallow, to=f"cifar-{kind}56")
-        recipe, settings = CIFAR_RECIPES[choice.budget]
-        assert choice.data is not None
-        on = Training(
-            deeper.to, recipe, choice.data, choice.budget, seed, settings, "-deepened", deeper
-        )
-        jobs += [shallow, choice.cifar(deeper.to, seed), deeper, on]
+    for shallow, deep in ((PLAIN[0], PLAIN[-1]), (RESIDUAL[0], RESIDUAL[3])):
+        trained = setup.training(shallow, seed)
+        deeper = Deepen(trained, to=deep)
+        further = setup.training(deep, seed, variant="deepened", init=deeper)
+        jobs += [trained, setup.training(deep, seed), deeper, further]
     return jobs
 
 
-def _photos(*networks: str, views: str | None = None) -> Callable[[Choice, int], list[Job]]:
-    def make(choice: Choice, seed: int) -> list[Job]:
-        trained = [choice.photos(network, seed) for network in networks]
-        return [Evaluation(t, views=views) for t in trained] if views else list(trained)
+def _deepened_parts(experiment: Experiment, results: Results) -> list[Part]:
+    parts: list[Part] = []
+    for variant in results.groups(variant=True):
+        if results.runs(variant, kind="deepened"):
+            parts += [tables.deepening(results, variant), *_against_base(results, variant)]
+    return parts or [experiment.missing("Not run yet")]
 
-    return make
+
+# The authors' follow-up: pre-activation
 
 
-def _ensemble(choice: Choice, seed: int) -> list[Job]:
-    """Table 5: six models of different depth, two of them of 152 layers."""
-    names = ("resnet34-b", "resnet34-c", "resnet50", "resnet101", "resnet152")
-    trained = [choice.photos(name, seed) for name in names]
-    trained.append(choice.photos("resnet152", seed + 1000))
+def _preactivation_parts(experiment: Experiment, results: Results) -> list[Part]:
+    parts: list[Part] = []
+    for cifar, data, kind in ((True, "CIFAR", "training"), (False, "ImageNet", "test")):
+        columns = [n.column for n in numbers("preact") if n.data.startswith(data)]
+        caption = f"The follow-up's networks with pre-activation, {data}"
+        held = results.groups_with(kind, cifar=cifar)
+        compared = tables.comparison(results, "preact", caption, held, columns=columns, wide=False)
+        parts.append(compared)
+        if cifar:
+            groups = experiment.groups(results)
+            parts += _not_run(experiment, tables.lacking(results, "preact", groups, columns))
+    return parts
+
+
+# Table 5
+
+
+def _ensemble_jobs(setup: Setup, seed: int) -> list[Job]:
+    """Six models of different depths, two of them of 152 layers."""
+    trained = [setup.training(name, seed) for name in ENSEMBLE]
+    trained.append(setup.training("resnet152", seed + 1000))
     return [Ensemble(tuple(Evaluation(t, views="dense") for t in trained))]
 
 
-TWINS = ("plain18", "plain34", "resnet18-a", "resnet34-a")
-DEEP = ("resnet50", "resnet101", "resnet152")
+PLAIN_AND_RESIDUAL = "Table 2 and Figure 4: plain and residual networks on photographs"
 
 EXPERIMENTS = (
-    Experiment("table1", "architectures and their cost", "nothing", lambda c, s: []),
-    Experiment("complexity", "parameters and multiply-adds", "nothing", lambda c, s: []),
-    Experiment("fig1", "degradation: plain 20 and 56", "cifar10", _cifar(PLAIN[0], PLAIN[-1])),
-    Experiment("fig6", "CIFAR-10 curves", "cifar10", _cifar(*PLAIN, *RESIDUAL, THOUSAND)),
-    Experiment("table6", "CIFAR-10 errors", "cifar10", _cifar(*RESIDUAL, THOUSAND, *HIGHWAY)),
-    Experiment("start", "section 4.2: 110 layers", "cifar10", _start),
-    Experiment("fig7", "layer responses", "cifar10", _responses),
-    Experiment("signals", "signals, gradients by layer", "cifar10", _signals, once=True),
-    Experiment("deepened", "the constructed solution", "cifar10", _deepen),
-    Experiment("preact", "the follow-up's units", "cifar10", _cifar("cifar-resnet110", *FOLLOW_UP)),
-    Experiment("fig4", "ImageNet curves", "photos", _photos(*TWINS)),
-    Experiment("table2", "plain and residual, 18 and 34", "photos",
-               _photos(*TWINS, views="ten-crop")),
-    Experiment("table3", "options A, B, C; 50 to 152", "photos",
-               _photos("plain34", "resnet34-a", "resnet34-b", "resnet34-c", *DEEP,
-                       views="ten-crop")),
-    Experiment("table4", "single models, dense test", "photos",
-               _photos("resnet34-b", "resnet34-c", *DEEP, views="dense")),
-    Experiment("table5", "the ensemble of six", "photos", _ensemble),
+    Experiment(
+        id="table1", title="architectures and their cost",
+        section="Table 1: architectures", order=1,
+        parts=[lambda experiment, results: [tables.architectures()]],
+    ),
+    Experiment(
+        id="complexity", title="parameters and multiply-adds",
+        section="Complexity of the networks", order=99,
+        parts=[lambda experiment, results: [tables.complexity()]],
+    ),
+    Experiment(
+        id="fig1", title="degradation: plain 20 and 56", needs="cifar10",
+        networks=(PLAIN[0], PLAIN[-1]),
+        section="Figure 1: degradation", order=2,
+        parts=[curves(
+            "Figure 1. Plain networks on CIFAR-10: training error (left) and test error (right).",
+            CurvePanel("training error", (PLAIN[0], PLAIN[-1]), "training"),
+            CurvePanel("test error", (PLAIN[0], PLAIN[-1]), "test"),
+        )],
+    ),
+    Experiment(
+        id="fig6", title="CIFAR-10 curves", needs="cifar10",
+        networks=(*PLAIN, *RESIDUAL, THOUSAND),
+        section="Figure 6: trainings on CIFAR-10", order=9,
+        parts=[curves(
+            "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. A depth has the same "
+            "colour in all panels.",
+            CurvePanel("plain", PLAIN),
+            CurvePanel("ResNet", RESIDUAL),
+            CurvePanel("ResNet-110 and ResNet-1202", (RESIDUAL[-1], THOUSAND), zoom=(3.5, 6.4)),
+            dashed=True,
+        ), _readings],
+    ),
+    Experiment(
+        id="table6", title="CIFAR-10 errors", needs="cifar10",
+        networks=(*RESIDUAL, THOUSAND, "cifar-highway19", "cifar-highway32"),
+        section="Table 6: CIFAR-10", order=8,
+        parts=[table("Table 6", "training")],
+    ),
+    Experiment(
+        id="start", title="section 4.2: 110 layers", needs="cifar10",
+        networks=("cifar-plain110", "cifar-resnet110"), jobs_of_seed=_start_jobs,
+        section="Section 4.2: 110 layers without warm-up", order=14,
+        parts=[_start_parts],
+    ),
+    Experiment(
+        id="fig7", title="layer responses", needs="cifar10",
+        networks=(*TWENTY_AND_56, "cifar-resnet110"),
+        job=lambda setup, network, seed: Responses(setup.training(network, seed)),
+        section="Figure 7: responses of the layers", order=10,
+        parts=[
+            drawn(_responses_figure, "responses"),
+            table("Figure 7 in numbers", "responses", wide=False),
+        ],
+    ),
+    Experiment(
+        id="signals", title="signals, gradients by layer", needs="cifar10",
+        networks=TWENTY_AND_56, job=_signals, once=True,
+        section="Signals through the layers", order=11,
+        parts=[_signals_parts],
+    ),
+    Experiment(
+        id="deepened", title="the constructed solution", needs="cifar10",
+        networks=TWENTY_AND_56, jobs_of_seed=_deepened_jobs,
+        section="Deeper by construction", order=12,
+        parts=[_deepened_parts],
+    ),
+    Experiment(
+        id="preact", title="the follow-up's units", needs="cifar10",
+        networks=(
+            "cifar-resnet110", "cifar-preact110", "cifar-resnet164-bottleneck", "cifar-preact164",
+            "cifar-resnet1001-bottleneck", "cifar-preact1001",
+        ),
+        section="Pre-activation", order=13,
+        parts=[_preactivation_parts],
+    ),
+    Experiment(
+        id="fig4", title="ImageNet curves", needs="photos",
+        networks=(*PLAIN_18_34, *RESIDUAL_18_34),
+        section=PLAIN_AND_RESIDUAL, order=4,
+        parts=[curves(
+            "Figure 4. Thin: training error. Bold: error of centre crops of the validation images.",
+            CurvePanel("plain", PLAIN_18_34),
+            CurvePanel("ResNet, option A", RESIDUAL_18_34),
+        ), table("Figure 4 in numbers", "training", wide=False)],
+    ),
+    Experiment(
+        id="table2", title="plain and residual, 18 and 34", needs="photos",
+        networks=(*PLAIN_18_34, *RESIDUAL_18_34), job=train_and_test("ten-crop"),
+        section=PLAIN_AND_RESIDUAL, order=3,
+        parts=[table("Table 2", "test")],
+    ),
+    Experiment(
+        id="table3", title="options A, B, C; 50 to 152", needs="photos",
+        networks=("plain34", "resnet34-a", "resnet34-b", "resnet34-c", *DEEP),
+        job=train_and_test("ten-crop"),
+        section="Table 3: shortcuts and depth", order=5,
+        parts=[table("Table 3", "test")],
+    ),
+    Experiment(
+        id="table4", title="single models, dense test", needs="photos",
+        networks=ENSEMBLE, job=train_and_test("dense"),
+        section="Table 4: single models", order=6,
+        parts=[table("Table 4", "test")],
+    ),
+    Experiment(
+        id="table5", title="the ensemble of six", needs="photos",
+        networks=ENSEMBLE, jobs_of_seed=_ensemble_jobs,
+        section="Table 5: ensembles", order=7,
+        parts=[table("Table 5", "ensemble")],
+    ),
 )  # fmt: skip
+"""All experiments, in the order of `resnets paper list`."""
 
 
 def find(name: str) -> Experiment:
-    """The experiment called `name`.
+    """The experiment with this id.
 
     Raises:
         UserError: if there is none, naming the nearest.

@@ -1,44 +1,29 @@
-"""The paper's figures, drawn from results; one figure for each budget."""
+"""The paper's figures, drawn from results; one figure for each group."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from resnets.paper.document import Figure, Source, anchor
 from resnets.paper.panels import INK, Line, Panel, Points, draw
-from resnets.paper.report_parts import Figure, Missing, Source, anchor
-from resnets.paper.results import (
-    CIFAR_ITERATIONS,
-    Group,
-    Results,
-    curve,
-    damaged,
-    measured,
-    percent,
-    rows,
-)
-from resnets.paper.store import Outcome
+from resnets.paper.results import CIFAR_ITERATIONS, Results, percent_text
+from resnets.paper.store import Group, Outcome
 
 COLOURS = {
     8: "#8a8f98", 14: "#8a8f98", 18: "#1496b0", 20: "#b98a00", 32: "#1496b0", 34: "#d9363e",
     44: "#2f9e44", 56: "#d9363e", 110: INK, 164: "#2f6fd6", 1001: "#c2489b", 1202: "#9b51d6",
 }  # fmt: skip
-"""One colour for a depth in every figure, those of Figure 6 where the paper has it."""
-STEPS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
-"""Colours of moments in a training, first to last."""
-
-CIFAR_PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
-CIFAR_RESNET = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))
-DEEP = ("cifar-resnet110", "cifar-resnet1202")
-RESPONSES = ("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56",
-             "cifar-resnet110")  # fmt: skip
+"""One colour for each depth in every figure; those of Figure 6 where the paper has the depth."""
+STEP_COLOURS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
+"""Colours of iterations of a training, first to last."""
 
 
-def title(network: str) -> str:
-    """A network's name as the paper writes it: `plain-56`, `ResNet-110`."""
+def network_title(network: str) -> str:
+    """The name of a network in the paper's style: `plain-56`, `ResNet-110`."""
     short = network.removeprefix("cifar-")
     short = re.sub(r"^resnet(\d+)-([abc])\b", lambda m: f"ResNet-{m[1]} {m[2].upper()}", short)
     short = re.sub(r"^preact(?=\d)", "pre-activation ResNet-", short)
@@ -47,347 +32,294 @@ def title(network: str) -> str:
 
 
 def depth(network: str) -> int:
-    """The number of layers in a network's name."""
+    """The number of layers in the name of a network."""
     found = re.search(r"\d+", network)
     return int(found[0]) if found else 0
 
 
 def sources(outcomes: Iterable[Outcome]) -> list[Source]:
-    """The results that a figure was drawn from."""
-    return [Source(f"{title(o.network)}, seed {o.seed}", o.key) for o in outcomes]
+    """Links to the results from which a figure was drawn."""
+    return [Source(f"{network_title(o.network)}, seed {o.seed}", o.key) for o in outcomes]
 
 
-def fig1(results: Results, group: Group) -> Figure | None:
-    """Figure 1: training error left, test error right, of plain networks of two depths."""
-    networks = _present(results, group, ("cifar-plain20", "cifar-plain56"))
+@dataclass(frozen=True)
+class CurvePanel:
+    """A panel with the curves of some networks.
+
+    Args:
+        curves: `both`, or only those of the training or the test error.
+        zoom: limits of the iterations (in 1e4) at the paper's length, with a dotted line at 1 %.
+    """
+
+    title: str
+    networks: tuple[str, ...]
+    curves: Literal["both", "training", "test"] = "both"
+    zoom: tuple[float, float] | None = None
+
+
+def curves(
+    results: Results,
+    group: Group,
+    name: str,
+    *,
+    caption: str,
+    panels: Sequence[CurvePanel],
+    dashed: bool = False,
+) -> Figure | None:
+    """Training errors (thin) and test errors (bold) during training.
+
+    Args:
+        name: beginning of the name of the figure's file.
+        caption: what is drawn.
+        panels: side by side.
+        dashed: whether the curves of training errors are dashed.
+
+    Returns:
+        None if none of the networks was trained.
+    """
+    wanted = dict.fromkeys(network for panel in panels for network in panel.networks)
+    networks = [network for network in wanted if results.runs(group, network)]
     if not networks:
         return None
     axes = _Axes(results, group, networks)
-    panels = [
-        axes.panel("training error", [axes.line(n, "train_curve", bold=True) for n in networks],
-                   "training error (%)"),
-        axes.panel("test error", [axes.line(n, "test_curve", bold=True) for n in networks],
-                   "test error (%)"),
-    ]  # fmt: skip
-    caption = "Figure 1. Plain networks on CIFAR-10: training error (left) and test error (right)."
-    return _figure(results, group, "fig1", caption, networks, panels, 2)
-
-
-def fig4(results: Results, group: Group) -> Figure | None:
-    """Figure 4: thin training error, bold validation error; plain left, residual right."""
-    halves = [
-        _present(results, group, ("plain18", "plain34")),
-        _present(results, group, ("resnet18-a", "resnet34-a")),
+    drawn = []
+    for panel in panels:
+        present = [network for network in panel.networks if network in networks]
+        lines: list[Line] = []
+        if panel.curves == "both":
+            lines += [axes.line(n, "train_curve", bold=False, dashed=dashed) for n in present]
+        bold = "train_curve" if panel.curves == "training" else "test_curve"
+        lines += [axes.line(n, bold, bold=True) for n in present]
+        kind = "error" if panel.curves == "both" else f"{panel.curves} error"
+        made = axes.panel(panel.title, lines, f"{kind} (%)")
+        if panel.zoom and axes.full:
+            made = replace(made, x_limits=panel.zoom, level=1.0)
+        drawn += [made] if lines else []
+    runs = {network: results.runs(group, network) for network in networks}
+    errors = [
+        f"{network_title(found[0].network)} {percent_text(found)}, "
+        f"training {percent_text(found, 'train_error')}"
+        for found in runs.values()
     ]
-    networks = [*halves[0], *halves[1]]
-    if not networks:
-        return None
-    axes = _Axes(results, group, networks)
-    panels = [
-        axes.panel(name, _pairs(axes, half, dashed=False))
-        for name, half in zip(("plain", "ResNet, option A"), halves, strict=True)
-    ]
-    caption = (
-        "Figure 4. Thin: training error. Bold: error of centre crops of the validation images."
+    most = max(map(len, runs.values()))
+    several = f" Mean of up to {most} seeds; the bands span them." if most > 1 else ""
+    name = anchor(f"{name}-{group}")
+    return Figure(
+        name,
+        caption + several,
+        f"Final errors: {'; '.join(errors)}.",
+        results.badge(group),
+        draw(drawn, name, len(drawn)),
+        sources(run for found in runs.values() for run in found),
     )
-    return _figure(results, group, "fig4", caption, networks, panels, 2)
 
 
-def fig6(results: Results, group: Group) -> Figure | None:
-    """Figure 6: dashed training error, bold test error; plain, residual, and very deep."""
-    thirds = [_present(results, group, names) for names in (CIFAR_PLAIN, CIFAR_RESNET, DEEP)]
-    networks = list(dict.fromkeys(n for third in thirds for n in third))
-    if not networks:
-        return None
-    axes = _Axes(results, group, networks)
-    names = ("plain", "ResNet", "ResNet-110 and ResNet-1202")
-    panels = [
-        axes.panel(name, _pairs(axes, third, dashed=True))
-        for name, third in zip(names, thirds, strict=True)
-    ]
-    if axes.full:
-        panels[2] = replace(panels[2], x_limits=(3.5, 6.4), level=1.0)
-    caption = (
-        "Figure 6. CIFAR-10. Dashed: training error. Bold: test error. A depth has the same "
-        "colour in all panels."
-    )
-    return _figure(results, group, "fig6", caption, networks, panels, 3)
-
-
-def fig7(results: Results, group: Group) -> Figure | None:
-    """Figure 7: standard deviations of the layers' responses, in order and by size."""
-    found = {
-        network: runs
-        for network in RESPONSES
-        if (runs := results.runs(group.name, network, "responses"))
-    }
-    if not found:
+def responses(results: Results, group: Group, networks: Sequence[str]) -> Figure | None:
+    """Figure 7: standard deviations of the layers' responses, in order and sorted."""
+    runs = {network: results.runs(group, network, "responses") for network in networks}
+    runs = {network: found for network, found in runs.items() if found}
+    if not runs:
         return None
     ordered: list[Line] = []
     by_size: list[Line] = []
-    said = []
-    for network, runs in found.items():
-        stds = [responses(run) for run in runs]
+    means = []
+    for network, found in runs.items():
+        stds = [run.responses() for run in found]
         style: dict[str, Any] = {
-            "colour": COLOURS.get(depth(network), INK), "label": title(network),
+            "colour": COLOURS.get(depth(network), INK), "label": network_title(network),
             "dashed": "plain" in network, "width": 1.3,
         }  # fmt: skip
-        ordered.append(Line([_ranked(s) for s in stds], **style))
-        by_size.append(Line([_ranked(sorted(s, reverse=True)) for s in stds], **style))
+        ordered.append(Line([_numbered(s) for s in stds], **style))
+        by_size.append(Line([_numbered(sorted(s, reverse=True)) for s in stds], **style))
         mean = sum(sum(s) / len(s) for s in stds) / len(stds)
-        said.append(f"{title(network)} {mean:.2f}")
+        means.append(f"{network_title(network)} {mean:.2f}")
     panels = [
         Panel("layers in order", ordered, "layer", "std", legend=True),
         Panel("layers by size of response", by_size, "rank of the layer", "std", legend=True),
     ]
-    outcomes = [run for runs in found.values() for run in runs]
-    name = anchor(f"fig7-{group.name}")
+    outcomes = [run for found in runs.values() for run in found]
+    statistics = {
+        f"{o.values.get('statistics') or 'unknown'} statistics, "
+        f"on {o.values.get('images') or 'unknown images'}"
+        for o in outcomes
+    }
+    name = anchor(f"fig7-{group}")
     return Figure(
         name,
         "Figure 7. Standard deviations of the responses of the 3x3 layers, after BN and before "
-        "any other non-linearity: in the layers' order (top), sorted (bottom). "
+        "any other non-linearity: in the order of the layers (top), sorted (bottom). "
         "Plain networks dashed.",
-        f"Mean over the layers: {', '.join(said)}. BN with {_statistics(outcomes)}.",
+        f"Mean over the layers: {', '.join(means)}. BN with {' or '.join(sorted(statistics))}.",
         results.badge(group),
         draw(panels, name, 1, width=7.2, height=2.5),
         sources(outcomes),
     )
 
 
-def responses(outcome: Outcome) -> list[float]:
-    """Standard deviations of the layers' responses, in order.
-
-    Raises:
-        UserError: if the result holds none.
-    """
-    found = rows(outcome, outcome.values.get("responses"), "responses", ("std",))
-    stds = [float(row["std"]) for row in found if row.get("std") is not None]
-    if not stds:
-        raise damaged(outcome, "responses")
-    return stds
-
-
-def _statistics(outcomes: Iterable[Outcome]) -> str:
-    """By what BN normalised when responses were measured, and on which images."""
-    told = {
-        f"{o.values.get('statistics') or 'unknown'} statistics, "
-        f"on {o.values.get('images') or 'unknown images'}"
-        for o in outcomes
-    }
-    return " or ".join(sorted(told))
-
-
 def signals(results: Results, group: Group) -> Figure | None:
-    """How large signals and gradients are through the layers, at moments of a training.
+    """Signals and gradients through the layers after some iterations of a training.
 
-    One row of panels for a network, of its first seed.
+    One row of panels for each network, of its first seed.
     """
-    runs = results.runs(group.name, kind="signals")
+    runs = results.runs(group, kind="signals")
     firsts = {run.network: run for run in sorted(runs, key=lambda run: -run.seed)}
     chosen = sorted(firsts.values(), key=lambda run: (depth(run.network), run.network))
     if not chosen:
         return None
-    moments = {run.key: _moments(run) for run in chosen}
-    kinds = {"forward": "signal (std)", "gradient": "gradient (rms)"}
-    limits = {what: _limits(moments.values(), what) for what in kinds}
-    panels = [
-        Panel(
-            f"{title(run.network)}: {what}",
-            [
-                Line([_ranked([row.get(what) for row in layers])], colour,
+    panels = []
+    for run in chosen:
+        for what, label in (("forward", "signal (std)"), ("gradient", "gradient (rms)")):
+            steps = run.signals()
+            lines = [
+                Line([_numbered([row.get(what) for row in layers])], colour,
                      label=f"step {step:,}", width=1.2)
                 for (step, layers), colour in zip(
-                    moments[run.key], _spread(len(moments[run.key])), strict=True
+                    steps.items(), _step_colours(len(steps)), strict=True
                 )
-            ],
-            "layer", label, y_limits=limits[what], legend=True, logarithmic=True,
-        )
-        for run in chosen for what, label in kinds.items()
-    ]  # fmt: skip
-    said = []
-    for run in chosen:
-        found = []
-        for step, layers in moments[run.key]:
-            sizes = [row["gradient"] for row in layers if row.get("gradient")]
-            if sizes:
-                found.append(f"{max(sizes) / min(sizes):.3g} (step {step:,})")
-        said.append(f"{title(run.network)} {', '.join(found) or 'no gradients'}")
-    name = anchor(f"signals-{group.name}")
+            ]  # fmt: skip
+            panels.append(
+                Panel(
+                    f"{network_title(run.network)}: {what}", lines, "layer", label,
+                    y_limits=_common_limits(chosen, what), legend=True, logarithmic=True,
+                )
+            )  # fmt: skip
+    name = anchor(f"signals-{group}")
     return Figure(
         name,
         "Signals forward (left) and gradients backward (right) through the layers: standard "
-        "deviation of each layer's response, root mean square of the loss's gradient there.",
-        f"Largest over smallest gradient of a layer: {'; '.join(said)}.",
+        "deviation of the response of each layer, root mean square of the gradient of the loss.",
+        f"Ratio of the largest to the smallest gradient of a layer: "
+        f"{'; '.join(map(_gradient_ratios, chosen))}.",
         results.badge(group),
         draw(panels, name, 2, height=2.5),
         sources(chosen),
     )
 
 
-def against(
-    results: Results, group: Group, variant: Group, networks: Sequence[str]
-) -> Figure | None:
-    """Trainings of a variant (bold) beside those of the same networks without it (dashed)."""
-    both = [n for n in networks if results.runs(variant.name, n)]
-    if not both:
+def _common_limits(runs: Sequence[Outcome], what: str) -> tuple[float, float] | None:
+    """Limits that contain the values of all networks, so that they can be compared."""
+    found = [
+        value
+        for run in runs
+        for layers in run.signals().values()
+        for row in layers
+        if (value := row.get(what) or 0) > 0
+    ]
+    return (min(found) / 1.3, max(found) * 1.3) if found else None
+
+
+def _gradient_ratios(run: Outcome) -> str:
+    ratios = []
+    for step, layers in run.signals().items():
+        sizes = [size for row in layers if (size := row.get("gradient"))]
+        if sizes:
+            ratios.append(f"{max(sizes) / min(sizes):.3g} (step {step:,})")
+    return f"{network_title(run.network)} {', '.join(ratios) or 'no gradients'}"
+
+
+def _step_colours(count: int) -> list[str]:
+    last = len(STEP_COLOURS) - 1
+    return [STEP_COLOURS[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def against_base(results: Results, variant: Group) -> Figure | None:
+    """Trainings of a variant (solid) and trainings of the same networks without it (dashed).
+
+    For deepened networks also the training of the shallow network that they were made from.
+    """
+    runs = results.runs(variant)
+    networks = [n for n in dict.fromkeys(run.network for run in runs)]
+    if not networks:
         return None
-    axes = _Axes(results, group, both, others=variant)
+    axes = _Axes(results, variant.base, networks, variant=variant)
     panels = []
-    for network in both:
-        starts = results.runs(variant.name, network, "deepened")
+    for network in networks:
+        starts = results.runs(variant, network, "deepened")
         lines = [] if starts else [
-            axes.line(network, "train_curve", False, dashed=True),
-            axes.line(network, "train_curve", False, group=variant),
+            axes.line(network, "train_curve", bold=False, dashed=True),
+            axes.line(network, "train_curve", bold=False, group=variant),
         ]  # fmt: skip
-        before, after = ("as elsewhere", variant.variant.replace("-", " "))
+        base_label, label = "unchanged", variant.variant.replace("-", " ")
         if starts:
             shallow = str(starts[0].values.get("from", ""))
-            before, after = "from scratch", f"from {title(shallow)}"
-            lines.append(axes.line(shallow, "test_curve", True, True, title(shallow)))
-        lines.append(axes.line(network, "test_curve", True, True, before))
-        bold = axes.line(network, "test_curve", True, False, after, variant)
+            name = network_title(shallow)
+            base_label, label = "from scratch", f"from {name}"
+            lines.append(axes.line(shallow, "test_curve", bold=True, dashed=True, label=name))
+        lines.append(axes.line(network, "test_curve", bold=True, dashed=True, label=base_label))
+        bold = axes.line(network, "test_curve", bold=True, label=label, group=variant)
         if starts:
-            begun = [(0.0, measured(start, "error")) for start in starts]
-            bold = replace(bold, seeds=[[p, *s] for p, s in zip(begun, bold.seeds, strict=False)])
+            first = [(0.0, start.percent()) for start in starts]
+            bold = replace(bold, seeds=[[p, *s] for p, s in zip(first, bold.seeds, strict=False)])
         lines.append(bold)
-        panels.append(
-            axes.panel(title(network), lines, "test error (%)" if starts else "error (%)")
-        )
-    runs = [run for network in both for run in results.runs(variant.name, network)]
-    said = [f"{title(n)} {_error(results.runs(variant.name, n))}" for n in both]
-    name = anchor(f"against-{variant.name}")
+        y_label = "test error (%)" if starts else "error (%)"
+        panels.append(axes.panel(network_title(network), lines, y_label))
+    errors = [f"{network_title(n)} {percent_text(results.runs(variant, n))}" for n in networks]
+    name = anchor(f"against-{variant}")
     return Figure(
         name,
-        f"Variant: {variant.variant.replace('-', ' ')}. Test error, and where thin the training "
-        "error, beside other trainings of the same length (dashed).",
-        f"Final test errors of the solid curves: {', '.join(said)}.",
+        f"Variant: {variant.variant.replace('-', ' ')} (solid), and trainings of the same length "
+        "without it (dashed). Bold: test error. Thin: training error.",
+        f"Final test errors of the solid curves: {', '.join(errors)}.",
         results.badge(variant),
         draw(panels, name, min(2, len(panels)), width=4.2),
-        sources(runs),
+        sources(run for network in networks for run in results.runs(variant, network)),
     )
-
-
-def _limits(
-    moments: Iterable[list[tuple[int, list[dict[str, float]]]]], what: str
-) -> tuple[float, float] | None:
-    """Limits that hold all of the figure's panels, so that networks can be compared."""
-    sizes = [
-        row[what] for m in moments for _, layers in m for row in layers if (row.get(what) or 0) > 0
-    ]
-    return (min(sizes) / 1.3, max(sizes) * 1.3) if sizes else None
-
-
-def absent(results: Results, group: Group, networks: Sequence[str], experiment: str) -> Missing:
-    """A line about the networks of a figure that have not been trained."""
-    return Missing(
-        f"Not run yet with this budget: {', '.join(map(title, networks))}",
-        command(experiment, group.budget, group.cifar),
-    )
-
-
-def command(experiment: str, budget: str = "full", cifar: bool = True) -> str:
-    """What makes an experiment's results."""
-    data = "" if cifar else " --data FOLDER"
-    return f"resnets paper run {experiment} --budget {budget}{data}"
 
 
 class _Axes:
-    """What the panels of one figure have in common: scales and limits."""
+    """Scales and limits that the panels of one figure have in common."""
 
     def __init__(
-        self, results: Results, group: Group, networks: Sequence[str], others: Group | None = None
+        self,
+        results: Results,
+        group: Group,
+        networks: Sequence[str],
+        variant: Group | None = None,
     ) -> None:
         self.results, self.group = results, group
         lengths = results.iterations(group)
-        self.full = group.cifar and others is None and lengths == [CIFAR_ITERATIONS]
-        self.unit = 1e4 if group.budget == "full" else 1e3
-        self.across = "iter. (1e4)" if group.budget == "full" else "iterations (thousands)"
+        self.full = group.cifar and variant is None and lengths == [CIFAR_ITERATIONS]
+        full_budget = group.budget == "full"
+        self.unit = 1e4 if full_budget else 1e3
+        self.x_label = "iter. (1e4)" if full_budget else "iterations (thousands)"
         end = max(lengths, default=1) / self.unit
         self.x_limits = (0.0, end)
-        groups = [group.name] + ([others.name] if others else [])
         late = [
             y
-            for name in groups
+            for drawn in (group, variant) if drawn
             for network in networks
-            for run in results.runs(name, network)
-            for curve_name in ("train_curve", "test_curve")
-            for x, y in curve(run, curve_name)
+            for run in results.runs(drawn, network)
+            for name in ("train_curve", "test_curve")
+            for x, y in run.curve(name)
             if x / self.unit >= 0.2 * end
-        ]
+        ]  # fmt: skip
         low, high = min(late, default=0.0), max(late, default=100.0)
-        self.y_limits = (0.0, 20.0) if self.full else (
-            5.0 * math.floor(0.9 * low / 5), min(100.0, 5.0 * math.ceil(1.05 * high / 5) or 5.0)
-        )  # fmt: skip
+        bottom = 5.0 * math.floor(0.9 * low / 5)
+        top = min(100.0, 5.0 * math.ceil(1.05 * high / 5) or 5.0)
+        self.y_limits = (0.0, 20.0) if self.full else (bottom, top)
 
     def line(
         self,
         network: str,
-        what: str,
+        curve: str,
+        *,
         bold: bool,
         dashed: bool = False,
         label: str | None = None,
         group: Group | None = None,
     ) -> Line:
-        """A network's curve; the bold one bears its name."""
-        runs = self.results.runs((group or self.group).name, network)
-        seeds: list[Points] = [[(x / self.unit, y) for x, y in curve(run, what)] for run in runs]
+        """A curve of a network, over its seeds; a bold one has a label, by default the depth."""
+        runs = self.results.runs(group or self.group, network)
+        seeds: list[Points] = [[(x / self.unit, y) for x, y in run.curve(curve)] for run in runs]
         if label is None:
             label = f"{depth(network)}-layer" if bold else ""
-        return Line(
-            seeds, COLOURS.get(depth(network), INK), label, dashed,
-            1.9 if bold else 0.8, smooth=what == "train_curve",
-        )  # fmt: skip
+        colour, width = COLOURS.get(depth(network), INK), 1.9 if bold else 0.8
+        return Line(seeds, colour, label, dashed, width, smooth=curve == "train_curve")
 
-    def panel(self, name: str, lines: Sequence[Line], up: str = "error (%)") -> Panel:
-        return Panel(name, lines, self.across, up, self.x_limits, self.y_limits)
+    def panel(self, title: str, lines: Sequence[Line], y_label: str) -> Panel:
+        return Panel(title, lines, self.x_label, y_label, self.x_limits, self.y_limits)
 
 
-def _pairs(axes: _Axes, networks: Sequence[str], dashed: bool) -> list[Line]:
-    thin = [axes.line(n, "train_curve", bold=False, dashed=dashed) for n in networks]
-    return thin + [axes.line(n, "test_curve", bold=True) for n in networks]
-
-
-def _present(results: Results, group: Group, networks: Sequence[str]) -> list[str]:
-    return [network for network in networks if results.runs(group.name, network)]
-
-
-def _error(runs: Sequence[Outcome]) -> str:
-    return percent([measured(run, "error") for run in runs])
-
-
-def _figure(
-    results: Results, group: Group, name: str, caption: str, networks: Sequence[str],
-    panels: Sequence[Panel], columns: int,
-) -> Figure:  # fmt: skip
-    said, outcomes = [], []
-    for network in networks:
-        runs = results.runs(group.name, network)
-        outcomes += runs
-        text = f"{title(runs[0].network)} {_error(runs)}"
-        text += f", training {percent([measured(run, 'train_error') for run in runs])}"
-        said.append(text)
-    name = anchor(f"{name}-{group.name}")
-    panels = [panel for panel in panels if panel.lines]
-    most = max(len(results.runs(group.name, network)) for network in networks)
-    several = f" Mean of up to {most} seeds; the bands span them." if most > 1 else ""
-    return Figure(
-        name, caption + several, f"Final errors: {'; '.join(said)}.", results.badge(group),
-        draw(panels, name, min(columns, len(panels))), sources(outcomes),
-    )  # fmt: skip
-
-
-def _ranked(values: Sequence[float | None]) -> Points:
+def _numbered(values: Sequence[float | None]) -> Points:
+    """Points (1, value), (2, value), ... without those that are not finite."""
     return [(n, v) for n, v in enumerate(values, 1) if v is not None and math.isfinite(v)]
-
-
-def _moments(outcome: Outcome) -> list[tuple[int, list[dict[str, float]]]]:
-    steps = outcome.values.get("steps")
-    if not isinstance(steps, dict) or not steps or not all(str(s).isdigit() for s in steps):
-        raise damaged(outcome, "steps")
-    keys = ("forward", "gradient")
-    return sorted((int(s), rows(outcome, layers, "steps", keys)) for s, layers in steps.items())
-
-
-def _spread(count: int) -> list[str]:
-    last = len(STEPS) - 1
-    return [STEPS[round(i * last / max(1, count - 1))] for i in range(count)]

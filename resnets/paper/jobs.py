@@ -1,4 +1,4 @@
-"""What experiments are made of: commands of this package, and how their results are collected."""
+"""The jobs that experiments consist of: commands of this package, and how results are collected."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from resnets.paper.store import Outcome, Store
+from resnets.paper.store import Budget, Group, Outcome, Store
 from resnets.support.errors import UserError
 from resnets.training import metrics, recipe_file, run_folder
 from resnets.training.recipe import Recipe
 
-Budget = Literal["full", "short", "smoke"]
 LAST = 5
-"""Readings of the training error whose mean is the error at the end."""
+"""The training error at the end is the mean of so many last log entries."""
+ENVIRONMENT = ("hardware", "threads", "python", "system", "packages", "commit")
+"""Keys of a command's JSON output that describe the machine and the software."""
 
 
 @dataclass(frozen=True)
@@ -24,48 +25,38 @@ class DataSet:
     """The images of an experiment.
 
     Args:
-        name: how groups of results are called, `cifar10` or a folder's name.
-        place: where the user has it; None for CIFAR-10 from the cache.
-        fingerprint: which images these are, so that results of others are not taken for theirs.
+        name: `cifar10`, or a name for a set of photographs; part of the group's name.
+        location: folder or address; None for CIFAR-10 from the cache.
+        fingerprint: identifies the images, so that results on other images are not mistaken.
         images: number of training images.
         size: pixels a side of photographs; None for CIFAR-10.
     """
 
     name: str
-    place: str | None
+    location: str | None
     fingerprint: str
     images: int
     size: int | None = None
 
-    @property
-    def group(self) -> str:
-        """First part of the names of results on these images."""
-        return self.name if self.size is None else f"{self.name}-{self.size}"
+    def options(self) -> list[str]:
+        """Command-line options that select these images."""
+        return ["--data", self.location] if self.location is not None else []
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where results and run folders are."""
+class Workspace:
+    """The store of results, and the folder with run folders and other files of jobs."""
 
     store: Store
     runs: Path
 
-    def run(self, key: str) -> Path:
+    def run_folder(self, key: str) -> Path:
         """The run folder of a training."""
         return self.runs / key
 
-    def output(self, key: str) -> Path:
-        """What a job's command prints."""
-        return self.runs / f"{key}.out"
-
-    def log(self, key: str) -> Path:
-        """What it tells beside that."""
-        return self.runs / f"{key}.log"
-
-    def model(self, key: str) -> Path:
-        """The trained network: beside its result, or in the run folder."""
-        kept = self.store.weights(key)
-        return kept if kept.exists() else self.run(key) / "model.safetensors"
+    def file(self, key: str, ending: str) -> Path:
+        """A file of a job: `out` and `log` are the standard output and error of its command."""
+        return self.runs / f"{key}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -75,81 +66,94 @@ class Job:
     kind: ClassVar[str]
 
     @property
-    def key(self) -> str:
-        """Name of the result."""
+    def group(self) -> Group:
+        """The group of the result."""
+        return self.training.group
+
+    @property
+    def name(self) -> str:
+        """The name of the result in its group."""
         raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """Path of the result in the store, without ending."""
+        return f"{self.group}/{self.name}"
 
     @property
     def training(self) -> Training:
-        """The training that it is about."""
+        """The training that is run or measured."""
         raise NotImplementedError
 
     @property
-    def needs(self) -> tuple[Job, ...]:
-        """Jobs that come first; their models and files are read."""
+    def prerequisites(self) -> tuple[Job, ...]:
+        """Jobs that run first; this one reads their files."""
         return ()
 
-    def arguments(self, place: Place) -> list[str]:
-        """The command, without the program's name."""
+    def arguments(self, workspace: Workspace) -> list[str]:
+        """The command line after the program's name."""
         raise NotImplementedError
 
-    def environment(self, place: Place) -> dict[str, str]:
-        """Variables that its command must have, whatever others have."""
+    def environment(self, workspace: Workspace) -> dict[str, str]:
+        """Environment variables for this command; they override the common ones."""
         return {}
 
-    def share(self, place: Place) -> float:
-        """How much of it is done already, from 0 to 1."""
+    def fraction_done(self, workspace: Workspace) -> float:
+        """How much of an interrupted job is done, from 0 to 1."""
         return 0.0
 
-    def leaves(self, place: Place) -> list[Path]:
-        """Files that other jobs read."""
-        return []
+    def file(self, workspace: Workspace) -> Path | None:
+        """The file that other jobs read: a model or scores; None if there is none."""
+        return None
 
-    def collect(self, place: Place) -> Outcome:
-        """The result, after the command has succeeded.
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the result, as JSON."""
+        return self.training.identity()
+
+    def outcome(self, values: dict[str, Any], provenance: dict[str, Any]) -> Outcome:
+        """A result of this job."""
+        return Outcome(self.group, self.name, self.kind, self.identity(), values, provenance)
+
+    def collect(self, workspace: Workspace) -> Outcome:
+        """Read the result after the command has succeeded.
 
         Raises:
-            UserError: if what the command left is not whole.
+            UserError: if what the command wrote is missing or damaged.
         """
-        path = place.output(self.key)
+        path = workspace.file(self.key, "out")
         try:
             printed = json.loads(path.read_text(encoding="utf-8"))
             environment = {name: printed.pop(name) for name in ENVIRONMENT if name in printed}
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{self.key}: its command left no result ({error})", str(path)
-            ) from error
-        provenance = {"command": " ".join(["resnets", *self.arguments(place)]), **environment}
-        return Outcome(self.key, self.kind, self.identity(), printed, provenance)
+            message = f"the command of {self.key} printed no result ({error})"
+            raise UserError(message, str(path)) from error
+        command = " ".join(["resnets", *self.arguments(workspace)])
+        return self.outcome(self.values(printed), {"command": command, **environment})
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the result, as JSON."""
-        return self.training.identity()
+    def values(self, printed: dict[str, Any]) -> dict[str, Any]:
+        """The values to keep of the JSON that the command printed."""
+        return printed
 
-    def finished(self, place: Place) -> bool:
+    def is_finished(self, store: Store) -> bool:
         """Whether the store has the result.
 
         Raises:
-            UserError: if it has that of another job under this name.
+            UserError: if it has the result of another recipe or other images under this name.
         """
-        outcome = place.store.read(self.key)
+        outcome = store.read(self.key)
         if outcome is None:
             return False
         if not _same(outcome.identity, self.identity()):
             raise UserError(
                 "is the result of another recipe or of other images",
-                str(place.store.path(self.key)),
+                str(store.path(self.key)),
                 "move it away, or give another --results",
             )
         return True
 
 
-ENVIRONMENT = ("hardware", "threads", "python", "system", "packages", "commit")
-"""What commands print of the machine that they ran on."""
-
-
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether two jobs are the same; a recipe may have got keys since, with their defaults."""
+    """Whether two identities are equal; keys added to recipes since count as their defaults."""
     try:
         recipes = [Recipe.model_validate_json(json.dumps(i["plan"])) for i in (old, new)]
     except (ValueError, KeyError):
@@ -163,9 +167,10 @@ class Training(Job):
     """A network trained by a recipe.
 
     Args:
-        recipe: the shipped recipe, and `settings` that change it.
-        variant: ending of the group's name where the settings are not the budget's own.
-        init: a job whose output is the model to start from.
+        recipe: name of a shipped recipe.
+        settings: changes to it, as for `--set`.
+        variant: name for settings that differ from the budget's; part of the group's name.
+        init: a job that makes the model to start from.
     """
 
     kind = "training"
@@ -179,52 +184,54 @@ class Training(Job):
     init: Deepen | None = None
 
     @property
-    def group(self) -> str:
-        """The trainings that this one is compared with."""
-        return f"{self.data.group}-{self.budget}{self.variant}"
+    def group(self) -> Group:
+        return Group(self.data.name, self.data.size, self.budget, self.variant)
 
     @property
-    def key(self) -> str:
-        return f"{self.group}/{self.network}-seed{self.seed}"
+    def name(self) -> str:
+        return f"{self.network}-seed{self.seed}"
 
     @property
     def training(self) -> Training:
         return self
 
     @property
-    def needs(self) -> tuple[Job, ...]:
+    def prerequisites(self) -> tuple[Job, ...]:
         return (self.init,) if self.init else ()
 
     @cached_property
     def plan(self) -> Recipe:
-        """The recipe as it is asked for; the weights it starts from are known by their job."""
+        """The complete recipe; weights to start from are not part of it, but of the identity."""
         keys = [f'network="{self.network}"', f"seed={self.seed}"]
         plan = recipe_file.load(self.recipe, [*self.settings, *keys])
         return plan if self.data.size is None else plan.at_size(self.data.size)
 
-    def arguments(self, place: Place) -> list[str]:
-        words = ["train", self.recipe, "--network", self.network, "--seed", str(self.seed)]
-        words += ["--out", str(place.run(self.key)), "--resume"]
-        words += [word for setting in self.settings for word in ("--set", setting)]
+    def options(self) -> list[str]:
+        """The command line's words for recipe, network, seed and settings."""
+        words = [self.recipe, "--network", self.network, "--seed", str(self.seed)]
+        return words + [word for setting in self.settings for word in ("--set", setting)]
+
+    def arguments(self, workspace: Workspace) -> list[str]:
+        words = ["train", *self.options()]
+        words += ["--out", str(workspace.run_folder(self.key)), "--resume", *self.data.options()]
         if self.init is not None:
-            words += ["--init", str(self.init.deeper(place))]
-        if self.data.place is not None:
-            words += ["--data", self.data.place]
+            words += ["--init", str(self.init.file(workspace))]
         if self.data.size is not None:
             words += ["--image-size", str(self.data.size)]
         return words
 
-    def environment(self, place: Place) -> dict[str, str]:
-        """As many threads as the run began with: with others its bits would differ."""
-        folder = place.run(self.key)
+    def environment(self, workspace: Workspace) -> dict[str, str]:
+        """The number of threads that the run began with, since another changes its bits."""
         try:
-            threads = run_folder.began(folder)["threads"]
+            threads = run_folder.began(workspace.run_folder(self.key))["threads"]
         except UserError:
-            return {}  # a new run, or one that will say itself what is wrong
+            return {}  # a new run, or a damaged one, whose command prints the error
         return {"OMP_NUM_THREADS": str(threads)}
 
-    def leaves(self, place: Place) -> list[Path]:
-        return [place.model(self.key)]
+    def file(self, workspace: Workspace) -> Path:
+        """The trained network: in the store, else in the run folder."""
+        kept = workspace.store.weights(self.key)
+        return kept if kept.exists() else workspace.run_folder(self.key) / "model.safetensors"
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -236,8 +243,8 @@ class Training(Job):
             **({"init": self.init.key} if self.init else {}),
         }
 
-    def collect(self, place: Place) -> Outcome:
-        folder = place.run(self.key)
+    def collect(self, workspace: Workspace) -> Outcome:
+        folder = workspace.run_folder(self.key)
         path = folder / "summary.json"
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
@@ -250,24 +257,24 @@ class Training(Job):
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise UserError(f"is missing or damaged ({error})", str(path)) from error
         if self.seed == 0 and self.budget != "smoke":
-            place.store.keep_weights(self.key, folder / "model.safetensors")
-        return Outcome(self.key, self.kind, self.identity(), values, provenance)
+            workspace.store.keep_weights(self.key, folder / "model.safetensors")
+        return self.outcome(values, provenance)
 
     def steps(self) -> int:
         """Iterations of the whole training."""
         images = min(self.data.images, self.plan.limit or self.data.images)
         return self.plan.in_iterations(images).steps
 
-    def reached(self, place: Place) -> int:
-        """Iterations that its metrics tell of."""
+    def steps_done(self, workspace: Workspace) -> int:
+        """The last iteration in the metrics of the run folder; 0 if there are none."""
         try:
-            rows = metrics.read(place.run(self.key))
+            rows = metrics.read(workspace.run_folder(self.key))
         except UserError:
-            return 0  # the run itself will say what is wrong
+            return 0  # the command of the run prints the error
         return int(rows[-1]["step"]) if rows else 0
 
-    def share(self, place: Place) -> float:
-        return self.reached(place) / self.steps()
+    def fraction_done(self, workspace: Workspace) -> float:
+        return self.steps_done(workspace) / self.steps()
 
 
 def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -275,8 +282,8 @@ def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     trained = [row for row in rows if "train_error" in row]
     tested = [row for row in rows if "test_error" in row]
 
-    def curve(of: Sequence[dict[str, Any]], key: str) -> list[list[float]]:
-        return [[row["step"], row[key]] for row in of]
+    def curve(rows: Sequence[dict[str, Any]], key: str) -> list[list[float]]:
+        return [[row["step"], row[key]] for row in rows]
 
     last = trained[-LAST:]
     return {
@@ -290,44 +297,44 @@ def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Of(Job):
-    """A job about a trained network."""
+class NetworkJob(Job):
+    """A job that reads the model of a training."""
 
     of: Training
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name}.{self.kind}"
 
     @property
     def training(self) -> Training:
         return self.of
 
     @property
-    def needs(self) -> tuple[Job, ...]:
+    def prerequisites(self) -> tuple[Job, ...]:
         return (self.of,)
 
 
 @dataclass(frozen=True)
-class Evaluation(Of):
+class Evaluation(NetworkJob):
     """A test of a trained network on photographs by one of the paper's protocols."""
 
     kind = "test"
     views: str = "ten-crop"
 
     @property
-    def key(self) -> str:
-        return f"{self.of.key}.{self.views}"
+    def name(self) -> str:
+        return f"{self.of.name}.{self.views}"
 
-    def scores(self, place: Place) -> Path:
-        """Every image's scores."""
-        return place.runs / f"{self.key}.scores"
-
-    def arguments(self, place: Place) -> list[str]:
-        assert self.of.data.place is not None
+    def arguments(self, workspace: Workspace) -> list[str]:
+        assert self.of.data.location is not None
         return [
-            "eval", str(place.model(self.of.key)), self.of.data.place, "--views", self.views,
-            "--save-scores", str(self.scores(place)), "--json",
+            "eval", str(self.of.file(workspace)), self.of.data.location, "--views",
+            self.views, "--save-scores", str(self.file(workspace)), "--json",
         ]  # fmt: skip
 
-    def leaves(self, place: Place) -> list[Path]:
-        return [self.scores(place)]
+    def file(self, workspace: Workspace) -> Path:
+        return workspace.file(self.key, "scores")
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "views": self.views}
@@ -335,7 +342,7 @@ class Evaluation(Of):
 
 @dataclass(frozen=True)
 class Ensemble(Job):
-    """Several tested networks as one (Table 5)."""
+    """The mean prediction of several tested networks (Table 5)."""
 
     kind = "ensemble"
     tests: tuple[Evaluation, ...]
@@ -345,16 +352,15 @@ class Ensemble(Job):
         return self.tests[0].of
 
     @property
-    def key(self) -> str:
-        first = self.tests[0]
-        return f"{first.of.group}/ensemble-seed{first.of.seed}.{first.views}"
+    def name(self) -> str:
+        return f"ensemble-seed{self.training.seed}.{self.tests[0].views}"
 
     @property
-    def needs(self) -> tuple[Job, ...]:
+    def prerequisites(self) -> tuple[Job, ...]:
         return self.tests
 
-    def arguments(self, place: Place) -> list[str]:
-        return ["ensemble", *(str(test.scores(place)) for test in self.tests), "--json"]
+    def arguments(self, workspace: Workspace) -> list[str]:
+        return ["ensemble", *(str(test.file(workspace)) for test in self.tests), "--json"]
 
     def identity(self) -> dict[str, Any]:
         networks = [test.of.network for test in self.tests]
@@ -362,79 +368,68 @@ class Ensemble(Job):
 
 
 @dataclass(frozen=True)
-class Responses(Of):
+class Responses(NetworkJob):
     """Standard deviations of the layers' responses (Figure 7)."""
 
     kind = "responses"
 
-    @property
-    def key(self) -> str:
-        return f"{self.of.key}.responses"
+    def arguments(self, workspace: Workspace) -> list[str]:
+        return ["responses", str(self.of.file(workspace)), "--json", *self.of.data.options()]
 
-    def arguments(self, place: Place) -> list[str]:
-        words = ["responses", str(place.model(self.of.key)), "--json"]
-        return words + (["--data", self.of.data.place] if self.of.data.place else [])
-
-    def collect(self, place: Place) -> Outcome:
-        outcome = super().collect(place)
-        (model,) = outcome.values["models"]
-        return replace(
-            outcome,
-            values={
-                "statistics": outcome.values["statistics"],
-                "images": model["images"],
-                "responses": model["layers"],
-            },
-        )
+    def values(self, printed: dict[str, Any]) -> dict[str, Any]:
+        (model,) = printed["models"]
+        return {
+            "statistics": printed["statistics"],
+            "images": model["images"],
+            "responses": model["layers"],
+        }
 
 
 @dataclass(frozen=True)
-class Signals(Of):
-    """Signals and gradients through the layers, at the start of a training and in its course."""
+class Signals(NetworkJob):
+    """Signals and gradients through the layers after some iterations of a training."""
 
     kind = "signals"
     steps: tuple[int, ...] = (0,)
 
     @property
-    def key(self) -> str:
-        return f"{self.of.key}.signals"
+    def prerequisites(self) -> tuple[Job, ...]:
+        return ()  # the command trains the first iterations itself
 
-    @property
-    def needs(self) -> tuple[Job, ...]:
-        return ()  # it takes the training's first steps itself
-
-    def arguments(self, place: Place) -> list[str]:
-        training = self.of.arguments(place)[:6]
-        words = ["signals", *training[1:], "--steps", ",".join(map(str, self.steps)), "--json"]
-        words += [word for setting in self.of.settings for word in ("--set", setting)]
-        return words + (["--data", self.of.data.place] if self.of.data.place else [])
+    def arguments(self, workspace: Workspace) -> list[str]:
+        steps = ",".join(map(str, self.steps))
+        words = ["signals", *self.of.options(), "--steps", steps, "--json"]
+        return words + self.of.data.options()
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "steps": list(self.steps)}
 
 
 @dataclass(frozen=True)
-class Deepen(Of):
-    """A deeper network with the same outputs, made from a trained one (the introduction)."""
+class Deepen(NetworkJob):
+    """A deeper network with the same outputs, made from a trained one (section 1).
+
+    Args:
+        to: name of the deeper network.
+    """
 
     kind = "deepened"
     to: str = ""
 
     @property
-    def key(self) -> str:
-        return f"{self.of.group}-deepened/{self.to}-seed{self.of.seed}.start"
+    def group(self) -> Group:
+        return replace(self.of.group, variant="deepened")
 
-    def deeper(self, place: Place) -> Path:
-        """The model file of the deeper network."""
-        return place.runs / f"{self.key}.safetensors"
+    @property
+    def name(self) -> str:
+        return f"{self.to}-seed{self.of.seed}.start"
 
-    def arguments(self, place: Place) -> list[str]:
-        words = ["deepen", str(place.model(self.of.key)), "--to", self.to, "--json"]
-        words += ["--out", str(self.deeper(place))]
-        return words + (["--data", self.of.data.place] if self.of.data.place else [])
+    def arguments(self, workspace: Workspace) -> list[str]:
+        words = ["deepen", str(self.of.file(workspace)), "--to", self.to, "--json"]
+        return [*words, "--out", str(self.file(workspace)), *self.of.data.options()]
 
-    def leaves(self, place: Place) -> list[Path]:
-        return [self.deeper(place)]
+    def file(self, workspace: Workspace) -> Path:
+        return workspace.file(self.key, "safetensors")
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "network": self.to, "from": self.of.network}

@@ -1,8 +1,8 @@
-"""The paper's numbers, from data files beside this module.
+"""The paper's numbers as data, and the cost of each network as counted by this package.
 
-`numbers.json` holds what the paper and its authors state, `complexity.json` what is counted here.
-In `numbers.json` a cell takes what it does not say itself from its row, then from its column,
-then from its table.
+`numbers.json` holds the numbers that the paper and its authors published, `complexity.json` our
+counts. In `numbers.json` a cell inherits the keys that it lacks from its row, then from its
+column, then from its table.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ Source = Literal["printed", "plot", "later"]
 
 @dataclass(frozen=True)
 class Number:
-    """One number of the paper, or of its authors later.
+    """One number of the paper, or of a later publication of its authors.
 
     Args:
         table: `table1` to `table6`, `fig1`, `fig4`, `fig6`, `fig7`, `preact` or `authors`.
         row: the system or depth, for example `ResNet-110` or `34-layer`.
-        column: which of the row's numbers, for example `top-1`.
-        metric: what is measured, for example `top-5 error`.
-        protocol: how; a view (`center`, `ten-crop`, `dense`), `single view` of a small image, ...
-        value: as printed, or read off a plot; the best of `runs` where Table 6 has a mean.
+        column: the column of the table, for example `top-1`.
+        metric: the quantity, for example `top-5 error`.
+        protocol: a view (`center`, `ten-crop`, `dense`), `single view` of a small image, ...
+        value: as printed, or read off a plot; the best of `runs` where Table 6 gives a mean.
         unit: `%` or `multiply-adds`; empty for responses.
-        source: printed in the paper, read off a plot, or stated later.
-        mean: mean of several runs, where it is given.
-        spread: their standard deviation.
-        runs: how many runs the number is of; 0 where a mean is given without saying.
-        network: its name in our zoo; None for other systems and networks that are not in it.
-        also: other networks of the zoo that the number is for.
-        layers: weighted layers, where given.
+        source: printed in the paper, read off a plot, or published later.
+        mean: mean of several runs, where published.
+        spread: standard deviation of these runs.
+        runs: number of runs; 0 where a mean is published without their number.
+        network: name in our zoo; None for systems that are not in it.
+        also: other networks of the zoo with the same number.
+        layers: weighted layers, where published.
         parameters: as printed, for example `0.27M`.
-        data: the images.
-        uncertainty: of a reading off a plot, plus or minus.
+        data: the images, for example `ImageNet validation`.
+        uncertainty: plus or minus, of a number read off a plot.
         bound: the true value is `below` or `above` this one.
-        iterations: first and last iteration of the curve's part that was read.
+        iterations: first and last iteration of the part of the curve that was read.
+        rank: of the layer, counted from the largest response (Figure 7).
     """
 
     table: str
@@ -61,21 +62,32 @@ class Number:
     uncertainty: float | None = None
     bound: Literal["below", "above"] | None = None
     iterations: tuple[int, int] | None = None
+    rank: int | None = None
 
     @property
     def target(self) -> float:
-        """What one honest run should be compared with."""
+        """The number to compare a single run with: the mean, where there is one."""
         return self.value if self.mean is None else self.mean
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The zoo's networks that the number is for."""
+        """All networks of the zoo with this number."""
         return (self.network, *self.also) if self.network else ()
+
+    @property
+    def millions(self) -> float | None:
+        """The printed number of parameters, in millions."""
+        return float(self.parameters.removesuffix("M")) if self.parameters else None
+
+    @property
+    def dataset(self) -> str:
+        """`CIFAR-10`, `CIFAR-100`, `ImageNet`, or empty."""
+        return self.data.partition(" ")[0]
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Cost of a network as counted here, and as the paper prints it where it does."""
+    """Cost of a network by our count, and as the paper prints it, if it does."""
 
     layers: int
     parameters: int
@@ -88,7 +100,7 @@ class Complexity:
 class PaperError:
     """A CIFAR-10 test error of the paper, in percent.
 
-    For 110 layers Table 6 prints the best of five runs, and their mean and spread too.
+    For 110 layers, Table 6 prints the best of five runs, with their mean and standard deviation.
     """
 
     error: float
@@ -99,7 +111,7 @@ class PaperError:
 
     @property
     def target(self) -> float:
-        """What one honest run should be compared with."""
+        """The error to compare a single run with: the mean, where there is one."""
         return self.error if self.mean is None else self.mean
 
     def __str__(self) -> str:
@@ -142,27 +154,23 @@ def tables() -> list[str]:
 
 
 def about(table: str) -> str:
-    """What holds for a whole table, in a sentence or two."""
+    """A note on a whole table, one or two sentences."""
     return str(_read("numbers.json")[table]["about"])
 
 
 def numbers(table: str) -> list[Number]:
-    """A table's numbers, in its order.
-
-    Raises:
-        KeyError: if there is no such table.
-    """
+    """The numbers of a table, row by row; raises `KeyError` if there is no such table."""
     return list(_tables()[table])
 
 
 def number(table: str, row: str, column: str) -> Number | None:
-    """One number of a table, if the paper gives it."""
+    """One number of a table; None if the paper does not have it."""
     cells = (n for n in _tables()[table] if (n.row, n.column) == (row, column))
     return next(cells, None)
 
 
 def complexities() -> dict[str, Complexity]:
-    """Every listed network's cost (Table 1 and Table 6)."""
+    """The cost of every listed network, by name (Table 1 and Table 6)."""
     costs = {name: n.value for n in _tables()["table1"] for name in n.networks}
     sizes = {
         name: n.parameters
@@ -180,9 +188,8 @@ def complexities() -> dict[str, Complexity]:
 
 
 def cifar10_error(network: str) -> PaperError | None:
-    """The paper's CIFAR-10 test error of a network (Table 6, Figure 6), if it has one."""
-    columns = {"table6": "error", "fig6": "test"}
-    for table, column in columns.items():
+    """The paper's CIFAR-10 test error of a network (Table 6, else Figure 6)."""
+    for table, column in (("table6", "error"), ("fig6", "test")):
         for n in _tables()[table]:
             if n.column == column and network in n.networks:
                 return PaperError(n.value, n.mean, n.spread, n.runs, n.source == "plot")

@@ -1,14 +1,14 @@
-"""Jobs on the machines of a Ray cluster; all state lies in folders that the machines share."""
+"""Jobs on the machines of a Ray cluster; all state is in folders that the machines share."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from resnets.support.errors import UserError
 
 
 class RayPool:
-    """Runs each job as a process on whichever machine of the cluster has room.
+    """Runs each command as a process on any machine of the cluster that has room.
 
-    The machines must have the same Python and package at the same place, and the working folder
-    on a disk that they share.
+    The machines must have the same Python and packages at the same paths, and share a disk with
+    the current folder.
 
     Args:
         address: of the cluster, for example `auto` on one of its machines or `HOST:6379`; if
             None, that in `RAY_ADDRESS`, or this machine alone.
-        cpus_per_job: CPU cores that a job gets.
-        gpus_per_job: GPUs that a job gets; 0.5 lets two share one.
+        cpus_per_job: CPU cores for a job.
+        gpus_per_job: GPUs for a job; with 0.5 two jobs share a GPU.
 
     Raises:
         UserError: if Ray is not installed, the cluster does not answer, or none of its machines
@@ -35,7 +35,7 @@ class RayPool:
 
     def __init__(self, address: str | None, cpus_per_job: int, gpus_per_job: float) -> None:
         ray = self._ray = ray_cluster.connect(address)
-        # So that only the commands need this package on the machines, and can tell its absence.
+        # By value: on a machine without this package `run` fails, with a clear message.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         wanted = {"CPU": cpus_per_job, "GPU": gpus_per_job}
         if not any(_has_room(node, wanted) for node in ray.nodes()):
@@ -53,15 +53,7 @@ class RayPool:
     def start(
         self, key: str, command: list[str], environment: dict[str, str], output: Path, log: Path
     ) -> None:
-        """Begin a command as soon as a machine has room.
-
-        Args:
-            key: what the job is called.
-            command: program and arguments; it runs in this working folder.
-            environment: variables besides the machine's own and our `RESNETS_...`.
-            output: a new file for what it prints.
-            log: file to which what it tells is added.
-        """
+        """Start a command as soon as a machine has room, with our `RESNETS_...` variables."""
         ours = {k: v for k, v in os.environ.items() if k.startswith("RESNETS_")}
         worker = self._worker.remote()
         code = worker.run.remote(
@@ -75,14 +67,7 @@ class RayPool:
         self._codes[code] = key
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
-        """Jobs that ended since the last call and their exit codes.
-
-        The code is None if the machine was lost: the job may be started again. Waits up to
-        `timeout` seconds for the first.
-
-        Raises:
-            UserError: if a machine could not run a command at all.
-        """
+        """See `Pool.finished`; raises `UserError` if a machine could not run a command at all."""
         if not self._codes:
             time.sleep(timeout)
             return []
@@ -99,7 +84,7 @@ class RayPool:
             raise UserError(
                 f"a machine of the cluster could not run it ({error.cause})",
                 key,
-                "all machines need the same Python, and the folders on a disk that they share",
+                "all machines need the same Python and packages, and a disk that they share",
             ) from error
         except self._ray.exceptions.RayError:
             return key, None
@@ -107,13 +92,17 @@ class RayPool:
             self._ray.kill(worker)  # its CPUs and GPUs are free for others
 
     def stop(self) -> None:
-        """Have what is running save and end (SIGINT), wait for it, and leave Ray."""
-        asked = {key: worker.interrupt.remote() for key, worker in self._workers.items()}
-        if asked:
-            self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=ray_cluster.ANSWER)
+        """Interrupt the running commands (SIGINT), wait until they have saved, and leave Ray."""
+        interrupts = {key: worker.interrupt.remote() for key, worker in self._workers.items()}
+        if interrupts:
+            self._ray.wait(
+                list(interrupts.values()),
+                num_returns=len(interrupts),
+                timeout=ray_cluster.ANSWER,
+            )
         for code, key in self._codes.items():
-            answered, _ = self._ray.wait([asked[key]], timeout=0)
-            if answered:  # others have not begun
+            running, _ = self._ray.wait([interrupts[key]], timeout=0)
+            if running:  # the others have not started
                 with contextlib.suppress(self._ray.exceptions.RayError):
                     self._ray.get(code)
             self._ray.kill(self._workers[key])
@@ -128,7 +117,7 @@ def _has_room(node: dict[str, Any], wanted: dict[str, float]) -> bool:
 
 
 class _Worker:
-    """Lives on a machine of the cluster for one job; `run` and `interrupt` are two threads."""
+    """Runs one command on a machine of the cluster; `run` and `interrupt` are two threads."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,6 +126,8 @@ class _Worker:
     def run(
         self, command: list[str], environment: dict[str, str], folder: str, output: str, log: str
     ) -> int:
+        from resnets.support.signals import listen_in_child
+
         with Path(output).open("wb") as out, Path(log).open("ab") as err:
             self._process = subprocess.Popen(
                 command,
@@ -146,7 +137,7 @@ class _Worker:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=_hear_signals,
+                preexec_fn=partial(listen_in_child, unblock=True),
             )
         if self._stopped:
             self.interrupt()
@@ -156,11 +147,3 @@ class _Worker:
         self._stopped = True
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-
-
-def _hear_signals() -> None:
-    """Undo that Ray's processes block SIGINT; save and end if Ray's process is gone (Linux)."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

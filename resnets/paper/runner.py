@@ -1,81 +1,98 @@
-"""Running the jobs of experiments: what is missing, several at a time, resumable at any point."""
+"""Runs the jobs of experiments: several at a time, and resumable at any point."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from filelock import FileLock, Timeout
 
-from resnets.paper.jobs import Job, Place
+from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, writing
+from resnets.support.signals import handling, listen_in_child
 
+LAUNCHERS = ("local", "ray")
 STARTS = 3
-"""Times that a job is started whose machine was lost."""
-
-
+"""Times that a job is started if its machine is lost."""
 SAVING = 30
-"""Seconds that a run may take to save its state."""
+"""Seconds that an interrupted run may take to save its state."""
+TRAININGS_PER_GPU = 4
+"""CIFAR-10 trainings that share a GPU, since a single one does not keep it busy."""
 
 
 class Pool(Protocol):
-    """Whatever runs commands: this machine, or a cluster."""
+    """Runs commands: on this machine, or on a cluster."""
 
     def start(
         self, key: str, command: list[str], environment: dict[str, str], output: Path, log: Path
     ) -> None:
-        """Begin a command; it prints to `output` and tells to `log`."""
+        """Start a command, with its standard output and standard error in files.
+
+        Args:
+            key: of the job.
+            command: program and arguments, run in the current folder.
+            environment: variables besides those of the machine.
+            output: a new file for the standard output.
+            log: a file to which the standard error is appended.
+        """
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
-        """Commands that ended since the last call and their exit codes; None if the machine that
-        ran one was lost. Waits up to `timeout` seconds for the first."""
+        """Keys and exit codes of the commands that ended since the last call.
+
+        The code is None if the machine was lost: the job can be started again. Waits up to
+        `timeout` seconds for the first command.
+        """
 
     def stop(self) -> None:
-        """Ask what is running to save and end, and wait for it."""
+        """Interrupt the running commands, so that they save and end, and wait for them."""
 
 
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+class JobProgress(Protocol):
+    """Shows the progress of the jobs to the user."""
 
+    def note(self, text: str) -> None:
+        """Print a line."""
 
-def _hear_signals() -> None:
-    """Undo that a shell has its background commands ignore SIGINT, and on Linux have this process
-    asked to save and end when the one that started it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if LIBC is not None:
-        LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    def started(self, job: Job) -> None:
+        """A job was started, or resumed."""
+
+    def collected(self, outcome: Outcome) -> None:
+        """A job has its result."""
+
+    def update(self, running: Sequence[Job]) -> None:
+        """Called about every second with the running jobs."""
 
 
 class LocalPool:
-    """Processes of this machine.
+    """Runs commands as processes of this machine.
 
     Args:
-        gpus: the GPUs among which jobs are shared, as in `CUDA_VISIBLE_DEVICES`; none on a
-            machine without.
+        gpus: the GPUs that the jobs share, as in `CUDA_VISIBLE_DEVICES`; none on a machine
+            without GPUs.
     """
 
     def __init__(self, gpus: Sequence[str] = ()) -> None:
         self._gpus = list(gpus)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._on: dict[str, str] = {}
+        self._gpu_of: dict[str, str] = {}
 
     def start(
         self, key: str, command: list[str], environment: dict[str, str], output: Path, log: Path
     ) -> None:
         if self._gpus:
-            busy = list(self._on.values())
-            self._on[key] = min(self._gpus, key=busy.count)
-            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._on[key]}
+            busy = list(self._gpu_of.values())
+            self._gpu_of[key] = min(self._gpus, key=busy.count)
+            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._gpu_of[key]}
         with writing(log), output.open("wb") as out, log.open("ab") as err:
             self._running[key] = subprocess.Popen(
                 command,
@@ -83,8 +100,8 @@ class LocalPool:
                 stdout=out,
                 stderr=err,
                 env=os.environ | environment,
-                start_new_session=True,  # Ctrl-C reaches them through `stop`, once
-                preexec_fn=_hear_signals,
+                start_new_session=True,  # Ctrl-C reaches them once, through `stop`
+                preexec_fn=listen_in_child,
             )
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
@@ -98,7 +115,7 @@ class LocalPool:
             time.sleep(0.1)
         for key, _ in ended:
             del self._running[key]
-            self._on.pop(key, None)
+            self._gpu_of.pop(key, None)
         return list(ended)
 
     def stop(self) -> None:
@@ -109,64 +126,92 @@ class LocalPool:
         self._running.clear()
 
 
-class Watch(Protocol):
-    """Whoever looks on while jobs run."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def started(self, job: Job) -> None:
-        """A job begins, or goes on."""
-
-    def collected(self, outcome: Outcome) -> None:
-        """A job has its result."""
-
-    def looking(self, running: Sequence[Job]) -> None:
-        """Time to look how far the running jobs are."""
+def check_launcher(launcher: str) -> None:
+    """Raise `UserError` if there is no such launcher, naming the nearest."""
+    if launcher not in LAUNCHERS:
+        hint = nearest(launcher, LAUNCHERS)
+        raise UserError(f"unknown launcher {launcher!r}", "--launcher", hint)
 
 
-def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
-    """What must still run, in an order in which it can: also what jobs need and nobody kept.
+def make_pool(launcher: str, threads: int) -> Pool:
+    """The pool of a launcher, with so many threads for each job.
 
     Raises:
-        UserError: if a result file is damaged or of another job.
+        UserError: if the cluster cannot be used.
+    """
+    gpus = available_gpus()
+    if launcher == "local":
+        return LocalPool(gpus)
+    from resnets.paper.ray_launcher import RayPool
+
+    return RayPool(None, cpus_per_job=threads, gpus_per_job=1 / TRAININGS_PER_GPU if gpus else 0.0)
+
+
+def available_gpus() -> list[str]:
+    """The GPUs that may be used, by their names in `CUDA_VISIBLE_DEVICES` if it is set."""
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] or [str(number) for number in range(count)]
+
+
+def side_by_side(jobs: Sequence[Job], limit: int | None, launcher: str) -> tuple[int, int]:
+    """How many jobs run at a time, and with how many threads each.
+
+    Args:
+        limit: at most so many; by default as many as the machine's GPUs, else its cores, allow.
+    """
+    if launcher == "ray":  # the cluster has its own limits
+        return limit or len(jobs), 1
+    # Several small networks with a core each train more images than one after the other.
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    photos = any(job.training.data.size is not None for job in jobs)
+    possible = gpus * (1 if photos else TRAININGS_PER_GPU) if gpus else cores
+    at_once = min(limit or possible, len(jobs))
+    return at_once, max(1, cores // at_once)
+
+
+def missing(jobs: Sequence[Job], workspace: Workspace) -> list[Job]:
+    """The jobs that must still run, prerequisites first.
+
+    A finished job runs again if another needs its file and it was not kept.
+
+    Raises:
+        UserError: if a result file is damaged, or belongs to another job.
     """
     todo: dict[str, Job] = {}
 
-    def add(job: Job, for_its_files: bool) -> None:
-        if job.key in todo or (job.finished(place) and not (for_its_files and _gone(job, place))):
+    def add(job: Job, for_its_file: bool) -> None:
+        if job.key in todo:
             return
-        for need in job.needs:
-            add(need, for_its_files=True)
+        file = job.file(workspace) if for_its_file else None
+        if job.is_finished(workspace.store) and (file is None or file.exists()):
+            return
+        for need in job.prerequisites:
+            add(need, for_its_file=True)
         todo[job.key] = job
 
     for job in jobs:
-        add(job, for_its_files=False)
+        add(job, for_its_file=False)
     return list(todo.values())
 
 
-def _gone(job: Job, place: Place) -> bool:
-    """Whether the files that other jobs read of this one are not there."""
-    return not all(path.exists() for path in job.leaves(place))
-
-
 @contextlib.contextmanager
-def alone(place: Place) -> Iterator[None]:
+def exclusive(workspace: Workspace) -> Iterator[None]:
     """Keep a second `paper run` out of the same run folders.
 
     Raises:
-        UserError: if there is one at work.
+        UserError: if another one uses them.
     """
-    make_folder(place.runs)
-    lock = FileLock(place.runs / ".lock")
-    with writing(place.runs):
+    make_folder(workspace.runs)
+    lock = FileLock(workspace.runs / ".lock")
+    with writing(workspace.runs):
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
             raise UserError(
-                "another `resnets paper run` is at work here",
-                str(place.runs),
-                "wait for its end, or give another --runs",
+                "another `resnets paper run` uses this folder",
+                str(workspace.runs),
+                "wait until it ends, or give another --runs",
             ) from error
     try:
         yield
@@ -174,44 +219,58 @@ def alone(place: Place) -> Iterator[None]:
         lock.release()
 
 
-class Failed(Exception):
-    """Some jobs failed; the others have their results."""
+class JobsFailed(Exception):
+    """Some jobs failed; the others have their results.
+
+    Args:
+        jobs: the reasons, by the keys of the jobs.
+    """
 
     def __init__(self, jobs: dict[str, str]) -> None:
         super().__init__(f"{len(jobs)} failed")
         self.jobs = jobs
 
 
-@dataclass
-class Launch:
-    """Runs jobs in a pool, collecting each result as soon as there is one.
+class Runner:
+    """Runs jobs in a pool and collects each result as soon as there is one.
 
     Args:
-        at_once: how many jobs run side by side.
+        at_once: how many jobs run at a time.
         environment: variables of the jobs' processes, such as the number of threads.
     """
 
-    place: Place
-    pool: Pool
-    at_once: int
-    environment: dict[str, str]
-    watch: Watch
-    _waiting: dict[str, Job] = field(default_factory=dict)
-    _running: dict[str, Job] = field(default_factory=dict)
-    _starts: dict[str, int] = field(default_factory=dict)
-    _failed: dict[str, str] = field(default_factory=dict)
-    _told: dict[str, int] = field(default_factory=dict)
-    """Bytes that earlier starts left in the logs."""
+    def __init__(
+        self,
+        workspace: Workspace,
+        pool: Pool,
+        progress: JobProgress,
+        *,
+        at_once: int,
+        environment: dict[str, str],
+    ) -> None:
+        self.workspace, self.pool, self.progress = workspace, pool, progress
+        self.at_once, self.environment = at_once, environment
+        self._waiting: dict[str, Job] = {}
+        self._running: dict[str, Job] = {}
+        self._starts: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._old_log_bytes: dict[str, int] = {}
 
     def run(self, todo: Sequence[Job]) -> None:
-        """Run what `missing` found.
+        """Run the jobs that `missing` returned. SIGTERM stops them as Ctrl-C does.
 
         Raises:
-            Failed: after all that could be done, if jobs failed.
+            JobsFailed: if jobs failed, after all others have ended.
             UserError: if results cannot be written.
             KeyboardInterrupt: after the running jobs have saved their state.
         """
         self._waiting = {job.key: job for job in todo}
+        with handling(_interrupt, signal.SIGTERM):  # replaces a handler that Ray may have set
+            self._run()
+        if self._failed:
+            raise JobsFailed(self._failed)
+
+    def _run(self) -> None:
         try:
             while self._waiting or self._running:
                 self._fill()
@@ -219,75 +278,79 @@ class Launch:
                     break
                 for key, code in self.pool.finished(timeout=1.0):
                     self._ended(self._running.pop(key), code)
-                self.watch.looking(list(self._running.values()))
+                self.progress.update(list(self._running.values()))
         finally:
             self.pool.stop()
-        if self._failed:
-            raise Failed(self._failed)
 
     def _fill(self) -> None:
+        """Start jobs until `at_once` are running."""
         for key, job in list(self._waiting.items()):
-            lost = next((need.key for need in job.needs if need.key in self._failed), None)
-            if lost:
-                self._failed[key] = f"needs {lost}"
+            needs = [need.key for need in job.prerequisites]
+            failed = next((need for need in needs if need in self._failed), None)
+            if failed:
+                self._failed[key] = f"needs {failed}"
                 del self._waiting[key]
-            elif len(self._running) < self.at_once and not self._must_wait(job):
+            elif len(self._running) < self.at_once and not any(
+                need in self._waiting or need in self._running for need in needs
+            ):
                 del self._waiting[key]
                 self._start(job)
 
-    def _must_wait(self, job: Job) -> bool:
-        return any(need.key in self._waiting or need.key in self._running for need in job.needs)
-
     def _start(self, job: Job) -> None:
-        _wait_for_the_last(self.place.run(job.key))
-        output, log = self.place.output(job.key), self.place.log(job.key)
+        _wait_until_saved(self.workspace.run_folder(job.key))
+        output, log = (self.workspace.file(job.key, ending) for ending in ("out", "log"))
         make_folder(output.parent)
-        command = [sys.executable, "-m", "resnets", *job.arguments(self.place)]
+        command = [sys.executable, "-m", "resnets", *job.arguments(self.workspace)]
         self._starts[job.key] = self._starts.get(job.key, 0) + 1
-        self._told[job.key] = log.stat().st_size if log.exists() else 0
-        environment = {**self.environment, **job.environment(self.place)}
+        self._old_log_bytes[job.key] = log.stat().st_size if log.exists() else 0
+        environment = {**self.environment, **job.environment(self.workspace)}
         self.pool.start(job.key, command, environment, output, log)
         self._running[job.key] = job
-        self.watch.started(job)
+        self.progress.started(job)
 
     def _ended(self, job: Job, code: int | None) -> None:
         if code is None and self._starts[job.key] < STARTS:
-            self.watch.note(f"{job.key}: its machine was lost; starting it again")
+            self.progress.note(f"{job.key}: its machine was lost; starting it again")
             self._waiting[job.key] = job
         elif code == 0:
             self._collect(job)
         else:
-            self._fail(job, _last_words(self.place.log(job.key), self._told[job.key], code))
+            log = self.workspace.file(job.key, "log")
+            self._fail(job, _last_line(log, self._old_log_bytes[job.key], code))
 
     def _collect(self, job: Job) -> None:
         try:
-            outcome = job.collect(self.place)
+            outcome = job.collect(self.workspace)
         except UserError as error:
             self._fail(job, str(error))
             return
-        self.place.store.write(outcome)
-        self.watch.collected(outcome)
+        self.workspace.store.write(outcome)
+        self.progress.collected(outcome)
 
     def _fail(self, job: Job, why: str) -> None:
         self._failed[job.key] = why
-        self.watch.note(f"{job.key} failed: {why}")
+        self.progress.note(f"{job.key} failed: {why}")
 
 
-def _wait_for_the_last(folder: Path) -> None:
-    """Let a run end that a killed command left behind: it is saving its state."""
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_until_saved(folder: Path) -> None:
+    """Wait for a run whose command was killed: it is still saving its state."""
     if not (folder / "recipe.json").exists():
         return
     with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=SAVING):
-        pass  # if it does not end, the new run says in whose way it is
+        pass  # if it does not end, the new run reports the lock
 
 
-def _last_words(log: Path, before: int, code: int | None) -> str:
-    """What a failed job told last, after so many bytes of earlier starts."""
-    new = log.read_bytes()[before:] if log.exists() else b""
-    told = [line.strip() for line in new.decode(errors="replace").split("\n") if line.strip()]
-    last = told[-1].removeprefix("resnets: ") if told else "it told nothing"
+def _last_line(log: Path, old_bytes: int, code: int | None) -> str:
+    """The last line of a failed job's log, after the bytes of earlier starts, and how it ended."""
+    new = log.read_bytes()[old_bytes:] if log.exists() else b""
+    lines = [line.strip() for line in new.decode(errors="replace").split("\n") if line.strip()]
+    last = lines[-1].removeprefix("resnets: ") if lines else "no message"
     if code is None:
         how = "its machine was lost"
     else:
         how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{last} ({how}; all it told: {log})"
+    return f"{last} ({how}; full log: {log})"

@@ -3,17 +3,15 @@
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from resnets.cli import paper as verb
 from resnets.data import cifar10
 from resnets.paper import experiments, runner
-from resnets.paper.experiments import Choice, Experiment
-from resnets.paper.jobs import DataSet, Evaluation, Responses
+from resnets.paper.document import Text
+from resnets.paper.experiments import Experiment
+from resnets.paper.jobs import Responses
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 from tests.paper.conftest import InProcess
@@ -21,11 +19,17 @@ from tests.paper.conftest import InProcess
 SMALL = ("iterations=4", "schedule.warmup=2", "batch=50", "test_every=2", "log_every=2")
 
 
+def cifar_experiment(name, title, *networks):
+    return Experiment(
+        id=name, title=title, needs="cifar10", networks=networks, section="x", parts=[]
+    )
+
+
 @pytest.fixture
 def small(monkeypatch, real_shape):
     """One experiment of two small networks, its jobs run in this process."""
     networks = ("cifar-plain8", "cifar-resnet8")
-    pair = Experiment("pair", "two small networks", "cifar10", experiments._cifar(*networks))
+    pair = cifar_experiment("pair", "two small networks", *networks)
     monkeypatch.setattr(experiments, "EXPERIMENTS", (pair,))
     monkeypatch.setitem(experiments.CIFAR_RECIPES, "smoke", ("cifar10-short", SMALL))
     pool = InProcess(monkeypatch)
@@ -65,7 +69,7 @@ def test_list_run_list_again(resnets, small, tmp_path):
     before = len(small.commands)
     code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke", "--seeds", "2")
     assert code == 0
-    assert "4 of 4 results are there already" in out
+    assert "4 of 4 results exist already" in out
     assert len(small.commands) == before
 
 
@@ -125,7 +129,7 @@ def test_without_results_there_is_no_report(resnets):
 def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
     """Ray's own handler ends the command with a dump and saves nothing."""
 
-    def rude(gpus):
+    def replace_handler(gpus):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return small
 
@@ -133,15 +137,15 @@ def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
         assert callable(signal.getsignal(signal.SIGTERM)), "this process would die"
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner, "LocalPool", rude)
+    monkeypatch.setattr(runner, "LocalPool", replace_handler)
     monkeypatch.setattr(small, "start", interrupted)
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not heard"))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not handled"))
     try:
         code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (code, small.stopped) == (130, True)
-    assert "Stopped, saved. Go on with the same command:\n  resnets paper run pair" in out
+    assert "Stopped, saved. Resume with the same command:\n  resnets paper run pair" in out
 
 
 def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
@@ -157,9 +161,10 @@ def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
 @pytest.fixture
 def photos(monkeypatch, small, tmp_path):
     """A second experiment, of one small network, and photographs for it."""
-    one = Experiment("one", "a test", "photos", lambda choice, seed: [
-        Evaluation(choice.photos("resnet18-a", seed), views="ten-crop")
-    ])  # fmt: skip
+    one = Experiment(
+        id="one", title="a test", needs="photos", networks=("resnet18-a",),
+        job=experiments.train_and_test("ten-crop"), section="x", parts=[],
+    )  # fmt: skip
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, one))
     settings = ("epochs=1", "batch=4", "test_every=1", "log_every=1", "recompute_bn=0", "limit=4")
     monkeypatch.setitem(experiments.PHOTO_RECIPES, "smoke", ("photos-short", settings))
@@ -191,42 +196,18 @@ def test_a_finished_run_on_other_images_is_not_taken_for_these(resnets, photos, 
     assert not list((tmp_path / "new").rglob("*.json"))
 
 
-def test_photographs_get_a_gpu_each(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    networks = ("resnet18-a", "resnet34-a", "plain18", "plain34")
-    on = DataSet("photos", "photos", "x", 100, 64)
-    choice = Choice("full", 1, on)
-    todo = [choice.photos(network, 0) for network in networks]
-    assert verb._side_by_side(verb.Options(), todo)[0] == 2
-    assert verb._side_by_side(verb.Options(jobs=3), todo)[0] == 3
-    cifar = replace(choice, data=DataSet("cifar10", None, "50k/10k", 100))
-    todo = [cifar.cifar("cifar-resnet20", seed) for seed in range(9)]
-    assert verb._side_by_side(verb.Options(), todo)[0] == 8
-
-
-@pytest.mark.parametrize(
-    ("allowed", "count", "used"),
-    [("3,GPU-5", 2, ["3", "GPU-5"]), (None, 2, ["0", "1"]), (None, 1, ["0"]), ("", 0, [])],
-)
-def test_only_gpus_that_the_user_allows_are_used(monkeypatch, allowed, count, used):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if allowed is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    assert verb._gpus() == used
-
-
 def test_it_is_said_when_a_training_is_repeated_for_its_model(resnets, small, monkeypatch):
     pair = experiments.EXPERIMENTS
-    one = Experiment("one", "responses", "cifar10", lambda choice, seed: [
-        Responses(choice.cifar("cifar-resnet8", seed))
-    ])  # fmt: skip
+    one = Experiment(
+        id="one", title="responses", needs="cifar10", networks=("cifar-resnet8",),
+        job=toy_job, section="x", parts=[],
+    )  # fmt: skip
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*pair, one))
     smoke = ("--budget", "smoke")
     assert resnets("paper", "run", "pair", *smoke)[0] == 0
     code, out, _ = resnets("paper", "run", "one", *smoke, "--runs", "others")
     assert code == 0
-    assert "cifar-resnet8-seed0 runs again: others need its files" in out
+    assert "cifar-resnet8-seed0 runs again: other jobs need its model or scores" in out
     code, out, _ = resnets("paper", "run", "one", *smoke)
     assert code == 0
     assert "again" not in out
@@ -256,7 +237,7 @@ def test_what_is_made_from_code_and_what_has_no_image_size_is_said(resnets, real
 
 
 def test_only_may_name_networks_of_any_of_the_experiments(resnets, small, monkeypatch):
-    other = Experiment("other", "one network", "cifar10", experiments._cifar("cifar-plain14"))
+    other = cifar_experiment("other", "one network", "cifar-plain14")
     monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, other))
     code, out, _ = resnets(
         "paper", "run", "pair", "other", "--budget", "smoke",
@@ -265,3 +246,46 @@ def test_only_may_name_networks_of_any_of_the_experiments(resnets, small, monkey
     assert code == 0
     assert "2 jobs to run, about" in out
     assert "(2 of 2 done)" in out
+
+
+def toy_job(setup, network, seed):
+    return Responses(setup.training(network, seed))
+
+
+def toy_parts(experiment, results):
+    lines = [
+        Text(f"{group}: {sum(run.responses()):.1f} of {run.network}")
+        for group in experiment.groups(results)
+        for run in results.runs(group, kind="responses")
+    ]
+    return lines or [experiment.missing("Not run yet")]
+
+
+def test_an_experiment_is_defined_in_one_place(resnets, small, monkeypatch, tmp_path):
+    toy = Experiment(
+        id="toy", title="sums of responses", needs="cifar10", networks=("cifar-plain8",), once=True,
+        job=toy_job, section="A toy experiment", parts=[toy_parts],
+    )  # fmt: skip
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*experiments.EXPERIMENTS, toy))
+
+    def row():
+        code, out, _ = resnets("paper", "list", "--budget", "smoke", "--seeds", "2", "--json")
+        assert code == 0
+        return next(row for row in json.loads(out) if row["id"] == "toy")
+
+    def report(folder):
+        assert resnets("paper", "report", "--out", folder)[0] == 0
+        return (tmp_path / folder / "report.md").read_text()
+
+    (tmp_path / "results" / "paper").mkdir(parents=True)
+    assert row()["missing"] == [
+        "cifar10-smoke/cifar-plain8-seed0", "cifar10-smoke/cifar-plain8-seed0.responses"
+    ]  # fmt: skip
+    assert "Not run yet: `resnets paper run toy --budget full`" in report("before")
+    code, out, err = resnets("paper", "run", "toy", "--budget", "smoke", "--seeds", "2")
+    assert (code, err) == (0, "")
+    assert "(2 of 2 done)" in out
+    assert (row()["title"], row()["jobs"], row()["done"]) == ("sums of responses", 1, 1)
+    after = report("after")
+    assert "## A toy experiment\n\ncifar10-smoke: " in after
+    assert "of cifar-plain8\n\n" in after

@@ -7,7 +7,7 @@ import pytest
 
 from resnets.cli import main as cli
 from resnets.data import cifar10
-from resnets.paper.jobs import DataSet, Place, Training
+from resnets.paper.jobs import DataSet, Training, Workspace
 from resnets.paper.store import Store
 
 DATA = DataSet("cifar10", None, "50k/10k", 600)
@@ -15,7 +15,7 @@ SETTINGS = ("batch=50", "iterations=6", "test_every=3", "log_every=2", "schedule
 
 
 def small(network="cifar-resnet8", seed=0, variant="", settings=SETTINGS):
-    return Training(network, "cifar10-short", DATA, "smoke", seed, settings, variant)
+    return Training(network, "cifar10-short", DATA, "smoke", seed, settings, variant=variant)
 
 
 class InProcess:
@@ -57,7 +57,7 @@ class InProcess:
 
 
 class Silent:
-    """Looks on and remembers."""
+    """Remembers what it is called with."""
 
     def __init__(self):
         self.notes, self.begun, self.results = [], [], []
@@ -71,13 +71,13 @@ class Silent:
     def collected(self, outcome):
         self.results.append(outcome.key)
 
-    def looking(self, running):
+    def update(self, running):
         pass
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(Store(tmp_path / "results"), tmp_path / "runs")
+def workspace(tmp_path):
+    return Workspace(Store(tmp_path / "results"), tmp_path / "runs")
 
 
 @pytest.fixture

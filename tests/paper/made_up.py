@@ -3,7 +3,7 @@
 import math
 import random
 
-from resnets.paper.store import Outcome
+from resnets.paper.store import Group, Outcome
 
 WHOLE = {"full": 64_000, "short": 3_000, "smoke": 400}
 FINAL = {  # test error, training error
@@ -28,7 +28,8 @@ PROVENANCE = {
 
 def outcome(key, kind, values, network, budget, seed, **identity):
     identity = {"network": network, "budget": budget, "seed": seed, **identity}
-    return Outcome(key, kind, identity, values, PROVENANCE)
+    folder, _, name = key.partition("/")
+    return Outcome(Group.of_folder(folder), name, kind, identity, values, PROVENANCE)
 
 
 def training(network, budget="full", seed=0, group=None, images=10_000, points=120):

@@ -5,21 +5,27 @@ from dataclasses import replace
 import pytest
 
 from resnets.models import zoo
-from resnets.paper import judges
-from resnets.paper.claims import claims
+from resnets.paper import claims
+from resnets.paper.claims import CLAIMS
 from resnets.paper.numbers import complexities
-from resnets.paper.store import Outcome
+from resnets.paper.results import Results
+from resnets.paper.store import Group, Outcome
 from resnets.paper.verdicts import Sample, noise
 from resnets.support.errors import UserError
 
-BY_ID = {claim.id: claim for claim in claims()}
-CIFAR, PHOTOS = "cifar10-short", "dogs-64-short"
+BY_ID = {claim.id: claim for claim in CLAIMS}
+CIFAR, PHOTOS = Group.of_folder("cifar10-short"), Group.of_folder("dogs-64-short")
+FULL = Group.of_folder("cifar10-full")
 
 
 def outcome(group, network, seed, kind, values, ending="", **identity):
-    key = f"{group}/{network}-seed{seed}{ending}"
     identity = {"network": network, "budget": "short", "seed": seed, **identity}
-    return Outcome(key, kind, identity, values, {})
+    group = Group.of_folder(str(group))
+    return Outcome(group, f"{network}-seed{seed}{ending}", kind, identity, values, {})
+
+
+def verdict_of(claim, outcomes, group=None):
+    return claim.check(Results(outcomes), group)
 
 
 def trained(group, network, *errors, train=None, **curves):
@@ -213,8 +219,8 @@ CASES = {
 
 
 def test_every_statement_that_needs_runs_has_its_cases():
-    assert set(CASES) == {claim.id for claim in claims() if claim.needs != "nothing"}
-    assert len(BY_ID) == len(claims())
+    assert set(CASES) == {claim.id for claim in CLAIMS if claim.needs != "nothing"}
+    assert len(BY_ID) == len(CLAIMS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -225,23 +231,23 @@ def test_a_statement_holds_fails_and_is_unclear(name):
     for state, outcomes in zip(states, CASES[name], strict=True):
         if outcomes is None:
             continue
-        verdict = claim.check(outcomes, group)
+        verdict = verdict_of(claim, outcomes, group)
         assert verdict.state == state, verdict.evidence
-        assert group in verdict.evidence
-    assert claim.check([], group).state == "not run"
+        assert str(group) in verdict.evidence
+    assert verdict_of(claim, [], group).state == "not run"
 
 
 def test_results_of_other_groups_and_variants_do_not_count():
-    good = ladder("cifar10-full", [P[0], P[3]])
-    assert BY_ID["degradation"].check(good, "cifar10-full").state == "holds"
-    assert BY_ID["degradation"].check(good, CIFAR).state == "not run"
-    assert BY_ID["degradation"].check(good, PHOTOS).state == "not run"
+    good = ladder(FULL, [P[0], P[3]])
+    assert verdict_of(BY_ID["degradation"], good, FULL).state == "holds"
+    assert verdict_of(BY_ID["degradation"], good, CIFAR).state == "not run"
+    assert verdict_of(BY_ID["degradation"], good, PHOTOS).state == "not run"
     other = [run for name in (P[0], P[3]) for run in trained(f"{CIFAR}-no-warmup", name, 10)]
-    assert BY_ID["degradation"].check(other, CIFAR).state == "not run"
+    assert verdict_of(BY_ID["degradation"], other, CIFAR).state == "not run"
 
 
 def test_a_missing_depth_leaves_a_statement_unclear_and_is_named():
-    verdict = BY_ID["plain-depth"].check(ladder(CIFAR, P[:3]), CIFAR)
+    verdict = verdict_of(BY_ID["plain-depth"], ladder(CIFAR, P[:3]), CIFAR)
     assert verdict.state == "not clear"
     assert "not run: cifar-plain56" in verdict.evidence
 
@@ -249,7 +255,7 @@ def test_a_missing_depth_leaves_a_statement_unclear_and_is_named():
 def test_one_seed_is_said_and_needs_a_larger_difference():
     def check(deep):
         runs = trained(CIFAR, P[0], 10.0) + trained(CIFAR, P[3], deep)
-        return BY_ID["degradation"].check(runs, CIFAR)
+        return verdict_of(BY_ID["degradation"], runs, CIFAR)
 
     assert check(12).state == "holds"
     assert check(10.5).state == "not clear"
@@ -271,7 +277,7 @@ def test_a_small_training_error_of_one_seed_is_uncertain_by_the_images_it_was_co
         runs = trained(CIFAR, R[4], 6, train=0.10) + trained(CIFAR, R[3], 6, train=0.12)
         for run in runs:
             run.identity["plan"]["log_every"] = log_every
-        return BY_ID["residual-depth-training"].judge(judges.Runs(runs, CIFAR)).evidence
+        return BY_ID["residual-depth-training"].judge(Results(runs), CIFAR).evidence
 
     assert "+0.02 (noise 0.05)" in check(50)  # 5 readings of 50 batches of 128
     assert "+0.02 (noise 0.01)" in check(1000)
@@ -284,7 +290,7 @@ def test_a_network_is_not_faster_than_itself():
         for name in ("plain18", "resnet18-a")
         for run in trained(PHOTOS, name, 20, 20, 20, test_curve=level)
     ]
-    verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
+    verdict = verdict_of(BY_ID["residual-18-faster"], runs, PHOTOS)
     assert verdict.state == "not clear", verdict.evidence
     assert "plain18 955 and 1,500," in verdict.evidence
 
@@ -293,7 +299,7 @@ def test_a_network_that_never_has_the_error_is_not_faster():
     runs = faster(900, 1000, 1100)
     for run in runs[3:]:
         run.values["test_curve"] = [[500, 90.0], [3000, 60.0]]
-    verdict = BY_ID["residual-18-faster"].check(runs, PHOTOS)
+    verdict = verdict_of(BY_ID["residual-18-faster"], runs, PHOTOS)
     assert verdict.state == "does not hold"
     assert "resnet18-a 3,000 and 3,000" in verdict.evidence
 
@@ -302,7 +308,7 @@ def test_a_training_too_short_to_begin_does_not_show_a_late_start():
     def check(iterations):
         runs = rough(3)
         runs[0].values.update(iterations=iterations, train_curve=[[iterations, 90.5]])
-        return BY_ID["start-late"].check(runs, CIFAR)
+        return verdict_of(BY_ID["start-late"], runs, CIFAR)
 
     assert check(400).state == "not clear"
     assert "not within 1.0 epochs" in check(400).evidence
@@ -311,16 +317,16 @@ def test_a_training_too_short_to_begin_does_not_show_a_late_start():
 
 def test_trainings_of_different_lengths_are_not_judged():
     runs = ladder(CIFAR, [P[0], P[3]])
-    assert BY_ID["degradation"].check(runs, CIFAR).state == "holds"
+    assert verdict_of(BY_ID["degradation"], runs, CIFAR).state == "holds"
     runs[0].values["iterations"] = 400
-    verdict = BY_ID["degradation"].check(runs, CIFAR)
+    verdict = verdict_of(BY_ID["degradation"], runs, CIFAR)
     assert verdict.state == "not clear"
     assert "trainings of different lengths" in verdict.evidence
     assert "400 to 3,000 iterations" in verdict.evidence
 
 
 def test_what_several_parts_lack_is_said_once():
-    evidence = BY_ID["degradation"].check(trained(CIFAR, P[0], 10.0), CIFAR).evidence
+    evidence = verdict_of(BY_ID["degradation"], trained(CIFAR, P[0], 10.0), CIFAR).evidence
     assert evidence == "not run: cifar-plain56"
 
 
@@ -332,25 +338,23 @@ def test_the_ten_crop_test_is_used_where_all_have_it():
         for name, error in (("plain18", 28), ("plain34", 20))
     ]  # fmt: skip
     claim = BY_ID["plain-34-validation"]
-    assert claim.check(runs, PHOTOS).state == "holds"
-    assert claim.check(runs + crops[:1], PHOTOS).state == "holds"
-    assert claim.check(runs + crops, PHOTOS).state == "does not hold"
+    assert verdict_of(claim, runs, PHOTOS).state == "holds"
+    assert verdict_of(claim, runs + crops[:1], PHOTOS).state == "holds"
+    assert verdict_of(claim, runs + crops, PHOTOS).state == "does not hold"
 
 
 def test_thin_compares_with_printed_errors_at_full_length_only():
-    short, full = trained(CIFAR, R[4], 6.6, 6.7, 6.5), trained("cifar10-full", R[4], 6.6, 6.7, 6.5)
-    assert BY_ID["thin"].check(short, CIFAR).state == "not clear"
-    assert BY_ID["thin"].check(full, "cifar10-full").state == "holds"
-    assert (
-        "Highway-32, with more layers, 1.25M" in BY_ID["thin"].check(full, "cifar10-full").evidence
-    )
+    short, full = trained(CIFAR, R[4], 6.6, 6.7, 6.5), trained(FULL, R[4], 6.6, 6.7, 6.5)
+    assert verdict_of(BY_ID["thin"], short, CIFAR).state == "not clear"
+    assert verdict_of(BY_ID["thin"], full, FULL).state == "holds"
+    assert "Highway-32, with more layers, 1.25M" in verdict_of(BY_ID["thin"], full, FULL).evidence
 
 
 def test_counted_statements_hold_for_our_networks():
-    for claim in claims():
+    for claim in CLAIMS:
         if claim.needs == "nothing":
-            assert claim.check([]).state == "holds", claim.id
-    assert "18.6 %" in BY_ID["cost-34"].check([]).evidence
+            assert verdict_of(claim, []).state == "holds", claim.id
+    assert "18.6 %" in verdict_of(BY_ID["cost-34"], []).evidence
 
 
 @pytest.mark.parametrize(("name", "network"), [("cost-34", "resnet34-a"), ("cost-152", "resnet152"),
@@ -358,22 +362,22 @@ def test_counted_statements_hold_for_our_networks():
 def test_counted_statements_would_fail_for_others(name, network, monkeypatch):
     rows = complexities()
     rows[network] = replace(rows[network], multiply_adds=20 * 10**9)
-    monkeypatch.setattr(judges, "complexities", lambda: rows)
-    assert BY_ID[name].check([]).state == "does not hold"
+    monkeypatch.setattr(claims, "complexities", lambda: rows)
+    assert verdict_of(BY_ID[name], []).state == "does not hold"
 
 
-def test_the_networks_asked_for_are_in_the_zoo():
-    asked = set()
+def test_the_networks_of_all_statements_are_in_the_zoo():
+    used = set()
 
-    class Asking(judges.Runs):
-        def find(self, network, *args, **kwargs):
-            asked.add(network)
-            return super().find(network, *args, **kwargs)
+    class Recording(Results):
+        def runs(self, group, network=None, *args, **kwargs):
+            used.add(network)
+            return super().runs(group, network, *args, **kwargs)
 
-    for claim in claims():
-        claim.judge(Asking([], CIFAR))
-    assert {"cifar-resnet1202", "resnet152"} < asked
-    for name in asked - {"cifar-highway19"}:
+    for claim in CLAIMS:
+        claim.judge(Recording([]), CIFAR)
+    assert {"cifar-resnet1202", "resnet152"} < used
+    for name in used - {"cifar-highway19"}:
         zoo.architecture(name)
 
 
@@ -381,4 +385,18 @@ def test_a_damaged_result_is_one_line():
     run = trained(CIFAR, P[0], 10.0)[0]
     del run.values["train_error"]
     with pytest.raises(UserError, match=r"seed0\.json: the result holds no whole 'train_error'"):
-        BY_ID["plain-depth"].check([run], CIFAR)
+        verdict_of(BY_ID["plain-depth"], [run], CIFAR)
+
+
+@pytest.mark.parametrize("key", ["forward", "gradient"])
+def test_a_layer_without_a_signal_is_damage(key):
+    (run, *_) = signals(key, (0.5, 0.5))
+    run.values["steps"]["100"][1] = {}
+    statement = {"forward": "signals-forward", "gradient": "signals-backward"}[key]
+    with pytest.raises(UserError, match=f"holds no whole 'steps, {key}'"):
+        verdict_of(BY_ID[statement], [run], CIFAR)
+
+
+def test_without_results_a_statement_names_the_networks_to_run():
+    verdict = verdict_of(BY_ID["plain-34-training"], [])
+    assert (verdict.state, verdict.evidence) == ("not run", "not run: plain18, plain34")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from resnets.models import zoo
-from resnets.paper import estimate, experiments
-from resnets.paper.experiments import EXPERIMENTS, Choice
-from resnets.paper.jobs import DataSet, Evaluation, Place, Training
+from resnets.paper import experiments, workload
+from resnets.paper.experiments import EXPERIMENTS, Setup
+from resnets.paper.jobs import DataSet, Evaluation, Training, Workspace
 from resnets.paper.runner import missing
-from resnets.paper.store import Outcome, Store
+from resnets.paper.store import Store
 from resnets.support import devices
 from resnets.support.errors import UserError
 
@@ -23,25 +23,25 @@ ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
 
 def jobs_of(name, budget="full", seeds=1, only=()):
     experiment = experiments.find(name)
-    jobs = experiment.jobs(Choice(budget, seeds, ON[experiment.needs]))
-    return experiments.limited(jobs, only) if only else jobs
+    jobs = experiment.jobs(Setup(budget, seeds, ON[experiment.needs]))
+    return workload.limited(jobs, only) if only else jobs
 
 
 @pytest.mark.parametrize("budget", ["full", "short", "smoke"])
 @pytest.mark.parametrize("name", [experiment.id for experiment in EXPERIMENTS])
 def test_every_job_has_a_recipe_a_network_and_a_cost(name, budget, tmp_path):
-    place = Place(Store(tmp_path), tmp_path)
+    workspace = Workspace(Store(tmp_path), tmp_path)
     jobs = jobs_of(name, budget)
-    todo = missing(jobs, place)
+    todo = missing(jobs, workspace)
     assert len({job.key for job in todo}) == len(todo)
     assert set(jobs) <= set(todo)
     for job in todo:
         zoo.architecture(job.training.network)
-        assert job.arguments(place)
+        assert job.arguments(workspace)
         assert job.identity()["budget"] == budget
         if isinstance(job, Training):
             assert job.plan.network == job.network
-            assert estimate.work(job, 100) > 0
+            assert workload.work(job, 100) > 0
 
 
 def test_figure_6_has_the_papers_networks_and_iterations():
@@ -78,29 +78,30 @@ def trained(budget, seconds):
     (job, _) = jobs_of("fig1", budget)
     here = devices.hardware_name(CPU)
     facts = {"hardware": here, "threads": 1, "seconds": seconds, "finished": "2026"}
-    return Outcome(job.key, job.kind, job.identity(), {"iterations": 3000}, facts)
+    return job.outcome({"iterations": 3000}, facts)
 
 
 def test_the_machines_speed_comes_from_whole_trainings(monkeypatch):
-    monkeypatch.setattr(estimate, "_measured", lambda device: -1.0)
+    monkeypatch.setattr(workload, "_speed_of_steps", lambda device: -1.0)
     whole = trained("short", 600)
-    one = 3 * 3000 * 128 * estimate.cost("cifar-plain20", 32) / 600 * (os.cpu_count() or 1)
-    assert estimate.speed([whole], CPU) == pytest.approx(one)
+    one = 3 * 3000 * 128 * workload.cost("cifar-plain20", 32) / 600 * (os.cpu_count() or 1)
+    assert workload.measured_speed([whole], CPU) == pytest.approx(one)
     odd = [replace(whole, identity={"budget": "full"}), replace(whole, values={})]
-    assert estimate.speed([whole, trained("smoke", 60), *odd], CPU) == pytest.approx(one)
-    assert estimate.speed([trained("smoke", 60)], CPU) < 0
+    assert workload.measured_speed([whole, trained("smoke", 60), *odd], CPU) == pytest.approx(one)
+    assert workload.measured_speed([trained("smoke", 60)], CPU) < 0
 
 
 def test_what_a_stopped_training_has_done_is_not_counted_again(tmp_path, monkeypatch):
-    place = Place(Store(tmp_path), tmp_path)
+    workspace = Workspace(Store(tmp_path), tmp_path)
     (job, _) = jobs_of("fig1", "short")
-    monkeypatch.setattr(estimate, "START", 0.0)
-    whole = estimate.seconds([job], 1e9, 0, place)
-    place.run(job.key).mkdir(parents=True)
-    (place.run(job.key) / "metrics.jsonl").write_text('{"step": 50}\n{"step": 750}\n{"st')
-    assert estimate.seconds([job], 1e9, 0, place) == pytest.approx(0.75 * whole)
-    (place.run(job.key) / "metrics.jsonl").write_text("[]\n")  # the run itself will tell
-    assert estimate.seconds([job], 1e9, 0, place) == whole
+    monkeypatch.setattr(workload, "START", 0.0)
+    whole = workload.seconds([job], 1e9, 0, workspace)
+    workspace.run_folder(job.key).mkdir(parents=True)
+    metrics = workspace.run_folder(job.key) / "metrics.jsonl"
+    metrics.write_text('{"step": 50}\n{"step": 750}\n{"st')
+    assert workload.seconds([job], 1e9, 0, workspace) == pytest.approx(0.75 * whole)
+    metrics.write_text("[]\n")  # the run itself reports it
+    assert workload.seconds([job], 1e9, 0, workspace) == whole
 
 
 def test_seeds_repeat_and_only_limits():

@@ -4,31 +4,33 @@ import re
 
 import pytest
 
-from resnets.paper import figures
+from resnets.paper import experiments, figures
+from resnets.paper.document import Figure
 from resnets.paper.panels import Line, Panel, _apart, draw
 from resnets.paper.results import Results
 from tests.paper import made_up
 
 
-def made(draw, outcomes):
-    results = Results(outcomes)
-    group = results.groups()[0]
-    return draw(results, group)
+def made(experiment, outcomes):
+    """The first figure of an experiment's sections."""
+    sections = experiments.find(experiment).sections(Results(outcomes))
+    parts = [part for section in sections for part in section.parts]
+    return next((part for part in parts if isinstance(part, Figure)), None)
 
 
 @pytest.mark.parametrize(
-    ("draw", "outcomes", "labels"),
+    ("experiment", "outcomes", "labels"),
     [
-        (figures.fig1, made_up.cifar(), ["20-layer", "56-layer", "iter. (1e4)"]),
-        (figures.fig4, made_up.photos(), ["18-layer", "34-layer", "plain", "ResNet, option A"]),
-        (figures.fig6, made_up.cifar(), ["44-layer", "110-layer", "1202-layer", "ResNet"]),
-        (figures.fig6, made_up.cifar("short"), ["iterations (thousands)"]),
-        (figures.fig7, made_up.cifar(), ["plain-56", "ResNet-110", "std"]),
-        (figures.signals, made_up.cifar(), ["step 0", "step 1,000", "ResNet-56: gradient"]),
+        ("fig1", made_up.cifar(), ["20-layer", "56-layer", "iter. (1e4)"]),
+        ("fig4", made_up.photos(), ["18-layer", "34-layer", "plain", "ResNet, option A"]),
+        ("fig6", made_up.cifar(), ["44-layer", "110-layer", "1202-layer", "ResNet"]),
+        ("fig6", made_up.cifar("short"), ["iterations (thousands)"]),
+        ("fig7", made_up.cifar(), ["plain-56", "ResNet-110", "std"]),
+        ("signals", made_up.cifar(), ["step 0", "step 1,000", "ResNet-56: gradient"]),
     ],
 )
-def test_a_figure_names_what_it_shows(draw, outcomes, labels):
-    figure = made(draw, outcomes)
+def test_a_figure_names_what_it_shows(experiment, outcomes, labels):
+    figure = made(experiment, outcomes)
     texts = re.findall(r">([^<>\n]+)</text>", figure.drawing.svg)
     for label in labels:
         assert label in texts
@@ -39,30 +41,26 @@ def test_a_figure_names_what_it_shows(draw, outcomes, labels):
 
 def test_the_words_of_a_figure_give_its_final_errors():
     outcomes = [made_up.training("cifar-plain20"), made_up.training("cifar-plain56")]
-    figure = made(figures.fig1, outcomes)
+    figure = made("fig1", outcomes)
     for outcome in outcomes:
         assert f"{outcome.values['measured']['error']:.2f} %" in figure.text
         assert f"{outcome.values['train_error']:.2f} %" in figure.text
 
 
-@pytest.mark.parametrize(
-    "draw", [figures.fig1, figures.fig4, figures.fig6, figures.fig7, figures.signals]
-)
-def test_a_figure_without_results_is_none(draw):
-    results = Results([made_up.training("cifar-resnet1202", "smoke")])
-    group = results.groups()[0]
-    figure = draw(results, group)
-    assert figure is None or draw is figures.fig6
+@pytest.mark.parametrize("experiment", ["fig1", "fig4", "fig6", "fig7", "signals"])
+def test_a_figure_without_results_is_none(experiment):
+    figure = made(experiment, [made_up.training("cifar-resnet1202", "smoke")])
+    assert figure is None or experiment == "fig6"
 
 
 def test_a_depth_has_one_colour_in_plain_and_residual_networks():
-    figure = made(figures.fig6, made_up.cifar())
+    figure = made("fig6", made_up.cifar())
     assert figure.drawing.svg.count(figures.COLOURS[56]) >= 4
 
 
 def test_only_what_was_drawn_is_a_source():
     outcomes = [made_up.training("cifar-plain20"), made_up.training("cifar-resnet20")]
-    figure = made(figures.fig1, outcomes)
+    figure = made("fig1", outcomes)
     assert [source.key for source in figure.sources] == ["cifar10-full/cifar-plain20-seed0"]
 
 
@@ -72,17 +70,17 @@ def test_the_words_of_the_signals_give_the_gradients_of_every_step():
         "0": [{"forward": 1, "gradient": g} for g in (6.5, 1e-3)],
         "100": [{"forward": 1, "gradient": g} for g in (2e-3, 1e-3)],
     }
-    assert "plain-56 6.5e+03 (step 0), 2 (step 100)." in made(figures.signals, [run]).text
+    assert "plain-56 6.5e+03 (step 0), 2 (step 100)." in made("signals", [run]).text
 
 
 def test_responses_say_by_what_bn_normalised():
     outcomes = [made_up.responses("cifar-plain20"), made_up.responses("cifar-resnet20")]
     assert (
         "BN with running statistics, on 1,000 of the 10,000 test images"
-        in made(figures.fig7, outcomes).text
+        in made("fig7", outcomes).text
     )
     outcomes[0].values["statistics"] = "batch"
-    assert "CIFAR-10 or running statistics, on" in made(figures.fig7, outcomes).text
+    assert "CIFAR-10 or running statistics, on" in made("fig7", outcomes).text
 
 
 def test_seeds_of_other_lengths_are_drawn_too():
@@ -120,4 +118,4 @@ def test_labels_keep_apart_and_in_order():
     ],
 )
 def test_networks_are_called_as_in_the_paper(network, name):
-    assert figures.title(network) == name
+    assert figures.network_title(network) == name

@@ -1,5 +1,6 @@
-"""The report: the paper beside our results, as HTML and Markdown."""
+"""The report: the paper's numbers next to our results, as HTML and Markdown."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from resnets.paper import report
+from resnets.paper.store import Store
 from resnets.support.errors import UserError
 from tests.paper import made_up
 
@@ -19,14 +21,14 @@ class Checker(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.ids, self.links, self.words = [], [], [], []
-        self.outside = []
+        self.external = []
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.ids += [attributes["id"]] if "id" in attributes else []
         for name in ("href", "src", "srcset", "data", "action"):
             if attributes.get(name):
-                (self.links if tag in ("a", "use") else self.outside).append(attributes[name])
+                (self.links if tag in ("a", "use") else self.external).append(attributes[name])
         if tag not in EMPTY:
             self.open.append(tag)
 
@@ -78,7 +80,7 @@ def test_the_page_is_whole_and_fetches_nothing(everything):
     html = (out / "report.html").read_text()
     checker = checked(html)
     assert len(checker.ids) == len(set(checker.ids))
-    assert checker.outside == []
+    assert checker.external == []
     assert "http" not in html
     assert "<script" not in html
     for link in checker.links:
@@ -147,7 +149,7 @@ def test_budgets_never_share_a_column(tmp_path):
         for budget in ("full", "short", "smoke")
     }
     for run in runs:
-        assert row[budgets[run.budget]] == f"{run.values['measured']['error']:.2f}"
+        assert row[budgets[run.group.budget]] == f"{run.values['measured']['error']:.2f}"
     assert header.count("difference") == 1
     assert header[budgets["full"] + 1] == "difference"
     assert "3,000 of 64,000 iterations" in header[budgets["short"]]
@@ -299,10 +301,16 @@ def test_a_seed_that_is_no_number_is_an_error(tmp_path):
         report.write([replace(run, identity={**run.identity, "seed": "first"})], tmp_path)
 
 
-def test_a_key_of_no_experiment_is_an_error(tmp_path):
-    stray = replace(made_up.training("cifar-resnet20"), key="stray")
-    with pytest.raises(UserError, match="stray"):
-        report.write([stray], tmp_path)
+@pytest.mark.parametrize("key", ["stray", "cifar10/cifar-resnet20-seed0"])
+def test_a_key_of_no_experiment_is_an_error(tmp_path, key):
+    store = Store(tmp_path)
+    store.write(made_up.training("cifar-resnet20"))
+    (written,) = tmp_path.rglob("*.json")
+    content = {**json.loads(written.read_text()), "key": key}
+    store.path(key).parent.mkdir(exist_ok=True)
+    store.path(key).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{key}.json: is not a whole result file"):
+        list(store.everything())
 
 
 def test_the_report_does_not_depend_on_order(tmp_path):
@@ -333,10 +341,10 @@ def test_sentences_stand_under_each_other_on_a_phone_with_their_heads(everything
 def test_statements_are_not_judged_by_smoke_runs(tmp_path):
     smoke = [made_up.training(f"cifar-{name}", "smoke") for name in ("plain20", "plain56")]
     _, markdown = pages(smoke, tmp_path)
-    heads = table(markdown, "Statements to be checked on CIFAR-10")[0]
+    heads = table(markdown, "Statements checked on CIFAR-10")[0]
     assert heads == ["statement", "section", "here"]
     assert "they are not judged" in markdown
     short = [made_up.training(f"cifar-{name}", "short") for name in ("plain20", "plain56")]
     _, markdown = pages(smoke + short, tmp_path)
-    assert len(table(markdown, "Statements to be checked on CIFAR-10")[0]) == 3
+    assert len(table(markdown, "Statements checked on CIFAR-10")[0]) == 3
     assert "they are not judged" not in pages(short, tmp_path)[1]
