@@ -12,7 +12,7 @@ import torch
 from resnets.analysis import deepen as constructed
 from resnets.analysis import inputs
 from resnets.data import cifar10
-from resnets.evaluation import photo_tests
+from resnets.evaluation import evaluator
 from resnets.support.devices import environment
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -62,7 +62,7 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     images = cifar10.load(Path(data) if data else None, _to_stderr).test
     cpu = torch.device("cpu")
     return {
-        name: photo_tests.run_cifar10(model, images, cpu).result().error
+        name: evaluator.run_cifar10(evaluator.classifier_of(model, cpu), images).result().error
         for name, model in (("shallow_error", shallow), ("error", deep))
     }
 

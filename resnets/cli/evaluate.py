@@ -15,11 +15,14 @@ from resnets.cli.counter import bar
 from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data import cifar10
 from resnets.data.datasets import open_test
-from resnets.evaluation import figures, photo_tests, protocols, results, scores
+from resnets.data.preprocessing import Preprocessing
+from resnets.evaluation import evaluator, protocols, results, scores
+from resnets.evaluation.evaluator import Classifier
+from resnets.evaluation.protocols import Views
 from resnets.evaluation.scores import Scores
-from resnets.export.accuracy import as_model
+from resnets.export import accuracy
 from resnets.inference import export_folder
-from resnets.inference.predictor import device_for, open_predictor
+from resnets.inference.predictor import Predictor, device_for, open_predictor
 from resnets.models import complexity, zoo
 from resnets.paper.numbers import cifar10_error
 from resnets.support.devices import environment
@@ -27,6 +30,7 @@ from resnets.support.distributed import World, world
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 from resnets.weights import model_file
+from resnets.weights.model_file import Model
 
 MATRIX = 20
 """Classes up to which the confusion matrix fits a terminal."""
@@ -53,9 +57,10 @@ def evaluate(name: str, where: str, options: Options) -> None:
     with world() as we:
         device = device_for(name, "auto", options.device) or torch.device("cpu")
         model = _open(name, options, device)
-        if options.plot and len(model.classes) > results.MOST_CONFUSION:
+        if options.plot and len(model.classes) > results.MAX_MATRIX_CLASSES:
             raise UserError(f"{len(model.classes)} classes do not fit a picture", "--plot")
-        model.network.to(device).to(memory_format=torch.channels_last)
+        if isinstance(model, Model):
+            model.network.to(device).to(memory_format=torch.channels_last)
         start = time.perf_counter()
         with enough_memory(SMALLER_BATCH):
             test = _cifar10 if where == "cifar10" else _photos
@@ -68,7 +73,7 @@ def evaluate(name: str, where: str, options: Options) -> None:
         _tell(model, where, found, seconds, options, environment(device))
 
 
-def _open(name: str, options: Options, device: torch.device) -> model_file.Model:
+def _open(name: str, options: Options, device: torch.device) -> Model | Predictor:
     """The model in PyTorch in float32; an export in its own engine and precision."""
     if not export_folder.is_artefact(name):
         return model_file.load(name)
@@ -80,7 +85,15 @@ def _open(name: str, options: Options, device: torch.device) -> model_file.Model
             raise UserError(
                 "an export takes images of one size only", option, "test the model it was made from"
             )
-    return as_model(open_predictor(name, device=device))
+    return open_predictor(name, device=device)
+
+
+def _classifier(
+    model: Model | Predictor, device: torch.device, views: Views | None = None
+) -> Classifier:
+    if isinstance(model, Model):
+        return evaluator.classifier_of(model, device, views)
+    return accuracy.classifier_of(model)
 
 
 def _refuse(where: str, options: Options) -> None:
@@ -104,31 +117,47 @@ def _refuse(where: str, options: Options) -> None:
 
 
 def _cifar10(
-    model: model_file.Model, where: str, options: Options, device: torch.device, we: World
+    model: Model | Predictor, where: str, options: Options, device: torch.device, we: World
 ) -> Scores | None:
     """A test on CIFAR-10, which is small: the first process does it alone."""
     if not we.is_main:
         return None
     images = cifar10.load(options.data, lambda line: print(line, file=sys.stderr)).test
     with bar(min(len(images), options.limit or len(images))) as done:
-        return photo_tests.run_cifar10(model, images, device, options.limit, options.batch, done)
+        return evaluator.run_cifar10(
+            _classifier(model, device),
+            images,
+            batch=options.batch,
+            limit=options.limit,
+            progress=done,
+        )
 
 
 def _photos(
-    model: model_file.Model, where: str, options: Options, device: torch.device, we: World
+    model: Model | Predictor, where: str, options: Options, device: torch.device, we: World
 ) -> Scores | None:
     samples = open_test(where)
     if samples.left_out and we.is_main:
         print(f"{where}: {samples.left_out:,} in quarantine left out", file=sys.stderr)
     images = min(len(samples), options.limit or len(samples))
-    how = protocols.make(options.views, model.network, model.preprocessing, options.image_size)
+    network = model.network if isinstance(model, Model) else None
+    assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
+    views = protocols.make(options.views, network, model.preprocessing, options.image_size)
     batch = options.batch or (256 if device.type == "cuda" else 32)
     with bar(len(range(we.rank, images, we.size)), we.is_main) as done:
-        return photo_tests.run_test(model, samples, how, device, batch, options.limit, we, done)
+        return evaluator.run_test(
+            _classifier(model, device, views),
+            samples,
+            views,
+            batch=batch,
+            limit=options.limit,
+            world=we,
+            progress=done,
+        )
 
 
 def _tell(
-    model: model_file.Model,
+    model: Model | Predictor,
     where: str,
     found: Scores,
     seconds: float,
@@ -140,8 +169,8 @@ def _tell(
     dataset = "CIFAR-10's test set" if where == "cifar10" else where
     if options.as_json:
         facts = {"model": model.card["network"], "dataset": where}
-        if "runtime" in model.card:  # an export's
-            facts["runtime"] = model.card["runtime"]
+        if isinstance(model, Predictor):
+            facts["runtime"] = model.runtime.name
         measured = {**result.as_dict(found.classes), "images_per_second": round(speed, 2)}
         print(json.dumps({**facts, **measured, **facts_of_machine}, indent=2))
     else:
@@ -155,7 +184,7 @@ def _tell(
         scores.save(options.save_scores, found)
     if options.plot:
         title = f"{model.card['network']} on {dataset}"
-        write_bytes(options.plot, figures.confusion_png(result, found.classes, title))
+        write_bytes(options.plot, results.confusion_png(result, found.classes, title))
     if not options.as_json:
         print(f"\n{speed:,.1f} images/s")
         if options.save_scores:

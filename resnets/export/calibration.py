@@ -17,7 +17,7 @@ from resnets.data.datasets import open_test
 from resnets.data.images import centre, decode, read_image, resize_shorter, to_tensor
 from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import Samples, Subset, drawn
-from resnets.evaluation.photo_tests import labels_for, named
+from resnets.evaluation.evaluator import image_name, labels_for
 from resnets.inference import image_files
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
@@ -117,7 +117,7 @@ def _labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
     if where == CIFAR10:
         return cifar10.load().test, "CIFAR-10's test set"
     samples = open_test(where)
-    labels_for(samples, model)
+    labels_for(samples, model.classes, model.class_ids)
     return samples, _called(where)
 
 
@@ -134,7 +134,7 @@ def _refuse_other_than_cifar10(model: Model) -> None:
 
 
 def _sample(model: Model, samples: Samples, index: int, dense: bool) -> Tensor:
-    image = decode(samples.read(index), named(samples, index))
+    image = decode(samples.read(index), image_name(samples, index))
     return _shown(image, model.preprocessing, dense)
 
 
@@ -164,7 +164,9 @@ def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: boo
         return [torch.from_numpy(np.array(test.images[i])) for i in drawn(len(test), COMPARED)]
     if test is not None:
         chosen = drawn(len(test), COMPARED)
-        return [_shown(decode(test.read(int(i)), named(test, int(i))), look, dense) for i in chosen]
+        return [
+            _shown(decode(test.read(int(i)), image_name(test, int(i))), look, dense) for i in chosen
+        ]
     if data.calibration:
         return list(data.calibration[:COMPARED])
     shipped = resources.files("resnets") / "serve" / "samples"

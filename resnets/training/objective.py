@@ -17,14 +17,12 @@ from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import PhotoSet, Samples, drawn, fingerprint, limited, with_classes
-from resnets.evaluation import protocols
-from resnets.evaluation.photo_tests import run_test
-from resnets.evaluation.results import Result, evaluate
+from resnets.evaluation.evaluator import SINGLE_VIEW, Classifier, run_test, score_array
+from resnets.evaluation.protocols import Center, network_scorer
+from resnets.evaluation.results import Result, measure
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.recipe import Recipe
-from resnets.weights import model_file
-from resnets.weights.model_file import Model
 
 TEST_BATCH = 64
 """Images that the network is given at a time in a test."""
@@ -101,13 +99,14 @@ def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
             parts,
             size_at(recipe, side),
         ),
-        test=lambda network, world, progress: evaluate(
-            network,
-            test,
-            preprocessing.normalize(device),
-            device,
-            len(classes),
-            progress=progress,
+        test=lambda network, world, progress: measure(
+            score_array(
+                network_scorer(network, preprocessing.normalize(device), device),
+                test,
+                progress=progress,
+            ),
+            test.labels,
+            SINGLE_VIEW,
         ),
     )
 
@@ -192,15 +191,10 @@ def _test_photos(
     device: torch.device,
 ) -> Result:
     """A test on central crops, shared among the processes; all get its result."""
-    classes = list(samples.classes or ())
-    model = Model(network, model_file.make_card(name, classes, {}, []), preprocessing)
-    was_training = network.training
-    network.eval()
-    try:
-        shown = protocols.Center(preprocessing)
-        scores = run_test(model, samples, shown, device, TEST_BATCH, we=world, progress=progress)
-    finally:
-        network.train(was_training)
+    score = network_scorer(network, preprocessing.normalize(device), device)
+    classifier = Classifier(name, score, samples.classes or (), device=device)
+    views = Center(preprocessing)
+    scores = run_test(classifier, samples, views, batch=TEST_BATCH, world=world, progress=progress)
     return world.broadcast_object(scores.result() if scores is not None else None)  # type: ignore[return-value]
 
 
