@@ -21,8 +21,8 @@ from resnets.support import devices, distributed
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.training import metrics, recipe_file, run, run_folder
-from resnets.training.objective import Data
+from resnets.training import recipe_file, run, run_folder
+from resnets.training.objective import Data, data_fingerprint, make_objective
 from resnets.training.recipe import Recipe
 
 
@@ -60,8 +60,14 @@ def train(
             found: list[Data] = []
             world.each(lambda: found.append(load_data(plan, data, looker.note)))
             place = data and str(Path(data).resolve() if "://" not in data else data)
-            return run_folder.start(
-                folder, plan, found[0], device, looker, _command(), world, place
+            return run.start(
+                folder,
+                make_objective(plan, found[0]),
+                device,
+                looker,
+                command=_command(),
+                world=world,
+                location=place,
             )
 
         _watched(begin, world)
@@ -109,23 +115,26 @@ def _go_on(
             photos = recipe.dataset == "photos"
             if photos and data is not None:
                 given = load_data(recipe, data, print)
-                run_folder.refuse_other_images(folder, recipe, given)
+                run_folder.refuse_other_images(folder, data_fingerprint(recipe, given))
             use = "predict {} photo.jpg" if photos else "eval {}"
             print(
                 f"{folder} is finished; use it with: "
                 f"{_program()} {use.format(shlex.quote(str(folder)))}"
             )
         return
-    plan = run_folder.read_recipe(folder)
-    place = data or run_folder.began(folder)["place"]
+    recipe = run_folder.read_recipe(folder)
+    if bad_images is not None:
+        recipe = recipe.allowing_bad_images(bad_images)
+    began = run_folder.read_environment(folder)
+    place = data or began["place"]
     if device is None and world.size > 1:
-        device = _device(run_folder.began(folder)["device"], world)
-    _watched(
-        lambda looker: run_folder.resume(
-            folder, load_data(plan, place, looker.note), device, looker, world, bad_images
-        ),
-        world,
-    )
+        device = _device(began["device"], world)
+
+    def make(looker: Lines) -> run.Run:
+        objective = make_objective(recipe, load_data(recipe, place, looker.note))
+        return run.resume(folder, objective, device, looker, world=world)
+
+    _watched(make, world)
 
 
 def _command() -> str:
@@ -179,7 +188,7 @@ def _draw(folder: Path, summary: dict[str, Any]) -> None:
     paper = _paper(summary)
     title = f"{summary['network']}: {summary['measured']['error']:.2f} % test error"
     try:
-        png = training_png(metrics.read(folder), title, paper.error if paper else None)
+        png = training_png(run_folder.read_metrics(folder), title, paper.error if paper else None)
     except ImportError:
         return
     write_bytes(folder / "curve.png", png)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from resnets.paper.store import Outcome, Store
 from resnets.support.errors import UserError
-from resnets.training import metrics, recipe_file, run_folder
+from resnets.training import recipe_file, run_folder
 from resnets.training.recipe import Recipe
 
 Budget = Literal["full", "short", "smoke"]
@@ -218,7 +218,7 @@ class Training(Job):
         """As many threads as the run began with: with others its bits would differ."""
         folder = place.run(self.key)
         try:
-            threads = run_folder.began(folder)["threads"]
+            threads = run_folder.read_environment(folder)["threads"]
         except UserError:
             return {}  # a new run, or one that will say itself what is wrong
         return {"OMP_NUM_THREADS": str(threads)}
@@ -244,7 +244,7 @@ class Training(Job):
             values = {
                 "iterations": summary["iterations"],
                 "measured": summary["measured"],
-                **_curves(metrics.read(folder)),
+                **_curves(run_folder.read_metrics(folder)),
             }
             provenance = {k: v for k, v in summary["provenance"].items() if k != "recipe"}
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
@@ -261,7 +261,7 @@ class Training(Job):
     def reached(self, place: Place) -> int:
         """Iterations that its metrics tell of."""
         try:
-            rows = metrics.read(place.run(self.key))
+            rows = run_folder.read_metrics(place.run(self.key))
         except UserError:
             return 0  # the run itself will say what is wrong
         return int(rows[-1]["step"]) if rows else 0

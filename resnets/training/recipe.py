@@ -173,6 +173,14 @@ class Progressive(Section):
     until: Annotated[int | float, Field(gt=0)]
 
 
+_OPTIONAL_IN_V1 = {"optimizer.muon": None, "graphs": False, "kernels": "auto"}
+"""Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Recipe(Section):
     """One training, whole: with the data it decides every weight of the result."""
 
@@ -275,18 +283,40 @@ class Recipe(Section):
                 raise ValueError("drops, warmup, until and test_every are whole iterations")
         return self
 
+    def allowing_bad_images(self, share: float) -> Recipe:
+        """This recipe with another limit of images that cannot be read."""
+        photos = self.photos.model_copy(update={"bad_images": share})
+        return self.model_copy(update={"photos": photos})
+
     def content_hash(self) -> str:
-        """Hash of everything that decides the result; run folders are known by it."""
+        """Hash of everything that decides the result; run folders are identified by it.
+
+        It covers only what differs from the defaults, so that new keys do not change it. For the
+        same reason a default must never change without a new version of the hash.
+        """
+        decisive = self.allowing_bad_images(Photos().bad_images)
+        facts = decisive.model_dump(
+            mode="json", exclude_defaults=True, exclude={"checkpoint_seconds"}
+        )
+        return f"2-{_hash(facts)}"
+
+    def matches(self, stored: str) -> bool:
+        """Whether a stored hash, of this or an earlier version, is this recipe's."""
+        return stored in (self.content_hash(), self._hash_v1())
+
+    def _hash_v1(self) -> str:
+        """The hash of version 1, which run folders and checkpoints may hold: of all keys."""
         facts = self.model_dump(
             mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
         )
-        # Keys of later recipes: earlier runs keep their hash.
-        if facts["optimizer"]["muon"] is None:
-            del facts["optimizer"]["muon"]
-        for key, usual in (("graphs", False), ("kernels", "auto")):
-            if facts[key] == usual:
-                del facts[key]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        for key, default in _OPTIONAL_IN_V1.items():
+            *tables, last = key.split(".")
+            table = facts
+            for name in tables:
+                table = table[name]
+            if table[last] == default:
+                del table[last]
+        return _hash(facts)
 
     def in_iterations(self, images: int) -> Recipe:
         """This recipe with its length in iterations, for so many training images."""

@@ -186,3 +186,53 @@ def test_json_brings_a_recipe_back_and_the_hash_knows_what_matters():
     assert same.content_hash() == paper.content_hash()
     for setting in ("seed=1", "batch=64", "schedule.lr=0.2", "log_every=10"):
         assert recipes.load("cifar10-paper", [setting]).content_hash() != paper.content_hash()
+
+
+HASHES_V1 = {
+    "cifar10-fast": "ca74b8cf2837c74c",
+    "cifar10-paper": "1c42286c5935b3bc",
+    "cifar10-short": "469291ceb965520f",
+    "cifar10-smoke": "cb7b16c4cf1a8001",
+    "finetune": "084a88ae41d926f5",
+    "imagenet-90": "00097486714cbf14",
+    "imagenet-paper": "17a3a66fe50582e6",
+    "imagenet-short": "11524135614b40fb",
+    "photos-short": "c2d9d6d52a0688e6",
+}
+"""What version 0.1.0 wrote into run folders and checkpoints."""
+
+
+@pytest.mark.parametrize(("name", "stored"), HASHES_V1.items())
+def test_hashes_of_version_1_are_recognised(name, stored):
+    recipe = recipes.load(name)
+    assert recipe.matches(stored)
+    assert recipe.matches(recipe.content_hash())
+    assert not recipes.load(name, ["seed=7"]).matches(stored)
+    assert not recipe.matches(HASHES_V1["cifar10-paper" if name != "cifar10-paper" else "finetune"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "stored"),
+    [
+        (
+            "cifar10-paper",
+            ["graphs=true", "kernels=false", "seed=3"],
+            "e606ddb785d03deb",
+        ),
+        ("cifar10-fast", ["optimizer.muon=none"], "eefe4d7964f3ca45"),
+        ("imagenet-paper", ["photos.bad_images=0.5"], "17a3a66fe50582e6"),
+    ],
+)
+def test_hashes_of_version_1_with_settings_are_recognised(name, settings, stored):
+    assert recipes.load(name, settings).matches(stored)
+
+
+def test_the_hash_names_its_version_and_covers_what_differs_from_the_defaults():
+    paper = recipes.load("cifar10-paper")
+    assert paper.content_hash().startswith("2-")
+    stated = recipes.load("cifar10-paper", ["graphs=false", "photos.size=224", "ema=none"])
+    assert stated.content_hash() == paper.content_hash()
+    lenient = recipes.load("cifar10-paper", ["photos.bad_images=0.5"])
+    assert lenient.content_hash() == paper.content_hash()
+    for setting in ("optimizer.muon.lr=0.03", "photos.colour=0", "optimizer.momentum=0.8"):
+        assert recipes.load("cifar10-paper", [setting]).content_hash() != paper.content_hash()
