@@ -136,9 +136,13 @@ class Trainer:
     @property
     def rate(self) -> float:
         """Learning rate of the next update."""
-        r = self.recipe
         return learning_rate(
-            r.schedule, self.step, r.steps, self.depth, self.gentle_end, self.errors
+            self.recipe.schedule,
+            self.step,
+            iterations=self.recipe.steps,
+            depth=self.depth,
+            gentle_end=self.gentle_end,
+            errors=self.errors,
         )
 
     def batch(self, part: int = 0) -> tuple[Tensor, Any]:
@@ -344,7 +348,7 @@ def _local_processes(world: World) -> int:
 
 
 def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:
-    """The parts of every batch that this process takes, one after the other.
+    """The parts of each batch that this process takes, one forward pass each: (first, last + 1).
 
     Raises:
         UserError: if the batch does not divide among the processes, or their share into

@@ -130,7 +130,7 @@ def set_tensor(name, value):
         ),
     ],
 )
-def test_damaged_and_foreign_files_are_refused(tmp_path, damage, message):
+def test_damaged_and_other_files_are_refused(tmp_path, damage, message):
     path = tmp_path / "a.scores"
     scores.save(path, make())
     path.write_bytes(damage(path.read_bytes()))

@@ -57,8 +57,12 @@ def test_the_paper_recipe_is_section_4_2():
 )
 def test_the_papers_learning_rates(depth, started, rates):
     schedule = recipes.load("cifar10-paper").schedule
+
+    def rate(step):
+        return learning_rate(schedule, step, iterations=64_000, depth=depth, gentle_end=started)
+
     for step, expected in rates.items():
-        assert learning_rate(schedule, step, 64_000, depth, started) == pytest.approx(expected)
+        assert rate(step) == pytest.approx(expected)
 
 
 @given(
@@ -69,7 +73,7 @@ def test_the_papers_learning_rates(depth, started, rates):
 )
 def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
     schedule = Schedule(kind=kind, lr=lr, warmup=warmup)
-    rates = [learning_rate(schedule, s, iterations, 20) for s in range(iterations)]
+    rates = [learning_rate(schedule, s, iterations=iterations, depth=20) for s in range(iterations)]
     assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
     rising = rates[: warmup + 1]
     assert rising == sorted(rising)
@@ -97,7 +101,7 @@ def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
         (MINIMAL + "[progressive]\nsze = 24\nuntil = 5\n", r"'progressive.(sze|size)'"),
     ],
 )
-def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, message):
+def test_a_bad_recipe_is_one_line_with_file_line_and_hint(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:

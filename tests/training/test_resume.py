@@ -209,7 +209,7 @@ def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
         assert_same_run(whole, part)
 
 
-def test_a_kill_between_the_last_checkpoint_and_the_model_is_mended(whole, tmp_path, tiny):
+def test_a_kill_between_the_last_checkpoint_and_the_model_is_repaired(whole, tmp_path, tiny):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "_finish", lambda self: {})
         train(tmp_path / "part", short_recipe(), tiny)

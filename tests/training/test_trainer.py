@@ -113,7 +113,7 @@ def test_a_capture_needs_the_whole_batch_of_one_process(tiny):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_a_gpu_replays_is_what_it_would_be_told(tiny, compiled):
+def test_updates_replayed_on_a_gpu_are_those_that_are_called(tiny, compiled):
     recipe = make_recipe(progressive={"size": 16, "until": 4}, ema=0.9)
     gpu = torch.device("cuda")
     called, replayed = (
@@ -202,7 +202,7 @@ def test_kernels_take_part_where_they_can(monkeypatch):
         ({}, "cpu", "no C++ compiler (g++)"),
     ],
 )
-def test_kernels_that_cannot_be_had_are_refused_by_what_is_in_their_way(
+def test_kernels_that_are_not_possible_are_refused_with_the_reason(
     monkeypatch, changes, device, said
 ):
     monkeypatch.setattr(native, "library", lambda name: None)
