@@ -23,7 +23,13 @@ from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import PhotoSet, Samples, drawn, fingerprint, limited, with_classes
-from resnets.evaluation.evaluator import SINGLE_VIEW, Classifier, run_test, score_array
+from resnets.evaluation.evaluator import (
+    SINGLE_VIEW,
+    Classifier,
+    Progress,
+    run_test,
+    score_array,
+)
 from resnets.evaluation.protocols import Center, network_scorer
 from resnets.evaluation.results import Result, measure
 from resnets.models import zoo
@@ -44,8 +50,6 @@ Forward = Callable[..., Any]
 """The network's forward pass in the precision of the training."""
 Parts = Sequence[tuple[int, int]]
 """First and last + 1 image of each part of a batch that this process takes."""
-Progress = Callable[[int], None]
-"""Called with the number of images tested so far."""
 
 
 class Batches(Protocol):

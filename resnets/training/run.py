@@ -142,7 +142,7 @@ class Run:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, once the state is saved.
-            UserError: if the training diverges or the disk refuses.
+            UserError: if the training diverges or a file cannot be written.
         """
         self.observer.begin(self)
         try:
@@ -188,9 +188,9 @@ class Run:
         """The signal that stops all processes, if any, and whether rank 0 has a checkpoint due."""
         if self.world.size == 1:
             return self._stop, due
-        mine = torch.tensor([self._stop or 0, int(due and self.world.is_main)])
-        signals = self.world.all_reduce_max(mine).tolist()
-        return signals[0] or None, bool(signals[1])
+        own = torch.tensor([self._stop or 0, int(due and self.world.is_main)])
+        number, any_due = self.world.all_reduce_max(own).tolist()
+        return number or None, bool(any_due)
 
     def _log(self, log: run_folder.MetricsLog | None) -> None:
         reading = self.trainer.read()

@@ -51,12 +51,12 @@ def test_groups_do_not_matter(model, cache, tmp_path, name):
     expected = one_by_one(model, folder, name)
     assert np.ptp(expected, axis=0).max() > 0.01
     for batch in (1, 4, 100):
-        told = []
+        counts = []
         model.network.train()  # which must not matter
-        found = run(model, folder, name, batch, progress=told.append)
+        found = run(model, folder, name, batch, progress=counts.append)
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
-        assert told[-1] == 13
-        assert told == sorted(told)
+        assert counts[-1] == 13
+        assert counts == sorted(counts)
     assert model.network.training, "the mode is restored"
     assert found.names[0] == "ant/0.png"
     assert found.labels.tolist() == [0] * 3 + [1] * 2 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2

@@ -121,8 +121,8 @@ def brute_force(net, views, image, size, stride):
 @torch.no_grad()
 def test_dense_is_the_head_at_every_location(stem, size, stride, shape):
     net = network(stem)
-    look = preprocessing(size, size, torch.rand(3, size, size) / 2)
-    views = protocols.make("dense", net, look)
+    trained = preprocessing(size, size, torch.rand(3, size, size) / 2)
+    views = protocols.make("dense", net, trained)
     image = photo(*shape)
     assert views.sides == tuple(round(s * size / 224) for s in (224, 256, 384, 480, 640))
     expected = brute_force(net, views, image, size, stride)

@@ -96,10 +96,10 @@ def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, data, changes):
     resume(out, data).train()
     assert equal(weights(out), weights(tmp_path / "whole"))
     keys = ("step", "train_loss", "test_error", "learning_rate")
-    told = [
+    curves = [
         [{k: r.get(k) for k in keys} for r in read_metrics(f)] for f in (out, tmp_path / "whole")
     ]
-    assert told[0] == told[1]
+    assert curves[0] == curves[1]
 
 
 def test_the_network_learns_and_its_model_says_what_it_needs(tmp_path, data):
@@ -227,8 +227,10 @@ def test_a_resumption_does_not_need_the_weights_that_it_started_from(tmp_path, d
 def save_model(path, classes, name="cifar-resnet8"):
     torch.manual_seed(5)
     network = zoo.build(name, len(classes))
-    look = imagenet().resized_to(32)
-    model_file.save(path, network.state_dict(), look, model_file.make_card(name, classes, {}, []))
+    preprocessing = imagenet().resized_to(32)
+    model_file.save(
+        path, network.state_dict(), preprocessing, model_file.make_card(name, classes, {}, [])
+    )
     return network
 
 

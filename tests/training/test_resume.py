@@ -1,4 +1,4 @@
-"""A run that is killed or stopped goes on as if nothing had happened, bit for bit."""
+"""A run that is killed or stopped continues as if nothing had happened, bit for bit."""
 
 import json
 import shutil
