@@ -29,8 +29,14 @@ from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.support.timing import Run, by_turns
 from resnets.training import hardware, recipe_file
-from resnets.training.objective import Task, cifar_task
-from resnets.training.trainer import Training
+from resnets.training.objective import (
+    CifarClassification,
+    Classification,
+    Objective,
+    TestMetrics,
+)
+from resnets.training.recipe import Recipe
+from resnets.training.trainer import Trainer
 
 BATCH = {"cifar": 128, "photos": 32}
 PUBLISHED = "published loop"
@@ -182,16 +188,17 @@ def our_steps(
     settings = [f"network={network}", f"batch={batch}", "schedule.gentle_start.lr=0.1"]
     switches = {"compile": compiled, "graphs": graphs}
     plan = recipe_file.load("cifar10-paper", settings).model_copy(update=switches)
-    return _steps(plan, cifar_task(plan, data, device), device)
+    return _steps(CifarClassification(plan, data), device)
 
 
-def _steps(plan: Any, task: Task, device: torch.device) -> Iterator[None]:
-    hardware.prepare(plan, device)
-    training = Training(plan, task, device, hardware.resolve(plan, device))
+def _steps(objective: Objective, device: torch.device) -> Iterator[None]:
+    recipe = objective.recipe
+    hardware.prepare(recipe, device)
+    trainer = Trainer(objective, device, hardware.resolve(recipe, device))
     while True:
-        training.update()
-        if training.step % plan.log_every == 0:
-            training.read()
+        trainer.update()
+        if trainer.step % recipe.log_every == 0:
+            trainer.read()
         yield
 
 
@@ -219,6 +226,25 @@ class OneBatch:
         """Nothing reads ahead."""
 
 
+class OneBatchClassification(Classification):
+    """ImageNet's 1000 classes, with the same images for every step and no test."""
+
+    preprocessing = imagenet()
+    fingerprint = "one batch"
+
+    def __init__(self, plan: Recipe, batch: OneBatch) -> None:
+        super().__init__(plan, tuple(map(str, range(1000))), 1_281_167, 0)
+        self._batch = batch
+
+    def batches(self, *arguments: Any) -> OneBatch:
+        """The batch, whatever the parts."""
+        return self._batch
+
+    def test(self, *arguments: Any) -> TestMetrics:
+        """There is nothing to test on."""
+        raise NotImplementedError
+
+
 def _photo_contenders(
     network: str, batch: int, device: torch.device, compiled: bool
 ) -> dict[str, Run]:
@@ -244,16 +270,8 @@ def _photo_contenders(
     for name, compile_it in (("resnets", "auto"), ("resnets, compiled", True)):
         if compile_it == "auto" or (compiled and device.type == "cpu"):
             plan = recipe_file.load("imagenet-90", [f"network={network}", f"batch={batch}"])
-            plan = plan.model_copy(update={"compile": compile_it}).in_iterations(1_281_167)
-            task = Task(
-                classes=tuple(map(str, range(1000))),
-                preprocessing=imagenet(),
-                images=1_281_167,
-                test_images=0,
-                batches=lambda parts: given,
-                test=lambda *arguments: (_ for _ in ()).throw(NotImplementedError),
-            )
-            made[name] = partial(next, _steps(plan, task, device))
+            plan = plan.model_copy(update={"compile": compile_it})
+            made[name] = partial(next, _steps(OneBatchClassification(plan, given), device))
     return made
 
 

@@ -78,7 +78,7 @@ def test_training_imports_where_everything_else_is_missing():
         "    sys.modules[name] = None\n"
         "import resnets.training.run, resnets.evaluation.figures, resnets.weights.model_file\n"
         "import resnets.analysis.drawing, resnets.analysis.deepen, resnets.analysis.inputs\n"
-        "from resnets.training.metrics import _event_writer\n"
+        "from resnets.training.run_folder import _event_writer\n"
         "from pathlib import Path\n"
         "assert _event_writer(Path('nowhere'), 0) is None\n"
     )

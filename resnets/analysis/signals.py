@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from resnets.analysis.layers import batch_statistics, main_path
 from resnets.support.errors import UserError
-from resnets.training import hardware, run_folder
-from resnets.training.objective import Data
+from resnets.training import hardware
+from resnets.training.objective import Data, make_objective
 from resnets.training.recipe import Recipe
-from resnets.training.trainer import Training
+from resnets.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,14 @@ def follow(
     """
     if not steps:
         raise UserError("no steps to measure at")
-    recipe, task, init = run_folder.resolve(recipe, data, device)
+    objective = make_objective(recipe, data)
+    recipe = objective.recipe
     if min(steps) < 0 or max(steps) > recipe.steps:
         told = ",".join(map(str, steps))
         raise UserError(f"the recipe has 0 to {recipe.steps:,} iterations", f"--steps {told}")
     hardware.prepare(recipe, device)
     settings = replace(hardware.resolve(recipe, device), compile=False, graphs=False)
-    training = Training(recipe, task, device, settings, init=init)
+    training = Trainer(objective, device, settings)
     measured = {}
     try:
         batch = [training.batches(recipe.steps, part) for part in range(len(training.parts))]
@@ -183,10 +184,10 @@ def follow(
     return measured
 
 
-def _update(training: Training) -> None:
+def _update(training: Trainer) -> None:
     """One update, and the readings on which the learning rate depends."""
     training.update()
     if training.step % training.recipe.log_every == 0:
         training.read()
     if training.step % training.recipe.test_every == 0:
-        training.tested()
+        training.record_test()

@@ -80,14 +80,14 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     import torch
 
     from resnets.data import cifar10
-    from resnets.evaluation import photo_tests
+    from resnets.evaluation import evaluator
 
     if shallow.classes != list(cifar10.CLASSES):
         return {}
     images = cifar10.load(Path(data) if data else None, to_stderr).test
     cpu = torch.device("cpu")
     return {
-        name: photo_tests.run_cifar10(model, images, cpu).result().error
+        name: evaluator.run_cifar10(evaluator.classifier_of(model, cpu), images).result().error
         for name, model in (("shallow_error", shallow), ("error", deep))
     }
 

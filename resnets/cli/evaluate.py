@@ -24,8 +24,11 @@ from resnets.support.files import refuse_unwritable, write_bytes
 if TYPE_CHECKING:
     import torch
 
+    from resnets.evaluation.evaluator import Classifier
+    from resnets.evaluation.protocols import Views
     from resnets.evaluation.results import Result
     from resnets.evaluation.scores import Scores
+    from resnets.inference.predictor import Predictor
     from resnets.support.distributed import World
     from resnets.weights.model_file import Model
 
@@ -65,6 +68,7 @@ def evaluate(
     from resnets.inference.predictor import device_for
     from resnets.support.devices import environment
     from resnets.support.distributed import world as processes
+    from resnets.weights.model_file import Model
 
     request = _Request(
         dataset=dataset, data=Path(data) if data else None, views=views, image_size=image_size,
@@ -76,9 +80,10 @@ def evaluate(
     with processes() as world:
         chosen = device_for(model, "auto", device) or torch.device("cpu")
         opened = _open(model, request, chosen)
-        if plot and len(opened.classes) > results.MOST_CONFUSION:
+        if plot and len(opened.classes) > results.MAX_MATRIX_CLASSES:
             raise UserError(f"{len(opened.classes)} classes do not fit a picture", "--plot")
-        opened.network.to(chosen).to(memory_format=torch.channels_last)
+        if isinstance(opened, Model):
+            opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()
         with enough_memory(SMALLER_BATCH):
             test = _test_cifar10 if dataset == "cifar10" else _test_photos
@@ -124,9 +129,8 @@ class _Request:
             )
 
 
-def _open(name: str, request: _Request, device: torch.device) -> Model:
+def _open(name: str, request: _Request, device: torch.device) -> Model | Predictor:
     """The model in PyTorch in float32; an export in its own engine and precision."""
-    from resnets.export.accuracy import as_model
     from resnets.inference import export_folder
     from resnets.inference.predictor import open_predictor
     from resnets.weights import hub
@@ -141,41 +145,75 @@ def _open(name: str, request: _Request, device: torch.device) -> Model:
             raise UserError(
                 "an export takes images of one size only", option, "test the model it was made from"
             )
-    return as_model(open_predictor(name, device=device))
+    return open_predictor(name, device=device)
+
+
+def _classifier(
+    model: Model | Predictor, device: torch.device, views: Views | None = None
+) -> Classifier:
+    from resnets.evaluation import evaluator
+    from resnets.export import accuracy
+    from resnets.weights.model_file import Model
+
+    if isinstance(model, Model):
+        return evaluator.classifier_of(model, device, views)
+    return accuracy.classifier_of(model)
 
 
 def _test_cifar10(
-    model: Model, request: _Request, device: torch.device, world: World
+    model: Model | Predictor, request: _Request, device: torch.device, world: World
 ) -> Scores | None:
     """A test on CIFAR-10, which is small: the first process does it alone."""
     from resnets.data import cifar10
-    from resnets.evaluation import photo_tests
+    from resnets.evaluation import evaluator
 
     if not world.is_main:
         return None
     images = cifar10.load(request.data, to_stderr).test
     with image_bar(min(len(images), request.limit or len(images))) as done:
-        return photo_tests.run_cifar10(model, images, device, request.limit, request.batch, done)
+        return evaluator.run_cifar10(
+            _classifier(model, device),
+            images,
+            batch=request.batch,
+            limit=request.limit,
+            progress=done,
+        )
 
 
 def _test_photos(
-    model: Model, request: _Request, device: torch.device, world: World
+    model: Model | Predictor, request: _Request, device: torch.device, world: World
 ) -> Scores | None:
     from resnets.data.datasets import open_test
-    from resnets.evaluation import photo_tests, protocols
+    from resnets.data.preprocessing import Preprocessing
+    from resnets.evaluation import evaluator, protocols
+    from resnets.weights.model_file import Model
 
     samples = open_test(request.dataset)
     if samples.quarantined and world.is_main:
         to_stderr(f"{request.dataset}: {samples.quarantined:,} in quarantine left out")
     images = min(len(samples), request.limit or len(samples))
-    how = protocols.make(request.views, model.network, model.preprocessing, request.image_size)
+    network = model.network if isinstance(model, Model) else None
+    assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
+    views = protocols.make(request.views, network, model.preprocessing, request.image_size)
     batch = request.batch or (256 if device.type == "cuda" else 32)
     with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
-        return photo_tests.run_test(model, samples, how, device, batch, request.limit, world, done)
+        return evaluator.run_test(
+            _classifier(model, device, views),
+            samples,
+            views,
+            batch=batch,
+            limit=request.limit,
+            world=world,
+            progress=done,
+        )
 
 
 def _print(
-    model: Model, scores: Scores, request: _Request, speed: float, machine: dict[str, Any] | None
+    model: Model | Predictor,
+    scores: Scores,
+    request: _Request,
+    speed: float,
+    machine: dict[str, Any] | None,
 ) -> None:
     """Print a result; as JSON, with the facts of the machine, unless they are None."""
     import torch
@@ -184,11 +222,11 @@ def _print(
     from resnets.paper.numbers import cifar10_error
 
     result = scores.result()
-    network = model.card["network"]
+    network, runtime = model.card["network"], getattr(model, "runtime", None)
     if machine is not None:
         facts = {"model": network, "dataset": request.dataset}
-        if "runtime" in model.card:  # an export's
-            facts["runtime"] = model.card["runtime"]
+        if runtime is not None:
+            facts["runtime"] = runtime.name
         measured = {**result.as_dict(scores.classes), "images_per_second": round(speed, 2)}
         print(json_format.dumps({**facts, **measured, **machine}, indent=2))
         return
@@ -204,13 +242,13 @@ def _write(
     scores: Scores, title: str, save_scores: Path | None, plot: Path | None, *, quiet: bool
 ) -> None:
     """Write the files that were asked for."""
-    from resnets.evaluation import figures
+    from resnets.evaluation import results
     from resnets.evaluation import scores as score_files
 
     if save_scores:
         score_files.save(save_scores, scores)
     if plot:
-        write_bytes(plot, figures.confusion_png(scores.result(), scores.classes, title))
+        write_bytes(plot, results.confusion_png(scores.result(), scores.classes, title))
     if not quiet:
         if save_scores:
             print(f"Scores saved in {save_scores}")

@@ -147,11 +147,11 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 def _unfinished(folder: Path) -> dict[str, Any]:
     """A run that has no model yet."""
-    from resnets.training import metrics, run_folder
+    from resnets.training import run_folder
 
     recipe = run_folder.read_recipe(folder)
     last: dict[str, Any] = {}
-    for line in metrics.read(folder):
+    for line in run_folder.read_metrics(folder):
         last |= line
     return {
         "name": str(folder),

@@ -61,7 +61,8 @@ def train(
     """Train by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs
     imagenet-paper, imagenet-90, imagenet-short, finetune; or a file of your own."""
     from resnets.support import distributed
-    from resnets.training import recipe_file, run_folder
+    from resnets.training import recipe_file, run, run_folder
+    from resnets.training.objective import make_objective
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
     plan = recipe_file.load(
@@ -85,8 +86,14 @@ def train(
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             source = data and str(Path(data).resolve() if "://" not in data else data)
-            return run_folder.start(
-                folder, plan, images[0], own_device, progress, _command(), world, source
+            return run.start(
+                folder,
+                make_objective(plan, images[0]),
+                own_device,
+                progress,
+                command=_command(),
+                world=world,
+                location=source,
             )
 
         _train(begin, world)
@@ -133,28 +140,32 @@ def _resume(
     bad_images: float | None = None,
 ) -> None:
     """Continue the run in `folder`, or say how to use it if it is finished."""
-    from resnets.training import run_folder
+    from resnets.training import run, run_folder
+    from resnets.training.objective import data_fingerprint, make_objective
 
     recipe = run_folder.read_recipe(folder)
     if (folder / "summary.json").exists():
         if world.is_main:
             photos = recipe.dataset == "photos"
             if photos and data is not None:
-                run_folder.refuse_other_images(folder, recipe, _open_data(recipe, data, print))
+                given = data_fingerprint(recipe, _open_data(recipe, data, print))
+                run_folder.refuse_other_images(folder, given)
             use = "predict {} photo.jpg" if photos else "eval {}"
             command = f"{program()} {use.format(shlex.quote(str(folder)))}"
             print(f"{folder} is finished; use it with: {command}")
         return
-    start = run_folder.began(folder)
+    if bad_images is not None:
+        recipe = recipe.allowing_bad_images(bad_images)
+    start = run_folder.read_environment(folder)
     source = data or start["place"]
     if device is None and world.size > 1:
         device = _device(start["device"], world)
-    _train(
-        lambda progress: run_folder.resume(
-            folder, _open_data(recipe, source, progress.note), device, progress, world, bad_images
-        ),
-        world,
-    )
+
+    def begin(progress: Lines) -> Run:
+        objective = make_objective(recipe, _open_data(recipe, source, progress.note))
+        return run.resume(folder, objective, device, progress, world=world)
+
+    _train(begin, world)
 
 
 def _command() -> str:
@@ -168,8 +179,8 @@ def _train(make: Callable[[Lines], Run], world: World) -> None:
 
     progress = training_progress.display(world.is_main)
     try:
-        run = make(progress)
-        summary = run.train()
+        made = make(progress)
+        summary = made.train()
     except Interrupted as stop:
         progress.close()
         if world.is_main:
@@ -186,8 +197,8 @@ def _train(make: Callable[[Lines], Run], world: World) -> None:
     finally:
         progress.close()
     if world.is_main:
-        _draw(run.folder, summary)
-        _report(run.folder, summary)
+        _draw(made.folder, summary)
+        _report(made.folder, summary)
 
 
 def _paper(summary: dict[str, Any]) -> PaperError | None:
@@ -201,12 +212,12 @@ def _paper(summary: dict[str, Any]) -> PaperError | None:
 def _draw(folder: Path, summary: dict[str, Any]) -> None:
     """Draw the training curve in the run folder, if matplotlib is installed."""
     from resnets.evaluation.figures import training_png
-    from resnets.training import metrics
+    from resnets.training import run_folder
 
     paper = _paper(summary)
     title = f"{summary['network']}: {summary['measured']['error']:.2f} % test error"
     try:
-        png = training_png(metrics.read(folder), title, paper.error if paper else None)
+        png = training_png(run_folder.read_metrics(folder), title, paper.error if paper else None)
     except ImportError:
         return
     write_bytes(folder / "curve.png", png)

@@ -25,11 +25,11 @@ def describe_run(run: Run) -> str:
     if missing := hardware.missing_kernels(recipe, run.device, settings):
         instead = "kernels only" if settings.kernels == "none" else "convolutions"
         compiled += f", {missing}: PyTorch's {instead}"
-    task, processes = run.task, run.world.size
+    processes = run.world.size
     together = f"{processes} processes, " if processes > 1 else ""
     return (
         f"{recipe.network} on {run.device}: {recipe.steps:,} iterations of {recipe.batch} images, "
-        f"{task.images:,} to train, {task.test_images:,} to test, {len(task.classes)} classes; "
+        f"{run.objective.describe()}; "
         f"{together}{settings.precision}, {form}, {compiled}"
     )
 
@@ -49,7 +49,7 @@ class Lines:
         self._run = run
         self.note(describe_run(run))
         self.note(f"run folder: {run.folder}")
-        self._announce_compilation(run.training.step, first=True)
+        self._announce_compilation(run.trainer.step, first=True)
 
     def _announce_compilation(self, step: int, first: bool = False) -> None:
         """Say so if the next update compiles the network for a new image size."""
@@ -126,7 +126,7 @@ class Bar(Lines):
         super().begin(run)
         first = "compiling ..." if run.settings.compile else "first iteration ..."
         self._task = self._progress.add_task(
-            "", total=run.recipe.steps, completed=run.training.step, readings=first
+            "", total=run.recipe.steps, completed=run.trainer.step, readings=first
         )
         self._progress.start()
 

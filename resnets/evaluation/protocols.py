@@ -1,11 +1,12 @@
-"""How a test image is shown to a network: the paper's three protocols (section 3.4).
+"""Test protocols: how an image is shown to a network (section 3.4).
 
-`docs/protocols.md` tells what the paper leaves open and what is chosen here.
+`docs/protocols.md` states what the paper leaves open and what is chosen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -14,7 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnets.data.preprocessing import (
-    Normalize,
     Preprocessing,
     resize_shorter,
     scaled_size,
@@ -25,93 +25,85 @@ from resnets.support.errors import UserError, nearest
 
 NAMES = ("center", "ten-crop", "dense")
 CROP = 224
-SIDES = (224, 256, 384, 480, 640)  # section 3.4, for a network trained on crops of 224 pixels
-NARROWEST = 20
-"""A side that many times the other is too long to be scaled for dense testing."""
+SIDES = (224, 256, 384, 480, 640)
+"""Shorter sides of dense testing (section 3.4), for a network trained on crops of `CROP` pixels."""
+MAX_ASPECT = 20
+"""Longest side of an image over its shortest up to which dense testing takes it."""
 
 Shape = tuple[int, int]
+"""Height and width."""
+Scorer = Callable[[Tensor], Tensor]
+"""uint8 images (N, 3, H, W), RGB, to class probabilities, float32 (N, classes)."""
 
 
 class Views(Protocol):
-    """A test protocol."""
+    """A test protocol: the views of an image whose class probabilities are averaged."""
 
     flips: ClassVar[bool]
-    """Whether every picture is shown a second time, mirrored."""
+    """Whether the mirror image of every view is a view, too."""
 
     @property
-    def look(self) -> Preprocessing:
+    def preprocessing(self) -> Preprocessing:
         """The network's preprocessing; its size is that of the crops."""
+
+    @property
+    def window(self) -> int | None:
+        """Side of the last feature map's window that the classifier is applied to, at every
+        location; None to apply it once, to the whole map."""
 
     @property
     def protocol(self) -> str:
         """The protocol in words, for results."""
 
     def shapes(self, width: int, height: int) -> tuple[Shape, ...]:
-        """Height and width of the pictures that an image of this size gives, at every scale."""
+        """Shape of the views of an image of this size, at every scale."""
 
-    def pictures(self, image: Image.Image) -> list[Tensor]:
-        """The pictures of an image, without flips, at every scale: uint8 (pictures, 3, H, W).
+    def apply(self, image: Image.Image) -> list[Tensor]:
+        """The views of an image at every scale, without mirror images: uint8 (views, 3, H, W).
 
         Raises:
-            UserError: if the image cannot be shown like this.
+            UserError: if the protocol does not suit the image.
         """
-
-    def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Class probabilities (N, classes) of the network's inputs (N, 3, H, W)."""
 
 
 @dataclass(frozen=True)
 class Center:
     """One crop from the centre of the scaled image."""
 
-    look: Preprocessing
+    preprocessing: Preprocessing
     flips: ClassVar[bool] = False
+    window: ClassVar[int | None] = None
 
     @property
     def protocol(self) -> str:
-        return f"centre crop of {self.look.size} pixels from shorter side {self.look.resize}"
+        size, resize = self.preprocessing.size, self.preprocessing.resize
+        return f"centre crop of {size} pixels from shorter side {resize}"
 
     def shapes(self, width: int, height: int) -> tuple[Shape, ...]:
-        return ((self.look.size, self.look.size),)
+        return ((self.preprocessing.size, self.preprocessing.size),)
 
-    def pictures(self, image: Image.Image) -> list[Tensor]:
-        look = self.look
-        return [to_tensor(look.crop(image))[None]]
-
-    def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        chances: Tensor = network(inputs).float().softmax(1)
-        return chances
+    def apply(self, image: Image.Image) -> list[Tensor]:
+        return [to_tensor(self.preprocessing.crop(image))[None]]
 
 
 @dataclass(frozen=True)
-class TenCrop:
+class TenCrop(Center):
     """Crops from the corners and the centre of the scaled image, and their mirror images."""
 
-    look: Preprocessing
     flips: ClassVar[bool] = True
 
     @property
     def protocol(self) -> str:
-        look = self.look
-        return f"10 crops of {look.size} pixels from shorter side {look.resize}, softmax averaged"
+        size, resize = self.preprocessing.size, self.preprocessing.resize
+        return f"10 crops of {size} pixels from shorter side {resize}, softmax averaged"
 
-    def shapes(self, width: int, height: int) -> tuple[Shape, ...]:
-        return ((self.look.size, self.look.size),)
-
-    def pictures(self, image: Image.Image) -> list[Tensor]:
-        look = self.look
-        width, height = scaled_size(*image.size, look.resize)
-        right, bottom = width - look.size, height - look.size
-        crops = [
-            look.crop_at(image, left, top)
-            for left, top in ((0, 0), (right, 0), (0, bottom), (right, bottom))
-        ]
-        crops.append(look.crop(image))
+    def apply(self, image: Image.Image) -> list[Tensor]:
+        p = self.preprocessing
+        width, height = scaled_size(*image.size, p.resize)
+        right, bottom = width - p.size, height - p.size
+        corners = ((0, 0), (right, 0), (0, bottom), (right, bottom))
+        crops = [*(p.crop_at(image, left, top) for left, top in corners), p.crop(image)]
         return [torch.stack([to_tensor(crop) for crop in crops])]
-
-    def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        chances: Tensor = network(inputs).float().softmax(1)
-        return chances
 
 
 @dataclass(frozen=True)
@@ -119,13 +111,14 @@ class Dense:
     """The whole image at several scales, the classifier at every location of the last map.
 
     Args:
-        look: as in `Views`; its mean is one number for each channel, for a mean image fits
-            only crops.
+        preprocessing: as in `Views`; its mean has one number per channel, because a mean image
+            fits only crops.
         sides: shorter sides in pixels.
-        window: side of the last map for a crop; the average pool before the classifier has it.
+        window: side of the last feature map of a crop, over which the network's average pool
+            goes.
     """
 
-    look: Preprocessing
+    preprocessing: Preprocessing
     sides: tuple[int, ...]
     window: int
     flips: ClassVar[bool] = True
@@ -142,32 +135,15 @@ class Dense:
         sizes = [scaled_size(width, height, side) for side in self.sides]
         return tuple((h, w) for w, h in sizes)
 
-    def pictures(self, image: Image.Image) -> list[Tensor]:
-        if max(image.size) > NARROWEST * min(image.size):
+    def apply(self, image: Image.Image) -> list[Tensor]:
+        if max(image.size) > MAX_ASPECT * min(image.size):
             raise UserError(
                 f"the image is too narrow for dense testing ({image.width} x {image.height} "
-                f"pixels; at most {NARROWEST}:1)",
+                f"pixels; at most {MAX_ASPECT}:1)",
                 hint="leave it out, or test with other --views",
             )
-        filtering = self.look.interpolation
-        return [to_tensor(resize_shorter(image, side, filtering))[None] for side in self.sides]
-
-    def softmax(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """The mean over the locations of the softmax at each."""
-        assert isinstance(network, ResidualNetwork)
-        last = network.features(inputs)[network.stage_names[-1]]
-        logits = network.dense_head(last, self.window)
-        return logits.float().softmax(1).mean((2, 3))
-
-
-@torch.no_grad()
-def map_side(network: ResidualNetwork, size: int) -> int:
-    """Side of the last map for a crop of `size` pixels: 7 for 224 (Table 1)."""
-    device, was_training = next(network.parameters()).device, network.training
-    network.eval()  # so that BN's statistics stay as they are
-    maps = network.features(torch.zeros(1, 3, size, size, device=device))
-    network.train(was_training)
-    return maps[network.stage_names[-1]].shape[-1]
+        interpolation = self.preprocessing.interpolation
+        return [to_tensor(resize_shorter(image, side, interpolation))[None] for side in self.sides]
 
 
 def refuse_unknown(name: str) -> None:
@@ -177,67 +153,113 @@ def refuse_unknown(name: str) -> None:
 
 
 def make(
-    name: str, network: nn.Module, look: Preprocessing, image_size: int | None = None
+    name: str,
+    network: nn.Module | None,
+    preprocessing: Preprocessing,
+    image_size: int | None = None,
 ) -> Views:
     """The protocol called `name`, for a network and its preprocessing.
 
     Args:
-        image_size: crops of this many pixels instead of the preprocessing's size; the scales
-            go with it.
+        network: only `dense` needs it.
+        image_size: side of the crops in pixels, instead of the preprocessing's; all other sizes
+            scale with it.
 
     Raises:
-        UserError: if there is no such protocol, or the network cannot be tested by it.
+        UserError: if there is no such protocol, or it does not suit the network.
     """
     refuse_unknown(name)
-    look = look.resized_to(image_size or look.size)
+    preprocessing = preprocessing.resized_to(image_size or preprocessing.size)
     if name == "center":
-        return Center(look)
+        return Center(preprocessing)
     if name == "ten-crop":
-        return TenCrop(look)
+        return TenCrop(preprocessing)
     if not isinstance(network, ResidualNetwork):
         raise UserError(
             "dense testing needs a network without fully connected layers before its last",
             "--views dense",
             "use --views ten-crop",
         )
-    look = replace(look, mean=look.mean.mean((1, 2), keepdim=True))
-    sides = tuple(round(side * look.size / CROP) for side in SIDES)
-    return Dense(look, sides, map_side(network, look.size))
+    preprocessing = replace(preprocessing, mean=preprocessing.mean.mean((1, 2), keepdim=True))
+    sides = tuple(round(side * preprocessing.size / CROP) for side in SIDES)
+    return Dense(preprocessing, sides, map_side(network, preprocessing.size))
 
 
 @torch.no_grad()
-def score(
-    views: Views,
+def map_side(network: ResidualNetwork, size: int) -> int:
+    """Side of the last feature map for a crop of `size` pixels: 7 for 224 (Table 1)."""
+    device = next(network.parameters()).device
+    with _evaluation_mode(network):
+        maps = network.features(torch.zeros(1, 3, size, size, device=device))
+    return maps[network.stage_names[-1]].shape[-1]
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and back into its mode afterwards."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def network_scorer(
     network: nn.Module,
-    normalize: Normalize,
+    normalize: Callable[[Tensor], Tensor],
     device: torch.device,
-    scales: Sequence[Tensor],
-    budget: int,
-) -> Tensor:
-    """Class probabilities of some images: the mean over all pictures, flips and scales.
+    window: int | None = None,
+) -> Scorer:
+    """The class probabilities of a network, in evaluation mode and float32.
 
     Args:
-        views: the protocol.
-        network: in evaluation mode, on `device`.
-        normalize: pictures to the network's input, on `device`.
-        scales: the pictures of every scale, uint8 (images, pictures, 3, H, W).
-        budget: pixels that the network is given at a time, where one image has no more.
+        network: on `device`; its mode is restored after each call.
+        normalize: uint8 images on `device` to the network's input.
+        device: where to compute.
+        window: as in `Views`: the softmax is averaged over all locations of the classifier.
+    """
+
+    @torch.no_grad()
+    def score(images: Tensor) -> Tensor:
+        inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
+        with _evaluation_mode(network):
+            if window is None:
+                probabilities: Tensor = network(inputs).float().softmax(1)
+                return probabilities
+            assert isinstance(network, ResidualNetwork)
+            last = network.features(inputs)[network.stage_names[-1]]
+            return network.dense_head(last, window).float().softmax(1).mean((2, 3))
+
+    return score
+
+
+def average_views(
+    score: Scorer, scales: Sequence[Tensor], *, flips: bool, budget: int, device: torch.device
+) -> Tensor:
+    """Class probabilities of some images: the mean over all views, mirror images and scales.
+
+    Args:
+        score: images on `device` to probabilities.
+        scales: the views at every scale, uint8 (images, views, 3, H, W).
+        flips: whether to add the mirror image of every view.
+        budget: pixels to score at a time, unless a single image has more.
+        device: where to compute.
 
     Returns:
         float32 (images, classes).
     """
     means = []
-    for pictures in scales:
-        images, each, _, height, width = pictures.shape
-        shown = each * (2 if views.flips else 1)
-        step = max(1, budget // (shown * height * width))
+    for views in scales:
+        images, each, _, height, width = views.shape
+        copies = 2 if flips else 1
+        step = max(1, budget // (copies * each * height * width))
         parts = []
         for start in range(0, images, step):
-            part = pictures[start : start + step].to(device).flatten(0, 1)
-            if views.flips:  # before the mean image is subtracted, which is not mirrored
+            part = views[start : start + step].to(device).flatten(0, 1)
+            if flips:  # before the mean image is subtracted, which is not mirrored
                 part = torch.cat((part, part.flip(3)))
-            inputs = normalize(part).contiguous(memory_format=torch.channels_last)
-            chances = views.softmax(network, inputs)
-            parts.append(chances.view(shown // each, -1, each, chances.shape[1]).mean((0, 2)))
+            scores = score(part)
+            parts.append(scores.view(copies, -1, each, scores.shape[1]).mean((0, 2)))
         means.append(torch.cat(parts))
     return torch.stack(means).mean(0)

@@ -1,28 +1,26 @@
-"""Classification error under a stated protocol, every image counted once."""
+"""Classification errors of a test: counts, 95 % intervals, and the confusion matrix."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from resnets.data.cifar10 import Images
-
-SINGLE_VIEW = "single view of the original 32x32 image"  # section 4.2
-MOST_CONFUSION = 100
-"""Classes up to which a result is told with its whole confusion matrix."""
+Z95 = 1.959963984540054
+"""Standard deviations to either side of the mean that hold 95 % of a normal distribution."""
+MAX_MATRIX_CLASSES = 100
+"""Number of classes up to which a result's JSON holds the confusion matrix."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Images of one class that were taken for another: labels, and how many of how many."""
+    """Images of class `true` that were classified as `answer`: `images` of `of`."""
 
     true: int
     answer: int
@@ -32,13 +30,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Result:
-    """What a test found.
+    """The errors of a classifier on a test set.
 
     Args:
         confusion: int64 (classes, classes): rows are the true classes, columns the answers.
         protocol: how each image was shown to the network.
-        wrong5: images whose true class was not among the first five answers; None where five
-            or fewer classes make that meaningless.
+        wrong5: images whose true class was not among the first five answers; None with five
+            or fewer classes.
     """
 
     confusion: NDArray[np.int64]
@@ -66,14 +64,14 @@ class Result:
         return None if self.wrong5 is None else 100 * self.wrong5 / self.images
 
     def class_errors(self) -> list[float]:
-        """Error in percent of the images of each class; not a number for an absent class."""
+        """Error of each class in percent; NaN for a class without images."""
         shown = self.confusion.sum(1)
         right = np.diagonal(self.confusion)
         with np.errstate(invalid="ignore"):
             return [float(e) for e in 100 * (shown - right) / shown]
 
     def worst_pairs(self, count: int = 10) -> list[Pair]:
-        """The classes most often taken for another, the most images first."""
+        """The most frequent confusions of one class with another, the most frequent first."""
         mistakes = self.confusion.copy()
         np.fill_diagonal(mistakes, 0)
         order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
@@ -86,7 +84,7 @@ class Result:
         ]
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """As JSON, with the class names; classes that were not shown are left out."""
+        """As JSON, by class name; classes without images are left out."""
         names = distinct(classes)
         errors = zip(names, self.class_errors(), strict=True)
         facts: dict[str, Any] = {
@@ -105,7 +103,7 @@ class Result:
             {"true": names[p.true], "answer": names[p.answer], "images": p.images, "of": p.of}
             for p in self.worst_pairs()
         ]
-        if len(classes) <= MOST_CONFUSION:
+        if len(classes) <= MAX_MATRIX_CLASSES:
             facts["confusion"] = self.confusion.tolist()
         return facts
 
@@ -115,29 +113,26 @@ def _rounded(interval: tuple[float, float]) -> list[float]:
 
 
 def distinct(classes: Sequence[str]) -> list[str]:
-    """Class names; those that occur more than once (ImageNet has two cranes) with their number."""
+    """Class names, made unique: repeated ones (ImageNet has two cranes) get their class number."""
     times = Counter(classes)
     return [n if times[n] == 1 else f"{n} ({number})" for number, n in enumerate(classes)]
 
 
 def wilson(wrong: int, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an error rate, in percent."""
-    z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+    z = Z95
     rate = wrong / images
     scale = 1 + z * z / images
     middle = rate + z * z / (2 * images)
     margin = z * math.sqrt(rate * (1 - rate) / images + z * z / (4 * images * images))
-    # At the ends rounding would leave something like 1e-15 instead of 0 and 100.
+    # Rounding errors would give something like 1e-15 instead of 0 or 100 at the ends.
     low = 0.0 if wrong == 0 else 100 * (middle - margin) / scale
     high = 100.0 if wrong == images else 100 * (middle + margin) / scale
     return low, high
 
 
 def measure(scores: NDArray[np.float32], labels: NDArray[Any], protocol: str) -> Result:
-    """The errors of scores (N, classes) for images of these labels (N,).
-
-    Among equal scores the class with the lower number comes first.
-    """
+    """The errors of scores (N, classes) against labels (N,); ties go to the lower class number."""
     images, classes = scores.shape
     labels = labels.astype(np.int64)
     answers = scores.argmax(1)
@@ -151,51 +146,35 @@ def measure(scores: NDArray[np.float32], labels: NDArray[Any], protocol: str) ->
     return Result(counts.reshape(classes, classes), protocol, wrong5)
 
 
-@torch.no_grad()
-def probabilities(
-    network: nn.Module,
-    data: Images,
-    normalize: Callable[[Tensor], Tensor],
-    device: torch.device,
-    classes: int,
-    batch: int = 500,
-    progress: Callable[[int], None] = lambda images: None,
-) -> NDArray[np.float32]:
-    """Softmax scores (N, classes) in float32 on the original images (section 4.2's single view).
+def confusion_png(result: Result, classes: Sequence[str], title: str) -> bytes:
+    """The confusion matrix as a PNG file: rows are true classes, columns answers.
 
-    Args:
-        network: images (N, 3, H, W) to logits (N, classes); its mode is restored.
-        data: the images to test on.
-        normalize: uint8 images to the network's input.
-        device: where network and `normalize` live.
-        classes: number of classes.
-        batch: images at a time.
-        progress: told the number of images done.
+    Raises:
+        ImportError: if matplotlib is not installed.
     """
-    was_training = network.training
-    network.eval()
-    scores = torch.empty(len(data), classes, device=device)
-    try:
-        for start in range(0, len(data), batch):
-            images = torch.from_numpy(np.array(data.images[start : start + batch])).to(device)
-            inputs = normalize(images).contiguous(memory_format=torch.channels_last)
-            scores[start : start + batch] = network(inputs).float().softmax(1)
-            progress(min(start + batch, len(data)))
-    finally:
-        network.train(was_training)
-    found: NDArray[np.float32] = scores.cpu().numpy()
-    return found
+    from matplotlib.figure import Figure
 
-
-def evaluate(
-    network: nn.Module,
-    data: Images,
-    normalize: Callable[[Tensor], Tensor],
-    device: torch.device,
-    classes: int,
-    batch: int = 500,
-    progress: Callable[[int], None] = lambda images: None,
-) -> Result:
-    """Test on the original images; the arguments are those of `probabilities`."""
-    scores = probabilities(network, data, normalize, device, classes, batch, progress)
-    return measure(scores, data.labels, SINGLE_VIEW)
+    side = 2.2 + 0.46 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    mistakes = result.confusion.astype(float)
+    np.fill_diagonal(mistakes, np.nan)  # the right answers would hide the colours of the mistakes
+    image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
+    axes.set_facecolor("#e8f0e8")
+    limit = np.nanmax(mistakes) if result.wrong else 1.0
+    for row, counts in enumerate(result.confusion):
+        for column, count in enumerate(counts):
+            dark = row != column and count > 0.6 * limit
+            axes.text(
+                column, row, str(count), ha="center", va="center", fontsize=8,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{title}\nerror {result.error:.2f} % of {result.images} images", fontsize=11)
+    figure.colorbar(image, label="mistakes", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

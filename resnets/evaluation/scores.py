@@ -1,4 +1,4 @@
-"""Score files: what a model gave to every class of every image, kept for later and combined."""
+"""Score files: a model's class probabilities for every image of a test, and ensembles of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ FORMAT = "resnets-scores-2"
 
 @dataclass(frozen=True)
 class Scores:
-    """A test's outcome for every image.
+    """A model's class probabilities for the images of a test.
 
     Args:
         probabilities: float32 (N, classes).
-        labels: int64 (N,), columns of `probabilities`.
+        labels: int64 (N,), the true classes, as columns of `probabilities`.
         names: the images' names, unique.
-        contents: uint64 (N,), `content_hash` of each image.
+        contents: uint64 (N,), `content_hash` of each image's file.
         classes: class names.
-        class_ids: identifiers of the classes, such as WordNet's, where the model has them.
         protocol: how the images were shown.
-        model: what gave the scores.
+        model: the model's name.
+        class_ids: identifiers of the classes, such as WordNet's, if the model has any.
     """
 
     probabilities: NDArray[np.float32]
@@ -52,14 +52,14 @@ class Scores:
         return measure(self.probabilities, self.labels, self.protocol)
 
     def images_hash(self) -> str:
-        """Which images these are, and their labels; their order does not matter."""
+        """SHA-256 of the images' names, labels and contents, independent of their order."""
         rows = zip(self.names, self.labels.tolist(), self.contents.tolist(), strict=True)
         lines = sorted(f"{name}\0{label}\0{content}" for name, label, content in rows)
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def content_hash(content: bytes) -> int:
-    """Eight bytes that tell an image's content from another's."""
+    """The first eight bytes of the SHA-256 of an image, as a number."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
 
 
@@ -95,7 +95,9 @@ def load(path: Path) -> Scores:
         UserError: if it is missing, truncated, damaged, or no score file.
     """
     if not path.is_file():
-        raise UserError("no such score file", str(path), "make one: resnets eval --save-scores")
+        raise UserError(
+            "no such score file", str(path), "write one with: resnets eval --save-scores"
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -109,14 +111,14 @@ def load(path: Path) -> Scores:
         names = tensors["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
         ids = facts["class_ids"]
         scores = Scores(
-            tensors["probabilities"],
-            tensors["labels"],
-            tuple(names),
-            tensors["contents"],
-            tuple(facts["classes"]),
-            str(facts["protocol"]),
-            str(facts["model"]),
-            None if ids is None else tuple(ids),
+            probabilities=tensors["probabilities"],
+            labels=tensors["labels"],
+            names=tuple(names),
+            contents=tensors["contents"],
+            classes=tuple(facts["classes"]),
+            protocol=str(facts["protocol"]),
+            model=str(facts["model"]),
+            class_ids=None if ids is None else tuple(ids),
         )
         _check(scores, facts)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -126,39 +128,39 @@ def load(path: Path) -> Scores:
 
 
 def _check(scores: Scores, facts: dict[str, object]) -> None:
-    """Raise `ValueError` if a file's parts do not fit each other."""
-    chances, labels = scores.probabilities, scores.labels
-    if chances.dtype != np.float32 or labels.dtype != np.int64:
-        raise ValueError(f"numbers of type {chances.dtype} and {labels.dtype}")
+    """Raise `ValueError` if a file's parts contradict each other."""
+    probabilities, labels = scores.probabilities, scores.labels
+    if probabilities.dtype != np.float32 or labels.dtype != np.int64:
+        raise ValueError(f"numbers of type {probabilities.dtype} and {labels.dtype}")
     images, classes = len(scores.names), len(scores.classes)
     if scores.contents.dtype != np.uint64 or scores.contents.shape != (images,):
         raise ValueError("its images have no hashes")
-    if chances.shape != (images, classes) or labels.shape != (images,):
-        raise ValueError(f"{images} names, {classes} classes, but scores of {chances.shape}")
+    if probabilities.shape != (images, classes) or labels.shape != (images,):
+        raise ValueError(f"{images} names, {classes} classes, but scores of {probabilities.shape}")
     if scores.class_ids is not None and len(scores.class_ids) != classes:
         raise ValueError(f"{len(scores.class_ids)} identifiers for {classes} classes")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError("labels of other classes")
-    if not np.allclose(chances.sum(1), 1, atol=1e-3) or chances.min() < 0:
-        raise ValueError("its scores are no probabilities")
+    if not np.allclose(probabilities.sum(1), 1, atol=1e-3) or probabilities.min() < 0:
+        raise ValueError("its scores are not probabilities")
     if facts["images_hash"] != scores.images_hash():
         raise ValueError("its images or labels were altered")
 
 
 def combine(members: list[Scores], files: list[str]) -> Scores:
-    """The mean of several models' probabilities for the same images, as of one model.
+    """An ensemble: the mean of several models' probabilities for the same images.
 
     Args:
-        members: one or more; images may stand in another order than the first one's.
-        files: what to call each in messages.
+        members: one or more; their images may be in different orders.
+        files: each member's name in messages.
 
     Raises:
-        UserError: if images, labels or classes are not the same.
+        UserError: if images, labels or classes differ.
     """
     first, total = members[0], members[0].probabilities.astype(np.float64)
     for other, file in zip(members[1:], files[1:], strict=True):
-        _same_classes(first, other, files[0], file)
-        total += other.probabilities[_order(first, other, files[0], file)]
+        _refuse_other_classes(first, other, files[0], file)
+        total += other.probabilities[_rows(first, other, files[0], file)]
     if len(members) == 1:
         return first
     protocols = list(dict.fromkeys(member.protocol for member in members))
@@ -170,12 +172,13 @@ def combine(members: list[Scores], files: list[str]) -> Scores:
     )
 
 
-def _same_classes(first: Scores, other: Scores, first_file: str, file: str) -> None:
+def _refuse_other_classes(first: Scores, other: Scores, first_file: str, file: str) -> None:
+    """Raise `UserError` if two models have different classes."""
     if len(first.classes) != len(other.classes):
         raise UserError(
             f"has {len(other.classes)} classes, not {len(first.classes)} like {first_file}", file
         )
-    # One model may call the classes by name, another by the identifier only.
+    # One model may name its classes by identifier where the other names them in words.
     if {first.classes, first.class_ids} & {other.classes, other.class_ids} - {None}:
         return
     pairs = zip(first.classes, other.classes, strict=True)
@@ -183,36 +186,31 @@ def _same_classes(first: Scores, other: Scores, first_file: str, file: str) -> N
     raise UserError(f"class {number} is {theirs!r}, not {ours!r} like in {first_file}", file)
 
 
-def _order(first: Scores, other: Scores, first_file: str, file: str) -> NDArray[np.int64]:
-    """Where the first one's images stand in the other; raises `UserError` if one is missing."""
-    place = {name: row for row, name in enumerate(other.names)}
+def _rows(first: Scores, other: Scores, first_file: str, file: str) -> NDArray[np.int64]:
+    """The row of `other` for each image of `first`; raises `UserError` if the images differ."""
+    hint = "combine tests of the same images"
     if len(first) != len(other):
         raise UserError(
-            f"is of {len(other):,} images, not of the {len(first):,} of {first_file}",
-            file,
-            "combine tests of the same images",
+            f"has {len(other):,} images, not {len(first):,} like {first_file}", file, hint
         )
-    order = np.array([place.get(name, -1) for name in first.names], np.int64)
-    if (order < 0).any():
-        name = first.names[int(np.flatnonzero(order < 0)[0])]
-        raise UserError(
-            f"is of other images than {first_file}: {name} is missing",
-            file,
-            "combine tests of the same images",
-        )
-    changed = np.flatnonzero(other.contents[order] != first.contents)
+    row_of = {name: row for row, name in enumerate(other.names)}
+    rows = np.array([row_of.get(name, -1) for name in first.names], np.int64)
+    if (rows < 0).any():
+        name = first.names[int(np.flatnonzero(rows < 0)[0])]
+        raise UserError(f"has other images than {first_file}: {name} is missing", file, hint)
+    changed = np.flatnonzero(other.contents[rows] != first.contents)
     if len(changed):
         raise UserError(
-            f"is of other images than {first_file}: {len(changed):,} of the same names differ, "
-            f"first {first.names[changed[0]]}",
+            f"has other images than {first_file}: {len(changed):,} with the same names differ, "
+            f"the first is {first.names[changed[0]]}",
             file,
-            "combine tests of the same images",
+            hint,
         )
-    wrong = np.flatnonzero(other.labels[order] != first.labels)
+    wrong = np.flatnonzero(other.labels[rows] != first.labels)
     if len(wrong):
         raise UserError(
-            f"labels {first.names[wrong[0]]} as class {other.labels[order][wrong[0]]}, "
+            f"labels {first.names[wrong[0]]} as class {other.labels[rows][wrong[0]]}, "
             f"not {first.labels[wrong[0]]} like {first_file}",
             file,
         )
-    return order
+    return rows

@@ -1,4 +1,4 @@
-"""Tests of models in any engine, by the same code as those of networks in PyTorch."""
+"""Top-1 of an export against its source, on the same images and by the same test."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from resnets.data.cifar10 import Images
-from resnets.data.preprocessing import Normalize, Preprocessing
+from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import Samples
-from resnets.evaluation import photo_tests
+from resnets.evaluation import evaluator
+from resnets.evaluation.evaluator import Classifier
 from resnets.evaluation.protocols import Center
+from resnets.evaluation.results import Z95
 from resnets.evaluation.scores import Scores
 from resnets.export import calibration
 from resnets.export.calibration import ExportImages
@@ -26,74 +28,47 @@ from resnets.weights.model_file import Model
 BATCH = 16
 CPU = torch.device("cpu")
 MAX_LOSS = 0.5
-"""Points of top-1 that int8 may cost."""
+"""Points of top-1 that int8 may lose by default."""
 Report = Callable[[str], None]
 
 
-class _Unchanged(Normalize):
-    """Pixels as they are: the engine scales them."""
+def classifier_of(predictor: Predictor) -> Classifier:
+    """An export in its engine, on the CPU; it takes images of its preprocessing's size only."""
 
-    def __init__(self) -> None:
-        super().__init__(torch.zeros(3, 1, 1))
+    def score(images: Tensor) -> Tensor:
+        probabilities: Tensor = predictor.runtime(images).logits.float().softmax(1)
+        return probabilities
 
-    def __call__(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
-        return images
-
-
-@dataclass(frozen=True)
-class _Pixels(Preprocessing):
-    """An image's way to uint8 pixels, where it ends."""
-
-    def normalize(self, device: torch.device) -> Normalize:
-        return _Unchanged()
+    ids = predictor.card.get("class_ids")
+    return Classifier(predictor.card["network"], score, predictor.classes, ids)
 
 
-class _Network(nn.Module):
-    """An engine in a network's place: uint8 (N, 3, H, W) to logits."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        super().__init__()
-        self._runtime = predictor.runtime
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self._runtime(images).logits
-
-
-def as_model(predictor: Predictor) -> Model:
-    """An export in its engine, for tests on crops of the size that it was trained on."""
-    look = predictor.preprocessing
-    assert isinstance(look, Preprocessing)  # an export's
-    pixels = _Pixels(look.size, look.resize, look.interpolation, mean=look.mean, std=look.std)
-    card = {**predictor.card, "runtime": predictor.runtime.name}
-    return Model(_Network(predictor).eval(), card, pixels)
-
-
-def run(
-    model: Model, data: Samples | Images, progress: Callable[[int], None] = lambda images: None
+def run_test(
+    classifier: Classifier, preprocessing: Preprocessing, images: Samples | Images
 ) -> Scores:
-    """The scores of a model on the CPU, shown the centre of each image, or CIFAR-10 as it is.
+    """The scores of a classifier for the centre of each image, or for CIFAR-10's whole images.
 
     Raises:
-        UserError: if the images' classes are not the model's, or an image cannot be read.
+        UserError: if the classifier does not know the images' classes, or an image cannot be
+            read.
     """
-    if isinstance(data, Images):
-        return photo_tests.run_cifar10(model, data, CPU, batch=10 * BATCH, progress=progress)
-    views = Center(model.preprocessing)
-    found = photo_tests.run_test(model, data, views, CPU, BATCH, progress=progress)
-    assert found is not None  # there is no other process
-    return found
+    if isinstance(images, Images):
+        return evaluator.run_cifar10(classifier, images, batch=10 * BATCH)
+    scores = evaluator.run_test(classifier, images, Center(preprocessing), batch=BATCH)
+    assert scores is not None  # there is no other process
+    return scores
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Top-1 before and after, on the same images.
+    """Top-1 of a source and of its export, on the same images.
 
     Args:
-        images: how many.
-        before: images that the source names rightly.
-        after: images that the export names rightly.
-        lost: named rightly before and wrongly after.
-        gained: the other way round.
+        images: number of images.
+        before: images that the source classifies correctly.
+        after: images that the export classifies correctly.
+        lost: images that only the source classifies correctly.
+        gained: images that only the export classifies correctly.
     """
 
     images: int
@@ -104,16 +79,17 @@ class Loss:
 
     @property
     def points(self) -> float:
-        """Points of top-1 lost; negative if it became better."""
+        """Points of top-1 lost; negative if the export is better."""
         return 100 * (self.before - self.after) / self.images
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the points lost, of paired shares: Agresti and Min 2005."""
+        """95 % interval of the points lost, a difference of paired proportions (Agresti and Min
+        2005)."""
         n = self.images + 2
         middle = (self.lost - self.gained) / n
         spread = (self.lost + self.gained + 1) / n - middle**2
-        margin = 1.959963984540054 * math.sqrt(spread / n)
+        margin = Z95 * math.sqrt(spread / n)
         return 100 * (middle - margin), 100 * (middle + margin)
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,12 +106,15 @@ class Loss:
 
 
 def loss(before: Scores, after: Scores) -> Loss:
-    """What an export lost, from two tests on the same images in the same order."""
-    right = [scores.probabilities.argmax(1) == scores.labels for scores in (before, after)]
-    first, second = (int(np.count_nonzero(one)) for one in right)
-    lost = int(np.count_nonzero(right[0] & ~right[1]))
-    gained = int(np.count_nonzero(~right[0] & right[1]))
-    return Loss(len(before), first, second, lost, gained)
+    """The loss of an export, from two tests on the same images in the same order."""
+    correct, kept = (s.probabilities.argmax(1) == s.labels for s in (before, after))
+    return Loss(
+        images=len(before),
+        before=int(np.count_nonzero(correct)),
+        after=int(np.count_nonzero(kept)),
+        lost=int(np.count_nonzero(correct & ~kept)),
+        gained=int(np.count_nonzero(kept & ~correct)),
+    )
 
 
 def compare(
@@ -146,19 +125,26 @@ def compare(
     hint: str,
     report: Report,
 ) -> dict[str, Any]:
-    """Top-1 of a model and of what was made of it, on the test if there is one.
+    """Top-1 of a model and of its export, if there are images to test on.
 
     Args:
-        hint: what a user may do if that is too much.
+        model: the source.
+        predictor: the export in its engine.
+        data: its test images.
+        allowed: points of top-1 that may be lost.
+        hint: what to do about a greater loss.
+        report: called with a line of progress.
 
     Raises:
-        UserError: if more than `allowed` points were lost.
+        UserError: if more than `allowed` points are lost.
     """
     if data.test is None:
         return {"accuracy": None, "not_tested": data.tested_on}
     report(f"testing source and export on {data.tested_on}")
     model.network.to(memory_format=torch.channels_last)
-    before, after = run(model, data.test), run(as_model(predictor), data.test)
+    assert isinstance(predictor.preprocessing, Preprocessing)  # an export's
+    before = run_test(evaluator.classifier_of(model, CPU), model.preprocessing, data.test)
+    after = run_test(classifier_of(predictor), predictor.preprocessing, data.test)
     found = loss(before, after)
     if found.points > allowed + 1e-9:
         low, high = found.interval
@@ -168,18 +154,20 @@ def compare(
             f"{low:.2f} to {high:.2f}), more than {allowed:g}",
             hint=hint,
         )
-    facts = {
-        **found.as_dict(),
-        **_moved(before, after),
-        "tested_on": data.tested_on,
-        "protocol": after.protocol,
+    return {
+        "accuracy": {
+            **found.as_dict(),
+            **_probability_changes(before, after),
+            "tested_on": data.tested_on,
+            "protocol": after.protocol,
+            "dataset": calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on,
+            "allowed": allowed,
+        }
     }
-    dataset = calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on
-    return {"accuracy": {**facts, "dataset": dataset, "allowed": allowed}}
 
 
-def _moved(before: Scores, after: Scores) -> dict[str, Any]:
-    """How far probabilities moved: the largest of each image's, and how many by over 0.1."""
+def _probability_changes(before: Scores, after: Scores) -> dict[str, Any]:
+    """The largest change of a class probability, and the share of images with one over 0.1."""
     most = np.abs(after.probabilities - before.probabilities).max(1)
     return {
         "largest_probability_moved": round(float(most.max()), 4),

@@ -22,7 +22,7 @@ from resnets.data.datasets import open_test
 from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
-from resnets.evaluation.photo_tests import labels_for, named
+from resnets.evaluation.evaluator import image_name, labels_for
 from resnets.inference import image_files
 from resnets.inference.conversion import without_warnings
 from resnets.inference.engines import INPUT, nncf
@@ -188,7 +188,7 @@ def _open_labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
     if where == CIFAR10:
         return cifar10.load().test, "CIFAR-10's test set"
     samples = open_test(where)
-    labels_for(samples, model)
+    labels_for(samples, model.classes, model.class_ids)
     return samples, _base_name(where)
 
 
@@ -258,7 +258,7 @@ def _read_samples(
     samples: Samples, indices: Iterable[int], preprocessing: Preprocessing, dense: bool
 ) -> list[Tensor]:
     def read(index: int) -> Tensor:
-        image = decode(samples.read(int(index)), named(samples, int(index)))
+        image = decode(samples.read(int(index)), image_name(samples, int(index)))
         return _pixels(image, preprocessing, dense)
 
     return list(in_threads(read, indices, cores()))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from resnets.paper.store import Budget, Group, Outcome, Store
 from resnets.support.errors import UserError
-from resnets.training import metrics, recipe_file, run_folder
+from resnets.training import recipe_file, run_folder
 from resnets.training.recipe import Recipe
 
 LAST = 5
@@ -223,7 +223,7 @@ class Training(Job):
     def environment(self, workspace: Workspace) -> dict[str, str]:
         """The number of threads that the run began with, since another changes its bits."""
         try:
-            threads = run_folder.began(workspace.run_folder(self.key))["threads"]
+            threads = run_folder.read_environment(workspace.run_folder(self.key))["threads"]
         except UserError:
             return {}  # a new run, or a damaged one, whose command prints the error
         return {"OMP_NUM_THREADS": str(threads)}
@@ -251,7 +251,7 @@ class Training(Job):
             values = {
                 "iterations": summary["iterations"],
                 "measured": summary["measured"],
-                **_curves(metrics.read(folder)),
+                **_curves(run_folder.read_metrics(folder)),
             }
             provenance = {k: v for k, v in summary["provenance"].items() if k != "recipe"}
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
@@ -268,7 +268,7 @@ class Training(Job):
     def steps_done(self, workspace: Workspace) -> int:
         """The last iteration in the metrics of the run folder; 0 if there are none."""
         try:
-            rows = metrics.read(workspace.run_folder(self.key))
+            rows = run_folder.read_metrics(workspace.run_folder(self.key))
         except UserError:
             return 0  # the command of the run prints the error
         return int(rows[-1]["step"]) if rows else 0

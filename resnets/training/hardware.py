@@ -1,4 +1,4 @@
-"""The settings used on each device where a recipe says `auto` (docs/log.md)."""
+"""What a training uses of its device: precision, kernels, compiler (docs/log.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from resnets.kernels import block, native, norm
+from resnets.models.blocks import Block
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder
@@ -23,14 +25,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @dataclass(frozen=True)
 class Settings:
-    """How the arithmetic is done; part of what makes a run repeat bit for bit."""
+    """How a training computes; runs with equal settings repeat bit for bit."""
 
     precision: Literal["bf16", "fp32"]
     channels_last: bool
     compile: bool
     graphs: bool = False
     kernels: Kernels = "none"
-    """This project's on CPUs: for BN and what follows (`norms`), also for whole `blocks`."""
+    """This project's on CPUs: for BN and what follows it (`norms`), also for whole `blocks`."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -38,7 +40,11 @@ class Settings:
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Settings:
-    """Replace each `auto` of the recipe by what is used on `device`."""
+    """Replace each `auto` of a recipe by the choice for `device`.
+
+    Raises:
+        UserError: if `kernels` is true and they are not available.
+    """
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
@@ -52,11 +58,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
 
 
 def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Kernels:
-    """This project's kernels: on CPUs, where a C++ compiler is.
-
-    Raises:
-        UserError: if they are asked for and cannot be had.
-    """
+    """This project's kernels, on CPUs of machines with a C++ compiler."""
     if recipe.kernels is False:
         return "none"
     wanted = recipe.compile is not True and recipe.channels_last is not False
@@ -65,14 +67,14 @@ def _choose_kernels(recipe: Recipe, device: torch.device, precision: str) -> Ker
         return "blocks" if block.available(dtype) else "norms"
     if recipe.kernels is True:
         raise UserError(
-            f"kernels = true cannot be had: {', '.join(_against_kernels(recipe, device))}",
+            f"kernels = true is not possible: {', '.join(_kernel_obstacles(recipe, device))}",
             hint="use --set kernels=auto",
         )
     return "none"
 
 
-def _against_kernels(recipe: Recipe, device: torch.device) -> list[str]:
-    """What keeps this project's kernels out of a training."""
+def _kernel_obstacles(recipe: Recipe, device: torch.device) -> list[str]:
+    """Why a training cannot use this project's kernels."""
     facts = {
         f"the device is {device.type}, not cpu": device.type != "cpu",
         "compile = true": recipe.compile is True,
@@ -82,7 +84,7 @@ def _against_kernels(recipe: Recipe, device: torch.device) -> list[str]:
 
 
 def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) -> str:
-    """Why a training on a CPU goes without kernels that its recipe would have; else empty."""
+    """Why a training on a CPU lacks kernels that its recipe allows; empty if it lacks none."""
     wanted = recipe.kernels == "auto" and recipe.compile is not True and recipe.channels_last
     if device.type != "cpu" or not wanted or settings.kernels == "blocks":
         return ""
@@ -92,7 +94,7 @@ def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) ->
 
 
 def _can_compile(device: torch.device) -> bool:
-    """Whether compiling is both worth it and possible: GPUs that Triton knows, with its tools."""
+    """Whether compiling pays and is possible: on GPUs that Triton supports, with its tools."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
         return False
     has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
@@ -100,10 +102,10 @@ def _can_compile(device: torch.device) -> bool:
 
 
 def _keep_memory() -> None:
-    """Have the C library (glibc) keep what is freed instead of giving it back to the system.
+    """Let the C library (glibc) keep freed memory instead of returning it to the system.
 
-    Every step asks for the same maps again, and new memory comes page by page, filled with zeros:
-    that took a sixth of a step of 20 layers (docs/log.md).
+    Every step allocates the same feature maps again. The system would hand out new pages filled
+    with zeros, which took a sixth of a step of 20 layers (docs/log.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -115,15 +117,32 @@ def _keep_memory() -> None:
 
 
 def prepare(recipe: Recipe, device: torch.device) -> None:
-    """Process-wide switches: memory, the compiler's cache between runs, repeatable GPU kernels."""
+    """Set process-wide switches: memory, the compiler's cache, deterministic GPU kernels."""
     if device.type == "cpu":
         _keep_memory()
     compiled = cache_folder("compiled")
-    there = next(place for place in (compiled, *compiled.parents) if place.exists())
-    if os.access(there, os.W_OK):
+    existing = next(folder for folder in (compiled, *compiled.parents) if folder.exists())
+    if os.access(existing, os.W_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not recipe.deterministic
         if recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+
+
+def compile_network(network: nn.Module, device: torch.device) -> None:
+    """Compile `network` at its next call, in the way that is fastest on `device`.
+
+    On GPUs each block on its own, so that equal blocks share compiled code. On CPUs the network
+    as a whole: block by block, the backward passes of its convolutions miss oneDNN's fast path
+    and a step takes twice the time (docs/log.md).
+    """
+    # One entry per shape of block and input, in training and in evaluation mode.
+    torch._dynamo.config.recompile_limit = 64
+    if device.type == "cuda":
+        for module in network.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=False)
+    else:
+        network.compile(dynamic=False)

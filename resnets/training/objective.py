@@ -1,15 +1,21 @@
-"""What a training needs of its data: batches, classes, preprocessing, and a test."""
+"""Objectives: what a network is trained for, from data to loss and from network to test result.
+
+An `Objective` is all that the trainer and the run know of the task. Classification, of CIFAR-10
+or of photographs, is the first one.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resnets.data.cifar10 import CLASSES, Cifar10, Images
 from resnets.data.cifar10_batches import Cifar10Batches
@@ -24,21 +30,34 @@ from resnets.data.samples import (
     random_subset,
     select_classes,
 )
-from resnets.evaluation import protocols
-from resnets.evaluation.photo_tests import run_test
-from resnets.evaluation.results import Result, evaluate
+from resnets.evaluation.evaluator import (
+    SINGLE_VIEW,
+    Classifier,
+    Progress,
+    run_test,
+    score_array,
+)
+from resnets.evaluation.protocols import Center, network_scorer
+from resnets.evaluation.results import Result, measure
+from resnets.models import zoo
+from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.recipe import Recipe
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from resnets.weights.model_file import Model
+from resnets.weights.pretrained import copy_weights
 
+IGNORE_INDEX = -100
+"""The label of a blank image: it adds nothing to loss and gradients."""
 TEST_BATCH = 64
-"""Images that the network is given at a time in a test."""
+"""Photographs that a test scores at a time."""
 
-Progress = Callable[[int], None]
-Parts = Sequence[tuple[int, int]]
 Data = Cifar10 | PhotoSet
+Forward = Callable[..., Any]
+"""The network's forward pass in the precision of the training."""
+Parts = Sequence[tuple[int, int]]
+"""First and last + 1 image of each part of a batch that this process takes."""
 
 
 class Batches(Protocol):
@@ -51,76 +70,312 @@ class Batches(Protocol):
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
 
-    def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
-        """Images float32 (n, 3, H, W) and labels int64 (n,)."""
+    def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Any]:
+        """Images, float32 (n, 3, H, W), and the objective's targets."""
 
     def close(self) -> None:
-        """End what reads ahead."""
+        """Stop reading ahead."""
+
+
+class BatchLoss(NamedTuple):
+    """Sums over the images of a part of a batch.
+
+    Args:
+        loss: with gradient.
+        error: of each image's training error, from 0 to 1.
+        images: how many images count.
+    """
+
+    loss: Tensor
+    error: Tensor
+    images: Tensor
 
 
 @dataclass(frozen=True)
-class Task:
-    """The data of one training.
+class TestMetrics:
+    """The result of a test.
 
     Args:
-        classes: names, in the order of the labels.
-        preprocessing: from an image to the network's input in tests and in use.
-        images: training images.
-        test_images: images of a test.
-        batches: makes the training batches, of which this process asks for some parts.
-        test: network to result; every process of the world calls it together.
+        metrics: what `metrics.jsonl` records, such as `test_error` in percent.
+        measured: what card and summary record, as JSON.
     """
 
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    images: int
-    test_images: int
-    batches: Callable[[Parts], Batches]
-    test: Callable[[nn.Module, World, Progress], Result]
+    __test__ = False  # not a test class of pytest's
+    metrics: dict[str, float]
+    measured: dict[str, Any]
 
 
-def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
-    """Pixels a side of the training images, as a function of the step."""
-    progressive = recipe.progressive
-    if progressive is None:
-        return lambda step: full
-    return lambda step: progressive.size if step < progressive.until else full
+class Objective(ABC):
+    """What a network is trained for.
+
+    Args:
+        plan: the recipe as it was given.
+        train_images: number of training images.
+        test_images: number of test images.
+
+    Attributes:
+        recipe: the plan with its length in iterations and its network named.
+    """
+
+    def __init__(self, plan: Recipe, train_images: int, test_images: int) -> None:
+        self.plan, self.train_images, self.test_images = plan, train_images, test_images
+        self._checkpoint_preprocessing: Preprocessing | None = None
+        network = plan.network or (self.init.card["network"] if self.init else "")
+        self.recipe = plan.model_copy(update={"network": network}).in_iterations(train_images)
+
+    @cached_property
+    def init(self) -> Model | None:
+        """The model whose weights the training starts from; None if it resumes."""
+        if self.plan.init is None or self._checkpoint_preprocessing is not None:
+            return None
+        return hub.load(self.plan.init)
+
+    def resume_with(self, preprocessing: Preprocessing) -> None:
+        """Use the preprocessing of a checkpoint, whose weights stand in for `init`'s, too."""
+        self._checkpoint_preprocessing = preprocessing
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """From an image to the network's input, in tests and in use."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Which images are trained and tested on."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The data in a few words."""
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """The network before the first step: random weights by the recipe's seed, or `init`'s.
+
+        Raises:
+            UserError: if `init` is another network.
+        """
+
+    @abstractmethod
+    def batches(self, parts: Parts, device: torch.device, processes: int = 1) -> Batches:
+        """The training batches.
+
+        Args:
+            parts: which images of each batch this process takes.
+            device: where the batches go.
+            processes: processes of the training that share this machine's cores.
+        """
+
+    @abstractmethod
+    def loss(self, forward: Forward, images: Tensor, targets: Any) -> BatchLoss:
+        """Forward pass and loss of a part of a batch, which may be empty.
+
+        Args:
+            forward: to be called once, also for an empty part: other processes wait for it.
+        """
+
+    @abstractmethod
+    def test(
+        self, network: nn.Module, device: torch.device, world: World, progress: Progress
+    ) -> TestMetrics:
+        """Test a network; every process of the world calls this and gets the result."""
+
+    @abstractmethod
+    def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+        """The card of the trained model."""
 
 
-def cifar_task(recipe: Recipe, data: Cifar10, device: torch.device) -> Task:
-    """CIFAR-10 as section 4.2 shows it."""
-    train, test = (shrunk(images, recipe) for images in data.split(recipe.split, recipe.split_seed))
-    classes = CLASSES[: recipe.classes]
-    side = train.images.shape[-1]
-    preprocessing = Preprocessing(side, side, mean=torch.from_numpy(train.pixel_mean()))
-    return Task(
-        classes=classes,
-        preprocessing=preprocessing,
-        images=len(train),
-        test_images=len(test),
-        batches=lambda parts: Cifar10Batches(
-            train,
+class Classification(Objective):
+    """Cross-entropy over classes; tests count wrong first answers.
+
+    Args:
+        classes: class names, in the order of the labels.
+    """
+
+    def __init__(
+        self, plan: Recipe, classes: tuple[str, ...], train_images: int, test_images: int
+    ) -> None:
+        super().__init__(plan, train_images, test_images)
+        self.classes = classes
+
+    def describe(self) -> str:
+        return (
+            f"{self.train_images:,} to train, {self.test_images:,} to test, "
+            f"{len(self.classes)} classes"
+        )
+
+    def build_network(self) -> ResidualNetwork:
+        init = self.init
+        torch.manual_seed(self.recipe.seed)
+        network = zoo.build(self.recipe.network, len(self.classes))
+        assert isinstance(network, ResidualNetwork)
+        if init is not None:
+            known = list(self.classes) in (init.classes, init.class_ids)
+            copy_weights(network, init, classifier=known)
+        return network
+
+    def loss(self, forward: Forward, images: Tensor, targets: Tensor) -> BatchLoss:
+        if not len(images):  # no image could be read
+            images = images.new_zeros((2, *images.shape[1:]))
+            targets = targets.new_full((2,), IGNORE_INDEX)
+        logits = forward(images)
+        smoothing = self.recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="sum")
+        with torch.no_grad():
+            counted = targets != IGNORE_INDEX
+            wrong = (logits.argmax(1) != targets) & counted
+        return BatchLoss(loss, wrong.sum(), counted.sum())
+
+    def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+        return model_file.make_card(self.recipe.network, list(self.classes), provenance, [measured])
+
+    def _metrics(self, result: Result, **dataset: str) -> TestMetrics:
+        measured = {**dataset, **result.as_dict(self.classes)}
+        return TestMetrics({"test_error": round(result.error, 3)}, measured)
+
+
+class CifarClassification(Classification):
+    """CIFAR-10 as in section 4.2."""
+
+    def __init__(self, plan: Recipe, data: Cifar10) -> None:
+        halves = data.split(plan.split, plan.split_seed)
+        self._train, self._test = (_limited(images, plan) for images in halves)
+        classes = CLASSES[: plan.classes]
+        super().__init__(plan, classes, len(self._train), len(self._test))
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        side = self._train.images.shape[-1]
+        return Preprocessing(side, side, mean=torch.from_numpy(self._train.pixel_mean()))
+
+    @property
+    def fingerprint(self) -> str:
+        return self.recipe.split
+
+    def batches(self, parts: Parts, device: torch.device, processes: int = 1) -> Cifar10Batches:
+        recipe = self.recipe
+        return Cifar10Batches(
+            self._train,
             batch=recipe.batch,
             seed=recipe.seed,
             device=device,
             pad=recipe.augment.pad,
             flip=recipe.augment.flip,
             parts=parts,
-            side=size_at(recipe, side),
-        ),
-        test=lambda network, world, progress: evaluate(
-            network,
-            test,
-            preprocessing.normalize(device),
-            device,
-            len(classes),
-            progress=progress,
-        ),
-    )
+            side=size_at(recipe, self.preprocessing.size),
+        )
+
+    def test(
+        self, network: nn.Module, device: torch.device, world: World, progress: Progress
+    ) -> TestMetrics:
+        score = network_scorer(network, self.preprocessing.normalize(device), device)
+        probabilities = score_array(score, self._test, progress=progress)
+        result = measure(probabilities, self._test.labels, SINGLE_VIEW)
+        return self._metrics(result, dataset=self.recipe.dataset, split=self.recipe.split)
 
 
-def shrunk(images: Images, recipe: Recipe) -> Images:
-    """CIFAR-10's images after the recipe's limits."""
+class PhotoClassification(Classification):
+    """Photographs as in section 3.4."""
+
+    def __init__(self, plan: Recipe, data: PhotoSet) -> None:
+        self._train, self._test = photo_sets(plan, data)
+        super().__init__(plan, self._train.classes or (), len(self._train), len(self._test))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return _fingerprint(self._train, self._test)
+
+    @cached_property
+    def _crop_preprocessing(self) -> Preprocessing:
+        """Preprocessing of the training crops, which a mean image fits."""
+        preprocessing = self._checkpoint_preprocessing
+        if preprocessing is None:
+            preprocessing = self.init.preprocessing if self.init else self._measured()
+        return preprocessing.resized_to(self.recipe.photos.size)
+
+    def _measured(self) -> Preprocessing:
+        """Preprocessing by the mean of the training images, for a network without `init`."""
+        photos = self.recipe.photos
+        resize = round(photos.size * photos.resize)
+        if photos.mean == "imagenet":
+            ready = imagenet()
+            return Preprocessing(photos.size, resize, mean=ready.mean, std=ready.std)
+        still = photos.augmentation(photos.size, "bilinear")
+        mean = training_mean(self._train, still, self.recipe.seed)
+        if photos.mean == "channel":
+            mean = mean.mean((1, 2), keepdim=True)
+        return Preprocessing(photos.size, resize, mean=mean)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        photos, crop = self.recipe.photos, self._crop_preprocessing
+        size = photos.test_size or photos.size
+        mean = crop.mean if size == photos.size else crop.mean.mean((1, 2), keepdim=True)
+        resize = round(size * photos.resize)
+        return Preprocessing(size, resize, crop.interpolation, mean=mean, std=crop.std)
+
+    def batches(
+        self, parts: Parts, device: torch.device, processes: int = 1
+    ) -> PhotoBatches | DaliBatches:
+        recipe, crop = self.recipe, self._crop_preprocessing
+        side = size_at(recipe, recipe.photos.size)
+        return (DaliBatches if recipe.photos.decoder == "dali" else PhotoBatches)(
+            samples=self._train,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            augmentation=lambda step: recipe.photos.augmentation(side(step), crop.interpolation),
+            normalize=crop.normalize(device),
+            parts=parts,
+            threads=default_threads(processes),
+        )
+
+    def test(
+        self, network: nn.Module, device: torch.device, world: World, progress: Progress
+    ) -> TestMetrics:
+        score = network_scorer(network, self.preprocessing.normalize(device), device)
+        classifier = Classifier(self.recipe.network, score, self.classes, device=device)
+        views = Center(self.preprocessing)
+        scores = run_test(
+            classifier, self._test, views, batch=TEST_BATCH, world=world, progress=progress
+        )
+        result = world.broadcast_object(None if scores is None else scores.result())
+        assert result is not None
+        return self._metrics(result, dataset=self.recipe.dataset)
+
+
+def make_objective(plan: Recipe, data: Data) -> Classification:
+    """The objective of a recipe on its data.
+
+    Raises:
+        UserError: if the recipe's limits leave no images, or `init` is missing.
+    """
+    if isinstance(data, Cifar10):
+        return CifarClassification(plan, data)
+    return PhotoClassification(plan, data)
+
+
+def data_fingerprint(plan: Recipe, data: Data) -> str:
+    """Which images a training uses; CIFAR-10 is verified when it is read."""
+    if isinstance(data, Cifar10):
+        return plan.split
+    return _fingerprint(*photo_sets(plan, data))
+
+
+def _fingerprint(train: Samples, test: Samples) -> str:
+    return f"{fingerprint(train)}/{fingerprint(test)}"
+
+
+def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
+    """Side of the training images in pixels, as a function of the step."""
+    progressive = recipe.progressive
+    if progressive is None:
+        return lambda step: full
+    return lambda step: progressive.size if step < progressive.until else full
+
+
+def _limited(images: Images, recipe: Recipe) -> Images:
+    """CIFAR-10's images within the recipe's limits."""
     index = np.arange(len(images))
     if recipe.classes is not None:
         index = np.flatnonzero(images.labels < recipe.classes)
@@ -130,118 +385,17 @@ def shrunk(images: Images, recipe: Recipe) -> Images:
 
 
 def photo_sets(recipe: Recipe, data: PhotoSet) -> tuple[Samples, Samples]:
-    """The images to train and to test on, after the recipe's limits."""
+    """The photographs to train and to test on, within the recipe's limits.
+
+    Raises:
+        UserError: if none are left.
+    """
     train, test = data.train, data.val
     if recipe.classes is not None and recipe.classes < len(data.classes):
         train, test = (select_classes(s, data.classes[: recipe.classes]) for s in (train, test))
-    for samples, doing in ((train, "train"), (test, "test")):
+    for samples, purpose in ((train, "train"), (test, "test")):
         if not len(samples):
             raise UserError(
-                f"no images to {doing} on are left", samples.location, "take more classes"
+                f"no images to {purpose} on are left", samples.location, "use more classes"
             )
     return random_subset(train, recipe.limit), random_subset(test, recipe.limit)
-
-
-def photo_task(
-    recipe: Recipe,
-    data: PhotoSet,
-    device: torch.device,
-    preprocessing: Preprocessing | None,
-    processes: int = 1,
-) -> Task:
-    """Photographs as section 3.4 shows them.
-
-    Args:
-        preprocessing: of the weights that the training starts from, or goes on from; taken
-            from the training images if None.
-        processes: trainings on this machine that share its cores.
-    """
-    train, test = photo_sets(recipe, data)
-    photos = recipe.photos
-    size = photos.test_size or photos.size
-    if preprocessing is None:
-        preprocessing = _measured(recipe, train)
-    look = preprocessing.resized_to(photos.size)  # its mean image fits the training crops
-    shown = Preprocessing(
-        size,
-        round(size * photos.resize),
-        look.interpolation,
-        mean=look.mean if size == photos.size else look.mean.mean((1, 2), keepdim=True),
-        std=look.std,
-    )
-    side = size_at(recipe, photos.size)
-    return Task(
-        classes=train.classes or (),
-        preprocessing=shown,
-        images=len(train),
-        test_images=len(test),
-        batches=lambda parts: (DaliBatches if photos.decoder == "dali" else PhotoBatches)(
-            samples=train,
-            batch=recipe.batch,
-            seed=recipe.seed,
-            device=device,
-            augmentation=lambda step: photos.augmentation(side(step), shown.interpolation),
-            normalize=look.normalize(device),
-            parts=parts,
-            threads=default_threads(processes),
-        ),
-        test=partial(
-            _test_photos, name=recipe.network, samples=test, preprocessing=shown, device=device
-        ),
-    )
-
-
-def _test_photos(
-    network: nn.Module,
-    world: World,
-    progress: Progress,
-    name: str,
-    samples: Samples,
-    preprocessing: Preprocessing,
-    device: torch.device,
-) -> Result:
-    """A test on central crops, shared among the processes; all get its result."""
-    classes = list(samples.classes or ())
-    model = Model(network, model_file.make_card(name, classes, {}, []), preprocessing)
-    was_training = network.training
-    network.eval()
-    try:
-        shown = protocols.Center(preprocessing)
-        scores = run_test(model, samples, shown, device, TEST_BATCH, we=world, progress=progress)
-    finally:
-        network.train(was_training)
-    return world.broadcast_object(scores.result() if scores is not None else None)  # type: ignore[return-value]
-
-
-def _measured(recipe: Recipe, train: Samples) -> Preprocessing:
-    """Preprocessing for a network that starts from nothing."""
-    photos = recipe.photos
-    resize = round(photos.size * photos.resize)
-    if photos.mean == "imagenet":
-        ready = imagenet()
-        return replace(ready, size=photos.size, resize=resize)
-    still = photos.augmentation(photos.size, "bilinear")
-    mean = training_mean(train, still, recipe.seed)
-    if photos.mean == "channel":
-        mean = mean.mean((1, 2), keepdim=True)
-    return Preprocessing(photos.size, resize, mean=mean)
-
-
-def make_task(
-    recipe: Recipe,
-    data: Data,
-    device: torch.device,
-    preprocessing: Preprocessing | None = None,
-    processes: int = 1,
-) -> Task:
-    """The task that a recipe sets on its data."""
-    if isinstance(data, Cifar10):
-        return cifar_task(recipe, data, device)
-    return photo_task(recipe, data, device, preprocessing, processes)
-
-
-def data_fingerprint(recipe: Recipe, data: Data) -> str:
-    """Which images a training is on; CIFAR-10 is verified when it is read."""
-    if isinstance(data, Cifar10):
-        return recipe.split
-    return "/".join(fingerprint(samples) for samples in photo_sets(recipe, data))

@@ -32,10 +32,10 @@ class Section(BaseModel):
 
 
 class Muon(Section):
-    """Orthogonalised momentum for all convolutions but the first, which keep their norm."""
+    """Orthogonalised momentum for all convolutions except the first; it keeps their norm."""
 
     lr: float = Field(0.03, gt=0, le=1)
-    """The rate while the schedule is at its highest: a step's length in units of the weights."""
+    """The rate at the schedule's peak: the length of a step in units of the weights' norm."""
     momentum: float = Field(0.8, ge=0, lt=1)
 
 
@@ -46,10 +46,10 @@ class Optimizer(Section):
     nesterov: bool = False
     weight_decay: float = Field(1e-4, ge=0, le=1)
     decay: Literal["all", "weights"] = "all"
-    """`all` parameters, or only the `weights` of convolutions and classifier."""
+    """Weight decay of `all` parameters, or only of the `weights` of convolutions and classifier."""
     muon: Muon | None = None
-    """Muon for the convolutions, SGD for the rest; a table [optimizer.muon] turns it on, and
-    `--set optimizer.muon=none` off."""
+    """Muon for the convolutions, SGD for the rest: a table [optimizer.muon] turns it on,
+    `--set optimizer.muon=none` turns it off."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:
@@ -59,7 +59,7 @@ class Optimizer(Section):
 
 
 class GentleStart(Section):
-    """Section 4.2, for 110 layers: a small rate until the training error is below a limit."""
+    """Section 4.2, 110 layers: a small learning rate until the training error is below a limit."""
 
     lr: float = Field(0.01, gt=0)
     until_error: float = Field(0.80, gt=0, lt=1)
@@ -68,7 +68,7 @@ class GentleStart(Section):
 
 
 Steps = Annotated[int | float, Field(ge=0)]
-"""A number of iterations; of epochs in a recipe whose length is given in `epochs`."""
+"""A number of iterations, or of epochs if the recipe gives its length in `epochs`."""
 
 
 def _array_to_tuple(value: Any) -> Any:
@@ -80,16 +80,16 @@ class Schedule(Section):
 
     kind: Literal["steps", "linear", "cosine", "plateau"]
     lr: float = Field(gt=0, le=100)
-    """The rate for the whole batch; nothing scales it."""
+    """The peak rate; it does not scale with the batch."""
     drops: Annotated[tuple[Steps, ...], BeforeValidator(_array_to_tuple)] = ()
     """`steps`: the iterations at which the rate is multiplied by `factor`."""
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(5, ge=1)
-    """`plateau`: the rate falls after this many tests without a lower training error."""
+    """`plateau`: the rate drops after this many tests without a lower training error."""
     warmup: Steps = 0
     """Iterations over which the rate rises linearly from zero."""
     head: float = Field(1.0, gt=0, le=1000)
-    """The classifier learns at this multiple of the rate."""
+    """The classifier's rate is this multiple of the rate."""
     gentle_start: GentleStart | None = None
 
     @model_validator(mode="after")
@@ -102,7 +102,7 @@ class Schedule(Section):
 
 
 class Augment(Section):
-    """Section 4.2: a random crop from the padded image, and its flip."""
+    """Section 4.2: a random crop of the padded image, and a horizontal flip."""
 
     pad: int = Field(4, ge=0, le=16)
     flip: FlipKind = "random"
@@ -113,33 +113,34 @@ Sides = Annotated[tuple[int, int], BeforeValidator(_array_to_tuple)]
 
 
 class Photos(Section):
-    """Section 3.4: how photographs are shown in training and in tests."""
+    """Section 3.4: augmentation in training and preprocessing in tests of photographs."""
 
     size: int = Field(224, ge=8, le=2048)
-    """Pixels a side of what the network sees in training."""
+    """Side of the training crops in pixels."""
     test_size: int | None = Field(None, ge=8, le=2048)
-    """Pixels a side of what it sees in tests; `size` by default."""
+    """Side of the test crops in pixels; `size` by default."""
     resize: float = Field(256 / 224, ge=1, le=4)
-    """Shorter side of a test image in units of `test_size`, before its centre is cut out."""
+    """Shorter side of a test image in units of `test_size`, before the central crop."""
     crop: CropKind = "scale"
-    """`scale`: the paper's; `area`: GoogLeNet's, of random area and shape; `centre`."""
+    """`scale`: the paper's, of a random scale; `area`: GoogLeNet's, of random area and aspect
+    ratio; `centre`: no random crop."""
     sides: Sides = (256, 480)
-    """`scale`: the shorter side is drawn from these pixels, for a `size` of 224."""
+    """`scale`: range of the image's shorter side in pixels, for a `size` of 224."""
     areas: Pair = (0.08, 1.0)
-    """`area`: smallest and largest part of the image."""
+    """`area`: range of the crop's share of the image."""
     flip: bool = True
     colour: float = Field(0.1, ge=0, le=10)
-    """Deviation of the coefficients of AlexNet's colour augmentation; 0 for none."""
+    """Standard deviation of AlexNet's colour augmentation; 0 turns it off."""
     mean: Literal["pixel", "channel", "imagenet"] = "channel"
-    """What is subtracted: the mean of each pixel or channel of the training images, or
-    ImageNet's, then also divided by its deviation. Weights of `init` bring their own."""
+    """What is subtracted: the mean of each pixel or channel of the training images, or ImageNet's
+    channel means, followed by a division by its deviations. `init` brings its own."""
     decoder: Literal["pillow", "dali"] = "pillow"
-    """What decodes the training images: `dali` (NVIDIA DALI) does so on the GPU, and its pixels
-    differ from Pillow's by a grey level here and there."""
+    """Decoder of the training images: `dali` (NVIDIA DALI) decodes on the GPU; some pixels differ
+    from Pillow's by one grey level."""
     split_seed: int = Field(0, ge=0, lt=2**32)
-    """Which of the ways to part a folder that has no `val`."""
+    """Seed of the random split of a folder without `val`."""
     bad_images: float = Field(0.001, ge=0, le=1)
-    """The run stops when more than this part of the images cannot be read."""
+    """The run stops when more than this share of the images cannot be read."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Photos:
@@ -152,7 +153,7 @@ class Photos(Section):
         return self
 
     def augmentation(self, size: int, interpolation: Interpolation) -> Augmentation:
-        """What a training image is put through when the network sees `size` pixels a side."""
+        """The augmentation of training images for inputs of `size` pixels a side."""
         low, high = (max(size, round(side * size / 224)) for side in self.sides)
         return Augmentation(
             kind=self.crop,
@@ -167,37 +168,45 @@ class Photos(Section):
 
 
 class Progressive(Section):
-    """Train on smaller images at first: `size` pixels a side before iteration `until`."""
+    """Progressive resizing: images of `size` pixels a side before iteration `until`."""
 
     size: int = Field(ge=8, le=2048)
     until: Annotated[int | float, Field(gt=0)]
 
 
+_OPTIONAL_IN_V1 = {"optimizer.muon": None, "graphs": False, "kernels": "auto"}
+"""Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Recipe(Section):
-    """One training, whole: with the data it decides every weight of the result."""
+    """Everything that defines a training: recipe and data determine every weight of the result."""
 
     dataset: Literal["cifar10", "photos"] = "cifar10"
     """`photos`: a folder of images, or shards of it."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
-    """Which of the ways to part the training images, for `45k/5k`."""
+    """Seed of the random split, for `45k/5k`."""
     limit: int | None = Field(None, ge=2)
-    """At most so many images, drawn at random, to train on; and as many to test on."""
+    """At most this many images, drawn at random, to train on, and as many to test on."""
     classes: int | None = Field(None, ge=2)
-    """Only the first so many classes."""
+    """Only this many classes, the first ones."""
     network: str = ""
-    """May be left out where `init` names it."""
+    """May be left out if there is an `init`, which names it."""
     init: str | None = None
-    """The model whose weights to start from: a name, a file or a run folder."""
+    """The model whose weights the training starts from: a name, a file or a run folder."""
     seed: int = Field(0, ge=0, lt=2**32)
     iterations: int | None = Field(None, ge=1)
     epochs: int | float | None = Field(None, gt=0)
-    """Instead of `iterations`; every other number of iterations is then one of epochs."""
+    """Instead of `iterations`; all other numbers of iterations are then numbers of epochs."""
     batch: int = Field(128, ge=2, le=1_000_000)
     """Images in one step of SGD, over all processes."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images that go through the network at once, and whose statistics BN takes; the
-    gradients of several add up to one step. All of a process's images by default."""
+    """Images in one forward pass, over which BN computes its statistics; the gradients of
+    several passes add up to one step. By default all images of a process."""
     schedule: Schedule
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
@@ -205,31 +214,31 @@ class Recipe(Section):
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of the weights at every step, which is then tested and kept."""
+    """Decay of a moving average of the weights, which is tested and saved instead of them."""
     batch_norm: Literal["batch", "frozen", "sync"] = "batch"
     """`batch`: statistics of each process's own images, as in the paper; `sync`: of all
-    processes' images (GPUs only); `frozen`: those of `init`, with scale and shift fixed too."""
+    processes' images (GPUs only); `frozen`: those of `init`, with fixed scale and shift."""
     recompute_bn: int = Field(0, ge=0)
-    """Training images over which BN's statistics are taken anew before each test, as the
-    authors did; 0 keeps the moving averages."""
+    """Training images over which BN's statistics are recomputed before each test, as the authors
+    did; 0 keeps the moving averages."""
     save_memory: bool = False
-    """Compute activations again in the backward pass instead of keeping them all."""
+    """Recompute activations in the backward pass instead of keeping them (checkpointing)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: Switch = "auto"
     compile: Switch = "auto"
     graphs: bool = False
-    """On GPUs: capture an update as a CUDA graph and replay it, for one process and no
-    `micro_batch`; small networks cannot fill a GPU otherwise."""
+    """On GPUs: capture an update as a CUDA graph and replay it. It pays for small networks, and
+    needs one process and no `micro_batch`."""
     kernels: Switch = "auto"
     """On CPUs: BN, additions, ReLU and whole blocks by this project's kernels (docs/speed.md)."""
     deterministic: bool = False
-    """On GPUs: only kernels that repeat bit for bit (slower). CPUs always repeat."""
+    """On GPUs: only kernels that repeat bit for bit, which are slower. CPUs always repeat."""
     test_every: Annotated[int | float, Field(gt=0)] = 1000
     """Iterations between tests."""
     log_every: int = Field(50, ge=1)
-    """Iterations between lines of metrics, each one reading of the device."""
+    """Iterations between lines of metrics; each line waits for the device."""
     checkpoint_seconds: float = Field(60, ge=0)
-    """Seconds between checkpoints; changes nothing of the result."""
+    """Seconds between checkpoints; does not affect the result."""
 
     @field_validator("network")
     @classmethod
@@ -275,21 +284,43 @@ class Recipe(Section):
                 raise ValueError("drops, warmup, until and test_every are whole iterations")
         return self
 
+    def allowing_bad_images(self, share: float) -> Recipe:
+        """This recipe with another limit of images that cannot be read."""
+        photos = self.photos.model_copy(update={"bad_images": share})
+        return self.model_copy(update={"photos": photos})
+
     def content_hash(self) -> str:
-        """Hash of everything that decides the result; run folders are known by it."""
+        """Hash of everything that decides the result; run folders are identified by it.
+
+        It covers only what differs from the defaults, so that new keys do not change it. For the
+        same reason a default must never change without a new version of the hash.
+        """
+        decisive = self.allowing_bad_images(Photos().bad_images)
+        facts = decisive.model_dump(
+            mode="json", exclude_defaults=True, exclude={"checkpoint_seconds"}
+        )
+        return f"2-{_hash(facts)}"
+
+    def matches(self, stored: str) -> bool:
+        """Whether a stored hash, of this or an earlier version, is this recipe's."""
+        return stored in (self.content_hash(), self._hash_v1())
+
+    def _hash_v1(self) -> str:
+        """The hash of version 1, which run folders and checkpoints may hold: of all keys."""
         facts = self.model_dump(
             mode="json", exclude={"checkpoint_seconds": True, "photos": {"bad_images": True}}
         )
-        # Keys of later recipes: earlier runs keep their hash.
-        if facts["optimizer"]["muon"] is None:
-            del facts["optimizer"]["muon"]
-        for key, usual in (("graphs", False), ("kernels", "auto")):
-            if facts[key] == usual:
-                del facts[key]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        for key, default in _OPTIONAL_IN_V1.items():
+            *tables, last = key.split(".")
+            table = facts
+            for name in tables:
+                table = table[name]
+            if table[last] == default:
+                del table[last]
+        return _hash(facts)
 
     def in_iterations(self, images: int) -> Recipe:
-        """This recipe with its length in iterations, for so many training images."""
+        """This recipe with its length in iterations, for a training set of `images`."""
         if self.epochs is None:
             return self
 
@@ -314,10 +345,10 @@ class Recipe(Section):
         )
 
     def at_size(self, size: int) -> Recipe:
-        """This recipe for photographs of `size` pixels a side; its other sizes shrink alike.
+        """This recipe for photographs of `size` pixels a side; its other sizes scale with it.
 
         Raises:
-            UserError: if it is not for photographs, or the size is beyond what recipes take.
+            UserError: if it is not for photographs, or the size is out of range.
         """
         if self.dataset != "photos":
             raise UserError(
@@ -338,5 +369,5 @@ class Recipe(Section):
     @property
     def steps(self) -> int:
         """Iterations of the whole training."""
-        assert self.iterations is not None, "in_iterations comes first"
+        assert self.iterations is not None, "call in_iterations first"
         return self.iterations

@@ -34,8 +34,8 @@ def load(
     Args:
         name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
         settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
-            strings may be left out; `none` leaves out a table or key that may be missing.
-        options: keys with a command line option of their own, which errors then name.
+            strings may be left out; `none` unsets an optional table or key.
+        options: keys that have a command line option of their own, which errors then name.
 
     Raises:
         UserError: naming the file, the line and the key, and the nearest known key.
@@ -58,7 +58,7 @@ def load(
     for key, value in (options or {}).items():
         values[key] = value
         overridden[key] = f"--{key}"
-    return _validated(values, text, where, overridden)
+    return _validate(values, text, where, overridden)
 
 
 def _read(path: Path) -> str:
@@ -82,7 +82,7 @@ def _apply(values: dict[str, Any], setting: str) -> str:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-        if value == "none" and _is_optional(key.split(".")):  # TOML has no word for it
+        if value == "none" and _is_optional(key.split(".")):  # TOML has no null
             value = None
     table = values
     *tables, last = key.split(".")
@@ -94,30 +94,32 @@ def _apply(values: dict[str, Any], setting: str) -> str:
     return key
 
 
-def _validated(values: dict[str, Any], text: str, where: str, overridden: dict[str, str]) -> Recipe:
+def _validate(values: dict[str, Any], text: str, where: str, overridden: dict[str, str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as failure:
-        raise _explained(failure.errors()[0], text, where, overridden) from failure
+        raise _explain(failure.errors()[0], text, where, overridden) from failure
 
 
-def _explained(error: ErrorDetails, text: str, where: str, overridden: dict[str, str]) -> UserError:
-    """One line for the first thing that is wrong: file, line, key, and the nearest key."""
+def _explain(error: ErrorDetails, text: str, where: str, overridden: dict[str, str]) -> UserError:
+    """One line about the first error: file, line, key, and the nearest known key."""
     path = _key_path(error)
     key = ".".join(path)
-    mine = [o for o in overridden if key == o or o.startswith(f"{key}.")]
-    if mine:
-        place = overridden.get(key, f"--set {mine[0]}")
+    ours = [o for o in overridden if key == o or o.startswith(f"{key}.")]
+    if ours:
+        location = overridden.get(key, f"--set {ours[0]}")
     else:
         line = _line_of(text, path)
-        place = f"{where}, line {line}" if line else where
+        location = f"{where}, line {line}" if line else where
     if error["type"] == "extra_forbidden":
         table = _table(path[:-1])
         known = table.model_fields if table else Recipe.model_fields
-        before = key.removesuffix(path[-1]) if mine else ""  # in a file the table is at hand
-        return UserError(f"unknown key {key!r}", place, nearest(key, [before + k for k in known]))
+        before = key.removesuffix(path[-1]) if ours else ""  # in a file the table is visible
+        return UserError(
+            f"unknown key {key!r}", location, nearest(key, [before + k for k in known])
+        )
     if error["type"] == "missing":
-        return UserError(f"key {key!r} is missing", place)
+        return UserError(f"key {key!r} is missing", location)
     given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "value_error":
@@ -126,14 +128,14 @@ def _explained(error: ErrorDetails, text: str, where: str, overridden: dict[str,
         message = "should be 'auto', true or false"
     if error["type"] == "model_type":
         message = (
-            "should be a table, or none" if mine and _is_optional(path) else "should be a table"
+            "should be a table, or none" if ours and _is_optional(path) else "should be a table"
         )
-    named = not key or place.endswith(f" {key}") or place == f"--{key}"
-    return UserError(f"{message}{given}" if named else f"{key}: {message}{given}", place)
+    named = not key or location.endswith(f" {key}") or location == f"--{key}"
+    return UserError(f"{message}{given}" if named else f"{key}: {message}{given}", location)
 
 
 def _key_path(error: ErrorDetails) -> list[str]:
-    """The keys that lead to an error, without pydantic's names for parts of a type."""
+    """The path of keys to an error, without pydantic's names for parts of a type."""
     path: list[str] = []
     for part in error["loc"]:
         table = _table(path)
@@ -145,7 +147,7 @@ def _key_path(error: ErrorDetails) -> list[str]:
 
 
 def _table(path: list[str]) -> type[BaseModel] | None:
-    """The type of the recipe's table at `path`; None where a single value stands."""
+    """The type of the recipe's table at `path`; None if the key holds a single value."""
     model: type[BaseModel] | None = Recipe
     for name in path:
         field = model.model_fields.get(name) if model else None
@@ -155,14 +157,14 @@ def _table(path: list[str]) -> type[BaseModel] | None:
 
 
 def _is_optional(path: list[str]) -> bool:
-    """Whether the key at `path` may be missing, and is by default."""
+    """Whether the key at `path` may be None."""
     table = _table(path[:-1])
     field = table.model_fields.get(path[-1]) if table else None
     return field is not None and type(None) in get_args(field.annotation)
 
 
 def _line_of(text: str, path: list[str]) -> int | None:
-    """Line, from 1, on which a key stands; None where it does not stand."""
+    """Line number, from 1, of a key in the text; None if it is not there."""
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([\w.-]+)\]", line):

@@ -5,47 +5,41 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnets.evaluation.results import Result
-from resnets.support import devices
+from resnets.support import devices, signals
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.files import write_json, writing
-from resnets.training import checkpoint, hardware
-from resnets.training.metrics import MetricsLog
-from resnets.training.objective import Task
-from resnets.training.recipe import Recipe
-from resnets.training.trainer import Training
+from resnets.support.files import make_folder, write_json
+from resnets.training import hardware, run_folder
+from resnets.training.objective import Objective, TestMetrics
+from resnets.training.trainer import Trainer
 from resnets.weights import model_file
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and saved its state first."""
+    """A signal stopped the run, which saved its state first."""
 
     def __init__(self, folder: Path, step: int, number: int) -> None:
         super().__init__(f"stopped at iteration {step}")
         self.folder, self.step, self.signal = folder, step, number
 
 
-class Watch(Protocol):
-    """Whoever looks on while a run trains."""
+class Observer(Protocol):
+    """Receives the progress of a run, to show it."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """A message, one line of text."""
 
     def begin(self, run: Run) -> None:
-        """The run is about to make its next update."""
+        """The run is about to start or resume its updates."""
 
     def stepped(self, step: int) -> None:
         """`step` updates are done."""
@@ -54,12 +48,12 @@ class Watch(Protocol):
         """A line of metrics was written."""
 
     def testing(self, images: int, total: int) -> None:
-        """A test is going on."""
+        """A test has finished `images` of `total` images."""
 
 
 @dataclass
 class Clock:
-    """Seconds spent training, and how many of them went into waiting for data."""
+    """Seconds spent training, and how many of them were spent waiting for data."""
 
     training: float = 0.0
     window: float = 0.0
@@ -82,7 +76,7 @@ class Clock:
         self.updates += 1
 
     def waited_for_device(self, seconds: float) -> None:
-        """Updates are given to a GPU faster than it does them; a reading waits for them."""
+        """Add the time for which a reading waited for updates that a GPU still computed."""
         self.training += seconds
         self.window += seconds
 
@@ -99,50 +93,45 @@ class Clock:
 
 
 class Run:
-    """A recipe at work in its folder.
+    """One execution of a recipe in its folder.
 
-    Of several processes each makes the same calls; rank 0 alone writes.
+    Each of several processes makes the same calls; only rank 0 writes.
 
     Args:
-        folder: holds recipe, environment, metrics, checkpoints and the final model.
-        recipe: what to do, its length in iterations; nothing outside it changes the result.
-        task: the data.
+        folder: the run folder, see `run_folder`.
+        objective: recipe and data.
         device: where to train.
-        watch: whoever looks on.
-        command: how the run was started, for the card.
+        observer: receives the progress.
+        command: the command that started the run, for the card.
         world: the processes that train together.
-        init: the model whose weights to start from.
-        facts: what else the provenance says, such as which images were used.
     """
 
     def __init__(
         self,
         folder: Path,
-        recipe: Recipe,
-        task: Task,
+        objective: Objective,
         device: torch.device,
-        watch: Watch,
+        observer: Observer,
+        *,
         command: str,
         world: World = World(),  # noqa: B008
-        init: model_file.Model | None = None,
-        facts: dict[str, Any] | None = None,
     ) -> None:
-        hardware.prepare(recipe, device)
-        self.folder, self.recipe, self.task = folder, recipe, task
-        self.device, self.watch, self.world = device, watch, world
-        self.command, self.facts = command, facts or {}
+        self.folder, self.objective, self.recipe = folder, objective, objective.recipe
+        self.device, self.observer, self.world, self.command = device, observer, world, command
+        hardware.prepare(self.recipe, device)
         self.environment = {**devices.environment(device), "processes": world.size}
-        self.settings = hardware.resolve(recipe, device)
-        self.training = Training(recipe, task, device, self.settings, world, init)
+        self.settings = hardware.resolve(self.recipe, device)
+        self.trainer = Trainer(objective, device, self.settings, world)
         self.clock = Clock()
-        self.last_test: Result | None = None
-        self._kept: dict[str, Tensor] | None = None
+        self.last_test: TestMetrics | None = None
+        self._final_weights: dict[str, Tensor] | None = None
         self._saved_at = time.monotonic()
         self._stop: int | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def train(self) -> dict[str, Any]:
@@ -152,219 +141,295 @@ class Run:
             The summary, also written as `summary.json`.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, the state saved.
-            UserError: if the training diverges or the disk refuses.
+            Interrupted: after SIGINT or SIGTERM, once the state is saved.
+            UserError: if the training diverges or a file cannot be written.
         """
-        self.watch.begin(self)
+        self.observer.begin(self)
         try:
-            with self._alone(), self._signals(), self._metrics() as log:
+            with self._lock(), self._stop_on_signals(), self._metrics() as log:
                 self._updates(log)
             return self._finish()
         finally:
-            self.training.batches.close()
+            self.trainer.batches.close()
 
-    def _updates(self, log: MetricsLog | None) -> None:
-        training = self.training
+    def _updates(self, log: run_folder.MetricsLog | None) -> None:
+        trainer = self.trainer
         self.clock.start()
-        while training.step < self.recipe.steps:
-            waited = training.update()
+        while trainer.step < self.recipe.steps:
+            waited = trainer.update()
             self.clock.updated(waited, self.clock.lap() - waited)
-            self.watch.stepped(training.step)
+            self.observer.stepped(trainer.step)
             self._after_update(log)
             self.clock.start()
 
-    def _alone(self) -> AbstractContextManager[None]:
-        return alone(self.folder) if self.world.is_main else nullcontext()
+    def _lock(self) -> AbstractContextManager[None]:
+        return run_folder.locked(self.folder) if self.world.is_main else nullcontext()
 
-    def _metrics(self) -> AbstractContextManager[MetricsLog | None]:
+    def _metrics(self) -> AbstractContextManager[run_folder.MetricsLog | None]:
         if self.world.is_main:
-            return MetricsLog(self.folder, self.training.step)
+            return run_folder.MetricsLog(self.folder, self.trainer.step)
         return nullcontext()
 
-    def _after_update(self, log: MetricsLog | None) -> None:
-        step, recipe = self.training.step, self.recipe
+    def _after_update(self, log: run_folder.MetricsLog | None) -> None:
+        step, recipe = self.trainer.step, self.recipe
         last = step == recipe.steps
         if step % recipe.log_every == 0 or last:
             self._log(log)
         if step % recipe.test_every == 0 or last:
             self._test(log)
-        stop, due = self._agreed(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds)
+        stop, due = self._agree(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds)
         if stop is not None and not last:
             self.save()
             raise Interrupted(self.folder, step, stop)
         if last or due:
             self.save()
 
-    def _agreed(self, due: bool) -> tuple[int | None, bool]:
-        """The signal that stops every process, and whether rank 0 says a checkpoint is due."""
+    def _agree(self, due: bool) -> tuple[int | None, bool]:
+        """The signal that stops all processes, if any, and whether rank 0 has a checkpoint due."""
         if self.world.size == 1:
             return self._stop, due
-        mine = torch.tensor([self._stop or 0, int(due and self.world.is_main)])
-        signals = self.world.all_reduce_max(mine).tolist()
-        return signals[0] or None, bool(signals[1])
+        own = torch.tensor([self._stop or 0, int(due and self.world.is_main)])
+        number, any_due = self.world.all_reduce_max(own).tolist()
+        return number or None, bool(any_due)
 
-    def _log(self, log: MetricsLog | None) -> None:
-        reading = self.training.read()
+    def _log(self, log: run_folder.MetricsLog | None) -> None:
+        reading = self.trainer.read()
         self.clock.waited_for_device(self.clock.lap())
         self._report_bad_images()
         if reading is None:
             return
         if not reading.healthy:
             raise self._diverged(f"loss {reading.loss:.3g}")
-        bad = len(self.training.batches.bad)
+        bad = len(self.trainer.batches.bad)
         metrics = {
-            "step": self.training.step,
-            "epoch": round(self.training.batches.epoch_of(self.training.step), 3),
+            "step": self.trainer.step,
+            "epoch": round(self.trainer.batches.epoch_of(self.trainer.step), 3),
             "train_loss": round(reading.loss, 5),
             "train_error": round(reading.error, 3),
-            "learning_rate": self.training.last_rate,
+            "learning_rate": self.trainer.last_rate,
             **self.clock.rates(self.recipe.batch),
             **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 2),
         }
         self._write(log, metrics)
 
-    def _write(self, log: MetricsLog | None, metrics: dict[str, Any]) -> None:
+    def _write(self, log: run_folder.MetricsLog | None, metrics: dict[str, Any]) -> None:
         if log is not None:
             log.write(metrics)
-        self.watch.logged(metrics)
+        self.observer.logged(metrics)
 
     def _report_bad_images(self) -> None:
-        """Tell of images that could not be read; raises `UserError` if they are too many."""
-        bad = self.training.batches.bad
+        """Report images that could not be read; raises `UserError` if they are too many."""
+        bad = self.trainer.batches.bad
         everyone = self.world.gather_objects(dict(bad)) or [{}]
         union = self.world.broadcast_object({k: v for d in everyone for k, v in d.items()})
-        for name in union.keys() - self._told:
-            self.watch.note(f"left out: {union[name]}")
-        self._told |= union.keys()
+        for name in union.keys() - self._reported:
+            self.observer.note(f"left out: {union[name]}")
+        self._reported |= union.keys()
         bad.update(union)
-        limit = self.recipe.photos.bad_images
-        if len(bad) > limit * self.task.images:
+        limit, images = self.recipe.photos.bad_images, self.objective.train_images
+        if len(bad) > limit * images:
             self.save()
-            share = 100 * len(bad) / self.task.images
+            share = 100 * len(bad) / images
             enough = min(1.0, math.ceil(2 * share) / 100)
             raise UserError(
-                f"{len(bad)} of {self.task.images:,} training images cannot be read ({share:.2g} %,"
+                f"{len(bad)} of {images:,} training images cannot be read ({share:.2g} %,"
                 f" more than {100 * limit:.2g} %), the first: {next(iter(bad.values()))}",
-                hint="look with: resnets doctor, or allow more and go on: "
+                hint="check the folder with: resnets doctor, or allow more and resume: "
                 f"--resume --set photos.bad_images={enough}",
             )
 
-    def _test(self, log: MetricsLog | None) -> None:
+    def _test(self, log: run_folder.MetricsLog | None) -> None:
         self.last_test = self._evaluate()
-        self.training.tested()
-        metrics = {"step": self.training.step, "test_error": round(self.last_test.error, 3)}
-        self._write(log, metrics)
+        self.trainer.record_test()
+        self._write(log, {"step": self.trainer.step, **self.last_test.metrics})
 
-    def _evaluate(self) -> Result:
-        total = self.task.test_images
-        # A test is not worth compiling for, and eager it is the same as in `resnets eval`.
+    def _evaluate(self) -> TestMetrics:
+        def progress(images: int) -> None:
+            self.observer.testing(images, self.objective.test_images)
+
+        # Compiling for a test does not pay, and in eager mode it is the test of `resnets eval`.
         eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
-        with eager, self.training.presented() as network:
-            result = self.task.test(
-                network, self.world, lambda images: self.watch.testing(images, total)
-            )
-            if self.training.step == self.recipe.steps:
-                self._kept = {k: t.detach().clone() for k, t in network.state_dict().items()}
+        with eager, self.trainer.averaged_network() as network:
+            result = self.objective.test(network, self.device, self.world, progress)
+            if self.trainer.step == self.recipe.steps:
+                self._final_weights = {
+                    k: t.detach().clone() for k, t in network.state_dict().items()
+                }
         return result
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights are no longer finite numbers."""
-        if not self.training.healthy():
+        if not self.trainer.healthy():
             raise self._diverged("weights or loss are not finite")
-        tensors, facts = self.training.state()
+        tensors, facts = self.trainer.state()
         facts["seconds"] = self.clock.training
-        facts["preprocessing"] = model_file.preprocessing_facts(self.task.preprocessing)
-        tensors[model_file.MEAN] = self.task.preprocessing.mean
+        facts["preprocessing"] = model_file.preprocessing_facts(self.objective.preprocessing)
+        tensors[model_file.MEAN] = self.objective.preprocessing.mean
         if self.world.is_main:
-            checkpoint.save(self.checkpoints, tensors, facts)
+            run_folder.save_checkpoint(self.checkpoints, tensors, facts)
         self._saved_at = time.monotonic()
 
-    def restore(self, state: checkpoint.State) -> None:
-        """Go to the point of a checkpoint; raises `UserError` if it is of another run."""
+    def restore(self, state: run_folder.State) -> None:
+        """Set the state of a checkpoint; raises `UserError` if it is of another run."""
         tensors, facts = state
-        self.training.restore(tensors, facts)
+        self.trainer.restore(tensors, facts)
         self.clock.training = facts["seconds"]
-        self._told |= self.training.batches.bad.keys()
+        self._reported |= self.trainer.batches.bad.keys()
 
     def _diverged(self, what: str) -> UserError:
-        kept = checkpoint.files(self.checkpoints)
+        kept = run_folder.checkpoints(self.checkpoints)
         where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint yet"
         return UserError(
-            f"the training diverged before iteration {self.training.step} ({what}); {where}",
+            f"the training diverged before iteration {self.trainer.step} ({what}); {where}",
             str(self.folder),
-            "try a smaller rate: --set schedule.lr=...",
+            "use a smaller rate: --set schedule.lr=...",
         )
 
     def _finish(self) -> dict[str, Any]:
-        # None: resumed from the last checkpoint, whose test stands in the metrics already.
+        # After a resumption from the last checkpoint, whose test is in the metrics already.
         last_test = self.last_test or self._evaluate()
-        assert self._kept is not None
-        recipe, classes = self.recipe, list(self.task.classes)
-        measured = {
-            "dataset": recipe.dataset,
-            **({"split": recipe.split} if recipe.dataset == "cifar10" else {}),
-            **last_test.as_dict(classes),
-        }
-        bad = sorted(self.training.batches.bad)
+        assert self._final_weights is not None
+        recipe, measured = self.recipe, last_test.measured
+        bad = sorted(self.trainer.batches.bad)
         provenance = {
             "recipe": recipe.model_dump(mode="json"),
             "recipe_hash": recipe.content_hash(),
             "settings": self.settings.as_dict(),
             "command": self.command,
-            **self.facts,
+            "data": self.objective.fingerprint,
             **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.environment,
         }
-        card = model_file.make_card(recipe.network, classes, provenance, [measured])
+        card = self.objective.card(provenance, measured)
         summary = {
             "network": recipe.network,
             "measured": measured,
-            "iterations": self.training.step,
+            "iterations": self.trainer.step,
             "provenance": provenance,
         }
         if self.world.is_main:
             path = self.folder / "model.safetensors"
-            model_file.save(path, self._kept, self.task.preprocessing, card)
+            model_file.save(path, self._final_weights, self.objective.preprocessing, card)
             write_json(self.folder / "summary.json", summary)
         return summary
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the update that is going on."""
+    def _stop_on_signals(self) -> AbstractContextManager[None]:
+        """Let SIGINT and SIGTERM end the run after the current update."""
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop is not None:  # asked twice: at once, from the last checkpoint on
+        def stop(number: int) -> None:
+            if self._stop is not None:  # the second signal: end at once, without saving
                 raise KeyboardInterrupt
             self._stop = number
-            self.watch.note("stopping after this iteration (once more: at once)")
+            self.observer.note("stopping after this iteration (once more: at once)")
 
-        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return signals.handling(stop, signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the system ends that when this one ends.
+def start(
+    folder: Path,
+    objective: Objective,
+    device: torch.device,
+    observer: Observer,
+    *,
+    command: str,
+    world: World = World(),  # noqa: B008
+    location: str | None = None,
+) -> Run:
+    """A new run in a new folder.
+
+    Args:
+        location: where the data were found, so that a resumed run finds them again.
 
     Raises:
-        UserError: if another process is there.
+        UserError: if the folder is not empty or cannot be written, or the processes disagree
+            about recipe or images.
     """
-    lock = FileLock(folder / ".lock")
-    with writing(folder):
+    _refuse_disagreement(objective, world)
+    run = Run(folder, objective, device, observer, command=command, world=world)
+    environment = {
+        "command": command,
+        "device": _device_name(run),
+        "settings": run.settings.as_dict(),
+        "plan": objective.plan.content_hash(),
+        "place": location,
+        "recipe_hash": run.recipe.content_hash(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": objective.fingerprint,
+        **run.environment,
+    }
+    world.first(lambda: run_folder.create(folder, objective.plan, run.recipe, environment))
+    if run.recipe.init is not None:
+        run.save()  # a resumed run must not depend on where the weights came from
+    return run
+
+
+def resume(
+    folder: Path,
+    objective: Objective,
+    device: torch.device | None,
+    observer: Observer,
+    *,
+    world: World = World(),  # noqa: B008
+) -> Run:
+    """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
+
+    Args:
+        objective: made from the recipe of the folder.
+        device: where to continue; by default the device that the run began on.
+
+    Raises:
+        UserError: if there is no run, no checkpoint can be read or fits, or the images are
+            not those that the run began with.
+    """
+    began = run_folder.read_environment(folder)
+    run_folder.refuse_other_images(folder, objective.fingerprint)
+    _refuse_disagreement(objective, world)
+    # Read by one process, so that all continue from the same step.
+    state = world.first(lambda: run_folder.latest_checkpoint(folder / "checkpoints", observer.note))
+    if state is not None:
+        tensors, facts = state
+        mean = tensors[model_file.MEAN]
+        objective.resume_with(model_file.read_preprocessing(facts["preprocessing"], mean))
+    device = device or devices.find_device(began["device"])
+    run = Run(folder, objective, device, observer, command=began["command"], world=world)
+    now = {**run.environment, "device": _device_name(run), "settings": run.settings.as_dict()}
+    # Runs of versions without kernels do not record them.
+    then = {**began, "settings": {"kernels": "none", **began["settings"]}}
+    changed = [key for key in run_folder.REPRODUCIBLE if then[key] != now[key]]
+    if changed:
+        observer.note(f"the run will not repeat bit for bit: changed {', '.join(changed)}")
+    if state is None:
+        observer.note("no checkpoint yet: starting from iteration 0")
+    else:
         try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
+            run.restore(state)
+        except UserError as error:
+            raise UserError(error.message, str(run.checkpoints), error.hint) from error
+    if world.is_main:
+        make_folder(run.checkpoints)
+    return run
+
+
+def _device_name(run: Run) -> str:
+    """The device as `environment.json` records it: of several processes only the kind."""
+    return run.device.type if run.world.size > 1 else str(run.device)
+
+
+def _refuse_disagreement(objective: Objective, world: World) -> None:
+    """Raise `UserError` unless every process has the same recipe and the same images."""
+    if world.size == 1:
+        return
+    own = (objective.plan.content_hash(), objective.fingerprint)
+    first = world.broadcast_object(own)
+    pairs = zip(("recipe", "images"), own, first, strict=True)
+    differs = next((kind for kind, a, b in pairs if a != b), "")
+    everyone = world.broadcast_object(world.gather_objects(differs))
+    for rank, kind in enumerate(everyone or ()):
+        if kind:
             raise UserError(
-                "another process is training in this folder", str(folder), "wait for its end"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+                f"process {rank} has another {kind} than process 0",
+                hint="start every process with the same command and the same data",
+            )

@@ -1,133 +1,84 @@
-"""The folder of a run: how it begins, what it refuses, how a run goes on in it."""
+"""The files of a run folder: recipe, environment, metrics, checkpoints, and the lock.
+
+`recipe.json` holds the resolved recipe, `environment.json` how and where the run started,
+`metrics.jsonl` and `tensorboard/` the curves, `checkpoints/` the last two states,
+`model.safetensors` and `summary.json` the result.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import torch
+import safetensors
+import safetensors.torch
+from filelock import FileLock, Timeout
+from torch import Tensor
 
-from resnets.support import devices
-from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.files import make_folder, write_bytes, write_json
-from resnets.training import checkpoint
-from resnets.training.objective import Data, Task, data_fingerprint, make_task
+from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training.recipe import Recipe
-from resnets.training.run import Run, Watch, alone
-from resnets.weights import hub
-from resnets.weights.model_file import MEAN, Model, read_preprocessing
 
-EXACT = ("device", "settings", "threads", "processes", "hardware", "packages")
-"""What must not change between start and resumption for the same bits to come out."""
+METRICS = "metrics.jsonl"
+CHECKPOINTS_KEPT = 2
+REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
+"""Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and JSON facts (`step` among them)."""
 
 
-def start(
-    folder: Path,
-    plan: Recipe,
-    data: Data,
-    device: torch.device,
-    watch: Watch,
-    command: str,
-    world: World = World(),  # noqa: B008
-    place: str | None = None,
-) -> Run:
-    """A new run in a new folder.
-
-    Args:
-        plan: the recipe as it was asked for; the run's own is in iterations and names the network.
-        place: where the data were found, so that a resumption finds them again.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the lock ends with this process.
 
     Raises:
-        UserError: if the folder holds something already, or cannot be written, or the
-            processes do not agree about the recipe.
+        UserError: if another process holds the lock.
     """
-    agree(plan, data, world)
-    recipe, task, init = resolve(plan, data, device, _neighbours(world))
-    facts = {"data": data_fingerprint(recipe, data)}
-    run = Run(folder, recipe, task, device, watch, command, world, init, facts)
-    world.first(lambda: _begin(run, plan, place))
-    if init is not None:
-        run.save()  # a resumption must not depend on where the weights came from
-    return run
-
-
-def resolve(
-    plan: Recipe, data: Data, device: torch.device, processes: int = 1
-) -> tuple[Recipe, Task, Model | None]:
-    """What a plan comes to on its data: recipe, task, and the model whose weights to start from.
-
-    Returns:
-        The recipe has its length in iterations and names the network.
-    """
-    init = hub.load(plan.init) if plan.init else None
-    network = plan.network or (init.card["network"] if init else "")
-    recipe = plan.model_copy(update={"network": network})
-    preprocessing = init.preprocessing if init else None
-    task = make_task(recipe, data, device, preprocessing, processes)
-    recipe = recipe.in_iterations(task.images)
-    return recipe, make_task(recipe, data, device, task.preprocessing, processes), init
-
-
-def _neighbours(world: World) -> int:
-    """Processes of this training on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if world.size > 1 else 1
-
-
-def _begin(run: Run, plan: Recipe, place: str | None) -> None:
-    make_folder(run.checkpoints)
-    with alone(run.folder):
-        refuse_existing(run.folder, plan)  # another command may have been quicker
-        _write_start(run, plan, place)
-
-
-def agree(plan: Recipe, data: Data, world: World) -> None:
-    """Raise `UserError` unless every process has the same recipe and the same images."""
-    if world.size == 1:
-        return
-    mine = (plan.content_hash(), data_fingerprint(plan, data))
-    theirs = world.broadcast_object(mine)
-    differs = next(
-        (w for w, a, b in zip(("recipe", "images"), mine, theirs, strict=True) if a != b), ""
-    )
-    told = world.broadcast_object(world.gather_objects(differs))
-    for rank, what in enumerate(told or ()):
-        if what:
+    lock = FileLock(folder / ".lock")
+    with writing(folder):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
             raise UserError(
-                f"process {rank} has another {what} than process 0",
-                hint="start every process with the same command and the same data",
-            )
+                "another process is training in this folder", str(folder), "wait until it ends"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _write_start(run: Run, plan: Recipe, place: str | None) -> None:
-    """The files that a run folder begins with."""
-    folder, recipe, device = run.folder, run.recipe, run.device
-    run_facts = {
-        "command": run.command,
-        "device": device.type if run.world.size > 1 else str(device),
-        "settings": run.settings.as_dict(),
-        "plan": plan.content_hash(),
-        "place": place,
-        "recipe_hash": recipe.content_hash(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **run.facts,
-        **run.environment,
-    }
-    write_json(folder / "environment.json", run_facts)
-    # Last, and atomically: a folder with a recipe is a whole run.
-    write_bytes(folder / "recipe.json", (recipe.model_dump_json(indent=2) + "\n").encode())
+def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, Any]) -> None:
+    """Write the files that a run folder begins with.
+
+    Args:
+        plan: the recipe as it was given.
+        recipe: the same, resolved.
+        environment: what to record of the start, as JSON.
+
+    Raises:
+        UserError: if the folder is not free or cannot be written.
+    """
+    make_folder(folder / "checkpoints")
+    with locked(folder):
+        refuse_existing(folder, plan)  # another command may have been quicker
+        write_json(folder / "environment.json", environment)
+        # Last, and atomically: a folder with a recipe is a whole run.
+        write_bytes(folder / "recipe.json", (recipe.model_dump_json(indent=2) + "\n").encode())
 
 
 def is_run_of(folder: Path, plan: Recipe) -> bool:
-    """Whether `folder` holds a run that was started by this recipe.
+    """Whether `folder` holds a run that was started with this recipe.
 
     Raises:
         UserError: if it holds a damaged run.
     """
-    return (folder / "recipe.json").exists() and began(folder)["plan"] == plan.content_hash()
+    return (folder / "recipe.json").exists() and plan.matches(read_environment(folder)["plan"])
 
 
 def refuse_existing(folder: Path, plan: Recipe) -> None:
@@ -139,12 +90,12 @@ def refuse_existing(folder: Path, plan: Recipe) -> None:
             raise UserError(
                 "this run exists already",
                 str(folder),
-                f"go on with: resnets resume {folder}, or choose another --out",
+                f"resume it with: resnets resume {folder}, or choose another --out",
             )
         raise UserError(
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"
         )
-    # A start that was cut off before its recipe was written leaves nothing worth keeping.
+    # A start that was interrupted before its recipe was written left nothing worth keeping.
     abandoned = {folder / name for name in ("environment.json", "checkpoints", ".lock")}
     if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
         raise UserError(
@@ -156,7 +107,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run folder.
 
     Raises:
-        UserError: if the folder is none, or its recipe was altered.
+        UserError: if it is not a run folder, or its recipe was altered.
     """
     path = folder / "recipe.json"
     try:
@@ -168,67 +119,14 @@ def read_recipe(folder: Path) -> Recipe:
         raise UserError(f"the recipe of this run is damaged ({line})", str(path)) from error
 
 
-def resume(
-    folder: Path,
-    data: Data,
-    device: torch.device | None,
-    watch: Watch,
-    world: World = World(),  # noqa: B008
-    bad_images: float | None = None,
-) -> Run:
-    """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
-
-    Args:
-        device: where to go on; the device that the run began on if None.
-        bad_images: another limit than at the start.
-
-    Raises:
-        UserError: if there is no run, no checkpoint can be read or fits, or the images are
-            not those that it began with.
-    """
-    recipe, start_facts = read_recipe(folder), began(folder)
-    if bad_images is not None:
-        photos = recipe.photos.model_copy(update={"bad_images": bad_images})
-        recipe = recipe.model_copy(update={"photos": photos})
-    refuse_other_images(folder, recipe, data)
-    facts = {"data": start_facts["data"]}
-    agree(recipe, data, world)
-    # Read by one process, so that all go on from the same step.
-    state = world.first(lambda: checkpoint.latest(folder / "checkpoints", watch.note))
-    device = device or devices.find_device(start_facts["device"])
-    init = hub.load(recipe.init) if recipe.init and state is None else None
-    preprocessing = init.preprocessing if init else None
-    if state is not None:
-        preprocessing = read_preprocessing(state[1]["preprocessing"], state[0][MEAN])
-    task = make_task(recipe, data, device, preprocessing, _neighbours(world))
-    run = Run(folder, recipe, task, device, watch, start_facts["command"], world, init, facts)
-    name = device.type if world.size > 1 else str(device)
-    now = {**run.environment, "device": name, "settings": run.settings.as_dict()}
-    # Runs of earlier versions, without kernels, do not tell of them.
-    then = {**start_facts, "settings": {"kernels": "none", **start_facts["settings"]}}
-    changed = [key for key in EXACT if then[key] != now[key]]
-    if changed:
-        watch.note(f"not bit for bit the run that began: other {', '.join(changed)}")
-    if state is None:
-        watch.note("no checkpoint yet: starting from iteration 0")
-    else:
-        try:
-            run.restore(state)
-        except UserError as error:
-            raise UserError(error.message, str(run.checkpoints), error.hint) from error
-    if world.is_main:
-        make_folder(run.checkpoints)
-    return run
-
-
-def refuse_other_images(folder: Path, recipe: Recipe, data: Data) -> None:
-    """Raise `UserError` if a run began with other images than these."""
-    if data_fingerprint(recipe, data) != began(folder)["data"]:
+def refuse_other_images(folder: Path, fingerprint: str) -> None:
+    """Raise `UserError` if the run in `folder` began with other images than these."""
+    if fingerprint != read_environment(folder)["data"]:
         raise UserError("these are not the images that the run began with", str(folder))
 
 
-def began(folder: Path) -> dict[str, Any]:
-    """The environment in which a run began.
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The environment in which a run began: how, where, with which images.
 
     Raises:
         UserError: if its file is missing or damaged.
@@ -236,8 +134,144 @@ def began(folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("command", "plan", "place", "data", *EXACT)}
+        return {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"is missing or damaged ({error})", str(path), "train anew with another --out"
+            f"is missing or damaged ({error})", str(path), "train again with another --out"
         ) from error
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+    """Write the checkpoint of `facts["step"]` and delete all but the newest two.
+
+    Raises:
+        UserError: if it cannot be written; the checkpoints before it stay.
+    """
+    path = folder / f"checkpoint-{facts['step']:08d}.safetensors"
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_bytes(path, safetensors.torch.save(plain, {"facts": json.dumps(facts)}))
+    for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The files of the checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read one checkpoint.
+
+    Raises:
+        UserError: if it is truncated or altered.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"the checkpoint is truncated or damaged ({error})", str(path)) from error
+
+
+def latest_checkpoint(folder: Path, note: Callable[[str], None]) -> State | None:
+    """The newest readable checkpoint; None if there is none at all.
+
+    Args:
+        folder: the folder of the checkpoints.
+        note: called with a line about each damaged checkpoint that is skipped.
+
+    Raises:
+        UserError: if there are checkpoints but none can be read.
+    """
+    damaged: list[Path] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            state = read_checkpoint(path)
+        except UserError as error:
+            note(f"{error}; trying the one before")
+            last_error = error
+            damaged.append(path)
+            continue
+        for other in damaged:  # they must not count as the newest two
+            other.replace(other.with_suffix(".damaged"))
+        return state
+    if damaged:
+        raise UserError(
+            "no checkpoint can be read", str(folder), "delete the run folder and train again"
+        ) from last_error
+    return None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run folder, without a last line that a kill cut off.
+
+    Raises:
+        UserError: if the file holds anything else.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"line {len(rows) + 1} is not a line of metrics", str(path), "delete that line"
+            )
+        rows.append(row)
+    return rows
+
+
+class MetricsLog:
+    """Appends metrics to a run folder as JSON lines and TensorBoard events.
+
+    Lines of steps after `step`, from before a kill, are dropped: the run will write them again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / METRICS
+        kept = [json.dumps(row) + "\n" for row in read_metrics(folder) if row["step"] <= step]
+        write_bytes(self.path, "".join(kept).encode())
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+        self._events = _event_writer(folder / "tensorboard", step)
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Append one line, which has a `step`; raises `UserError` on a full disk."""
+        with writing(self.path):
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
+            if self._events is not None:
+                for name, value in metrics.items():
+                    if name not in ("step", "epoch", "seconds"):
+                        self._events.add_scalar(name, value, metrics["step"])
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # On a full disk closing fails as writing did; only the first failure is reported.
+        with contextlib.suppress(OSError) if error else writing(self.path):
+            if self._events is not None:
+                self._events.close()
+        with contextlib.suppress(OSError) if error else writing(self.path):
+            self._file.close()
+
+
+def _event_writer(folder: Path, step: int) -> Any | None:
+    """TensorBoard's writer; None if the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    with writing(folder):
+        return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to restore, nothing to mutate."""
+"""The learning rate as a pure function of the step: it has no state to save or restore."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from resnets.training.recipe import Schedule
 def learning_rate(
     schedule: Schedule,
     step: int,
+    *,
     iterations: int,
     depth: int,
-    started: int | None = None,
+    gentle_end: int | None = None,
     errors: Sequence[tuple[int, float]] = (),
 ) -> float:
     """The rate of update number `step`, from 0.
@@ -23,11 +24,11 @@ def learning_rate(
         step: the update about to be made.
         iterations: updates in the whole training.
         depth: weighted layers of the network, for the gentle start of deep ones.
-        started: the step at which the training error was first seen below the gentle
-            start's limit; None before that. The schedule's other steps do not shift.
-        errors: the training error at each test so far, with its step, for `plateau`.
+        gentle_end: the step at which the training error was first below the gentle start's
+            limit; None before that. It does not shift the rest of the schedule.
+        errors: (step, training error) of each test so far, for `plateau`.
     """
-    if in_gentle_start(schedule, depth, started):
+    if in_gentle_start(schedule, depth, gentle_end):
         assert schedule.gentle_start is not None
         return schedule.gentle_start.lr
     if step < schedule.warmup:
@@ -42,26 +43,26 @@ def learning_rate(
 
 
 def plateaus(errors: Sequence[tuple[int, float]], patience: int) -> list[int]:
-    """The steps at which a training error stopped falling (section 3.4: "when the error plateaus").
+    """The steps at which the error stopped falling (section 3.4: "when the error plateaus").
 
     Args:
         errors: (step, error) in order.
-        patience: errors in a row, none below the least before them by a hundredth of it, that
-            make a plateau. The count starts again after each.
+        patience: number of successive errors, none at least 1 % below the lowest before them,
+            that make a plateau. The count restarts after each plateau.
     """
-    steps, least, waited = [], math.inf, 0
+    steps, lowest, waited = [], math.inf, 0
     for step, error in errors:
-        if error < 0.99 * least:
-            least, waited = error, 0
+        if error < 0.99 * lowest:
+            lowest, waited = error, 0
             continue
         waited += 1
         if waited == patience:
             steps.append(step)
-            least, waited = min(least, error), 0
+            lowest, waited = min(lowest, error), 0
     return steps
 
 
-def in_gentle_start(schedule: Schedule, depth: int, started: int | None) -> bool:
-    """Whether the small rate of a deep network's start is still in force."""
+def in_gentle_start(schedule: Schedule, depth: int, gentle_end: int | None) -> bool:
+    """Whether a deep network is still in its gentle start, with its small rate."""
     gentle = schedule.gentle_start
-    return gentle is not None and depth >= gentle.from_depth and started is None
+    return gentle is not None and depth >= gentle.from_depth and gentle_end is None

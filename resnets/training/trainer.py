@@ -1,41 +1,33 @@
-"""One training: the network, its optimizer, and the step that the paper describes."""
+"""The trainer: a network, its optimizers, and the step of section 3.4.
+
+Also what tests see instead of the last weights (moving averages, recomputed BN statistics), and
+CUDA graphs, which replay a whole update with one call.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from resnets.models import zoo
-from resnets.models.blocks import fuse
-from resnets.models.residual import ResidualNetwork
+from resnets.models.blocks import Stage, fuse
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.training.averages import (
-    MovingAverage,
-    norms,
-    recompute_statistics,
-    take_from_main,
-)
-from resnets.training.cuda_graphs import Replayed
-from resnets.training.hardware import Settings
-from resnets.training.objective import Task
-from resnets.training.optimizers import groups, make_optimizers, momenta
+from resnets.training.hardware import Settings, compile_network
+from resnets.training.objective import Objective
+from resnets.training.optimizers import make_optimizers, momenta, parameter_groups
 from resnets.training.recipe import Recipe
 from resnets.training.schedule import in_gentle_start, learning_rate
-from resnets.weights.model_file import Model
-
-NOTHING = -100
-"""The label of an image that is none: it adds nothing to loss and gradients."""
 
 
 @dataclass(frozen=True)
@@ -47,87 +39,77 @@ class Reading:
 
     @property
     def healthy(self) -> bool:
+        """Whether the loss is a number that training can continue with."""
         return math.isfinite(self.loss) and self.loss < 1e3
 
 
-class Training:
-    """State of a training, moved forward by `update`; a function of recipe and step.
+class Trainer:
+    """Takes the steps of a recipe for an objective; its state is a function of recipe and step.
 
     Args:
-        recipe: what to do, its length in iterations.
-        task: the data to do it with.
-        device: where to do it.
-        settings: precision and the like, already resolved for the device.
+        objective: what to train for; it holds the recipe and the data.
+        device: where to train.
+        settings: precision and the like, resolved for the device.
         world: the processes that share every batch; each makes the same calls.
-        init: the model whose weights to start from.
 
     Raises:
-        UserError: if the batch does not divide among the processes, or BN or graphs cannot be
-            had.
+        UserError: if the batch does not divide among the processes, or the device does not
+            support the recipe's `batch_norm` or `graphs`.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        task: Task,
+        objective: Objective,
         device: torch.device,
         settings: Settings,
         world: World = World(),  # noqa: B008
-        init: Model | None = None,
     ) -> None:
-        self.recipe, self.device, self.settings, self.world = (
-            recipe,
-            device,
-            settings,
-            world,
-        )
-        self.depth = zoo.architecture(recipe.network).layers
-        torch.manual_seed(recipe.seed)
-        self.network = self._make_network(task, init)
-        self.parts = shares(recipe, world)
-        self._images = task.images
-        self.batches = task.batches(self.parts)
+        self.objective, self.recipe = objective, objective.recipe
+        self.device, self.settings, self.world = device, settings, world
+        self.depth = zoo.architecture(self.recipe.network).layers
+        self.network = self._prepare_network(objective.build_network())
+        self.parts = shares(self.recipe, world)
+        self.batches = objective.batches(self.parts, device, _local_processes(world))
         self.optimizers = make_optimizers(
             self.network,
-            recipe,
+            self.recipe,
             fused=settings.graphs or settings.kernels != "none",
             rates_on=device if settings.graphs else None,
         )
         self._momenta = momenta(self.network, self.optimizers)
-        self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
+        self.average = MovingAverage(self.network, self.recipe.ema) if self.recipe.ema else None
         self.step = 0
         self.last_rate = 0.0
-        self.started: int | None = None
+        self.gentle_end: int | None = None
         """The step that ended the gentle start of a deep network."""
         self.errors: list[tuple[int, float]] = []
-        """Training error at each test, for a rate that falls on plateaus."""
+        """(step, training error) at each test, for a rate that falls on plateaus."""
         self._totals = torch.zeros(3, device=device)
+        """Sums since the last reading: of the images' losses and errors, and of the images."""
         self._since_test = [0.0, 0.0]
+        """Sums since the last test: of the images' errors, and of the images."""
         if settings.compile:
             compile_network(self.network, device)
         if settings.kernels != "none":
             fuse(self.network)
         self._shared = self._share_gradients()
-        self._replayed: Replayed | None = None
+        self._captured: CapturedUpdate | None = None
         if settings.graphs:
             if not world.size == len(self.parts) == 1:
                 raise UserError(
                     "graphs = true needs one process and no micro_batch",
                     hint="use --set graphs=false",
                 )
-            self._replayed = Replayed(self._whole_batch, self._changed, device)
+            self._captured = CapturedUpdate(self._update_at_once, self._updated_tensors, device)
 
-    def _make_network(self, task: Task, init: Model | None) -> ResidualNetwork:
-        network = zoo.build(self.recipe.network, len(task.classes))
-        assert isinstance(network, ResidualNetwork)
-        if init is not None:
-            start_from(network, init, task.classes)
+    def _prepare_network(self, network: nn.Module) -> nn.Module:
+        """The network on the device, with the recipe's kind of BN and use of memory."""
         if self.recipe.batch_norm == "frozen":
             for layer in norms(network):
                 layer.requires_grad_(False)
-        if self.recipe.save_memory:
-            for name in network.stage_names:
-                network.get_submodule(name).save_memory = True  # type: ignore[assignment]
+        for module in network.modules():
+            if isinstance(module, Stage):
+                module.save_memory = self.recipe.save_memory
         if self.recipe.batch_norm == "sync":
             if self.device.type != "cuda":
                 raise UserError(
@@ -145,7 +127,7 @@ class Training:
         if self.world.size == 1:
             return self.network
         with warnings.catch_warnings():
-            # The name of an option that changes between the versions that are supported.
+            # The option's name differs between supported versions of PyTorch.
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             return DistributedDataParallel(
                 self.network, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -154,38 +136,44 @@ class Training:
     @property
     def rate(self) -> float:
         """Learning rate of the next update."""
-        r = self.recipe
-        return learning_rate(r.schedule, self.step, r.steps, self.depth, self.started, self.errors)
+        return learning_rate(
+            self.recipe.schedule,
+            self.step,
+            iterations=self.recipe.steps,
+            depth=self.depth,
+            gentle_end=self.gentle_end,
+            errors=self.errors,
+        )
 
-    def batch(self, part: int = 0) -> tuple[Tensor, Tensor]:
-        """A part of the next update's images and labels."""
-        images, labels = self.batches(self.step, part)
+    def batch(self, part: int = 0) -> tuple[Tensor, Any]:
+        """A part of the next update's images and targets."""
+        images, targets = self.batches(self.step, part)
         if not self.settings.channels_last:
             images = images.contiguous()
-        return images, labels
+        return images, targets
 
     def update(self) -> float:
-        """One step of SGD. Waits for no device: the metrics stay on it.
+        """One step of the optimizers. Nothing is read from the device.
 
         Returns:
-            Seconds that went into waiting for data.
+            Seconds spent waiting for data.
         """
         self._set_rate()
-        if self._replayed is None:
-            self._forget_gradients()
+        if self._captured is None:
+            self._zero_gradients()
         waited = 0.0
         for part in range(len(self.parts)):
             start = time.perf_counter()
-            images, labels = self.batch(part)
+            images, targets = self.batch(part)
             waited += time.perf_counter() - start
-            if self._replayed is None:
-                self._add_gradients(images, labels, last=part == len(self.parts) - 1)
-            elif len(labels) == self.recipe.batch:
-                self._replayed(images, labels)
+            if self._captured is None:
+                self._add_gradients(images, targets, last=part == len(self.parts) - 1)
+            elif len(images) == self.recipe.batch:
+                self._captured(images, targets)
             else:  # some images could not be read
-                self._whole_batch(images, labels)
-        if self._replayed is None:
-            self._move_weights()
+                self._update_at_once(images, targets)
+        if self._captured is None:
+            self._step_optimizers()
         self.step += 1
         if self.average is not None:
             self.average.update(self.network, self.step)
@@ -193,105 +181,97 @@ class Training:
 
     def _set_rate(self) -> None:
         self.last_rate = self.rate
-        for group in groups(self.optimizers):
+        for group in parameter_groups(self.optimizers):
             rate = self.last_rate * group["head"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
 
-    def _whole_batch(self, images: Tensor, labels: Tensor) -> None:
-        """An update by a batch in one part."""
-        self._forget_gradients()
-        self._add_gradients(images, labels, last=True)
-        self._move_weights()
+    def _update_at_once(self, images: Tensor, targets: Any) -> None:
+        """An update by a batch that is not split into parts."""
+        self._zero_gradients()
+        self._add_gradients(images, targets, last=True)
+        self._step_optimizers()
 
-    def _forget_gradients(self) -> None:
+    def _zero_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
-    def _move_weights(self) -> None:
+    def _step_optimizers(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def _changed(self) -> Iterator[Tensor]:
-        """All that an update changes."""
+    def _updated_tensors(self) -> Iterator[Tensor]:
+        """All tensors that an update changes."""
         yield from self.network.state_dict().values()
         yield from self._momenta.values()
         yield self._totals
 
-    def _add_gradients(self, images: Tensor, labels: Tensor, last: bool) -> None:
+    def _add_gradients(self, images: Tensor, targets: Any, *, last: bool) -> None:
         """Forward and backward pass of a part of the batch."""
-        if not len(labels):  # none could be read; the other processes wait for gradients: none
-            images = images.new_zeros((2, *images.shape[1:]))
-            labels = labels.new_full((2,), NOTHING)
         if self.recipe.batch_norm == "frozen":
             for layer in norms(self.network):
                 layer.eval()
         wait = not last and isinstance(self._shared, DistributedDataParallel)
         with self._shared.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            with self._autocast(), _single_values():
-                logits = self._shared(images)
-            smoothing = self.recipe.label_smoothing
-            loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=smoothing, reduction="sum"
-            )
+            found = self.objective.loss(self._forward, images, targets)
             # The mean over this process's share of the batch; an image that could not be
             # read counts as one without gradient.
             share = sum(end - start for start, end in self.parts)
-            (loss / share).backward()  # type: ignore[no-untyped-call]
+            (found.loss / share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            shown = labels != NOTHING
-            wrong = ((logits.argmax(1) != labels) & shown).sum()
-            self._totals += torch.stack([loss, wrong, shown.sum()])
+            self._totals += torch.stack(found)
+
+    def _forward(self, *inputs: Any) -> Any:
+        with self._autocast(), _explain_single_values():
+            return self._shared(*inputs)
 
     def _autocast(self) -> torch.autocast:
         half = self.settings.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def read(self) -> Reading | None:
-        """Loss and error since the last reading, which they end; None if no update was made.
+        """Loss and error since the last reading; None if there was no update since.
 
-        Also ends the gentle start of a deep network when the error has become small
-        enough (section 4.2).
+        Also ends the gentle start of a deep network once the error is small enough (section
+        4.2).
         """
-        loss, wrong, count = self.world.all_reduce_sum(self._totals.clone()).tolist()
-        if not count:
+        loss, error, images = self.world.all_reduce_sum(self._totals.clone()).tolist()
+        if not images:
             return None
         self._totals.zero_()
-        self._since_test = [self._since_test[0] + wrong, self._since_test[1] + count]
-        reading = Reading(loss / count, 100 * wrong / count)
+        self._since_test = [self._since_test[0] + error, self._since_test[1] + images]
+        reading = Reading(loss / images, 100 * error / images)
         gentle = self.recipe.schedule.gentle_start
         if (
             gentle is not None
-            and in_gentle_start(self.recipe.schedule, self.depth, self.started)
+            and in_gentle_start(self.recipe.schedule, self.depth, self.gentle_end)
             and reading.error < 100 * gentle.until_error
         ):
-            self.started = self.step
+            self.gentle_end = self.step
         return reading
 
-    def tested(self) -> None:
-        """A test was made: remember the training error up to here, for plateaus."""
-        wrong, count = self._since_test
-        if count and self.recipe.schedule.kind == "plateau":
-            self.errors.append((self.step, 100 * wrong / count))
+    def record_test(self) -> None:
+        """After a test: record the training error since the last one, for plateaus."""
+        error, images = self._since_test
+        if images and self.recipe.schedule.kind == "plateau":
+            self.errors.append((self.step, 100 * error / images))
         self._since_test = [0.0, 0.0]
 
     @contextmanager
-    def presented(self) -> Iterator[ResidualNetwork]:
-        """The network as it is tested and kept: averaged, its BN statistics taken anew."""
+    def averaged_network(self) -> Iterator[nn.Module]:
+        """The network as it is tested and saved: weights averaged, BN statistics recomputed."""
         with self.average.applied(self.network) if self.average else nullcontext():
             if self.recipe.recompute_bn:
-                images = min(self.recipe.recompute_bn, self._images)
+                images = min(self.recipe.recompute_bn, self.objective.train_images)
                 steps = math.ceil(images / self.recipe.batch)
                 with self._autocast():
-                    recompute_statistics(
-                        self.network, self._images_after_the_end(steps), self.world
-                    )
-            take_from_main(self.network, self.world)
+                    recompute_statistics(self.network, self._further_images(steps), self.world)
+            copy_buffers_from_main(self.network, self.world)
             yield self.network
 
-    def _images_after_the_end(self, steps: int) -> Iterator[Tensor]:
+    def _further_images(self, steps: int) -> Iterator[Tensor]:
         """Training images of the steps that would follow the last."""
         for step in range(self.recipe.steps, self.recipe.steps + steps):
             for part in range(len(self.parts)):
@@ -303,7 +283,7 @@ class Training:
         return all(bool(torch.isfinite(t).all()) for t in tensors)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next update depends on, beside recipe and data."""
+        """Everything that the next update depends on, apart from recipe and data."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"momentum.{name}": t for name, t in self._momenta.items()}
         if self.average is not None:
@@ -311,7 +291,7 @@ class Training:
         tensors["totals"] = self.world.all_reduce_sum(self._totals.clone())
         facts = {
             "step": self.step,
-            "started": self.started,
+            "started": self.gentle_end,
             "errors": self.errors,
             "since_test": self._since_test,
             "bad": self.batches.bad,
@@ -321,20 +301,12 @@ class Training:
         return tensors, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Go to the point that `state` described.
+        """Set the state that `state` returned.
 
         Raises:
             UserError: if the checkpoint is of another network or recipe.
         """
-        for what, mine in (
-            ("network", self.recipe.network),
-            ("recipe", self.recipe.content_hash()),
-        ):
-            if facts.get(what) != mine:
-                raise UserError(
-                    f"the checkpoint is of another {what} ({facts.get(what)}, not {mine})",
-                    hint="give the run folder that it came from",
-                )
+        self._refuse_other(facts)
         prefix = "network."
         weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         try:
@@ -351,14 +323,32 @@ class Training:
                 tensor.copy_(tensors[f"average.{name}"])
         if self.world.is_main:
             self._totals.copy_(tensors["totals"])
-        self.step, self.started = facts["step"], facts["started"]
+        self.step, self.gentle_end = facts["step"], facts["started"]
         self.errors = [(step, error) for step, error in facts["errors"]]
         self._since_test = facts["since_test"]
         self.batches.bad.update(facts["bad"])
 
+    def _refuse_other(self, facts: dict[str, Any]) -> None:
+        """Raise `UserError` if a checkpoint is of another network or recipe."""
+        network, recipe = facts.get("network"), str(facts.get("recipe"))
+        for kind, found, own, same in (
+            ("network", network, self.recipe.network, network == self.recipe.network),
+            ("recipe", recipe, self.recipe.content_hash(), self.recipe.matches(recipe)),
+        ):
+            if not same:
+                raise UserError(
+                    f"the checkpoint is of another {kind} ({found}, not {own})",
+                    hint="give the run folder that it came from",
+                )
+
+
+def _local_processes(world: World) -> int:
+    """Processes of this training on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if world.size > 1 else 1
+
 
 def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:
-    """The parts of every batch that this process takes, one after the other.
+    """The parts of each batch that this process takes, one forward pass each: (first, last + 1).
 
     Raises:
         UserError: if the batch does not divide among the processes, or their share into
@@ -380,51 +370,176 @@ def shares(recipe: Recipe, world: World) -> list[tuple[int, int]]:
     return [(first + i, first + i + micro) for i in range(0, share, micro)]
 
 
-def start_from(network: ResidualNetwork, init: Model, classes: Sequence[str]) -> None:
-    """Give `network` the weights of `init`; its classifier only where the classes are the same.
-
-    Raises:
-        UserError: if the networks differ.
-    """
-    other = init.network
-    assert isinstance(other, ResidualNetwork)
-    if other.architecture.with_classes(1) != network.architecture.with_classes(1):
-        name = init.card["network"]
-        raise UserError(
-            f"init is a {name}, which is another network",
-            hint=f"use --network {name}, or give an --init of yours",
-        )
-    weights = init.network.state_dict()
-    if list(classes) not in (init.classes, init.class_ids):
-        weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
-    network.load_state_dict(weights, strict=False)
-
-
 @contextmanager
-def _single_values() -> Iterator[None]:
-    """Say what it means when BN has one value for a channel."""
+def _explain_single_values() -> Iterator[None]:
+    """Turn BN's error about a single value per channel into a `UserError`."""
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            "BN has a single value for a channel: one image, whose last map is one pixel",
-            hint="take a larger micro_batch or larger images",
+            "BN has a single value per channel: one image, whose last feature map is one pixel",
+            hint="use a larger micro_batch or larger images",
         ) from error
 
 
-def compile_network(network: ResidualNetwork, device: torch.device) -> None:
-    """Have `network` compiled at its next call, in the way that pays on `device`.
+class MovingAverage:
+    """An exponential moving average of a network's weights and BN statistics.
 
-    On GPUs every block on its own, so that equal blocks share one piece of compiled code.
-    On CPUs the network as a whole: compiled block by block, its convolutions' backward
-    passes fall off oneDNN's fast path and a step takes twice the time (docs/log.md).
+    Args:
+        network: the average's first value.
+        decay: share of the average that a step keeps; smaller in the first steps, so that the
+            random start soon stops counting.
     """
-    # One entry for each shape of block and input, in training and in evaluation mode.
-    torch._dynamo.config.recompile_limit = 64
-    if device.type == "cuda":
-        for _, block in network.blocks():
-            block.compile(dynamic=False)
-    else:
-        network.compile(dynamic=False)
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: t.detach().clone() for name, t in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Add the weights after step number `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        now = network.state_dict()
+        floats = [name for name, t in self.tensors.items() if t.is_floating_point()]
+        averages: list[Tensor] = [self.tensors[name] for name in floats]
+        torch._foreach_lerp_(averages, [now[name] for name in floats], 1 - decay)
+        for name, tensor in self.tensors.items():
+            if not tensor.is_floating_point():
+                tensor.copy_(now[name])
+
+    @contextmanager
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """Load the average into `network`, and its own weights again afterwards."""
+        own = {name: t.detach().clone() for name, t in network.state_dict().items()}
+        network.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
+
+
+def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """The BN layers of a network."""
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # type: ignore[misc]
+
+
+@torch.no_grad()
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], world: World) -> None:
+    """Replace BN's moving averages by the mean and variance over many training images.
+
+    The authors did so after training, with all weights fixed. The variance is that of all images
+    together: the mean of the batches' variances plus the variance of their means.
+
+    Args:
+        network: its mode is restored.
+        batches: inputs, the same number on every process.
+        world: the processes whose images are combined.
+    """
+    layers = norms(network)
+    was_training, momenta = network.training, [layer.momentum for layer in layers]
+    totals = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
+    count = 0
+    network.train()
+    try:
+        for layer in layers:
+            layer.momentum = 1.0  # running statistics are then those of the last batch
+        for images in batches:
+            network(images)
+            count += 1
+            for total, layer in zip(totals, layers, strict=True):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                mean, variance = layer.running_mean.double(), layer.running_var.double()
+                total += torch.stack([mean, variance + mean**2]).cpu()
+    finally:
+        network.train(was_training)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    counts = world.all_reduce_sum(torch.tensor(float(count)))
+    for total, layer in zip(totals, layers, strict=True):
+        mean, square = world.all_reduce_sum(total) / counts
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(square - mean**2)
+
+
+@torch.no_grad()
+def copy_buffers_from_main(network: nn.Module, world: World) -> None:
+    """Copy the BN statistics of rank 0 to every process."""
+    if world.size == 1:
+        return
+    for buffer in network.buffers():
+        if not world.is_main:
+            buffer.zero_()
+        world.all_reduce_sum(buffer)
+
+
+_WARM_UP = 3
+"""Updates before a capture, during which libraries choose kernels and compilers compile."""
+
+
+class CapturedUpdate:
+    """An update captured as a CUDA graph at the first batch of each shape, then replayed.
+
+    An update of a small network is hundreds of kernels of a few microseconds each; started one
+    by one from Python, they leave a GPU idle. A graph starts them all with one call. The tensors
+    that `update` reads and changes must stay at their addresses. On CPUs the update is called
+    instead, on the same tensors and in the same order as on a GPU.
+
+    Args:
+        update: takes images and labels, which it must not change.
+        changed: returns all tensors that it changes; they are restored after the calls that
+            precede a capture.
+        device: where the update runs.
+    """
+
+    def __init__(
+        self,
+        update: Callable[[Tensor, Tensor], None],
+        changed: Callable[[], Iterable[Tensor]],
+        device: torch.device,
+    ) -> None:
+        self._update, self._changed, self._device = update, changed, device
+        self._ready: dict[torch.Size, tuple[Tensor, Tensor, Callable[[], None]]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """Update by a batch: images (N, 3, H, W), labels (N,)."""
+        if images.shape not in self._ready:
+            self._ready[images.shape] = self._capture(images.clone(), labels.clone())
+        own_images, own_labels, replay = self._ready[images.shape]
+        own_images.copy_(images)
+        own_labels.copy_(labels)
+        replay()
+
+    def _capture(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Callable[[], None]]:
+        def update() -> None:
+            self._update(images, labels)
+
+        def warm_up() -> None:
+            for _ in range(_WARM_UP):
+                update()
+
+        before = [tensor.detach().clone() for tensor in self._changed()]
+        replay = update
+        if self._device.type == "cuda":
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                warm_up()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads, such as a decoder's, may use the GPU meanwhile.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
+                update()
+            replay = graph.replay
+        else:
+            warm_up()
+        with torch.no_grad():
+            for tensor, value in zip(self._changed(), before, strict=True):
+                tensor.copy_(value)
+        return images, labels, replay

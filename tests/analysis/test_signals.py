@@ -14,8 +14,8 @@ from resnets.analysis.signals import follow, measure
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.training import hardware
-from resnets.training.objective import make_task
-from resnets.training.trainer import Training
+from resnets.training.objective import make_objective
+from resnets.training.trainer import Trainer
 from tests.analysis.nets import ALL, batches, network, same, state
 from tests.training.test_resume import make_recipe
 
@@ -86,12 +86,12 @@ def test_following_measures_the_fresh_network_and_the_trained_one(tiny):
     assert told == [1, 2, 3, 4]
     torch.manual_seed(recipe.seed)
     fresh = zoo.build(recipe.network)
-    task = make_task(recipe, tiny, CPU)
-    images, labels = task.batches([(0, recipe.batch)])(recipe.steps)
+    objective = make_objective(recipe, tiny)
+    images, labels = objective.batches([(0, recipe.batch)], CPU)(recipe.steps)
     assert_close(found[0], measure(fresh, images, labels))
 
     settings = hardware.resolve(recipe, CPU)
-    training = Training(recipe, task, CPU, settings)
+    training = Trainer(objective, CPU, settings)
     for _ in range(4):
         training.update()
     assert_close(found[4], measure(training.network, images, labels))
@@ -118,7 +118,7 @@ def test_steps_outside_the_recipe_are_refused(tiny, steps):
 
 
 def test_a_training_that_diverges_is_said_to(tiny, monkeypatch):
-    monkeypatch.setattr(Training, "rate", 1e30)
+    monkeypatch.setattr(Trainer, "rate", 1e30)
     with pytest.raises(UserError, match="diverged before iteration 4"):
         follow(small_recipe(), tiny, CPU, [0, 4])
 

@@ -148,8 +148,11 @@ def test_mistakes_with_ensembles_are_one_line(resnets, here):
         assert resnets("eval", "m.safetensors", folder, "--save-scores", name)[0] == 0
     (here / "cut.scores").write_bytes((here / "photos.scores").read_bytes()[:-9])
     for files, message in (
-        (("photos.scores", "others.scores"), "others.scores: is of 14 images, not of the 13"),
-        (("photos.scores", "changed.scores"), "1 of the same names differ, first bee/7.png"),
+        (("photos.scores", "others.scores"), "others.scores: has 14 images, not 13"),
+        (
+            ("photos.scores", "changed.scores"),
+            "with the same names differ, the first is bee/7.png",
+        ),
         (("photos.scores", "cut.scores"), "cut.scores: not a readable score file"),
         (("m.safetensors",), "m.safetensors: not a score file"),
         (("photos.scores", "photos.scores"), "photos.scores: is given twice"),

@@ -23,8 +23,8 @@ def fake_run(compiled):
     return SimpleNamespace(
         recipe=recipe_file.load("cifar10-fast", ["iterations=18750"]),
         settings=Settings("bf16", True, compiled, kernels="none" if compiled else "norms"),
-        training=SimpleNamespace(step=0),
-        task=SimpleNamespace(images=50_000, test_images=10_000, classes=range(10)),
+        trainer=SimpleNamespace(step=0),
+        objective=SimpleNamespace(describe=lambda: "50,000 to train, 10,000 to test, 10 classes"),
         world=SimpleNamespace(size=1),
         device=torch.device("cpu"),
         folder="runs/x",

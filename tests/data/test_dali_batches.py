@@ -198,7 +198,7 @@ def test_a_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
 def test_the_recipe_chooses_the_decoder(dali, root):
     data = folders.load(root)
     for decoder, kind in {"dali": dali.DaliBatches, "pillow": PhotoBatches}.items():
-        batches = objective.make_task(plan(decoder), data, CPU).batches([(0, 2)])
+        batches = objective.make_objective(plan(decoder), data).batches([(0, 2)], CPU)
         assert type(batches) is kind
         assert batches(0)[0].shape == (2, 3, 32, 32)
 
@@ -209,9 +209,9 @@ def plan(decoder):
 
 def test_without_dali_one_line_says_what_to_do(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.fn", None)  # the first that is imported
-    ready = objective.make_task(plan("dali"), folders.load(root), CPU)
+    ready = objective.make_objective(plan("dali"), folders.load(root))
     with pytest.raises(UserError) as error:
-        ready.batches([(0, 2)])
+        ready.batches([(0, 2)], CPU)
     assert str(error.value) == (
         "photos.decoder = 'dali' needs NVIDIA DALI; "
         "pip install nvidia-dali-cuda130, or set photos.decoder = 'pillow'"

@@ -30,7 +30,7 @@ def save_model(path, classes=CLASSES, ids=None, seed=0):
     torch.manual_seed(seed)
     network = zoo.build("cifar-resnet8", len(classes))
     torch.nn.init.normal_(network.fc.weight, std=0.3)
-    look = Preprocessing(32, 36, mean=torch.rand(3, 32, 32) / 2)
+    preprocessing = Preprocessing(32, 36, mean=torch.rand(3, 32, 32) / 2)
     card = model_file.make_card("cifar-resnet8", list(classes), {}, [], ids)
-    model_file.save(path, network.state_dict(), look, card)
+    model_file.save(path, network.state_dict(), preprocessing, card)
     return path

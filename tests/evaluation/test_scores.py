@@ -71,12 +71,15 @@ def other_label(whole):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: make(8), "b: is of 8 images, not of the 9 of a"),
+        (lambda s: make(8), "b: has 8 images, not 9 like a"),
         (lambda s: make(9, 6), "b: has 6 classes, not 7 like a"),
-        (lambda s: replace(s, names=(*s.names[:8], "new")), r"b: is of other images.*8-.* missing"),
+        (
+            lambda s: replace(s, names=(*s.names[:8], "new")),
+            r"b: has other images than a.*8-.* missing",
+        ),
         (
             lambda s: replace(s, contents=s.contents[::-1].copy()),
-            r"b: is of other images than a: 8 of the same names differ, first class/0",
+            r"b: has other images than a: 8 with the same names differ, the first is class/0",
         ),
         (lambda s: replace(s, classes=tuple("abcdefz")), "b: class 6 is 'z', not 'g' like in a"),
         (other_label, r"b: labels class/3-.* as class 0, not 3 like a"),
@@ -119,15 +122,15 @@ def set_tensor(name, value):
         (lambda c: altered(c, set_tensor("contents", np.zeros(9))), "no hashes"),
         (
             lambda c: altered(c, set_tensor("probabilities", np.ones((9, 7), np.float32))),
-            "no probabilities",
+            "not probabilities",
         ),
         (
             lambda c: altered(c, set_tensor("probabilities", np.full((9, 7), np.nan, np.float32))),
-            "no probabilities",
+            "not probabilities",
         ),
     ],
 )
-def test_damaged_and_foreign_files_are_refused(tmp_path, damage, message):
+def test_damaged_and_other_files_are_refused(tmp_path, damage, message):
     path = tmp_path / "a.scores"
     scores.save(path, make())
     path.write_bytes(damage(path.read_bytes()))

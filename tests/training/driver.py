@@ -13,6 +13,7 @@ import torch
 
 from resnets.data.cifar10 import Cifar10
 from resnets.training import run, run_folder
+from resnets.training.objective import make_objective
 from resnets.training.recipe import Recipe
 from tests.conftest import synthetic
 
@@ -30,11 +31,11 @@ class Steps:
 
     def note(self, text):
         print(text, flush=True)
-        if text.startswith("stopping"):  # a signal came: go on to where the run heeds it
+        if text.startswith("stopping"):  # a signal came: let the run reach the end of the iteration
             self.halt = None
 
     def begin(self, made):
-        print(f"begin {made.training.step}", flush=True)
+        print(f"begin {made.trainer.step}", flush=True)
 
     def stepped(self, step):
         print(f"step {step}", flush=True)
@@ -48,16 +49,20 @@ class Steps:
         pass
 
 
+def start_or_resume(folder, recipe, images, observer, command="test"):
+    device = torch.device("cpu")
+    if (folder / "recipe.json").exists():
+        objective = make_objective(run_folder.read_recipe(folder), images)
+        return run.resume(folder, objective, device, observer)
+    return run.start(folder, make_objective(recipe, images), device, observer, command=command)
+
+
 def main():
     folder, recipe = Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2])
-    watch = Steps(int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    observer = Steps(int(sys.argv[3]) if len(sys.argv) > 3 else None)
     torch.set_num_threads(1)
-    device = torch.device("cpu")
     try:
-        if (folder / "recipe.json").exists():
-            made = run_folder.resume(folder, data(), device, watch)
-        else:
-            made = run_folder.start(folder, recipe, data(), device, watch, "driver")
+        made = start_or_resume(folder, recipe, data(), observer, "driver")
         print(json.dumps(made.train()["measured"]["error"]), flush=True)
     except run.Interrupted as stop:
         print(stop, flush=True)

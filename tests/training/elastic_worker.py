@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from resnets.cli.main import main
-from resnets.training.trainer import Training
+from resnets.training.trainer import Trainer
 
 if __name__ == "__main__":
     marker, fatal, *sys.argv[1:] = sys.argv[1:]
-    update = Training.update
+    update = Trainer.update
 
     def deadly(self):
         if self.world.rank == 1 and self.step == int(fatal) and not Path(marker).exists():
@@ -25,6 +25,6 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self)
 
-    Training.update = deadly
+    Trainer.update = deadly
     torch.set_num_threads(1)
     main()

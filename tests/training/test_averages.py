@@ -6,9 +6,9 @@ import torch
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
-from resnets.training.averages import MovingAverage, norms, recompute_statistics
 from resnets.training.recipe import Schedule
 from resnets.training.schedule import learning_rate, plateaus
+from resnets.training.trainer import MovingAverage, norms, recompute_statistics
 
 
 def network(name="cifar-resnet8", seed=0):
@@ -106,5 +106,8 @@ def test_a_plateau_is_some_tests_without_a_lower_error():
 def test_the_rate_falls_at_a_plateau():
     schedule = Schedule(kind="plateau", lr=0.1, patience=1)
     errors = [(100, 50.0), (200, 50.0)]
-    rates = [learning_rate(schedule, step, 1000, 20, None, errors) for step in (150, 200, 900)]
+    rates = [
+        learning_rate(schedule, step, iterations=1000, depth=20, errors=errors)
+        for step in (150, 200, 900)
+    ]
     assert rates == pytest.approx([0.1, 0.01, 0.01])

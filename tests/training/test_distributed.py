@@ -12,7 +12,7 @@ import torch
 
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.training import metrics
+from resnets.training.run_folder import read_metrics
 from resnets.training.trainer import shares
 from tests.conftest import draw_photos, own_cache
 from tests.training.test_resume import make_recipe
@@ -64,7 +64,7 @@ def run(photos, out, *options, processes=1, restarts=0, fatal=-1):
 
 
 def curve(folder):
-    return [row["train_loss"] for row in metrics.read(folder) if "train_loss" in row]
+    return [row["train_loss"] for row in read_metrics(folder) if "train_loss" in row]
 
 
 def weights(folder):

@@ -5,9 +5,9 @@ import torch
 
 from resnets.support.errors import UserError
 from resnets.training.hardware import Settings
-from resnets.training.muon import Muon, orthogonal
-from resnets.training.objective import make_task
-from resnets.training.trainer import Training
+from resnets.training.objective import make_objective
+from resnets.training.optimizers import Muon, orthogonal
+from resnets.training.trainer import Trainer
 from tests.training.test_resume import make_recipe
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ PLAIN = Settings(precision="fp32", channels_last=False, compile=False)
 
 def make(tiny, settings=PLAIN, **changes):
     recipe = make_recipe(optimizer={"muon": {"lr": 0.03, "momentum": 0.8}}, **changes)
-    return Training(recipe, make_task(recipe, tiny, CPU), CPU, settings)
+    return Trainer(make_objective(recipe, tiny), CPU, settings)
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 144), (1, 32, 32), (3, 64, 16)])

@@ -10,9 +10,10 @@ from resnets.data import folders
 from resnets.data.preprocessing import imagenet
 from resnets.models import zoo
 from resnets.support.errors import UserError
-from resnets.training import metrics, recipe_file, run, run_folder
+from resnets.training import recipe_file, run, run_folder
+from resnets.training.objective import make_objective
 from resnets.training.recipe import Recipe
-from resnets.training.trainer import start_from
+from resnets.training.run_folder import read_metrics
 from resnets.weights import hub, model_file
 from tests.conftest import draw_photos
 from tests.training.test_resume import Quiet
@@ -46,7 +47,15 @@ def make_recipe(**changes):
 
 
 def start(folder, recipe, data, watch=None):
-    return run_folder.start(folder, recipe, data, CPU, watch or Quiet(), "test")
+    objective = make_objective(recipe, data)
+    return run.start(folder, objective, CPU, watch or Quiet(), command="test")
+
+
+def resume(folder, data, watch=None, bad_images=None):
+    recipe = run_folder.read_recipe(folder)
+    if bad_images is not None:
+        recipe = recipe.allowing_bad_images(bad_images)
+    return run.resume(folder, make_objective(recipe, data), CPU, watch or Quiet())
 
 
 def weights(folder):
@@ -83,14 +92,14 @@ def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, data, changes):
     with pytest.raises(run.Interrupted):
         start(out, recipe, data, Stop()).train()
     with pytest.raises(run.Interrupted):
-        run_folder.resume(out, data, CPU, Stop()).train()
-    run_folder.resume(out, data, CPU, Quiet()).train()
+        resume(out, data, Stop()).train()
+    resume(out, data).train()
     assert equal(weights(out), weights(tmp_path / "whole"))
     keys = ("step", "train_loss", "test_error", "learning_rate")
-    told = [
-        [{k: r.get(k) for k in keys} for r in metrics.read(f)] for f in (out, tmp_path / "whole")
+    curves = [
+        [{k: r.get(k) for k in keys} for r in read_metrics(f)] for f in (out, tmp_path / "whole")
     ]
-    assert told[0] == told[1]
+    assert curves[0] == curves[1]
 
 
 def test_the_network_learns_and_its_model_says_what_it_needs(tmp_path, data):
@@ -111,7 +120,7 @@ def test_other_images_than_at_the_start_are_refused(tmp_path, data):
     start(tmp_path / "run", make_recipe(), data)
     (tmp_path / "photos" / "train" / "ant" / "0.png").unlink()
     with pytest.raises(UserError, match="not the images that the run began with"):
-        run_folder.resume(tmp_path / "run", folders.load(tmp_path / "photos"), CPU, Quiet())
+        resume(tmp_path / "run", folders.load(tmp_path / "photos"))
 
 
 def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
@@ -132,22 +141,22 @@ def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
     summary = start(tmp_path / "lenient", recipe, data, watch).train()
     assert [n for n in watch.notes if "left out" in n] == ["left out: bee/3.png: the file is empty"]
     assert summary["provenance"]["bad_images"] == ["bee/3.png"]
-    assert metrics.read(tmp_path / "lenient")[-2]["bad_images"] == 1
+    assert read_metrics(tmp_path / "lenient")[-2]["bad_images"] == 1
 
 
 def test_limits_shrink_the_data(tmp_path, data):
     recipe = make_recipe(classes=2, limit=10)
     made = start(tmp_path / "run", recipe, data)
-    assert made.task.classes == ("ant", "bee")
-    assert (made.task.images, made.task.test_images) == (10, 5)
+    assert made.objective.classes == ("ant", "bee")
+    assert (made.objective.train_images, made.objective.test_images) == (10, 5)
 
 
 def test_limits_shrink_cifar_10_too(tmp_path, tiny):
     recipe = Recipe(network="cifar-resnet8", iterations=2, batch=4, classes=3, limit=50,
                     schedule={"kind": "linear", "lr": 0.1})  # fmt: skip
-    made = run_folder.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
-    assert made.task.classes == ("airplane", "automobile", "bird")
-    assert (made.task.images, made.task.test_images) == (50, 50)
+    made = start(tmp_path / "run", recipe, tiny)
+    assert made.objective.classes == ("airplane", "automobile", "bird")
+    assert (made.objective.train_images, made.objective.test_images) == (50, 50)
     summary = made.train()
     assert summary["measured"]["images"] == 50
     assert len(summary["measured"]["confusion"]) == 3
@@ -180,7 +189,7 @@ def test_a_part_without_readable_images_adds_nothing(tmp_path, data):
     recipe = make_recipe(batch=4, micro_batch=1, epochs=1, photos={"size": 24, "bad_images": 0.1})
     summary = start(tmp_path / "run", recipe, data).train()
     assert summary["provenance"]["bad_images"] == ["bee/3.png"]
-    assert all(r["train_loss"] < 20 for r in metrics.read(tmp_path / "run") if "train_loss" in r)
+    assert all(r["train_loss"] < 20 for r in read_metrics(tmp_path / "run") if "train_loss" in r)
 
 
 def test_a_run_with_too_many_bad_images_goes_on_with_a_higher_limit(tmp_path, data):
@@ -190,8 +199,8 @@ def test_a_run_with_too_many_bad_images_goes_on_with_a_higher_limit(tmp_path, da
         start(out, make_recipe(), data).train()
     allowed = make_recipe(photos={"size": 24, "bad_images": 0.06})
     assert run_folder.is_run_of(out, allowed)
-    made = run_folder.resume(out, data, CPU, Quiet(), bad_images=0.06)
-    assert made.training.step > 0
+    made = resume(out, data, bad_images=0.06)
+    assert made.trainer.step > 0
     made.train()
     whole = tmp_path / "whole"
     start(whole, allowed, data).train()
@@ -212,14 +221,16 @@ def test_a_resumption_does_not_need_the_weights_that_it_started_from(tmp_path, d
     out = tmp_path / "run"
     start(out, make_recipe(network="", init=str(path)), data)
     path.unlink()
-    run_folder.resume(out, data, CPU, Quiet()).train()
+    resume(out, data).train()
 
 
 def save_model(path, classes, name="cifar-resnet8"):
     torch.manual_seed(5)
     network = zoo.build(name, len(classes))
-    look = imagenet().resized_to(32)
-    model_file.save(path, network.state_dict(), look, model_file.make_card(name, classes, {}, []))
+    preprocessing = imagenet().resized_to(32)
+    model_file.save(
+        path, network.state_dict(), preprocessing, model_file.make_card(name, classes, {}, [])
+    )
     return network
 
 
@@ -228,20 +239,19 @@ def test_fine_tuning_starts_from_given_weights_and_their_preprocessing(tmp_path,
     given = save_model(path, ["x", "y"])
     made = start(tmp_path / "run", make_recipe(network="", init=str(path)), data)
     assert made.recipe.network == "cifar-resnet8"
-    own = made.training.network.state_dict()
+    own = made.trainer.network.state_dict()
     for name, tensor in given.state_dict().items():
         if not name.startswith("fc."):
             assert torch.equal(own[name], tensor)
     assert own["fc.weight"].shape[0] == 3
-    torch.testing.assert_close(made.task.preprocessing.std, imagenet().std)
+    torch.testing.assert_close(made.objective.preprocessing.std, imagenet().std)
 
 
-def test_the_classifier_stays_where_the_classes_are_the_same(tmp_path):
+def test_the_classifier_stays_where_the_classes_are_the_same(tmp_path, data):
     path = tmp_path / "given.safetensors"
-    given = save_model(path, ["a", "b"])
-    for classes, same in ((["a", "b"], True), (["b", "a"], False)):
-        network = zoo.build("cifar-resnet8", 2)
-        start_from(network, model_file.load(str(path)), classes)
+    for classes, same in ((data.classes, True), (data.classes[::-1], False)):
+        given = save_model(path, list(classes))
+        network = make_objective(make_recipe(network="", init=str(path)), data).build_network()
         assert torch.equal(network.fc.weight, given.fc.weight) == same
 
 

@@ -57,8 +57,12 @@ def test_the_paper_recipe_is_section_4_2():
 )
 def test_the_papers_learning_rates(depth, started, rates):
     schedule = recipes.load("cifar10-paper").schedule
+
+    def rate(step):
+        return learning_rate(schedule, step, iterations=64_000, depth=depth, gentle_end=started)
+
     for step, expected in rates.items():
-        assert learning_rate(schedule, step, 64_000, depth, started) == pytest.approx(expected)
+        assert rate(step) == pytest.approx(expected)
 
 
 @given(
@@ -69,7 +73,7 @@ def test_the_papers_learning_rates(depth, started, rates):
 )
 def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
     schedule = Schedule(kind=kind, lr=lr, warmup=warmup)
-    rates = [learning_rate(schedule, s, iterations, 20) for s in range(iterations)]
+    rates = [learning_rate(schedule, s, iterations=iterations, depth=20) for s in range(iterations)]
     assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
     rising = rates[: warmup + 1]
     assert rising == sorted(rising)
@@ -97,7 +101,7 @@ def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
         (MINIMAL + "[progressive]\nsze = 24\nuntil = 5\n", r"'progressive.(sze|size)'"),
     ],
 )
-def test_a_bad_recipe_is_one_line_with_file_line_and_mend(tmp_path, text, message):
+def test_a_bad_recipe_is_one_line_with_file_line_and_hint(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -185,4 +189,54 @@ def test_json_brings_a_recipe_back_and_the_hash_knows_what_matters():
     same = recipes.load("cifar10-paper", ["checkpoint_seconds=5"])
     assert same.content_hash() == paper.content_hash()
     for setting in ("seed=1", "batch=64", "schedule.lr=0.2", "log_every=10"):
+        assert recipes.load("cifar10-paper", [setting]).content_hash() != paper.content_hash()
+
+
+HASHES_V1 = {
+    "cifar10-fast": "ca74b8cf2837c74c",
+    "cifar10-paper": "1c42286c5935b3bc",
+    "cifar10-short": "469291ceb965520f",
+    "cifar10-smoke": "cb7b16c4cf1a8001",
+    "finetune": "084a88ae41d926f5",
+    "imagenet-90": "00097486714cbf14",
+    "imagenet-paper": "17a3a66fe50582e6",
+    "imagenet-short": "11524135614b40fb",
+    "photos-short": "c2d9d6d52a0688e6",
+}
+"""What version 0.1.0 wrote into run folders and checkpoints."""
+
+
+@pytest.mark.parametrize(("name", "stored"), HASHES_V1.items())
+def test_hashes_of_version_1_are_recognised(name, stored):
+    recipe = recipes.load(name)
+    assert recipe.matches(stored)
+    assert recipe.matches(recipe.content_hash())
+    assert not recipes.load(name, ["seed=7"]).matches(stored)
+    assert not recipe.matches(HASHES_V1["cifar10-paper" if name != "cifar10-paper" else "finetune"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "stored"),
+    [
+        (
+            "cifar10-paper",
+            ["graphs=true", "kernels=false", "seed=3"],
+            "e606ddb785d03deb",
+        ),
+        ("cifar10-fast", ["optimizer.muon=none"], "eefe4d7964f3ca45"),
+        ("imagenet-paper", ["photos.bad_images=0.5"], "17a3a66fe50582e6"),
+    ],
+)
+def test_hashes_of_version_1_with_settings_are_recognised(name, settings, stored):
+    assert recipes.load(name, settings).matches(stored)
+
+
+def test_the_hash_names_its_version_and_covers_what_differs_from_the_defaults():
+    paper = recipes.load("cifar10-paper")
+    assert paper.content_hash().startswith("2-")
+    stated = recipes.load("cifar10-paper", ["graphs=false", "photos.size=224", "ema=none"])
+    assert stated.content_hash() == paper.content_hash()
+    lenient = recipes.load("cifar10-paper", ["photos.bad_images=0.5"])
+    assert lenient.content_hash() == paper.content_hash()
+    for setting in ("optimizer.muon.lr=0.03", "photos.colour=0", "optimizer.momentum=0.8"):
         assert recipes.load("cifar10-paper", [setting]).content_hash() != paper.content_hash()

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped goes on as if nothing had happened, bit for bit."""
+"""A run that is killed or stopped continues as if nothing had happened, bit for bit."""
 
 import json
 import shutil
@@ -14,11 +14,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resnets.support.errors import UserError
-from resnets.training import checkpoint, metrics, run, run_folder
+from resnets.training import run, run_folder
+from resnets.training.objective import make_objective
 from resnets.training.recipe import Recipe
-from resnets.training.trainer import Training
+from resnets.training.run_folder import read_metrics
+from resnets.training.trainer import Trainer
 from resnets.weights import hub, model_file
-from tests.training.driver import Steps, data
+from tests.training.driver import Steps, data, start_or_resume
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -67,12 +69,11 @@ class Quiet(Steps):
 
 
 def train(folder, recipe, tiny, watch=None):
-    watch = watch or Quiet()
-    if (folder / "recipe.json").exists():
-        made = run_folder.resume(folder, tiny, CPU, watch)
-    else:
-        made = run_folder.start(folder, recipe, tiny, CPU, watch, "test")
-    return made.train()
+    return start_or_resume(folder, recipe, tiny, watch or Quiet()).train()
+
+
+def start(folder, recipe, tiny):
+    return run.start(folder, make_objective(recipe, tiny), CPU, Quiet(), command="test")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def assert_same_run(one, other):
     for name in left:
         assert torch.equal(left[name], right[name]), name
     same = ("step", "epoch", "train_loss", "train_error", "learning_rate", "test_error")
-    rows = [[{k: r[k] for k in same if k in r} for r in metrics.read(f)] for f in (one, other)]
+    rows = [[{k: r[k] for k in same if k in r} for r in read_metrics(f)] for f in (one, other)]
     assert rows[0] == rows[1]
 
 
@@ -157,8 +158,8 @@ def test_a_signal_saves_and_says_where_and_resuming_is_exact(whole, tmp_path, ti
     output, _ = started.communicate()
     assert started.returncode == 128 + number
     assert "stopped at iteration 13" in output
-    (saved,) = checkpoint.files(folder / "checkpoints")
-    assert checkpoint.read(saved)[1]["step"] == 13
+    (saved,) = run_folder.checkpoints(folder / "checkpoints")
+    assert run_folder.read_checkpoint(saved)[1]["step"] == 13
     train(folder, recipe, tiny)
     assert_same_run(whole, folder)
 
@@ -196,7 +197,7 @@ def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
 
     def sparse(self, log):
         original(self, log)
-        if self.training.step % every == 0:
+        if self.trainer.step % every == 0:
             self.save()
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -208,7 +209,7 @@ def test_resuming_after_a_crash_at_any_step_is_exact(whole, tiny, crash, every):
         assert_same_run(whole, part)
 
 
-def test_a_kill_between_the_last_checkpoint_and_the_model_is_mended(whole, tmp_path, tiny):
+def test_a_kill_between_the_last_checkpoint_and_the_model_is_repaired(whole, tmp_path, tiny):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "_finish", lambda self: {})
         train(tmp_path / "part", short_recipe(), tiny)
@@ -221,7 +222,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, ti
     recipe = short_recipe()
     with pytest.raises(RuntimeError):
         train(tmp_path / "part", recipe, tiny, StopAt(15))
-    _, newest = checkpoint.files(tmp_path / "part" / "checkpoints")
+    _, newest = run_folder.checkpoints(tmp_path / "part" / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-1000])
     notes = []
     watch = Quiet()
@@ -236,7 +237,7 @@ def test_when_every_checkpoint_is_damaged_it_says_so(tmp_path, tiny):
     recipe = short_recipe()
     with pytest.raises(RuntimeError):
         train(tmp_path, recipe, tiny, StopAt(5))
-    for path in checkpoint.files(tmp_path / "checkpoints"):
+    for path in run_folder.checkpoints(tmp_path / "checkpoints"):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint can be read"):
         train(tmp_path, recipe, tiny)
@@ -248,7 +249,7 @@ def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, tiny, wh
     for folder, changes in (("one", {}), ("other", other)):
         with pytest.raises(RuntimeError):
             train(tmp_path / folder, short_recipe(**changes), tiny, StopAt(3))
-    for path in checkpoint.files(tmp_path / "other" / "checkpoints"):
+    for path in run_folder.checkpoints(tmp_path / "other" / "checkpoints"):
         path.replace(tmp_path / "one" / "checkpoints" / path.name)
     with pytest.raises(UserError, match=f"of another {what}"):
         train(tmp_path / "one", short_recipe(), tiny)
@@ -256,7 +257,7 @@ def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, tiny, wh
 
 def test_only_two_checkpoints_are_kept(tmp_path, tiny):
     train(tmp_path, short_recipe(), tiny)
-    found = checkpoint.files(tmp_path / "checkpoints")
+    found = run_folder.checkpoints(tmp_path / "checkpoints")
     assert [p.name for p in found] == [
         "checkpoint-00000023.safetensors",
         "checkpoint-00000024.safetensors",
@@ -268,18 +269,18 @@ def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
     train(tmp_path / "run", recipe, tiny)
     before = weights(tmp_path / "run")
     with pytest.raises(UserError, match=r"exists already.*resnets resume"):
-        run_folder.start(tmp_path / "run", recipe, tiny, CPU, Quiet(), "test")
+        start(tmp_path / "run", recipe, tiny)
     with pytest.raises(UserError, match="another recipe"):
-        run_folder.start(tmp_path / "run", short_recipe(seed=5), tiny, CPU, Quiet(), "test")
+        start(tmp_path / "run", short_recipe(seed=5), tiny)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run folder"):
-        run_folder.start(tmp_path / "mine", recipe, tiny, CPU, Quiet(), "test")
+        start(tmp_path / "mine", recipe, tiny)
     after = weights(tmp_path / "run")
     cut_off = tmp_path / "cut-off"  # killed between its first files
     (cut_off / "checkpoints").mkdir(parents=True)
     (cut_off / "environment.json").write_text("{}")
-    run_folder.start(cut_off, recipe, tiny, CPU, Quiet(), "test")
+    start(cut_off, recipe, tiny)
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
@@ -293,7 +294,7 @@ def test_the_summary_explains_the_run(tmp_path, tiny):
     assert Recipe.model_validate_json(json.dumps(provenance["recipe"])) == recipe
     for key in ("hardware", "packages", "commit", "seconds", "command", "settings"):
         assert key in provenance
-    last = [r for r in metrics.read(tmp_path) if "test_error" in r][-1]
+    last = [r for r in read_metrics(tmp_path) if "test_error" in r][-1]
     assert last["step"] == recipe.iterations
     assert last["test_error"] == pytest.approx(measured["error"], abs=1e-3)
     assert list((tmp_path / "tensorboard").iterdir())
@@ -306,13 +307,13 @@ def test_it_learns(tmp_path, tiny):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_while_logging_is_one_line(tmp_path, tiny, monkeypatch):
-    original = metrics.MetricsLog.__init__
+    original = run_folder.MetricsLog.__init__
 
     def full(self, folder, step):
         original(self, folder, step)
         self._file = Path("/dev/full").open("a")  # noqa: SIM115
 
-    monkeypatch.setattr(metrics.MetricsLog, "__init__", full)
+    monkeypatch.setattr(run_folder.MetricsLog, "__init__", full)
     with pytest.raises(UserError, match=r"metrics.jsonl: cannot write: No space left"):
         train(tmp_path, short_recipe(), tiny)
 
@@ -334,22 +335,22 @@ def test_a_changed_environment_is_said(tmp_path, tiny):
     watch = Quiet()
     watch.note = notes.append
     train(tmp_path, short_recipe(), tiny, watch)
-    assert any("not bit for bit" in note and "threads" in note for note in notes)
+    assert any("not repeat bit for bit" in note and "threads" in note for note in notes)
 
 
 def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_path, tiny):
-    original = Training.batch
+    original = Trainer.batch
 
     def poisoned(self, part=0):
         images, labels = original(self, part)
         return images * (float("nan") if self.step >= 7 else 1), labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "batch", poisoned)
+        patch.setattr(Trainer, "batch", poisoned)
         recipe = short_recipe(checkpoint_seconds=0)
         with pytest.raises(UserError, match=r"diverged.*checkpoint-00000007"):
             train(tmp_path, recipe, tiny)
-    tensors, _ = checkpoint.latest(tmp_path / "checkpoints", print)
+    tensors, _ = run_folder.latest_checkpoint(tmp_path / "checkpoints", print)
     assert all(torch.isfinite(t).all() for t in tensors.values())
 
 
@@ -358,11 +359,11 @@ def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny):
     run_until(first, "step 3")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     with pytest.raises(UserError, match="another process is training"):
-        run_folder.start(tmp_path / "run", short_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        start(tmp_path / "run", short_recipe(seed=1), tiny)
     first.kill()
     first.communicate()
     with pytest.raises(UserError, match="another recipe"):
-        run_folder.start(tmp_path / "run", short_recipe(seed=1), tiny, CPU, Quiet(), "test")
+        start(tmp_path / "run", short_recipe(seed=1), tiny)
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     assert before == after
 
@@ -377,3 +378,21 @@ def test_altered_metrics_and_environment_are_one_line(tmp_path, tiny, content):
     (tmp_path / "environment.json").write_text("[]")
     with pytest.raises(UserError, match="missing or damaged"):
         train(tmp_path, short_recipe(), tiny)
+
+
+def test_a_run_of_version_1_of_the_recipe_hash_resumes(whole, tmp_path, tiny):
+    recipe, folder = short_recipe(), tmp_path / "run"
+    with pytest.raises(RuntimeError):
+        train(folder, recipe, tiny, StopAt(15))
+    path = folder / "environment.json"
+    facts = json.loads(path.read_text())
+    facts["plan"] = facts["recipe_hash"] = recipe._hash_v1()
+    path.write_text(json.dumps(facts))
+    for saved in run_folder.checkpoints(folder / "checkpoints"):
+        tensors, facts = run_folder.read_checkpoint(saved)
+        facts["recipe"] = recipe._hash_v1()
+        run_folder.save_checkpoint(saved.parent, tensors, facts)
+    assert run_folder.is_run_of(folder, recipe)
+    assert not run_folder.is_run_of(folder, short_recipe(seed=5))
+    train(folder, recipe, tiny)
+    assert_same_run(whole, folder)

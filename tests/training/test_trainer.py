@@ -10,8 +10,8 @@ from resnets.support import devices
 from resnets.support.errors import UserError
 from resnets.training import hardware
 from resnets.training.hardware import Settings
-from resnets.training.objective import make_task
-from resnets.training.trainer import Training
+from resnets.training.objective import make_objective
+from resnets.training.trainer import Trainer
 from tests.training.test_resume import make_recipe
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ REPLAYED = Settings(precision="fp32", channels_last=True, compile=False, graphs=
 
 def make(tiny, settings=PLAIN, **changes):
     recipe = make_recipe(**changes)
-    return Training(recipe, make_task(recipe, tiny, CPU), CPU, settings)
+    return Trainer(make_objective(recipe, tiny), CPU, settings)
 
 
 def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(tiny):
@@ -29,13 +29,13 @@ def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(
     schedule = {"kind": "steps", "lr": 0.1, "gentle_start": gentle}
     training = make(tiny, schedule=schedule, iterations=100)
     rates = []
-    while training.started is None and training.step < 60:
+    while training.gentle_end is None and training.step < 60:
         for _ in range(5):
             rates.append(training.rate)
             training.update()
         reading = training.read()
-        assert (reading.error < 80) == (training.started is not None)
-    assert training.started == training.step
+        assert (reading.error < 80) == (training.gentle_end is not None)
+    assert training.gentle_end == training.step
     assert set(rates) == {0.001}
     assert training.rate == 0.1
     tensors, facts = training.state()
@@ -85,7 +85,7 @@ def test_replayed_updates_are_those_that_are_called(tiny):
         called.update()
         replayed.update()
         assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-4)
-    assert len(replayed._replayed._ready) == 2
+    assert len(replayed._captured._ready) == 2
     for name, tensor in called.state()[0].items():
         torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -113,13 +113,11 @@ def test_a_capture_needs_the_whole_batch_of_one_process(tiny):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_a_gpu_replays_is_what_it_would_be_told(tiny, compiled):
+def test_updates_replayed_on_a_gpu_are_those_that_are_called(tiny, compiled):
     recipe = make_recipe(progressive={"size": 16, "until": 4}, ema=0.9)
     gpu = torch.device("cuda")
     called, replayed = (
-        Training(
-            recipe, make_task(recipe, tiny, gpu), gpu, Settings("fp32", True, compiled, graphs)
-        )
+        Trainer(make_objective(recipe, tiny), gpu, Settings("fp32", True, compiled, graphs))
         for graphs in (False, True)
     )
     for _ in range(8):
@@ -204,7 +202,7 @@ def test_kernels_take_part_where_they_can(monkeypatch):
         ({}, "cpu", "no C++ compiler (g++)"),
     ],
 )
-def test_kernels_that_cannot_be_had_are_refused_by_what_is_in_their_way(
+def test_kernels_that_are_not_possible_are_refused_with_the_reason(
     monkeypatch, changes, device, said
 ):
     monkeypatch.setattr(native, "library", lambda name: None)
@@ -212,7 +210,7 @@ def test_kernels_that_cannot_be_had_are_refused_by_what_is_in_their_way(
     recipe = make_recipe(kernels=True, precision="fp32", **{"compile": False, **changes})
     with pytest.raises(UserError) as refusal:
         hardware.resolve(recipe, torch.device(device))
-    assert str(refusal.value) == (f"kernels = true cannot be had: {said}; use --set kernels=auto")
+    assert str(refusal.value) == (f"kernels = true is not possible: {said}; use --set kernels=auto")
 
 
 @pytest.mark.skipif(not kernels.available(), reason="no C++ compiler, or not Linux")
@@ -223,7 +221,7 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
     for use in (False, True):
         recipe = make_recipe(network=network, save_memory=save_memory, batch=32)
         settings = Settings("fp32", True, False, kernels="blocks" if use else "none")
-        trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
+        trainings.append(Trainer(make_objective(recipe, tiny), CPU, settings))
     for _ in range(3):
         for training in trainings:
             training.update()
@@ -244,7 +242,7 @@ def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny,
     for save_memory in (False, True):
         recipe = make_recipe(network="cifar-resnet26", save_memory=save_memory, batch=32)
         settings = Settings(precision, True, False, kernels="blocks")
-        trainings.append(Training(recipe, make_task(recipe, tiny, CPU), CPU, settings))
+        trainings.append(Trainer(make_objective(recipe, tiny), CPU, settings))
         trainings[-1].update()
     for (name, plain), (_, again) in zip(
         *(t.network.named_parameters() for t in trainings), strict=True

@@ -35,10 +35,12 @@ def photo(width, height, seed=0):
     return Image.fromarray(pixels)
 
 
-def show(how, net, images, budget=10**9, normalize=None):
-    scales = zip(*(how.pictures(image) for image in images), strict=True)
+def show(views, net, images, budget=10**9, normalize=None):
+    scales = zip(*(views.apply(image) for image in images), strict=True)
     stacked = [torch.stack(scale) for scale in scales]
-    return protocols.score(how, net, normalize or how.look.normalize(CPU), CPU, stacked, budget)
+    normalize = normalize or views.preprocessing.normalize(CPU)
+    score = protocols.network_scorer(net, normalize, CPU, views.window)
+    return protocols.average_views(score, stacked, flips=views.flips, budget=budget, device=CPU)
 
 
 class Spy(nn.Module):
@@ -95,14 +97,14 @@ def test_center_is_one_crop():
     torch.testing.assert_close(spy.seen, pixels[None, :, 18:82, 4:68])
 
 
-def brute_force(net, how, image, size, stride):
+def brute_force(net, views, image, size, stride):
     """Window by window: features of each, cut from the map of the whole image, through the head."""
     scales = []
-    for side in how.sides:
+    for side in views.sides:
         whole = to_tensor(resize_shorter(image, side)).float() / 255
         found = []
         for pixels in (whole, whole.flip(2)):
-            inputs = (pixels - how.look.mean)[None]
+            inputs = (pixels - views.preprocessing.mean)[None]
             last = net.features(inputs)[net.stage_names[-1]]
             window = size // stride
             for top in range(last.shape[2] - window + 1):
@@ -118,26 +120,26 @@ def brute_force(net, how, image, size, stride):
 @torch.no_grad()
 def test_dense_is_the_head_at_every_location(stem, size, stride, shape):
     net = network(stem)
-    look = preprocessing(size, size, torch.rand(3, size, size) / 2)
-    how = protocols.make("dense", net, look)
+    trained = preprocessing(size, size, torch.rand(3, size, size) / 2)
+    views = protocols.make("dense", net, trained)
     image = photo(*shape)
-    assert how.sides == tuple(round(s * size / 224) for s in (224, 256, 384, 480, 640))
-    expected = brute_force(net, how, image, size, stride)
-    torch.testing.assert_close(show(how, net, [image])[0], expected, atol=1e-6, rtol=1e-5)
+    assert views.sides == tuple(round(s * size / 224) for s in (224, 256, 384, 480, 640))
+    expected = brute_force(net, views, image, size, stride)
+    torch.testing.assert_close(show(views, net, [image])[0], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_dense_at_the_crops_own_size_is_the_network_itself():
     net, image = network(), photo(64, 64)
-    how = protocols.Dense(preprocessing(64, 64), (64,), protocols.map_side(net, 64))
+    views = protocols.Dense(preprocessing(64, 64), (64,), protocols.map_side(net, 64))
     pixels = to_tensor(image)[None].float() / 255
     both = net(torch.cat((pixels, pixels.flip(3)))).softmax(1).mean(0)
-    torch.testing.assert_close(show(how, net, [image])[0], both)
+    torch.testing.assert_close(show(views, net, [image])[0], both)
 
 
 def test_the_papers_network_has_the_papers_window_and_scales():
     net = zoo.build("resnet18", 3).eval()
-    how = protocols.make("dense", net, preprocessing(224, 256))
-    assert (how.window, how.sides) == (7, (224, 256, 384, 480, 640))
+    views = protocols.make("dense", net, preprocessing(224, 256))
+    assert (views.window, views.sides) == (7, (224, 256, 384, 480, 640))
     assert protocols.make("dense", net, preprocessing(224, 256), 320).window == 10
 
 
@@ -145,10 +147,10 @@ def test_the_papers_network_has_the_papers_window_and_scales():
 @pytest.mark.parametrize("budget", [1, 64 * 64 * 25, 10**9])
 def test_what_is_computed_at_a_time_changes_nothing(name, budget):
     net = network()
-    how = protocols.make(name, net, preprocessing())
+    views = protocols.make(name, net, preprocessing())
     images = [photo(90, 80, seed) for seed in range(5)]
-    together = show(how, net, images, budget)
-    alone = torch.cat([show(how, net, [image]) for image in images])
+    together = show(views, net, images, budget)
+    alone = torch.cat([show(views, net, [image]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
     assert together.std(0).max() > 1e-4, "the images must differ for this test to mean anything"
 
@@ -169,10 +171,10 @@ def test_protocols_in_words():
 def test_shapes_are_those_of_the_pictures():
     net = network()
     for name in protocols.NAMES:
-        how = protocols.make(name, net, preprocessing())
+        views = protocols.make(name, net, preprocessing())
         for image in (photo(91, 70), photo(33, 77), photo(64, 64)):
-            shapes = tuple(tuple(p.shape[-2:]) for p in how.pictures(image))
-            assert shapes == how.shapes(*image.size)
+            shapes = tuple(tuple(v.shape[-2:]) for v in views.apply(image))
+            assert shapes == views.shapes(*image.size)
 
 
 def test_what_cannot_be_tested_like_this_is_told():
@@ -182,4 +184,4 @@ def test_what_cannot_be_tested_like_this_is_told():
         protocols.make("dense", nn.Flatten(), preprocessing())
     narrow = Image.new("RGB", (2100, 100))
     with pytest.raises(UserError, match="too narrow"):
-        protocols.make("dense", network(), preprocessing()).pictures(narrow)
+        protocols.make("dense", network(), preprocessing()).apply(narrow)

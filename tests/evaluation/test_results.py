@@ -13,7 +13,9 @@ from torch import nn
 
 from resnets.data.cifar10 import CLASSES, Images
 from resnets.evaluation import figures
-from resnets.evaluation.results import Result, evaluate, measure, wilson
+from resnets.evaluation.evaluator import score_array
+from resnets.evaluation.protocols import network_scorer
+from resnets.evaluation.results import Result, confusion_png, measure, wilson
 
 
 class Reads(nn.Module):
@@ -31,9 +33,8 @@ def test_every_image_counts_once(count, batch, seed):
     images = np.zeros((count, 3, 4, 4), np.uint8)
     images[:, 0, 0, 0] = answers
     network = Reads().train()
-    result = evaluate(
-        network, Images(images, labels), lambda x: x.float(), torch.device("cpu"), 10, batch
-    )
+    score = network_scorer(network, lambda x: x.float(), torch.device("cpu"))
+    result = measure(score_array(score, Images(images, labels), batch=batch), labels, "test")
     expected = np.zeros((10, 10), np.int64)
     np.add.at(expected, (labels, answers), 1)
     assert (result.confusion == expected).all()
@@ -109,7 +110,7 @@ def test_plots_are_pngs_of_sensible_size():
     rows = [{"step": s, "train_error": 50 - s / 10} for s in range(0, 400, 10)]
     rows += [{"step": 200, "test_error": 30.0}, {"step": 400, "test_error": 20.0}]
     for png in (
-        figures.confusion_png(result, CLASSES, "a network"),
+        confusion_png(result, CLASSES, "a network"),
         figures.training_png(rows, "a network", 8.75),
         figures.training_png([], "nothing yet", None),
     ):

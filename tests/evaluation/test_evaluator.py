@@ -11,8 +11,8 @@ from PIL import Image
 
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, upright_size
-from resnets.evaluation import photo_tests, protocols
-from resnets.evaluation.photo_tests import labels_for, run_test
+from resnets.evaluation import evaluator, protocols
+from resnets.evaluation.evaluator import classifier_of, labels_for, run_test
 from resnets.support.distributed import world
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -27,19 +27,21 @@ def model(tmp_path):
 
 
 def run(model, folder, name, batch=8, **options):
-    how = protocols.make(name, model.network, model.preprocessing)
-    return run_test(model, open_test(str(folder)), how, CPU, batch, **options)
+    views = protocols.make(name, model.network, model.preprocessing)
+    classifier = classifier_of(model, CPU, views)
+    return run_test(classifier, open_test(str(folder)), views, batch=batch, **options)
 
 
 def one_by_one(model, folder, name):
     """The same by the shortest code: each image alone."""
-    samples, how = open_test(str(folder)), protocols.make(name, model.network, model.preprocessing)
+    samples = open_test(str(folder))
+    views = protocols.make(name, model.network, model.preprocessing)
+    score = classifier_of(model, CPU, views).score
     rows = []
     for index in range(len(samples)):
-        pictures = how.pictures(decode(samples.read(index), ""))
-        scales = [p[None] for p in pictures]
-        normalize = how.look.normalize(CPU)
-        rows.append(protocols.score(how, model.network, normalize, CPU, scales, 10**9))
+        scales = [v[None] for v in views.apply(decode(samples.read(index), ""))]
+        options = {"flips": views.flips, "budget": 10**9, "device": CPU}
+        rows.append(protocols.average_views(score, scales, **options))
     return torch.cat(rows).numpy()
 
 
@@ -49,12 +51,12 @@ def test_groups_do_not_matter(model, cache, tmp_path, name):
     expected = one_by_one(model, folder, name)
     assert np.ptp(expected, axis=0).max() > 0.01
     for batch in (1, 4, 100):
-        told = []
+        counts = []
         model.network.train()  # which must not matter
-        found = run(model, folder, name, batch, progress=told.append)
+        found = run(model, folder, name, batch, progress=counts.append)
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
-        assert told[-1] == 13
-        assert told == sorted(told)
+        assert counts[-1] == 13
+        assert counts == sorted(counts)
     assert model.network.training, "the mode is restored"
     assert found.names[0] == "ant/0.png"
     assert found.labels.tolist() == [0] * 3 + [1] * 2 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2
@@ -65,7 +67,7 @@ def test_a_plan_that_errs_changes_nothing(model, cache, tmp_path, monkeypatch):
     """Headers tell sizes for grouping only: the decoded images' own sizes count."""
     folder = photos.write(tmp_path / "photos", 7)
     expected = run(model, folder, "dense").probabilities
-    monkeypatch.setattr(photo_tests, "upright_size", lambda content, name: (40, 40))
+    monkeypatch.setattr(evaluator, "upright_size", lambda content, name: (40, 40))
     np.testing.assert_allclose(run(model, folder, "dense").probabilities, expected, atol=1e-6)
 
 
@@ -129,9 +131,9 @@ def in_a_world(rank, size, port, model_path, folders, out):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     torch.set_num_threads(1)
     model = model_file.load(str(model_path))
-    with world() as we:
+    with world() as ours:
         for folder in folders:
-            found = run(model, folder, by(folder), batch=3, we=we)
+            found = run(model, folder, by(folder), batch=3, world=ours)
             assert (found is None) == (rank > 0)
             if found is not None:
                 rows = {"rows": found.probabilities, "labels": found.labels}
@@ -164,7 +166,8 @@ def test_processes_share_the_work_exactly(cache, tmp_path, size):
 def labels(tmp_path, folders, classes, ids=None):
     folder = photos.write(tmp_path / "photos", len(folders), folders)
     path = photos.save_model(tmp_path / "model.safetensors", classes, ids)
-    return labels_for(open_test(str(folder)), model_file.load(str(path))).tolist()
+    model = model_file.load(str(path))
+    return labels_for(open_test(str(folder)), model.classes, model.class_ids).tolist()
 
 
 IDS = [f"n{number}" for number in range(6)]

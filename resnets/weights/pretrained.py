@@ -1,0 +1,77 @@
+"""Networks that start from the weights of a trained model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from resnets.models import zoo
+from resnets.models.residual import ResidualNetwork
+from resnets.support.errors import UserError, nearest
+from resnets.weights import hub
+from resnets.weights.model_file import Model
+
+CLASSIFIER = "fc."
+"""How the names of the classifier's tensors begin."""
+
+
+def copy_weights(network: nn.Module, model: Model, *, classifier: bool) -> None:
+    """Copy the weights of a trained model into a network.
+
+    Args:
+        network: of the model's architecture; the number of classes may differ.
+        model: the trained model.
+        classifier: whether to copy the classifier, too; the numbers of classes must be equal.
+
+    Raises:
+        UserError: if the architectures differ.
+    """
+    other = model.network
+    assert isinstance(network, ResidualNetwork)
+    if not isinstance(other, ResidualNetwork) or (
+        other.architecture.with_classes(1) != network.architecture.with_classes(1)
+    ):
+        name = model.card["network"]
+        raise UserError(
+            f"the weights are of a {name}, which is another network",
+            hint=f"use the network {name} (--network), or other weights (--init)",
+        )
+    weights = other.state_dict()
+    if not classifier:
+        weights = {key: t for key, t in weights.items() if not key.startswith(CLASSIFIER)}
+    network.load_state_dict(weights, strict=False)
+
+
+def build_pretrained(name: str, model: str | None = None, classes: int | None = None) -> nn.Module:
+    """Build a network with the weights of a trained model.
+
+    Args:
+        name: of the network.
+        model: name of the trained model, as `hub.resolve` takes it; by default the one that
+            comes with this package for the network, or a named source such as `NAME@msra`.
+        classes: number of classes; the model's by default. Of another number the classifier has
+            new weights.
+
+    Raises:
+        UserError: if there is no such network or model, or they do not fit.
+    """
+    trained = hub.load(model or _model_of(name))
+    classes = classes or len(trained.classes)
+    network = zoo.build(name, classes)
+    copy_weights(network, trained, classifier=classes == len(trained.classes))
+    return network
+
+
+def _model_of(name: str) -> str:
+    """The name of the trained model that a network has."""
+    zoo.architecture(name)
+    shipped, sources = hub.shipped(), hub.sources()
+    if name in shipped:
+        return name
+    fitting = [source for source, row in sources.items() if row["network"] == name]
+    if not fitting:
+        known = [*shipped, *sources]
+        raise UserError(
+            f"no trained weights of {name} are known",
+            hint=f"give a model by name or path; {nearest(name, known)}",
+        )
+    return fitting[0]
