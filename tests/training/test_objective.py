@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 class Brightness(Objective):
     """Regression of an image's mean; a pair of targets, which no label could be."""
 
-    preprocessing = Preprocessing(8, 8, torch.zeros(3, 1, 1))
+    preprocessing = Preprocessing(8, 8, mean=torch.zeros(3, 1, 1))
     fingerprint = "noise"
 
     def __init__(self, plan):
