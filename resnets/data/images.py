@@ -110,6 +110,19 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
         return _as_rgb(_upright(image))
 
 
+def to_rgb(image: Image.Image, name: str = "") -> Image.Image:
+    """An open PIL image of any mode as upright RGB, converted as `decode` does.
+
+    Raises:
+        UserError: if its pixels cannot be read.
+    """
+    try:
+        image.load()  # before EXIF data are read, whose faults are overlooked
+        return _as_rgb(_upright(image))
+    except _BROKEN as error:
+        raise UserError(f"the image cannot be read ({error})", name) from error
+
+
 @dataclass(frozen=True)
 class Header:
     """What an image file says about itself.

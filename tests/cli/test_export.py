@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from resnets.inference.predictor import gains_by_int8
+from resnets.inference.predictor import int8_is_faster
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
 
-INT8 = "openvino int8" if gains_by_int8() else "openvino fp32|openvino bf16"
+INT8 = "openvino int8" if int8_is_faster() else "openvino fp32|openvino bf16"
 
 
 @pytest.fixture
