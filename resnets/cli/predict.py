@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.counter import bar
+from resnets.cli.counter import counting
 from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data.images import EXTENSIONS
 from resnets.inference import image_inputs, prediction_files
-from resnets.inference.prediction_files import PredictionFile
 from resnets.inference.predictions import Prediction
 from resnets.inference.predictor import Identity, Predictor, open_predictor
 from resnets.support.errors import UserError, nearest
@@ -104,27 +103,20 @@ def _fill(
 ) -> int:
     """Write what the output does not hold yet; returns how many images could not be read."""
     top = min(options.top, by.classes)
-    made_by = {
-        "model": by.network,
-        "weights": by.weights,
-        "runtime": by.runtime,
-        "top": top,
-        "embeddings": options.embeddings,
-    }
+    maker = prediction_files.made_by(by, top=top, embeddings=options.embeddings)
     opened = prediction_files.open_file(
-        out, made_by, top=top, embeddings=options.embeddings, retry=options.retry
+        out, maker, top=top, embeddings=options.embeddings, retry=options.retry
     )
-    with enough_memory(SMALLER_BATCH), _stopping(out), opened as output:
-        todo = [image for image in images if not output.holds(image)]
-        bad = sum(output.failed(image) for image in images)
-        with bar(len(todo)) as progress:
-            bad += _write(find(todo), output, options.batch, progress)
-    skipped = len(images) - len(todo)
-    before = f", {skipped:,} were there already" if skipped else ""
-    print(f"{len(todo):,} images answered in {out}{before}")
-    if bad:
-        print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
-    return bad
+    memory, bar = enough_memory(SMALLER_BATCH), counting("images")
+    with memory, _stopping(out), opened as output, bar as progress:
+        written = prediction_files.write_predictions(
+            output, images, find, batch=options.batch, progress=progress
+        )
+    before = f", {written.skipped:,} were there already" if written.skipped else ""
+    print(f"{written.computed:,} images answered in {out}{before}")
+    if written.failed:
+        print(f"resnets: {written.failed:,} images could not be read", file=sys.stderr)
+    return written.failed
 
 
 def _open(name: str, options: Options) -> Predictor:
@@ -150,25 +142,6 @@ def _stopping(path: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"Stopped; what was answered is in {path}. The same command goes on.")
         sys.exit(130)
-
-
-def _write(
-    found: Iterable[Prediction], output: PredictionFile, batch: int, progress: Callable[[int], None]
-) -> int:
-    """Write answers batch by batch; returns how many images could not be read."""
-    waiting: list[Prediction] = []
-    bad = done = 0
-    for answer in found:
-        waiting.append(answer)
-        bad += answer.error is not None
-        if len(waiting) == batch:
-            output.write(waiting)
-            done += len(waiting)
-            waiting = []
-            progress(done)
-    output.write(waiting)
-    progress(done + len(waiting))
-    return bad
 
 
 def _print(found: Iterable[Prediction], images: int, as_json: bool) -> int:

@@ -136,7 +136,7 @@ def _worker_resources(
         workers = sum(int(min(has["GPU"], has["CPU"] // cpus)) for has in with_gpu)
         return {"num_cpus": cpus, "num_gpus": 1}, workers
     if not machines:
-        raise UserError("no machine of the cluster has a CPU to give")
+        raise UserError("no machine of the cluster has a free CPU")
     cpus = min(4, *(int(has["CPU"]) for has in machines))
     return {"num_cpus": cpus, "num_gpus": 0}, sum(int(has["CPU"] // cpus) for has in machines)
 

@@ -252,8 +252,8 @@ def explain(
     found = activation_maps.stage_maps(model.network, model.normalize(device)(pixels), index)
     logits = found.logits.numpy()
     (ranked,) = top_classes(logits[None], len(logits), model.classes, model.class_ids)
-    look = model.preprocessing
-    box = central_box(*image.size, look.resize, look.size)
+    crop = model.preprocessing
+    box = central_box(*image.size, crop.resize, crop.size)
     return ImageExplanation(
         image=name,
         explained=next(entry for entry in ranked if entry.index == found.index),
@@ -389,8 +389,8 @@ def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.
 
 def _crop(model: Model, image: Image.Image) -> Image.Image:
     """The central crop that a model's network sees of an upright image."""
-    look = model.preprocessing
-    return centre(image, look.resize, look.size, look.interpolation)
+    crop = model.preprocessing
+    return centre(image, crop.resize, crop.size, crop.interpolation)
 
 
 def _unused_name(file: str, used: set[str]) -> str:

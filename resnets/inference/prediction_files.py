@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from resnets.inference.image_inputs import normalized
 from resnets.inference.predictions import DIGITS, Prediction
+from resnets.inference.predictor import Identity
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, existing_folder, make_folder, write_json, writing
 
@@ -40,7 +43,7 @@ class PredictionFile(Protocol):
 
 @contextmanager
 def open_file(
-    path: Path, made_by: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
+    path: Path, maker: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
 ) -> Iterator[PredictionFile]:
     """Open or create a file of predictions, in the format of its extension; its content is kept.
 
@@ -48,8 +51,8 @@ def open_file(
 
     Args:
         path: ends in `.jsonl`, `.csv` or `.parquet` (a folder of Parquet files).
-        made_by: on what the predictions depend: model and options. It is stored in a file next
-            to `path`, with `.json` appended to the name, and must be equal to resume.
+        maker: see `made_by`. It is stored next to `path`, in a file with `.json` appended to the
+            name, and must be equal to resume.
         top: classes of each prediction.
         embeddings: whether predictions hold the pooled features.
         retry: remove the images that could not be read, so that they are tried again.
@@ -66,13 +69,70 @@ def open_file(
             raise UserError("another process writes here", str(path), "wait for its end") from error
     with lock:
         record = path.with_name(path.name + ".json")
-        _refuse_other_maker(path, record, made_by)
-        write_json(record, made_by)
+        _refuse_other_maker(path, record, maker)
+        write_json(record, maker)
         output = _formats()[path.suffix](path, top, retry)
         try:
             yield output
         finally:
             output.close()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_predictions` did.
+
+    Args:
+        computed: predictions that were written, errors included.
+        skipped: images that the file had already.
+        failed: images that could not be read, now or before.
+    """
+
+    computed: int
+    skipped: int
+    failed: int
+
+
+def write_predictions(
+    output: PredictionFile,
+    images: Sequence[str],
+    predict: Callable[[list[str]], Iterable[Prediction]],
+    *,
+    batch: int = 16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write the predictions that a file lacks, batch by batch.
+
+    Args:
+        output: the open file.
+        images: image files.
+        predict: yields a prediction for each of some image files.
+        batch: predictions that are written at a time.
+        progress: called after each batch with the number done and the number to compute.
+
+    Raises:
+        UserError: if the file cannot be written, or from `predict`.
+    """
+    todo = [image for image in images if not output.holds(image)]
+    failed = sum(output.failed(image) for image in images)
+    predictions, done = iter(predict(todo)), 0
+    while group := list(islice(predictions, batch)):
+        output.write(group)
+        done += len(group)
+        failed += sum(prediction.error is not None for prediction in group)
+        progress(done, len(todo))
+    return Written(computed=done, skipped=len(images) - len(todo), failed=failed)
+
+
+def made_by(identity: Identity, *, top: int, embeddings: bool) -> dict[str, Any]:
+    """On what the predictions in a file depend, as `open_file` compares and stores it."""
+    return {
+        "model": identity.network,
+        "weights": identity.weights,
+        "runtime": identity.runtime,
+        "top": top,
+        "embeddings": embeddings,
+    }
 
 
 def check_path(path: Path, embeddings: bool) -> None:
@@ -95,7 +155,7 @@ def _formats() -> dict[str, Callable[[Path, int, bool], PredictionFile]]:
     return {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
 
 
-def _refuse_other_maker(path: Path, record: Path, made_by: dict[str, Any]) -> None:
+def _refuse_other_maker(path: Path, record: Path, maker: dict[str, Any]) -> None:
     """Raise `UserError` if the file was not written by this program, or in another way."""
     if not record.exists():
         if path.exists():
@@ -107,10 +167,10 @@ def _refuse_other_maker(path: Path, record: Path, made_by: dict[str, Any]) -> No
         raise UserError(f"cannot be read ({error})", str(record), "give another --out") from error
     if not isinstance(facts, dict) or not facts.keys() >= {"model", "weights"}:
         raise UserError("was not written by this command", str(record), "give another --out")
-    if path.exists() and facts != made_by:
-        before, now = facts.get("runtime"), made_by.get("runtime")
+    if path.exists() and facts != maker:
+        before, now = facts.get("runtime"), maker.get("runtime")
         varying = {"weights": None, "runtime": None}  # the digest of weights differs in int8
-        if before != now and {**facts, **varying} == {**made_by, **varying}:
+        if before != now and {**facts, **varying} == {**maker, **varying}:
             raise UserError(
                 f"was made in {before}, not in {now}",
                 str(path),
@@ -180,7 +240,7 @@ class _TextFile:
 
     def _bad_line(self, line: bytes) -> UserError:
         return UserError(
-            f"a line is not a prediction ({line[:40]!r})", str(self.path), "delete the line"
+            f"a line is not a prediction ({line[:40]!r})", str(self.path), "delete that line"
         )
 
     def _line(self, prediction: Prediction) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGITS = 5
-"""Decimal places of probabilities in files and JSON."""
+"""Digits after the decimal point of probabilities in files and JSON."""
 _SHOWN = 5
 """Classes in the text of a prediction."""
 

@@ -130,8 +130,8 @@ class Predictor:
 
     def input_array(self, image: Image.Image) -> NDArray[np.uint8]:
         """Scale and crop an upright RGB image to the network's input: uint8 (3, size, size)."""
-        look = self.preprocessing
-        return to_array(centre(image, look.resize, look.size, look.interpolation))
+        crop = self.preprocessing
+        return to_array(centre(image, crop.resize, crop.size, crop.interpolation))
 
     def input_tensor(self, image: Image.Image) -> Tensor:
         """The same as `input_array`, as a tensor."""
@@ -227,7 +227,9 @@ class Predictor:
             UserError: if an image cannot be read, or the network has no such features.
             ValueError: if there are no images.
         """
-        compute = self._pooled_features() if stage is None else self._stage_features(stage)
+        compute = self._pooled_features if stage is None else self._stage_features(stage)
+        if stage is None:
+            self.require_features("")
         found = []
         for group in self._batches(images, batch):
             inputs = []
@@ -237,13 +239,11 @@ class Predictor:
                 inputs.append(pixels)
             found.append(compute(np.stack(inputs)))
         if not found:
-            raise ValueError("features of no images")
+            raise ValueError("no images were given")
         return np.concatenate(found)
 
-    def _pooled_features(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        self.require_features()
-        runtime = self._float_runtime
-        return lambda pixels: runtime.arrays(pixels).features
+    def _pooled_features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._float_runtime.arrays(pixels).features
 
     def _stage_features(self, stage: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         """The function that computes a stage's output; raises `UserError` if there is none."""
@@ -411,8 +411,8 @@ def open_predictor(
         raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
     if int8 is not None:
         chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
-    card, look = cards.read(path)
-    return Predictor(name, card, look, _in_openvino(path, digest, chosen, int8), digest)
+    card, crop = cards.read(path)
+    return Predictor(name, card, crop, _in_openvino(path, digest, chosen, int8), digest)
 
 
 def _find_int8(

@@ -89,7 +89,7 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     answers = ("predict", "m.safetensors", "photos", "--out", "answers0.jsonl")
     code, _, err = resnets(*answers, "--precision", "fp32")
     assert code == 2
-    assert "was made in openvino int8, not in openvino fp32; go on with its" in one_line(err)
+    assert "was made in openvino int8, not in openvino fp32; resume with its" in one_line(err)
     code, _, err = resnets("quantize", "m.safetensors", "--calibrate", "many", "--test", "many")
     assert code == 2
     assert "the images of the test would calibrate too" in one_line(err)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnets.inference import prediction_files
@@ -69,6 +69,7 @@ def test_predictions_in_the_file_are_not_written_again(tmp_path, ending):
     assert found[:6] == NAMES[:6]
 
 
+@settings(deadline=None)  # disks wait
 @given(cut=st.integers(min_value=1, max_value=400), ending=st.sampled_from([".jsonl", ".csv"]))
 def test_a_line_that_was_cut_off_is_written_again(tmp_path_factory, cut, ending):
     path = tmp_path_factory.mktemp("cut") / f"out{ending}"
