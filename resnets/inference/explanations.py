@@ -49,7 +49,7 @@ class ExplanationOptions:
     opacity: float = 0.5
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ImageExplanation:
     """The evidence for a class in one image, by stages.
 
@@ -84,12 +84,21 @@ class ImageExplanation:
 
     def sheet(self, opacity: float = 0.5) -> Image.Image:
         """The network's input and the maps of all stages side by side, with captions."""
+        return self._sheet([self.overlay(stage.stage, opacity) for stage in self.stages])
+
+    def _sheet(self, maps: Sequence[Image.Image]) -> Image.Image:
         size = f"{self.network_input.width} x {self.network_input.height} pixels"
         panels = [Panel(self.network_input, ("what the network sees", size))]
-        for stage in self.stages:
-            panels.append(Panel(self.overlay(stage.stage, opacity), _caption(stage)))
+        panels += [Panel(*pair) for pair in zip(maps, map(_caption, self.stages), strict=True)]
         title = f"{self.explained.name}, {100 * self.explained.probability:.1f} %"
         return overlays.sheet(panels, title)
+
+    def pictures(self, stage: str = ALL, opacity: float = 0.5) -> dict[str, Image.Image]:
+        """The overlays of all stages and under `stages` the sheet; or the overlay of one stage."""
+        if stage != ALL:
+            return {stage: self.overlay(stage, opacity)}
+        drawn = {one.stage: self.overlay(one.stage, opacity) for one in self.stages}
+        return {**drawn, "stages": self._sheet(list(drawn.values()))}
 
     def __repr__(self) -> str:
         """Such as `<Explanation of a.jpg: horse 99.9 %, stages stem, layer1, layer2>`."""
@@ -210,12 +219,20 @@ def load_network(name: str) -> Model:
 
 
 def find_class(classes: Sequence[str], wanted: str | int) -> int:
-    """The index of a class, given by its name or its index; names go first, exact case first.
+    """The index of a class that is given by its name or its index.
+
+    A text is first a name, then an index, then a name in any letter case; an integer is an index.
 
     Raises:
         UserError: if there is no such class, or several have this name.
     """
-    wanted = str(wanted)
+    out_of_range = UserError(
+        "no such class", str(wanted), f"numbers go from 0 to {len(classes) - 1}"
+    )
+    if isinstance(wanted, int):
+        if 0 <= wanted < len(classes):
+            return wanted
+        raise out_of_range
     folded = wanted.strip().casefold()
     for matches in (
         [i for i, name in enumerate(classes) if name == wanted],
@@ -228,7 +245,7 @@ def find_class(classes: Sequence[str], wanted: str | int) -> int:
             numbers = " or ".join(map(str, matches))
             raise UserError("several classes have this name", wanted, f"give {numbers}")
     if wanted.lstrip("-").isdecimal():
-        raise UserError("no such class", wanted, f"numbers go from 0 to {len(classes) - 1}")
+        raise out_of_range
     raise UserError("no such class", wanted, nearest(wanted, classes))
 
 
@@ -315,7 +332,10 @@ def explain_files(
     Files that cannot be read yield their error.
 
     Args:
+        model: on any device.
+        images: image files.
         folder: for the pictures, see `prepare_folder`.
+        options: which class and stage, and how the maps are drawn.
         similar: similar images of each file, drawn as a sheet.
 
     Raises:
@@ -333,7 +353,10 @@ def explain_files(
             near = (similar or {}).get(file)
             files = {}
             stem = _unused_name(file, used)
-            for kind, picture in _pictures(model, explanation, options, near):
+            pictures = explanation.pictures(options.stage, options.opacity)
+            if near is not None:
+                pictures["nearest"] = _nearest_sheet(model, explanation.network_input, near)
+            for kind, picture in pictures.items():
                 files[kind] = f"{stem}-{kind}.png"
                 write_bytes(folder / files[kind], overlays.png(picture))
             found = ExplainedFile(
@@ -349,22 +372,6 @@ def explain_files(
 
 def _write_record(folder: Path, network: str, done: Sequence[ExplainedFile]) -> None:
     write_json(folder / RECORD, {"network": network, "images": [one.as_dict() for one in done]})
-
-
-def _pictures(
-    model: Model,
-    explanation: ImageExplanation,
-    options: ExplanationOptions,
-    similar: Nearest | None,
-) -> Iterator[tuple[str, Image.Image]]:
-    """The pictures of an image, each with its kind."""
-    for stage in explanation.stages:
-        if options.stage in (ALL, stage.stage):
-            yield stage.stage, explanation.overlay(stage.stage, options.opacity)
-    if options.stage == ALL:
-        yield "stages", explanation.sheet(options.opacity)
-    if similar is not None:
-        yield "nearest", _nearest_sheet(model, explanation.network_input, similar)
 
 
 def _caption(stage: StageMap) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Neighbours are the nearest by angle; a folder's features are computed once."""
+"""Neighbours are the images with the smallest angle; a folder's features are computed once."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ def test_the_nearest_are_those_of_the_smallest_angle(files, predictor, folder):
         assert [one.label for one in near] == [Path(one.image).parent.name for one in near]
 
 
-def test_a_copy_is_found_as_its_twin(predictor, folder, tmp_path):
+def test_a_copy_is_the_first_neighbour_of_its_original(predictor, folder, tmp_path):
     copy = tmp_path / "copy.png"
     shutil.copy(folder / "bee" / "2.png", copy)
     index = neighbours.index_folder(predictor, folder)

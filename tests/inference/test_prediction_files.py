@@ -117,11 +117,11 @@ def test_a_file_of_another_model_or_program_is_refused(tmp_path):
     others = {**MADE_BY, "weights": "others"}
     with pytest.raises(UserError, match="another model"), opened(path, others):
         pass
-    foreign = tmp_path / "notes.jsonl"
-    foreign.write_text('{"note": 1}\n')
-    with pytest.raises(UserError, match="not written by this command"), opened(foreign):
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text('{"note": 1}\n')
+    with pytest.raises(UserError, match="not written by this command"), opened(notes):
         pass
-    assert (path.read_bytes(), foreign.read_text()) == (before, '{"note": 1}\n')
+    assert (path.read_bytes(), notes.read_text()) == (before, '{"note": 1}\n')
 
 
 @pytest.mark.parametrize(

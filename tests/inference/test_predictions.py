@@ -25,8 +25,8 @@ CLASSES = [f"class {number}" for number in range(10)]
 def model():
     torch.manual_seed(0)
     network = zoo.build("cifar-resnet8", 10).eval()
-    look = Preprocessing(32, 36, torch.full((3, 32, 32), 0.4))
-    return Model(network, make_card("cifar-resnet8", CLASSES, {}, []), look)
+    preprocessing = Preprocessing(32, 36, torch.full((3, 32, 32), 0.4))
+    return Model(network, make_card("cifar-resnet8", CLASSES, {}, []), preprocessing)
 
 
 def predictor(model):
