@@ -343,14 +343,14 @@ class Predictor:
 
 def check_options(name: str, runtime: str, precision: str) -> None:
     """Raise `UserError` if there is no such engine or precision for the model `name`."""
-    for word, known, option in (
-        (runtime, RUNTIMES, "--runtime"),
-        (precision, PRECISIONS, "--precision"),
+    for kind, value, known in (
+        ("runtime", runtime, RUNTIMES),
+        ("precision", precision, PRECISIONS),
     ):
-        if word not in known:
-            exported = word in export_folder.FILES
+        if value not in known:
+            exported = value in export_folder.FILES
             hint = f"export the model: resnets export {name} --help" if exported else ""
-            raise UserError(f"unknown word {word!r}", option, hint or nearest(word, known))
+            raise UserError(f"unknown {kind} {value!r}", f"--{kind}", hint or nearest(value, known))
 
 
 def device_for(name: str, runtime: str, device: str) -> torch.device | None:
