@@ -284,7 +284,7 @@ def test_outputs_that_are_no_numbers_are_refused(source, output):
         (Wishes("openvino", "int8"), "--calibrate FOLDER"),
         (Wishes("openvino", calibrate="x"), "is for --precision int8"),
         (Wishes("torch-export", dense=True, test="x"), "no test of its own"),
-        (Wishes("torch-export", images=["nowhere/*.png"]), "no file has such a name"),
+        (Wishes("torch-export", images=["nowhere/*.png"]), "no file matches this pattern"),
         (Wishes("torch-export", test="cifar10"), "not trained on CIFAR-10"),
         (Wishes("onnx", "int8", calibrate="x", test="./x"), "would calibrate too"),
         (Wishes("onnx", "int8", calibrate="x", test="x/val"), "would calibrate too"),
