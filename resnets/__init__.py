@@ -53,9 +53,9 @@ def load(
     Raises:
         UserError: if there is no such model, or it cannot run so.
     """
-    from resnets.inference.predictor import device_for, open_predictor
+    from resnets.inference.predictor import open_predictor
 
-    return open_predictor(name, runtime, precision, device_for(name, runtime, device))
+    return open_predictor(name, runtime, precision, device)
 
 
 def create_model(

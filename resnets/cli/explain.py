@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnets.cli.console import MORE_MEMORY, enough_memory, image_bar, printable
+from resnets.cli.console import MORE_MEMORY, enough_memory, printable, progress_bar
 from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
 
 if TYPE_CHECKING:
-    from resnets.inference.explanation_page import Explained
-    from resnets.inference.neighbours import Nearest
+    from resnets.inference.explanations import ExplainedFile, Nearest
 
 COUNT = 5
 """Similar images that are shown by default."""
@@ -57,19 +56,21 @@ def explain(
 
     Exits with 1 if an image is unreadable.
     """
-    from resnets.inference import explanations, image_files, neighbours
+    from resnets.inference import explanations
+    from resnets.inference.image_inputs import find_images
     from resnets.support.devices import find_device
+    from resnets.support.files import existing_folder
 
     if count is not None and nearest is None:
         raise UserError("works with --nearest only", "--count", "leave it out")
-    files = image_files.images(images)
+    files = find_images(images)
     if nearest is not None:
-        neighbours.refuse_absent(nearest)
+        existing_folder(nearest)
     found_device = find_device(device)
-    opened = explanations.open_network(model)
+    opened = explanations.load_network(model)
     index = None if class_name is None else explanations.find_class(opened.classes, class_name)
-    wishes = explanations.Wishes(index, stage, opacity)
-    explanations.prepare(opened, out, wishes)
+    options = explanations.ExplanationOptions(index=index, stage=stage, opacity=opacity)
+    explanations.prepare_folder(opened, out, stage)
     failed = 0
     with enough_memory(MORE_MEMORY):
         near = None
@@ -77,7 +78,7 @@ def explain(
             near = _nearest(model, files, folder=nearest, count=count or COUNT, device=device,
                             as_json=json)  # fmt: skip
         opened.network.to(found_device)
-        for one in explanations.explain_files(opened, files, out, wishes, near):
+        for one in explanations.explain_files(opened, files, out, options, near):
             _print(one, json)
             failed += one.error is not None
     if not json:
@@ -91,10 +92,11 @@ def _nearest(
 ) -> Mapping[str, Nearest]:
     """The images of `folder` that are most similar to each image."""
     from resnets.inference import neighbours
-    from resnets.inference.predictor import device_for, open_predictor
+    from resnets.inference.predictor import open_predictor
 
-    predictor = open_predictor(model, device=device_for(model, "auto", device), exact=True)
-    index = neighbours.index_folder(predictor, folder, bar=image_bar)
+    predictor = open_predictor(model, device=device, allow_int8=False)
+    with progress_bar("images") as progress:
+        index = neighbours.index_folder(predictor, folder, progress=progress)
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))
         print(
@@ -110,12 +112,13 @@ def _nearest(
     return neighbours.nearest(predictor, index, images, count)
 
 
-def _print(one: Explained, as_json: bool) -> None:
+def _print(one: ExplainedFile, as_json: bool) -> None:
     if as_json:
         print(json_format.dumps(one.as_dict()))
     if one.error is not None:
         print(f"resnets: {printable(one.image)}: {one.error}", file=sys.stderr)
-    elif not as_json:
-        print(f"{100 * one.probability:6.2f} %  {one.name:24} {printable(one.image)}")
+    elif one.explained is not None and not as_json:
+        best = one.explained
+        print(f"{100 * best.probability:6.2f} %  {best.name:24} {printable(one.image)}")
         for near in one.nearest.neighbours if one.nearest else ():
             print(f"   {near.similarity:6.3f}  {printable(near.label):24} {printable(near.image)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnets.cli.console import SMALLER_BATCH, enough_memory, image_bar, printable
+from resnets.cli.console import SMALLER_BATCH, enough_memory, printable, progress_bar
 from resnets.cli.options import (
     DeviceOption,
     ImagesArgument,
@@ -23,9 +23,8 @@ from resnets.cli.options import (
 from resnets.support.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from resnets.inference import outputs
-    from resnets.inference.predictions import Answer, Identity
-    from resnets.inference.predictor import Predictor
+    from resnets.inference.predictions import Prediction
+    from resnets.inference.predictor import Identity, Predictor
 
 LAUNCHERS = ("local", "ray")
 FEW = 20
@@ -58,14 +57,14 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Name what is on images. Exits with 1 if an image could not be read."""
-    from resnets.inference import image_files
+    from resnets.inference.image_inputs import find_images
 
     request = _Request(
         model=model, out=out, top=top, embeddings=embeddings, retry=retry, batch=batch,
         device=device, runtime=runtime, precision=precision, as_json=json,
     )  # fmt: skip
     _refuse_contradictions(request, launcher)
-    files = image_files.images(images)
+    files = find_images(images)
     failed = _on_cluster(request, files) if launcher == "ray" else _here(request, files)
     if failed:
         sys.exit(1)
@@ -102,31 +101,36 @@ def _refuse_contradictions(request: _Request, launcher: str) -> None:
 
 
 def _here(request: _Request, files: list[str]) -> int:
-    """Answer on this machine; returns how many images could not be read."""
-    from resnets.inference import predictions
-
+    """Predict on this machine; returns how many images could not be read."""
     model = _open(request)
     if request.embeddings:
-        predictions.refuse_without_features(model)
+        model.require_features()
 
-    def answers(todo: list[str]) -> Iterator[Answer]:
-        return predictions.answers(model, todo, request.top, request.batch, request.embeddings)
+    def predictions(todo: list[str]) -> Iterator[Prediction]:
+        return model.iter_predictions(
+            todo, request.top, batch=request.batch, embeddings=request.embeddings
+        )
 
     if request.out is None:
         with enough_memory(SMALLER_BATCH):
-            return _print(answers(files), len(files), request.as_json)
-    return _write_file(request, files, predictions.identity(model), answers)
+            return _print(predictions(files), len(files), request.as_json)
+    return _write(request, files, model.identity, predictions)
 
 
 def _open(request: _Request) -> Predictor:
     """The model; an image in the model's position gets its own hint."""
     from resnets.data.images import EXTENSIONS
-    from resnets.inference.predictor import device_for, open_predictor
+    from resnets.inference.predictor import open_predictor
 
     name = request.model
     try:
-        device = device_for(name, request.runtime, request.device)
-        return open_predictor(name, request.runtime, request.precision, device, request.embeddings)
+        return open_predictor(
+            name,
+            request.runtime,
+            request.precision,
+            request.device,
+            allow_int8=not request.embeddings,
+        )
     except UserError as error:
         if Path(name).suffix.lower() in EXTENSIONS and Path(name).exists():
             hint = f"for example: resnets predict resnet50@msra {name}"
@@ -135,52 +139,53 @@ def _open(request: _Request) -> Predictor:
 
 
 def _on_cluster(request: _Request, files: list[str]) -> int:
-    """Answer on a Ray cluster; returns how many images could not be read."""
-    from resnets.inference import outputs, ray_cluster
+    """Predict on a Ray cluster; returns how many images could not be read."""
+    from resnets.inference import prediction_files
+    from resnets.inference.cluster import Cluster, ClusterOptions
 
     assert request.out is not None
-    outputs.check(request.out, request.embeddings)  # before a cluster is started
-    asked = ray_cluster.Asked(
-        request.model, request.runtime, request.precision, request.device, request.top,
-        request.batch, request.embeddings,
-    )  # fmt: skip
-    cluster = ray_cluster.Cluster(None, asked)
+    prediction_files.check_path(request.out, request.embeddings)  # before the cluster starts work
+    options = ClusterOptions(
+        model=request.model,
+        runtime=request.runtime,
+        precision=request.precision,
+        device=request.device,
+        top=request.top,
+        batch=request.batch,
+        embeddings=request.embeddings,
+    )
+    cluster = Cluster(None, options)
     try:
-        return _write_file(request, files, cluster.identity, cluster.answers)
+        return _write(request, files, cluster.identity, cluster.iter_predictions)
     finally:
         cluster.close()
 
 
-def _write_file(
+def _write(
     request: _Request,
     files: list[str],
     identity: Identity,
-    answers: Callable[[list[str]], Iterator[Answer]],
+    predictions: Callable[[list[str]], Iterator[Prediction]],
 ) -> int:
     """Write what the file does not hold yet; returns how many images could not be read."""
-    from resnets.inference import outputs
+    from resnets.inference import prediction_files
 
-    assert request.out is not None
-    top = min(request.top, identity.classes)
-    made_by = {
-        "model": identity.network,
-        "weights": identity.weights,
-        "runtime": identity.runtime,
-        "top": top,
-        "embeddings": request.embeddings,
-    }
-    opened = outputs.open_output(request.out, made_by, top, request.embeddings, request.retry)
-    with enough_memory(SMALLER_BATCH), _resumable(request.out), opened as output:
-        todo = [file for file in files if not output.holds(file)]
-        failed = sum(output.failed(file) for file in files)
-        with image_bar(len(todo)) as progress:
-            failed += _write(answers(todo), output, request.batch, progress)
-    skipped = len(files) - len(todo)
-    before = f", {skipped:,} were there already" if skipped else ""
-    print(f"{len(todo):,} images answered in {request.out}{before}")
-    if failed:
-        print(f"resnets: {failed:,} images could not be read", file=sys.stderr)
-    return failed
+    out, top = request.out, min(request.top, identity.classes)
+    assert out is not None
+    maker = prediction_files.made_by(identity, top=top, embeddings=request.embeddings)
+    opened = prediction_files.open_file(
+        out, maker, top=top, embeddings=request.embeddings, retry=request.retry
+    )
+    memory, bar = enough_memory(SMALLER_BATCH), progress_bar("images")
+    with memory, _resumable(out), opened as output, bar as progress:
+        written = prediction_files.write_predictions(
+            output, files, predictions, batch=request.batch, progress=progress
+        )
+    before = f", {written.skipped:,} were there already" if written.skipped else ""
+    print(f"{written.computed:,} images predicted in {out}{before}")
+    if written.failed:
+        print(f"resnets: {written.failed:,} images could not be read", file=sys.stderr)
+    return written.failed
 
 
 @contextmanager
@@ -189,49 +194,30 @@ def _resumable(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"Stopped; the answers so far are in {path}. Repeat the command to continue.")
+        print(f"Stopped; the predictions so far are in {path}. Repeat the command to continue.")
         sys.exit(130)
 
 
-def _write(
-    answers: Iterable[Answer], output: outputs.Output, batch: int, progress: Callable[[int], None]
-) -> int:
-    """Write answers batch by batch; returns how many images could not be read."""
-    waiting: list[Answer] = []
-    failed = done = 0
-    for answer in answers:
-        waiting.append(answer)
-        failed += answer.error is not None
-        if len(waiting) == batch:
-            output.write(waiting)
-            done += len(waiting)
-            waiting = []
-            progress(done)
-    output.write(waiting)
-    progress(done + len(waiting))
-    return failed
-
-
-def _print(answers: Iterable[Answer], images: int, as_json: bool) -> int:
+def _print(predictions: Iterable[Prediction], images: int, as_json: bool) -> int:
     failed = 0
-    for answer in answers:
+    for prediction in predictions:
         if as_json:
-            print(json_format.dumps(answer.as_dict()))
-        if answer.error is not None:
+            print(json_format.dumps(prediction.as_dict()))
+        if prediction.error is not None:
             failed += 1
-            print(f"resnets: {printable(answer.image)}: {answer.error}", file=sys.stderr)
+            print(f"resnets: {printable(prediction.image)}: {prediction.error}", file=sys.stderr)
         elif not as_json:
-            _print_bars(answer) if images <= FEW else _print_line(answer)
+            _print_bars(prediction) if images <= FEW else _print_line(prediction)
     return failed
 
 
-def _print_bars(answer: Answer) -> None:
-    print(printable(answer.image))
-    for name, probability in zip(answer.classes, answer.probabilities, strict=True):
-        percent = 100 * probability
-        print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
+def _print_bars(prediction: Prediction) -> None:
+    print(printable(prediction.image))
+    for entry in prediction.top:
+        percent = 100 * entry.probability
+        print(f"  {percent:6.2f} %  {entry.name:12} {'#' * round(percent / 4)}")
 
 
-def _print_line(answer: Answer) -> None:
-    image = printable(answer.image)
-    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {image}")
+def _print_line(prediction: Prediction) -> None:
+    best = prediction.top[0]
+    print(f"{100 * best.probability:6.2f} %  {best.name:24} {printable(prediction.image)}")

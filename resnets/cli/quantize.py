@@ -29,7 +29,7 @@ def quantize(
     """
     from resnets.export import int8
     from resnets.export.calibration import CalibrationOptions
-    from resnets.inference.predictor import gains_by_int8
+    from resnets.inference.predictor import int8_is_faster
 
     options = CalibrationOptions(calibrate=calibrate, test=test, limit=limit, max_loss=max_loss)
     with enough_memory(MORE_MEMORY):
@@ -40,6 +40,6 @@ def quantize(
     for line in accuracy_lines(facts):
         print(line)
     print(facts["speed"]["verdict"])
-    condition = "" if gains_by_int8() else " with --precision int8"
+    condition = "" if int8_is_faster() else " with --precision int8"
     print(f"predict now runs {model} in int8 on CPUs{condition}: {facts['file']}")
     print("serve does so with --precision int8; delete the file to return to float")

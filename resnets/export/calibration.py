@@ -23,7 +23,7 @@ from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
 from resnets.evaluation.evaluator import image_name, labels_for
-from resnets.inference import image_files
+from resnets.inference import image_inputs
 from resnets.inference.conversion import without_warnings
 from resnets.inference.engines import INPUT, nncf
 from resnets.support.devices import cores
@@ -151,7 +151,7 @@ def find_images(model: Model, options: CalibrationOptions, *, dense: bool = Fals
         else:
             assert not isinstance(labelled, Images)
             return _split(model, labelled, calibrate, limit, dense)
-    files = image_files.images([calibrate])
+    files = image_inputs.find_images([calibrate])
     files = [files[i] for i in random_indices(len(files), limit)]
     pixels = _read_files(files, model.preprocessing, dense)
     return ExportImages(pixels, _describe(pixels, calibrate), samples, tested_on)
@@ -227,7 +227,7 @@ def comparison_images(
     with this package.
     """
     if given:
-        files = image_files.images(given)
+        files = image_inputs.find_images(given)
         files = [files[i] for i in random_indices(len(files), COMPARED)]
         return _read_files(files, preprocessing, dense)
     test = images.test
@@ -238,7 +238,7 @@ def comparison_images(
     if images.calibration:
         return list(images.calibration[:COMPARED])
     folder = resources.files("resnets") / "serve" / "samples"
-    return _read_files(image_files.images([str(folder)]), preprocessing, dense)
+    return _read_files(image_inputs.find_images([str(folder)]), preprocessing, dense)
 
 
 def _draw_cifar10(images: Images, count: int) -> list[Tensor]:

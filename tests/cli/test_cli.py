@@ -127,11 +127,11 @@ def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
     (tmp_path / "late.png").touch()
     command = ("predict", model, "good.png", "late.png", "./good.png", "--out", "a.csv")
     code, out, _ = resnets(*command)
-    assert (code, out) == (1, "2 images answered in a.csv\n")
+    assert (code, out) == (1, "2 images predicted in a.csv\n")
     Image.new("RGB", (32, 32)).save(tmp_path / "late.png")
     assert resnets(*command)[0] == 1
     code, out, err = resnets(*command, "--retry")
-    assert (code, out, err) == (0, "1 images answered in a.csv, 1 were there already\n", "")
+    assert (code, out, err) == (0, "1 images predicted in a.csv, 1 were there already\n", "")
     for options in (("--retry",), ("--launcher", "ray"), ("--launcher", "rya", "--out", "b.csv"),
                     ("--json", "--out", "b.csv")):  # fmt: skip
         code, _, err = resnets("predict", model, "good.png", *options)
@@ -142,12 +142,14 @@ def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
 
 def test_the_bar_of_predictions_ends_at_the_last_image(resnets, model, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(predict, "image_bar", lambda images: nullcontext(told.append))
+    monkeypatch.setattr(
+        predict, "progress_bar", lambda what: nullcontext(lambda *at: told.append(at))
+    )
     for number in range(5):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     images = [f"{number}.png" for number in range(5)]
     assert resnets("predict", model, *images, "--batch", "2", "--out", "a.csv")[0] == 0
-    assert told == [2, 4, 5]
+    assert told == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
@@ -177,11 +179,11 @@ def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path)
         Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(path)
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--batch", "2")
     assert (code, err) == (0, "")
-    assert "3 images answered in a.jsonl" in out
+    assert "3 images predicted in a.jsonl" in out
     (tmp_path / "photos" / "bad.jpg").write_text("nothing")
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
     assert code == 1
-    assert "1 images answered in a.jsonl, 3 were there already" in out
+    assert "1 images predicted in a.jsonl, 3 were there already" in out
     assert "1 images could not be read" in one_line(err)
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows] == [
@@ -190,7 +192,7 @@ def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path)
     assert rows[3]["error"] == "not an image"
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
     assert code == 1  # though it was found out before
-    assert "0 images answered in a.jsonl, 4 were there already" in out
+    assert "0 images predicted in a.jsonl, 4 were there already" in out
     assert "1 images could not be read" in one_line(err)
     code, _, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--top", "2")
     assert code == 2

@@ -7,13 +7,13 @@ import pytest
 
 from resnets.inference import explanations
 from tests.conftest import draw_photos
-from tests.inference.test_explaining import CLASSES, LOOK, save
+from tests.inference.test_explanations import CLASSES, PREPROCESSING, save
 
 
 @pytest.fixture
 def folder(tmp_path, cache):
     """The folder that the verb runs in: a model, photographs, and one that is broken."""
-    save(tmp_path / "m.safetensors", "cifar-resnet8", LOOK)
+    save(tmp_path / "m.safetensors", "cifar-resnet8", PREPROCESSING)
     draw_photos(tmp_path / "photos", {"ant": 2, "bee": 2})
     (tmp_path / "bad.png").write_bytes(b"no image")
     return tmp_path
@@ -32,7 +32,7 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
     assert "Example: resnets explain" in out
 
 
-def test_pictures_and_answers_are_told(resnets, folder):
+def test_pictures_are_written_and_predictions_printed(resnets, folder):
     code, out, err = resnets("explain", "m.safetensors", "photos", "--out", "why")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -75,7 +75,7 @@ def test_bad_images_are_named_and_the_exit_code_is_1(resnets, folder):
     assert all(-1 <= one["similarity"] <= 1 for one in second["nearest"])
 
 
-def test_neighbours_are_told_and_come_from_the_cache(resnets, folder):
+def test_neighbours_are_printed_and_come_from_the_cache(resnets, folder):
     command = ("explain", "m.safetensors", "photos/ant/0.png", "--nearest", "photos", "--out", "w")
     (folder / "photos" / "bee" / "broken.png").write_bytes(b"no image")
     code, out, err = resnets(*command)
@@ -106,7 +106,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
         (("m.safetensors", image, "--class", "brid"), "did you mean bird"),
         (("m.safetensors", image, "--class", "7"), "numbers go from 0 to 6"),
         (("m.safetensors", image, "--stage", "layer9"), "known: all, stem, layer1"),
-        (("m.safetensors", "photos/*.gif"), "no file has such a name"),
+        (("m.safetensors", "photos/*.gif"), "no file matches this pattern"),
         (("m.safetensors", image, "--device", "cuda:77"), "--device"),
         (("m.safetensors", image, "--nearest", "nowhere"), "no such folder"),
         (("m.safetensors", image, "--count", "3"), "--count: works with --nearest only"),

@@ -124,7 +124,7 @@ def test_a_calibrated_model_runs_in_int8_by_default(copied, monkeypatch):
     assert name() == "openvino int8"
     assert name(precision="int8") == "openvino int8"
     assert name(precision="fp32") == "openvino fp32"
-    assert name(exact=True) == FLOAT
+    assert name(allow_int8=False) == FLOAT
     assert name(runtime="torch") == FLOAT.replace("openvino", "torch")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert name() == FLOAT

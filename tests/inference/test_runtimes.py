@@ -1,4 +1,4 @@
-"""Every engine gives the network's own answers; names find the right engine."""
+"""Every engine computes the network's outputs; names find the right engine."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def used(name, classes=7, seed=0):
-    """A network whose BN has seen something."""
+    """A network whose BN has statistics and weights that are not the initial ones."""
     torch.manual_seed(seed)
     network = zoo.build(name, classes)
     for module in network.modules():
@@ -40,7 +40,7 @@ def used(name, classes=7, seed=0):
     ["cifar-resnet8", "cifar-plain8", "cifar-resnet8-b", "cifar-preact110", "cifar-highway19",
      "cifar-resnet164-bottleneck", "resnet18-small"],
 )  # fmt: skip
-def test_folding_leaves_the_outputs(name):
+def test_folding_batch_norm_keeps_the_outputs(name):
     network = used(name)
     x = torch.randn(2, 3, 32, 32)
     folded = fold(network)
@@ -57,19 +57,19 @@ def test_folding_leaves_the_outputs(name):
 def saved(tmp_path):
     """A model file with a mean image."""
     torch.manual_seed(1)
-    look = Preprocessing(
-        32, 36, mean=torch.rand(3, 32, 32), std=torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    preprocessing = Preprocessing(
+        32, 36, torch.rand(3, 32, 32), torch.tensor([0.2, 0.3, 0.4])[:, None, None]
     )
     network = used("cifar-resnet8")
     path = tmp_path / "mine.safetensors"
     card = model_file.make_card("cifar-resnet8", [f"class {i}" for i in range(7)], {}, [])
-    model_file.save(path, network.state_dict(), look, card)
+    model_file.save(path, network.state_dict(), preprocessing, card)
     return path
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.06)])
-def test_engines_give_the_networks_answers(
+def test_engines_compute_the_networks_outputs(
     saved, runtime, precision, tolerance, monkeypatch, tmp_path
 ):
     if runtime == "openvino":
@@ -128,7 +128,7 @@ def test_a_damaged_network_in_the_cache_is_converted_again(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
-def test_a_full_disk_at_the_first_use_is_one_line_and_leaves_nothing(saved, tmp_path):
+def test_a_full_disk_at_the_first_use_is_one_line_and_leaves_no_files(saved, tmp_path):
     pytest.importorskip("openvino")
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
     command = f"ulimit -f 100; exec {sys.executable} -m resnets predict mine.safetensors photo.png"
@@ -137,8 +137,8 @@ def test_a_full_disk_at_the_first_use_is_one_line_and_leaves_nothing(saved, tmp_
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RESNETS_CACHE": "cache"},
     )  # fmt: skip
     assert found.returncode == 2
-    (told,) = found.stderr.strip().splitlines()
-    assert "cannot write: OpenVINO" in told
+    (line,) = found.stderr.strip().splitlines()
+    assert "cannot write: OpenVINO" in line
     assert not list((tmp_path / "cache").rglob("model.*"))
 
 
@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_read_is_one_line(saved, monkeypatch):
         predictor.open_predictor(str(saved), "torch", "fp32")
 
 
-def test_unknown_engines_and_precisions_are_named(saved):
+def test_unknown_engines_and_precisions_are_errors(saved):
     with pytest.raises(UserError, match=r"--runtime: .*'openvin'.*openvino"):
         predictor.open_predictor(str(saved), "openvin")
     with pytest.raises(UserError, match=r"--precision: .*'fp16'"):

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
-from resnets.inference.predictions import answers
 from resnets.inference.predictor import open_predictor
 from resnets.serve import decoding, static_files
 from resnets.serve.app import create_app
@@ -82,7 +81,7 @@ def predictor_of(path):
 def offline(path, content, tmp_path):
     file = tmp_path / "image"
     file.write_bytes(content)
-    (found,) = answers(predictor_of(path), [str(file)], top=3)
+    (found,) = predictor_of(path).predict(file, top=3)
     return found
 
 
@@ -111,9 +110,11 @@ def test_one_image_gets_the_offline_answer(client, models, tmp_path, kind, way):
         answer = client("POST", f"/v1/predict?model={path.stem}&top=3", **body)
         assert answer.status_code == 200, answer.text
         found, expected = answer.json(), offline(path, content, tmp_path)
-        assert tuple(one["class"] for one in found["top"]) == expected.classes
+        assert [one["class"] for one in found["top"]] == [entry.name for entry in expected.top]
         chances = [one["probability"] for one in found["top"]]
-        np.testing.assert_allclose(chances, expected.probabilities, atol=1e-4)
+        np.testing.assert_allclose(
+            chances, [entry.probability for entry in expected.top], atol=1e-4
+        )
         assert found["image"] == {"width": 90, "height": 60, "format": kind}
         assert set(found["milliseconds"]) == {"decode", "queue", "network", "total"}
 
@@ -125,7 +126,7 @@ def test_many_requests_at_once_get_their_own_answers(client, models, tmp_path):
     assert max(answer.json()["batch"] for answer in found) > 1
     for content, answer in zip(contents, found, strict=True):
         expected = offline(models[0], content, tmp_path)
-        assert tuple(one["class"] for one in answer.json()["top"]) == expected.classes
+        assert [one["class"] for one in answer.json()["top"]] == [one.name for one in expected.top]
 
 
 @pytest.mark.parametrize("way", ["form", "json"])
@@ -141,7 +142,7 @@ def test_several_images_keep_their_order_and_bad_ones_have_problems(client, mode
     found = answer.json()["answers"]
     for number in (0, 2):
         expected = offline(models[0], contents[number], tmp_path)
-        assert tuple(one["class"] for one in found[number]["top"]) == expected.classes
+        assert [one["class"] for one in found[number]["top"]] == [one.name for one in expected.top]
     assert found[1]["problem"]["status"] == 422
     assert "not an image" in found[1]["problem"]["detail"]
     assert "empty" in found[3]["problem"]["detail"]
@@ -462,7 +463,7 @@ def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client
     picture = asyncio.run(client.served[0].picture(file.getvalue()))
     assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
     predictor = client.served[0].predictor
-    whole = predictor.pixels(decode(file.getvalue(), ""))
+    whole = predictor.input_tensor(decode(file.getvalue(), ""))
     assert (picture.pixels.float() - whole.float()).abs().mean() < 1
 
 

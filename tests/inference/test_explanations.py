@@ -1,4 +1,4 @@
-"""Explanations of files: the network's own maps over what it saw, whole folders, no surprises."""
+"""Explanations of files: the network's maps over its input, in a folder with page and record."""
 
 import json
 import math
@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from resnets.analysis import activation_maps
-from resnets.data.preprocessing import CentralCrop, Preprocessing, to_tensor
+from resnets.data.images import central_box, centre, to_tensor
+from resnets.data.preprocessing import Preprocessing
 from resnets.inference import explanations, export_folder
-from resnets.inference.explanations import Wishes
+from resnets.inference.explanations import ExplanationOptions
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -21,13 +22,13 @@ from tests.conftest import draw_photos
 from tests.inference.test_runtimes import used
 
 CLASSES = ["cat", "Cat", "bird", "twin", "twin", "2", "dog"]
-LOOK = Preprocessing(32, 36, mean=torch.full((3, 1, 1), 0.45), std=torch.full((3, 1, 1), 0.25))
+PREPROCESSING = Preprocessing(32, 36, torch.full((3, 1, 1), 0.45), torch.full((3, 1, 1), 0.25))
 
 
 @pytest.fixture(scope="module")
 def model():
     card = make_card("cifar-resnet8", CLASSES, {}, [])
-    return Model(used("cifar-resnet8"), card, LOOK)
+    return Model(used("cifar-resnet8"), card, PREPROCESSING)
 
 
 @pytest.fixture
@@ -36,20 +37,20 @@ def photos(tmp_path):
     return sorted(str(path) for path in (tmp_path / "photos").rglob("*.png"))
 
 
-def run(model, images, folder, wishes=None, **more):
-    wishes = wishes or Wishes()
-    explanations.prepare(model, folder, wishes)
-    return list(explanations.explain_files(model, images, folder, wishes, **more))
+def run(model, images, folder, **options):
+    options = ExplanationOptions(**options)
+    explanations.prepare_folder(model, folder, options.stage)
+    return list(explanations.explain_files(model, images, folder, options))
 
 
-def test_what_is_explained_is_what_the_network_sees(model, photos):
+def test_the_maps_are_those_of_the_networks_input(model, photos):
     image = Image.open(photos[0])
-    x = model.normalize(torch.device("cpu"))(to_tensor(CentralCrop(32, 36).crop(image))[None])
+    x = model.normalize(torch.device("cpu"))(to_tensor(centre(image, 36, 32))[None])
     with torch.no_grad():
         logits = model.network(x)[0]
     found = explanations.explain(model, image)
-    torch.testing.assert_close(found.logits, logits)
-    assert found.index == int(logits.argmax())
+    torch.testing.assert_close(torch.from_numpy(found.logits), logits)
+    assert found.explained.index == int(logits.argmax())
     other = explanations.explain(model, image, 6)
     expected = activation_maps.stage_maps(model.network, x, 6)
     for mine, its in zip(other.stages, expected.stages, strict=True):
@@ -58,8 +59,8 @@ def test_what_is_explained_is_what_the_network_sees(model, photos):
 
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (64, 64), (200, 41)])
 def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, height):
-    """White where the network looks, black around it: the pictures are all white."""
-    left, top, right, bottom = LOOK.box(width, height)
+    """The crop that the network sees is white, the rest black: the pictures are white."""
+    left, top, right, bottom = central_box(width, height, PREPROCESSING.resize, PREPROCESSING.size)
     assert right - left == pytest.approx(bottom - top, rel=0.02)
     assert right - left == pytest.approx(min(width, height) * 32 / 36, rel=0.02)
     assert left + right == pytest.approx(width, abs=2.5)  # as whole pixels of the scaled image
@@ -67,7 +68,7 @@ def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, hei
     image = Image.new("RGB", (width, height), "black")
     image.paste("white", (int(left), int(top), math.ceil(right), math.ceil(bottom)))
     image.save(tmp_path / "white.png")
-    (found,) = run(model, [str(tmp_path / "white.png")], tmp_path / "out", Wishes(opacity=0))
+    (found,) = run(model, [str(tmp_path / "white.png")], tmp_path / "out", opacity=0)
     picture = np.asarray(Image.open(tmp_path / "out" / found.files["layer3"]))
     assert picture.shape == (320, 320, 3)
     edge = 12  # more than one pixel of the photograph, which mixes with those outside
@@ -75,15 +76,16 @@ def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, hei
     assert picture.min() > 120
 
 
-def test_every_stage_has_a_picture_and_all_are_on_a_sheet(model, photos, tmp_path):
+def test_every_stage_has_a_picture_and_a_panel_of_the_sheet(model, photos, tmp_path):
     out = tmp_path / "out"
     found = run(model, photos, out)
     for file, one in zip(photos, found, strict=True):
         explanation = explanations.explain(model, Image.open(file))
         assert one.image == file
-        assert one.name == CLASSES[explanation.index]
-        assert one.probability == pytest.approx(float(explanation.probabilities.max()), abs=1e-4)
-        assert one.top[0] == (one.name, one.probability)
+        best = torch.from_numpy(explanation.logits).softmax(0)
+        assert one.explained.name == CLASSES[int(best.argmax())]
+        assert one.explained.probability == pytest.approx(float(best.max()), abs=1e-4)
+        assert one.top[0] == one.explained
         assert len(one.top) == 5
         assert list(one.files) == ["stem", "layer1", "layer2", "layer3", "stages"]
         sheet = Image.open(out / one.files["stages"])
@@ -101,22 +103,22 @@ def test_every_stage_has_a_picture_and_all_are_on_a_sheet(model, photos, tmp_pat
 
 def test_a_picture_is_the_map_over_the_photograph(model, photos, tmp_path):
     """At full opacity brightness follows the map's values."""
-    (found,) = run(model, photos[:1], tmp_path / "out", Wishes(index=2, opacity=1))
+    (found,) = run(model, photos[:1], tmp_path / "out", index=2, opacity=1)
     values = explanations.explain(model, Image.open(photos[0]), 2).stages[-1].values.numpy()
     picture = Image.open(tmp_path / "out" / found.files["layer3"]).convert("L")
     small = np.asarray(picture.resize((8, 8), Image.Resampling.BOX))
     assert np.corrcoef(small.flatten(), values.flatten())[0, 1] > 0.95
-    assert found.index == 2
-    assert found.name == "bird"
+    assert found.explained.index == 2
+    assert found.explained.name == "bird"
 
 
 def test_one_stage_alone(model, photos, tmp_path):
-    found = run(model, photos, tmp_path / "out", Wishes(stage="layer2"))
+    found = run(model, photos, tmp_path / "out", stage="layer2")
     assert all(list(one.files) == ["layer2"] for one in found)
     assert "layer2.png" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_bad_images_have_their_reason_and_the_rest_goes_on(model, photos, tmp_path):
+def test_unreadable_images_have_an_error_and_the_rest_are_explained(model, photos, tmp_path):
     bad = tmp_path / "bad<b>&.png"
     bad.write_bytes(b"no image")
     found = run(model, [str(bad), str(tmp_path / "absent.png"), photos[0]], tmp_path / "out")
@@ -137,25 +139,25 @@ def test_images_of_one_name_do_not_overwrite_each_other(model, tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (36, 36), (number * 30, 80, 80)).save(path)
     images = [str(tmp_path / name) for name in names]
-    found = run(model, images, tmp_path / "out", Wishes(stage="stem"))
+    found = run(model, images, tmp_path / "out", stage="stem")
     files = [one.files["stem"] for one in found]
     assert len({file.lower() for file in files}) == len(names)
     assert all((tmp_path / "out" / file).is_file() for file in files)
     assert all(file.isascii() and " " not in file for file in files)
 
 
-def test_only_a_folder_of_its_own_is_written(model, photos, tmp_path):
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "thesis.tex").write_text("years of work")
+def test_folders_with_other_files_are_refused(model, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds other files"):
-        explanations.prepare(model, foreign, Wishes())
-    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+        explanations.prepare_folder(model, other)
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="in the way"):
-        explanations.prepare(model, foreign / "thesis.tex", Wishes())
+        explanations.prepare_folder(model, other / "thesis.tex")
     out = tmp_path / "out"
     with pytest.raises(UserError, match="known: all, stem, layer1, layer2, layer3"):
-        explanations.prepare(model, out, Wishes(stage="layer4"))
+        explanations.prepare_folder(model, out, "layer4")
     assert not out.exists()
     run(model, photos[:1], out)
     run(model, photos[1:2], out)  # its own may be used again
@@ -165,7 +167,7 @@ def test_only_a_folder_of_its_own_is_written(model, photos, tmp_path):
 
 @pytest.mark.parametrize(
     ("wanted", "index"),
-    [("bird", 2), ("BIRD", 2), ("cat", 0), ("Cat", 1), ("2", 5), ("3", 3), (" dog ", 6)],
+    [("bird", 2), ("BIRD", 2), ("cat", 0), ("Cat", 1), ("2", 5), (2, 2), ("3", 3), (" dog ", 6)],
 )
 def test_a_class_is_found_by_name_or_number(wanted, index):
     assert explanations.find_class(CLASSES, wanted) == index
@@ -174,35 +176,36 @@ def test_a_class_is_found_by_name_or_number(wanted, index):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [("brid", "did you mean bird"), ("7", "from 0 to 6"), ("-1", "from 0 to 6"),
+     (7, "from 0 to 6"), (-1, "from 0 to 6"),
      ("twin", "give 3 or 4"), ("CAT", "give 0 or 1"), ("", "no such class")],
 )  # fmt: skip
-def test_a_class_that_is_not_there_is_told(wanted, words):
+def test_unknown_and_ambiguous_classes_are_errors(wanted, words):
     with pytest.raises(UserError, match=words):
         explanations.find_class(CLASSES, wanted)
 
 
-def save(path, network, look):
+def save(path, network, preprocessing):
     card = make_card(network, CLASSES, {}, [])
     with torch.device("cpu"):
-        model_file.save(path, zoo.build(network, len(CLASSES)).state_dict(), look, card)
+        model_file.save(path, zoo.build(network, len(CLASSES)).state_dict(), preprocessing, card)
     return path
 
 
 def test_networks_without_stages_are_refused(monkeypatch):
     with torch.device("meta"):
         network = zoo.build("vgg16", 2)
-    monkeypatch.setattr(model_file, "load", lambda name: Model(network, {}, LOOK))
+    monkeypatch.setattr(model_file, "load", lambda name: Model(network, {}, PREPROCESSING))
     with pytest.raises(UserError, match="without stages"):
-        explanations.open_network("cifar-resnet20")  # any that is there
+        explanations.load_network("cifar-resnet20")  # any that is there
 
 
-def test_an_export_is_explained_by_the_weights_beside_it(tmp_path):
+def test_an_export_is_explained_by_the_model_file_in_its_folder(tmp_path):
     export = tmp_path / "export"
     export.mkdir()
     (export / export_folder.CONFIG).write_text(json.dumps({"format": export_folder.FORMAT}))
     with pytest.raises(UserError, match="weights that the export was made from") as error:
-        explanations.open_network(str(export))
+        explanations.load_network(str(export))
     assert error.value.location == str(export / "model.safetensors")
-    source = save(Path(export) / "model.safetensors", "cifar-resnet8", LOOK)
-    assert explanations.open_network(str(export)).classes == CLASSES
-    assert explanations.open_network(str(source)).classes == CLASSES
+    source = save(Path(export) / "model.safetensors", "cifar-resnet8", PREPROCESSING)
+    assert explanations.load_network(str(export)).classes == CLASSES
+    assert explanations.load_network(str(source)).classes == CLASSES
