@@ -28,8 +28,7 @@ from PIL import Image
 
 from benchmarks import malformed
 from benchmarks.measure import Report, Row, Table, rows
-from resnets.inference import image_files
-from resnets.inference.predictions import answers
+from resnets.inference import image_inputs
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError
@@ -118,7 +117,7 @@ def measure(plan: Plan, report: Report) -> list[Table]:
         raise UserError("wrk is not installed", hint="apt-get install wrk")
     if plan.data is not None and not plan.data.is_dir():
         raise UserError("no such folder", f"--data {plan.data}")
-    predictor = open_predictor(plan.model, exact=True)
+    predictor = open_predictor(plan.model, allow_int8=False)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = _images(plan, predictor, folder)
@@ -137,7 +136,7 @@ def measure(plan: Plan, report: Report) -> list[Table]:
 def _images(plan: Plan, predictor: Predictor, folder: Path) -> int:
     """Put images into a folder as files 0, 1, ...; returns how many."""
     if plan.data is not None:
-        found = image_files.images([str(plan.data)])[:MOST_IMAGES]
+        found = image_inputs.find_images([str(plan.data)])[:MOST_IMAGES]
         for number, path in enumerate(found):
             shutil.copy(path, folder / str(number))
         return len(found)
@@ -155,12 +154,12 @@ def _images(plan: Plan, predictor: Predictor, folder: Path) -> int:
 
 def _expected(predictor: Predictor, folder: Path, count: int) -> None:
     """Write the offline answers: number of the class and its probability, a line an image."""
-    found = answers(predictor, [str(folder / str(number)) for number in range(count)], top=1)
+    found = predictor.predict([folder / str(number) for number in range(count)], top=1)
     lines = []
     for answer in found:
         if answer.error is not None:
             raise UserError(answer.error, answer.image)
-        lines.append(f"{predictor.classes.index(answer.classes[0])} {answer.probabilities[0]}")
+        lines.append(f"{answer.top[0].index} {answer.top[0].probability}")
     (folder / "expected").write_text("\n".join(lines) + "\n")
 
 

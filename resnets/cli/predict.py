@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.cli.counter import bar
+from resnets.cli.counter import counting
 from resnets.cli.memory import SMALLER_BATCH, enough_memory
 from resnets.data.images import EXTENSIONS
-from resnets.inference import image_files, outputs, predictions
-from resnets.inference.predictions import Answer
-from resnets.inference.predictor import Predictor, device_for, open_predictor
+from resnets.inference import image_inputs, prediction_files
+from resnets.inference.predictions import Prediction
+from resnets.inference.predictor import Identity, Predictor, open_predictor
 from resnets.support.errors import UserError, nearest
 
 LAUNCHERS = ("local", "ray")
@@ -41,22 +41,24 @@ class Options:
 def predict(name: str, paths: list[str], options: Options) -> None:
     """Tell or write what is on images; exits with 1 if some could not be read."""
     _refuse_contradictions(options)
-    images = image_files.images(paths)
+    images = image_inputs.find_images(paths)
     if options.launcher == "ray":
         bad = _by_cluster(name, images, options)
     else:
         model = _open(name, options)
         if options.embeddings:
-            predictions.refuse_without_features(model)
+            model.require_features()
 
-        def find(todo: list[str]) -> Iterator[Answer]:
-            return predictions.answers(model, todo, options.top, options.batch, options.embeddings)
+        def find(todo: list[str]) -> Iterator[Prediction]:
+            return model.iter_predictions(
+                todo, options.top, batch=options.batch, embeddings=options.embeddings
+            )
 
         if options.out is None:
             with enough_memory(SMALLER_BATCH):
                 bad = _print(find(images), len(images), options.as_json)
         else:
-            bad = _fill(options.out, images, predictions.identity(model), find, options)
+            bad = _fill(options.out, images, model.identity, find, options)
     if bad:
         sys.exit(1)
 
@@ -77,17 +79,17 @@ def _refuse_contradictions(options: Options) -> None:
 
 def _by_cluster(name: str, images: list[str], options: Options) -> int:
     """Have the machines of a Ray cluster answer; returns how many images could not be read."""
-    from resnets.inference import ray_cluster
+    from resnets.inference.cluster import Cluster, ClusterOptions
 
     assert options.out is not None
-    outputs.check(options.out, options.embeddings)  # before a cluster is troubled
-    asked = ray_cluster.Asked(
-        name, options.runtime, options.precision, options.device, options.top, options.batch,
-        options.embeddings,
+    prediction_files.check_path(options.out, options.embeddings)  # before the cluster starts work
+    settings = ClusterOptions(
+        model=name, runtime=options.runtime, precision=options.precision, device=options.device,
+        top=options.top, batch=options.batch, embeddings=options.embeddings,
     )  # fmt: skip
-    cluster = ray_cluster.Cluster(None, asked)
+    cluster = Cluster(None, settings)
     try:
-        return _fill(options.out, images, cluster.identity, cluster.answers, options)
+        return _fill(options.out, images, cluster.identity, cluster.iter_predictions, options)
     finally:
         cluster.close()
 
@@ -95,39 +97,35 @@ def _by_cluster(name: str, images: list[str], options: Options) -> int:
 def _fill(
     out: Path,
     images: list[str],
-    by: predictions.Identity,
-    find: Callable[[list[str]], Iterator[Answer]],
+    by: Identity,
+    find: Callable[[list[str]], Iterator[Prediction]],
     options: Options,
 ) -> int:
     """Write what the output does not hold yet; returns how many images could not be read."""
     top = min(options.top, by.classes)
-    made_by = {
-        "model": by.network,
-        "weights": by.weights,
-        "runtime": by.runtime,
-        "top": top,
-        "embeddings": options.embeddings,
-    }
-    opened = outputs.open_output(out, made_by, top, options.embeddings, options.retry)
-    with enough_memory(SMALLER_BATCH), _stopping(out), opened as output:
-        todo = [image for image in images if not output.holds(image)]
-        bad = sum(output.failed(image) for image in images)
-        with bar(len(todo)) as progress:
-            bad += _write(find(todo), output, options.batch, progress)
-    skipped = len(images) - len(todo)
-    before = f", {skipped:,} were there already" if skipped else ""
-    print(f"{len(todo):,} images answered in {out}{before}")
-    if bad:
-        print(f"resnets: {bad:,} images could not be read", file=sys.stderr)
-    return bad
+    maker = prediction_files.made_by(by, top=top, embeddings=options.embeddings)
+    opened = prediction_files.open_file(
+        out, maker, top=top, embeddings=options.embeddings, retry=options.retry
+    )
+    memory, bar = enough_memory(SMALLER_BATCH), counting("images")
+    with memory, _stopping(out), opened as output, bar as progress:
+        written = prediction_files.write_predictions(
+            output, images, find, batch=options.batch, progress=progress
+        )
+    before = f", {written.skipped:,} were there already" if written.skipped else ""
+    print(f"{written.computed:,} images answered in {out}{before}")
+    if written.failed:
+        print(f"resnets: {written.failed:,} images could not be read", file=sys.stderr)
+    return written.failed
 
 
 def _open(name: str, options: Options) -> Predictor:
     """The model; a mistake that is easily made gets its own hint."""
     try:
-        device = device_for(name, options.runtime, options.device)
-        exact = options.embeddings
-        return open_predictor(name, options.runtime, options.precision, device, exact)
+        return open_predictor(
+            name, options.runtime, options.precision, options.device,
+            allow_int8=not options.embeddings,
+        )  # fmt: skip
     except UserError as error:
         looks_like_an_image = Path(name).suffix.lower() in EXTENSIONS
         if looks_like_an_image and Path(name).exists():
@@ -146,26 +144,7 @@ def _stopping(path: Path) -> Iterator[None]:
         sys.exit(130)
 
 
-def _write(
-    found: Iterable[Answer], output: outputs.Output, batch: int, progress: Callable[[int], None]
-) -> int:
-    """Write answers batch by batch; returns how many images could not be read."""
-    waiting: list[Answer] = []
-    bad = done = 0
-    for answer in found:
-        waiting.append(answer)
-        bad += answer.error is not None
-        if len(waiting) == batch:
-            output.write(waiting)
-            done += len(waiting)
-            waiting = []
-            progress(done)
-    output.write(waiting)
-    progress(done + len(waiting))
-    return bad
-
-
-def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
+def _print(found: Iterable[Prediction], images: int, as_json: bool) -> int:
     bad = 0
     for answer in found:
         if as_json:
@@ -178,15 +157,16 @@ def _print(found: Iterable[Answer], images: int, as_json: bool) -> int:
     return bad
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: Prediction) -> None:
     print(shown(answer.image))
-    for name, probability in zip(answer.classes, answer.probabilities, strict=True):
-        percent = 100 * probability
-        print(f"  {percent:6.2f} %  {name:12} {'#' * round(percent / 4)}")
+    for entry in answer.top:
+        percent = 100 * entry.probability
+        print(f"  {percent:6.2f} %  {entry.name:12} {'#' * round(percent / 4)}")
 
 
-def _line(answer: Answer) -> None:
-    print(f"{100 * answer.probabilities[0]:6.2f} %  {answer.classes[0]:24} {shown(answer.image)}")
+def _line(answer: Prediction) -> None:
+    best = answer.top[0]
+    print(f"{100 * best.probability:6.2f} %  {best.name:24} {shown(answer.image)}")
 
 
 def shown(name: str) -> str:

@@ -9,7 +9,7 @@ from resnets.cli.export import of_test
 from resnets.cli.memory import MORE, enough_memory
 from resnets.export import int8
 from resnets.export.int8 import Wishes
-from resnets.inference.predictor import gains_by_int8
+from resnets.inference.predictor import int8_is_faster
 
 
 def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
@@ -22,6 +22,6 @@ def quantize(name: str, wishes: Wishes, as_json: bool) -> None:
     for line in of_test(facts):
         print(line)
     print(facts["speed"]["verdict"])
-    asked = "" if gains_by_int8() else " where --precision int8 asks for it"
+    asked = "" if int8_is_faster() else " where --precision int8 asks for it"
     print(f"predict takes int8 for {name} on CPUs from now on{asked}: {facts['file']}")
     print("serve does with --precision int8; remove the file to have float again")

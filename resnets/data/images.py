@@ -114,10 +114,19 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
         if shorter is not None and min(width, height) >= 2 * shorter:
             scale = shorter / min(width, height)
             image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-        image.load()  # first, so that faults in the pixels are not taken for faults in EXIF data
-        orientation = _orientation(image)
-        upright = image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
-        return _as_rgb(upright)
+        return _upright_rgb(image)
+
+
+def to_rgb(image: Image.Image, name: str = "") -> Image.Image:
+    """Convert an open PIL image of any mode to upright RGB, as `decode` does.
+
+    Raises:
+        ImageError: if its pixels cannot be read.
+    """
+    try:
+        return _upright_rgb(image)
+    except _DAMAGE as error:
+        raise ImageError("corrupt", f"the image cannot be read ({error})", name) from error
 
 
 @dataclass(frozen=True)
@@ -304,6 +313,13 @@ def _orientation(image: Image.Image) -> int:
     except _DAMAGE:
         return 1
     return orientation if orientation in _TRANSPOSE else 1
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()  # first, so that faults in the pixels are not taken for faults in EXIF data
+    orientation = _orientation(image)
+    upright = image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
+    return _as_rgb(upright)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

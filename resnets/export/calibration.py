@@ -18,7 +18,7 @@ from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, drawn
 from resnets.evaluation.photo_tests import labels_for, named
-from resnets.inference import image_files
+from resnets.inference import image_inputs
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
@@ -87,7 +87,7 @@ def gather(
         else:
             assert not isinstance(everything, Images)
             return _parted(model, everything, calibrate, limit, dense)
-    files = image_files.images([calibrate])
+    files = image_inputs.find_images([calibrate])
     files = [files[i] for i in drawn(len(files), limit)]
     return Data(*_enough(real_images(files, model.preprocessing, dense), calibrate), tests, told)
 
@@ -157,7 +157,7 @@ def _shown(image: object, look: Preprocessing, dense: bool) -> Tensor:
 def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: bool) -> list[Tensor]:
     """Real images to compare outputs on: those given, else those of the test, else shipped ones."""
     if given:
-        files = image_files.images(given)
+        files = image_inputs.find_images(given)
         return real_images([files[i] for i in drawn(len(files), COMPARED)], look, dense)
     test = data.test
     if isinstance(test, Images):
@@ -168,4 +168,4 @@ def to_compare(given: Sequence[str], data: Data, look: Preprocessing, dense: boo
     if data.calibration:
         return list(data.calibration[:COMPARED])
     shipped = resources.files("resnets") / "serve" / "samples"
-    return real_images(image_files.images([str(shipped)]), look, dense)
+    return real_images(image_inputs.find_images([str(shipped)]), look, dense)

@@ -1,4 +1,4 @@
-"""The network as it is deployed: pixels in, answers out, BN folded."""
+"""A network for inference: uint8 pixels to logits and features, BN folded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from resnets.models.residual import ResidualNetwork
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch.
+    """Outputs of a network for a batch.
 
     Args:
-        logits: float32 (N, classes); of a dense network (N, classes, H', W'), those of single
-            locations, whose mean is the answer for the whole image.
-        features: float32 (N, channels), pooled, in front of the classifier; (N, 0) where the
-            network has none; of a dense network the last map (N, channels, H', W').
+        logits: float32 (N, classes); of a dense network (N, classes, H', W'), one per location,
+            whose mean is the logit of the whole image.
+        features: float32 (N, channels), the classifier's input after global average pooling;
+            (N, 0) for networks without it (VGG); of a dense network the last feature map
+            (N, channels, H', W').
     """
 
     logits: Tensor
@@ -30,16 +31,16 @@ class Outputs(NamedTuple):
 
 
 class Deployable(nn.Module):
-    """From uint8 images (N, 3, H, W), RGB, to `Outputs`: preprocessing, network, BN folded.
+    """Preprocessing and network in one module, with BN folded into the convolutions.
 
     Args:
         network: in evaluation mode; it is copied.
-        preprocessing: of its card; H and W are its size.
-        dense: take images of any size and answer at every location; a mean image, which fits
-            one size only, gives way to its channels' means.
+        preprocessing: from the model's card.
+        dense: accept images of any size and return logits at every location. The mean image,
+            which fits one size only, is then replaced by the mean of each channel.
 
     Raises:
-        ValueError: if a network that is not residual is to be dense.
+        ValueError: if a dense network is not residual.
     """
 
     scale: Tensor
@@ -50,16 +51,16 @@ class Deployable(nn.Module):
     ) -> None:
         super().__init__()
         if dense and not isinstance(network, ResidualNetwork):
-            raise ValueError("only residual networks answer at every location")
+            raise ValueError("only residual networks have logits at every location")
         self.network, self.dense = fold(network), dense
         if dense:
             preprocessing = of_channels(preprocessing)
-        scale, offset = scale_and_offset(preprocessing)
+        scale, offset = _scale_and_offset(preprocessing)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
 
     def forward(self, images: Tensor) -> Outputs:
-        """uint8 (N, 3, H, W) to float32 logits and features."""
+        """uint8 RGB images (N, 3, H, W) to float32 logits and features."""
         pixels = (images.float() * self.scale + self.offset).to(self.dtype)
         if not isinstance(self.network, ResidualNetwork):
             logits = self.network(pixels).float()
@@ -71,7 +72,7 @@ class Deployable(nn.Module):
         return Outputs(self.network.fc(features).float(), features.float())
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Of convolutions and classifier, by their names in the network."""
+        """Weights of convolutions and classifier, by their names in the network."""
         return {
             name: layer.weight.detach().numpy()
             for name, layer in self.network.named_modules()
@@ -80,16 +81,20 @@ class Deployable(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in; pixels are scaled in float32."""
+        """In which the network computes; preprocessing is always float32."""
         return next(self.network.parameters()).dtype
 
 
 def of_channels(preprocessing: Preprocessing) -> Preprocessing:
-    """The same with the mean of each channel for a mean image."""
+    """The same preprocessing, with a mean image replaced by the mean of each channel."""
     return replace(preprocessing, mean=preprocessing.mean.mean((1, 2), keepdim=True))
 
 
-def scale_and_offset(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """The preprocessing as pixels * scale + offset: (1, 3, 1, 1), and (1, 3, H or 1, W or 1)."""
+def _scale_and_offset(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Preprocessing as pixels * scale + offset.
+
+    Returns:
+        The scale (1, 3, 1, 1), and the offset (1, 3, H, W) or (1, 3, 1, 1).
+    """
     std = torch.ones(3, 1, 1) if preprocessing.std is None else preprocessing.std
     return (1 / (255 * std))[None], (-preprocessing.mean / std)[None]

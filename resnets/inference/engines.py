@@ -1,7 +1,7 @@
-"""Engines that run a deployed network: PyTorch, OpenVINO, ONNX Runtime, all with one face.
+"""Engines that run a network: PyTorch, OpenVINO, ONNX Runtime and torch.export, one interface.
 
-Only PyTorch's engine and the face for tensors import torch: predictions by the others start
-seconds sooner without it.
+torch is imported only by PyTorch's engines and by calls with tensors: importing it takes seconds,
+and predictions by the other engines do without it.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ OUTPUTS = ("logits", "features")
 """Names of the input and the outputs of every exported network."""
 
 
-class Arrays(NamedTuple):
-    """`graph.Outputs` as arrays: logits (N, classes) and features (N, channels), float32."""
+class OutputArrays(NamedTuple):
+    """`Outputs` as arrays: logits (N, classes) and features (N, channels), float32."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """A network made ready. It may be called from several threads, one call at a time."""
+    """A network in an engine. Several threads may call it, one at a time."""
 
     @property
     def name(self) -> str:
         """Engine and precision, such as `openvino bf16`."""
 
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
-        """uint8 images (N, 3, H, W), RGB, to outputs."""
+    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
+        """Run the network on uint8 RGB images (N, 3, H, W)."""
 
     def __call__(self, images: Tensor) -> Outputs:
-        """The same for tensors on the CPU."""
+        """Run the network on uint8 RGB images (N, 3, H, W), a tensor on the CPU."""
 
 
 class _ArrayRuntime:
-    """What engines that take arrays have in common."""
+    """Base of engines that compute with arrays: calls with tensors are converted."""
 
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
+    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         raise NotImplementedError
 
     def __call__(self, images: Tensor) -> Outputs:
@@ -69,24 +69,25 @@ class _ArrayRuntime:
 
 
 class _TensorRuntime:
-    """What engines that take tensors have in common."""
+    """Base of engines that compute with tensors: calls with arrays are converted."""
 
     def __call__(self, images: Tensor) -> Outputs:
         raise NotImplementedError
 
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
+    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         import torch
 
         logits, features = self(torch.from_numpy(images))
-        return Arrays(logits.numpy(), features.numpy())
+        return OutputArrays(logits.numpy(), features.numpy())
 
 
 class TorchRuntime(_TensorRuntime):
-    """PyTorch, eager.
+    """PyTorch in eager mode.
 
     Args:
-        network: as `Deployable` takes pixels; it is changed.
-        precision: bf16 rounds weights and maps; pixels are scaled, and outputs given, in float32.
+        network: it is changed in place: moved to the device, and cast for bf16.
+        device: CPU or GPU.
+        precision: bf16 applies to weights and feature maps; preprocessing and outputs stay float32.
     """
 
     def __init__(self, network: Deployable, device: torch.device, precision: Precision) -> None:
@@ -113,20 +114,23 @@ class OpenVinoRuntime(_ArrayRuntime):
     """OpenVINO on the CPU.
 
     Args:
-        model: an IR file (.xml), or a model of OpenVINO.
-        precision: what floating-point layers are computed in; int8 ones stay int8.
-        compiled: folder that keeps what was compiled, for the next start.
+        model: an IR file (.xml), or an OpenVINO model.
+        precision: of the floating-point layers; int8 layers stay int8.
+        cache: folder in which OpenVINO keeps the compiled network for the next start.
+
+    Raises:
+        UserError: if OpenVINO is not installed or cannot compile the network.
     """
 
-    def __init__(self, model: Path | Any, precision: Precision, compiled: Path | None = None):
+    def __init__(self, model: Path | Any, precision: Precision, cache: Path | None = None):
         self.name = f"openvino {precision}"
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads(),
         }
-        if compiled is not None:
-            settings["CACHE_DIR"] = str(compiled)
+        if cache is not None:
+            settings["CACHE_DIR"] = str(cache)
         try:
             self._compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
@@ -135,9 +139,9 @@ class OpenVinoRuntime(_ArrayRuntime):
                 str(model) if isinstance(model, Path) else "",
             ) from error
 
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
+    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         found = self._compiled(images, share_inputs=True)
-        return Arrays(np.array(found[0], np.float32), np.array(found[1], np.float32))
+        return OutputArrays(np.array(found[0], np.float32), np.array(found[1], np.float32))
 
 
 class OnnxRuntime(_ArrayRuntime):
@@ -145,8 +149,11 @@ class OnnxRuntime(_ArrayRuntime):
 
     Args:
         model: an ONNX file.
-        precision: of the file; ONNX Runtime has no bf16 convolutions on CPUs: weights in bf16
-            are computed with in float32.
+        precision: of the weights in the file. ONNX Runtime has no bf16 convolutions on CPUs: it
+            computes in float32 with weights stored in bf16.
+
+    Raises:
+        UserError: if ONNX Runtime is not installed or cannot run the network.
     """
 
     def __init__(self, model: Path, precision: Precision) -> None:
@@ -163,17 +170,20 @@ class OnnxRuntime(_ArrayRuntime):
                 f"ONNX Runtime cannot run this network ({_first_line(error)})", str(model)
             ) from error
 
-    def arrays(self, images: NDArray[np.uint8]) -> Arrays:
+    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         found = self._session.run(list(OUTPUTS), {INPUT: images})
-        return Arrays(np.asarray(found[0], np.float32), np.asarray(found[1], np.float32))
+        return OutputArrays(np.asarray(found[0], np.float32), np.asarray(found[1], np.float32))
 
 
 class TorchExportRuntime(_TensorRuntime):
-    """A program of `torch.export`, on the CPU.
+    """A network exported by `torch.export`, on the CPU.
 
     Args:
-        model: its file.
-        precision: that it was exported in.
+        model: a .pt2 file.
+        precision: in which it was exported.
+
+    Raises:
+        UserError: if the file is damaged or could run code.
     """
 
     def __init__(self, model: Path, precision: Precision) -> None:
@@ -193,13 +203,13 @@ class TorchExportRuntime(_TensorRuntime):
 
 
 def threads() -> int:
-    """Threads for one network: as many as torch uses, so that OMP_NUM_THREADS counts for all."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(int(asked), cores()) if asked.isdecimal() and int(asked) else cores()
+    """Threads for one network: `OMP_NUM_THREADS`, as PyTorch does, but at most one per core."""
+    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(int(value), cores()) if value.isdecimal() and int(value) else cores()
 
 
 def default_precision(device: torch.device | None) -> Precision:
-    """bf16 where the device (None: the CPU) multiplies it in hardware, else float32."""
+    """bf16 where the device has hardware for it, else float32; None is the CPU."""
     return "bf16" if (cpu_has_bf16() if device is None else has_bf16(device)) else "fp32"
 
 
@@ -209,44 +219,52 @@ def has_openvino() -> bool:
 
 
 def openvino() -> Any:
-    """The package; raises `UserError` if it is missing."""
-    _without_telemetry()
-    return package("openvino", "openvino", ", or take --runtime torch")
+    """The package `openvino`; raises `UserError` if it is not installed."""
+    _disable_telemetry()
+    return package("openvino", "openvino", ", or use --runtime torch")
 
 
 @cache
 def core() -> Any:
-    """OpenVINO's core, one for the whole process.
+    """OpenVINO's `Core`, one for the whole process, never freed.
 
-    The plugin for CPUs gives the thread that loads it a stack for signals, and frees it when
-    the last core goes, from whatever thread: the next signal would then kill the process.
+    The CPU plugin gives the thread that loads it a stack for signal handlers, and frees that
+    stack with the last `Core`, from any thread: the next signal would then kill the process.
     """
     return openvino().Core()
 
 
 def nncf() -> Any:
-    """The package that quantizes networks, with less chatter; raises `UserError` if missing."""
-    _without_telemetry()
+    """The package `nncf`, logging errors only; raises `UserError` if it is not installed."""
+    _disable_telemetry()
     found = package("nncf", "resnets[export]")
     found.set_log_level(logging.ERROR)
     return found
 
 
-def _without_telemetry() -> None:
-    """Keep packages from reporting to their makers over the network, from forked processes."""
+def _disable_telemetry() -> None:
+    """Keep OpenVINO and NNCF from reporting usage over the network, in forked processes."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def package(name: str, extra: str, otherwise: str = "") -> Any:
-    """An optional package; raises `UserError` with how to install it if it is missing."""
+def package(name: str, extra: str, alternative: str = "") -> Any:
+    """Import an optional package.
+
+    Args:
+        name: of the module.
+        extra: what pip has to install.
+        alternative: end of the hint: what else to do.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"{name} is not installed", hint=f"pip install {extra}{otherwise}"
-        ) from error
+        hint = f"pip install {extra}{alternative}"
+        raise UserError(f"{name} is not installed", hint=hint) from error
 
 
 def _first_line(error: Exception) -> str:

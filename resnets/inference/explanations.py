@@ -1,25 +1,32 @@
-"""Explanations of many image files: pictures of what each stage looks at."""
+"""Explanations: where each stage of a network finds the evidence for a class, as pictures.
+
+One image is explained in memory; many files into a folder of pictures, with a page and a record.
+"""
 
 from __future__ import annotations
 
-import json
+import base64
+import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.analysis import activation_maps, overlays
-from resnets.analysis.activation_maps import Explanation, StageMap
+from resnets.analysis.activation_maps import StageMap
 from resnets.analysis.overlays import Panel
 from resnets.data.images import read_image
 from resnets.data.preprocessing import resized_crop, to_tensor
 from resnets.inference import export_folder
-from resnets.inference.explanation_page import Explained, page
-from resnets.inference.neighbours import Nearest
+from resnets.inference.predictions import DIGITS, ClassProbability, html_table, top_classes
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, write_bytes
+from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
 
@@ -29,13 +36,13 @@ RECORD, PAGE = "explanations.json", "index.html"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is to be explained, and how it is drawn.
+class ExplanationOptions:
+    """Options of explanations in a folder.
 
     Args:
-        index: a class for all images; each one's most probable by default.
-        stage: the name of one, or `all`.
-        opacity: of the map over the photograph, in 0..1.
+        index: the class to explain; by default each image's most probable one.
+        stage: the one stage to draw, or `all`.
+        opacity: of the maps over the photographs, in 0..1.
     """
 
     index: int | None = None
@@ -43,87 +50,273 @@ class Wishes:
     opacity: float = 0.5
 
 
-def open_network(name: str) -> Model:
-    """A model whose answers can be explained.
+@dataclass(frozen=True, repr=False)
+class ImageExplanation:
+    """The evidence for a class in one image, by stages.
 
     Args:
-        name: as for predictions; of an export the network that it was made from is explained.
+        image: its name.
+        explained: the class.
+        top: the most probable classes, best first.
+        stages: a class activation map of the last stage, Grad-CAM of the stem and the others.
+        logits: float32 (classes,).
+        photo: what the network sees of the image, at `overlays.SIDE` pixels a side.
+        network_input: the same at the network's resolution.
+    """
+
+    image: str
+    explained: ClassProbability
+    top: list[ClassProbability]
+    stages: tuple[StageMap, ...]
+    logits: NDArray[np.float32]
+    photo: Image.Image
+    network_input: Image.Image
+
+    def overlay(self, stage: str, opacity: float = 0.5) -> Image.Image:
+        """A stage's map in colour over the photograph in grey.
+
+        Raises:
+            UserError: if there is no map of such a stage.
+        """
+        for found in self.stages:
+            if found.stage == stage:
+                return overlays.overlay(self.photo, found.values, opacity)
+        raise _unknown_stage(stage, [found.stage for found in self.stages])
+
+    def sheet(self, opacity: float = 0.5) -> Image.Image:
+        """The network's input and the maps of all stages side by side, with captions."""
+        size = f"{self.network_input.width} x {self.network_input.height} pixels"
+        panels = [Panel(self.network_input, ("what the network sees", size))]
+        for stage in self.stages:
+            panels.append(Panel(self.overlay(stage.stage, opacity), _caption(stage)))
+        title = f"{self.explained.name}, {100 * self.explained.probability:.1f} %"
+        return overlays.sheet(panels, title)
+
+    def __repr__(self) -> str:
+        """Such as `<Explanation of a.jpg: horse 99.9 %, stages stem, layer1, layer2>`."""
+        stages = ", ".join(stage.stage for stage in self.stages)
+        return f"<Explanation of {self.image}: {self.explained}, stages {stages}>"
+
+    def _repr_html_(self) -> str:
+        """The sheet and the most probable classes, for notebooks."""
+        picture = base64.b64encode(overlays.png(self.sheet())).decode()
+        return (
+            f'<div><b>{html.escape(self.image)}</b><img src="data:image/png;base64,{picture}" '
+            f'alt="{html.escape(repr(self))}" style="max-width:100%">{html_table(self.top)}</div>'
+        )
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of a folder that is similar to another image.
+
+    Args:
+        image: its file.
+        label: name of the folder that contains it; empty for the searched folder itself.
+        similarity: cosine of the angle between the two pooled features; 1 is identical.
+    """
+
+    image: str
+    label: str
+    similarity: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The neighbour as JSON."""
+        similarity = round(self.similarity, DIGITS)
+        return {"image": self.image, "class": self.label, "similarity": similarity}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The most similar images of a folder.
+
+    Args:
+        neighbours: the most similar first.
+        itself: whether the image lies in the folder; it is then left out of its neighbours.
+    """
+
+    neighbours: list[Neighbour]
+    itself: bool
+
+
+@dataclass(frozen=True)
+class ExplainedFile:
+    """The record of one explained image file, or the reason why there is none.
+
+    Args:
+        image: the file, as it was named.
+        explained: the class.
+        top: the most probable classes, best first.
+        stages: the maps.
+        files: names of the pictures in the folder, by stage; `stages` is the sheet of all,
+            `nearest` the sheet of similar images.
+        nearest: similar images of another folder, if they were requested.
+        error: why the image could not be read.
+    """
+
+    image: str
+    explained: ClassProbability | None = None
+    top: Sequence[ClassProbability] = ()
+    stages: tuple[StageMap, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    nearest: Nearest | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON; the maps themselves are in the pictures."""
+        if self.explained is None:
+            return {"image": self.image, "error": self.error}
+        facts: dict[str, Any] = {
+            "image": self.image,
+            "class": self.explained.name,
+            "index": self.explained.index,
+            "probability": round(self.explained.probability, DIGITS),
+            "top": [entry.as_dict() for entry in self.top],
+            "stages": [_stage_facts(stage) for stage in self.stages],
+            "files": dict(self.files),
+        }
+        if self.nearest is not None:
+            facts["nearest"] = [neighbour.as_dict() for neighbour in self.nearest.neighbours]
+            facts["itself_left_out"] = self.nearest.itself
+        return facts
+
+
+def _stage_facts(stage: StageMap) -> dict[str, Any]:
+    height, width = stage.values.shape
+    return {
+        "stage": stage.stage,
+        "method": stage.method,
+        "height": height,
+        "width": width,
+        "channels": stage.channels,
+        "mean": round(stage.mean, 5),
+        "deviation": round(stage.deviation, 5),
+        "active": round(stage.active, 5),
+    }
+
+
+def load_network(name: str) -> Model:
+    """Load the PyTorch network of a model that is to be explained.
+
+    Args:
+        name: as for predictions; for an export the model file in its folder is loaded.
 
     Raises:
-        UserError: if there is no such model, or it has no stages, or an export lies there
-            without its source.
+        UserError: if there is no such model, it has no stages (VGG), or an export's folder lacks
+            the model file.
     """
     model = model_file.load(str(export_folder.source_of(name)))
     activation_maps.with_stages(model.network)
     return model
 
 
-def find_class(classes: Sequence[str], wanted: str) -> int:
-    """The index of a class that is given by its name, or by its number from 0.
+def find_class(classes: Sequence[str], wanted: str | int) -> int:
+    """The index of a class, given by its name or its index; names go first, exact case first.
 
     Raises:
-        UserError: if there is none, or several have this name.
+        UserError: if there is no such class, or several have this name.
     """
+    wanted = str(wanted)
     folded = wanted.strip().casefold()
-    for same in (
+    for matches in (
         [i for i, name in enumerate(classes) if name == wanted],
         [int(wanted)] if wanted.isdecimal() and int(wanted) < len(classes) else [],
         [i for i, name in enumerate(classes) if name.casefold() == folded],
     ):
-        if len(same) == 1:
-            return same[0]
-        if same:
-            numbers = " or ".join(map(str, same))
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            numbers = " or ".join(map(str, matches))
             raise UserError("several classes have this name", wanted, f"give {numbers}")
     if wanted.lstrip("-").isdecimal():
         raise UserError("no such class", wanted, f"numbers go from 0 to {len(classes) - 1}")
     raise UserError("no such class", wanted, nearest(wanted, classes))
 
 
-def explain(model: Model, image: Image.Image, index: int | None = None) -> Explanation:
-    """What a model answers for an upright RGB image, and where each stage has the reasons."""
-    look = model.preprocessing
-    pixels = to_tensor(look.crop(image))[None]
-    place = next(model.network.parameters()).device
-    return activation_maps.stage_maps(
-        model.network, model.normalize(place)(pixels.to(place)), index
+def explain(
+    model: Model, image: Image.Image, index: int | None = None, name: str = ""
+) -> ImageExplanation:
+    """Explain a model's prediction for one image.
+
+    Args:
+        model: on any device.
+        image: upright RGB.
+        index: the class to explain; the most probable one by default.
+        name: of the image, for the result.
+
+    Raises:
+        UserError: if the network has no stages (VGG), or there is no such class.
+    """
+    network_input = model.preprocessing.crop(image)
+    device = next(model.network.parameters()).device
+    pixels = to_tensor(network_input)[None].to(device)
+    found = activation_maps.stage_maps(model.network, model.normalize(device)(pixels), index)
+    logits = found.logits.numpy()
+    (ranked,) = top_classes(logits[None], len(logits), model.classes, model.class_ids)
+    box = model.preprocessing.box(*image.size)
+    return ImageExplanation(
+        image=name,
+        explained=next(entry for entry in ranked if entry.index == found.index),
+        top=ranked[:TOP],
+        stages=found.stages,
+        logits=logits,
+        photo=resized_crop(image, box, overlays.SIDE),
+        network_input=network_input,
     )
 
 
-def prepare(model: Model, folder: Path, wishes: Wishes) -> None:
-    """Make the folder for explanations; refuse what could only fail later.
+def check_stage(model: Model, stage: str, option: str = "", others: Sequence[str] = ()) -> None:
+    """Raise `UserError` if the network has no such stage, or no stages at all (VGG).
 
     Args:
+        model: the model.
+        stage: a name such as `stem` or `layer1`.
+        option: the command line's option that gave it, for the message.
+        others: names that are allowed as well.
+    """
+    known = [*others, "stem", *activation_maps.with_stages(model.network).stage_names]
+    if stage not in known:
+        raise _unknown_stage(f"{option} {stage}".strip(), known)
+
+
+def _unknown_stage(stage: str, known: Sequence[str]) -> UserError:
+    return UserError("no such stage", stage, f"known: {', '.join(known)}")
+
+
+def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
+    """Create the folder for explanations, before anything is computed.
+
+    Args:
+        model: its network must have the stage.
         folder: new, empty, or filled by an earlier call: its pictures may be replaced.
+        stage: to be drawn, or `all`.
 
     Raises:
-        UserError: if there is no such stage, the folder holds something else, or cannot be
-            made.
+        UserError: if there is no such stage, or the folder holds other files or cannot be
+            created.
     """
-    known = [ALL, "stem", *activation_maps.with_stages(model.network).stage_names]
-    if wishes.stage not in known:
-        raise UserError("no such stage", f"--stage {wishes.stage}", f"known: {', '.join(known)}")
+    check_stage(model, stage, "--stage", (ALL,))
     make_folder(folder)
     if not (folder / RECORD).exists():
         if any(folder.iterdir()):
             raise UserError("holds other files", f"--out {folder}", "give a new folder")
-        _record(folder, model.card["network"], [])  # from now on it shows whose it is
+        _write_record(folder, model.card["network"], [])  # marks the folder as ours
 
 
 def explain_files(
     model: Model,
     images: Sequence[str],
     folder: Path,
-    wishes: Wishes,
-    neighbours: Mapping[str, Nearest] | None = None,
-) -> Iterator[Explained]:
-    """Explain image files one by one, each with its pictures; after the last, write the page.
+    options: ExplanationOptions,
+    similar: Mapping[str, Nearest] | None = None,
+) -> Iterator[ExplainedFile]:
+    """Explain image files one by one and write their pictures; at the end, the page.
 
-    Images that cannot be read have their reason.
+    Files that cannot be read yield their error.
 
     Args:
-        folder: for the pictures, prepared.
-        neighbours: found for each image, to be shown too.
+        folder: for the pictures, see `prepare_folder`.
+        similar: similar images of each file, drawn as a sheet.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -131,106 +324,71 @@ def explain_files(
     used: set[str] = set()
     done = []
     for file in images:
-        found = _explain_file(model, file, folder, wishes, (neighbours or {}).get(file), used)
+        try:
+            image = read_image(Path(file))
+        except UserError as error:
+            found = ExplainedFile(file, error=error.message)
+        else:
+            explanation = explain(model, image, options.index, file)
+            near = (similar or {}).get(file)
+            files = {}
+            stem = _unused_name(file, used)
+            for kind, picture in _pictures(model, explanation, options, near):
+                files[kind] = f"{stem}-{kind}.png"
+                write_bytes(folder / files[kind], overlays.png(picture))
+            found = ExplainedFile(
+                file, explanation.explained, explanation.top, explanation.stages, files, near
+            )
         done.append(found)
         yield found
     network = model.card["network"]
-    _record(folder, network, done)
-    write_bytes(folder / PAGE, page(network, done).encode("utf-8", "replace"))
+    _write_record(folder, network, done)
+    page = _PAGE.render(network=network, images=done)
+    write_bytes(folder / PAGE, page.encode("utf-8", "replace"))
 
 
-def _record(folder: Path, network: str, done: Sequence[Explained]) -> None:
-    facts = {"network": network, "images": [one.as_dict() for one in done]}
-    write_bytes(folder / RECORD, (json.dumps(facts, indent=2) + "\n").encode())
-
-
-def _explain_file(
-    model: Model,
-    file: str,
-    folder: Path,
-    wishes: Wishes,
-    near: Nearest | None,
-    used: set[str],
-) -> Explained:
-    try:
-        image = read_image(Path(file))
-    except UserError as error:
-        return Explained(file, error=error.message)
-    explanation = explain(model, image, wishes.index)
-    chances = explanation.probabilities
-    best = chances.topk(min(TOP, len(chances)))
-    name = model.classes[explanation.index]
-    chance = round(float(chances[explanation.index]), 5)
-    stem = _unused(file, used)
-    files = {}
-    for what, picture in _pictures(
-        model, image, explanation, wishes, f"{name}, {100 * chance:.1f} %", near
-    ):
-        files[what] = f"{stem}-{what}.png"
-        write_bytes(folder / files[what], overlays.png(picture))
-    return Explained(
-        file,
-        name,
-        explanation.index,
-        chance,
-        tuple(
-            (model.classes[i], round(p, 5))
-            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ),
-        explanation.stages,
-        files,
-        near,
-    )
+def _write_record(folder: Path, network: str, done: Sequence[ExplainedFile]) -> None:
+    write_json(folder / RECORD, {"network": network, "images": [one.as_dict() for one in done]})
 
 
 def _pictures(
     model: Model,
-    image: Image.Image,
-    explanation: Explanation,
-    wishes: Wishes,
-    title: str,
-    near: Nearest | None,
+    explanation: ImageExplanation,
+    options: ExplanationOptions,
+    similar: Nearest | None,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """The pictures of an image, each with what it shows."""
-    look = model.preprocessing
-    photo = resized_crop(image, look.box(*image.size), overlays.SIDE)
-    small = look.crop(image)
-    panels = [Panel(small, ("what the network sees", f"{look.size} x {look.size} pixels"))]
+    """The pictures of an image, each with its kind."""
     for stage in explanation.stages:
-        picture = overlays.overlay(photo, stage.values, wishes.opacity)
-        panels.append(Panel(picture, _caption(stage)))
-        if wishes.stage in (ALL, stage.stage):
-            yield stage.stage, picture
-    if wishes.stage == ALL:
-        yield "stages", overlays.sheet(panels, title)
-    if near is not None:
-        yield "nearest", _neighbours(model, small, near)
+        if options.stage in (ALL, stage.stage):
+            yield stage.stage, explanation.overlay(stage.stage, options.opacity)
+    if options.stage == ALL:
+        yield "stages", explanation.sheet(options.opacity)
+    if similar is not None:
+        yield "nearest", _nearest_sheet(model, explanation.network_input, similar)
 
 
 def _caption(stage: StageMap) -> tuple[str, str]:
     height, width = stage.values.shape
     kind = "class activation map" if stage.method == "cam" else "Grad-CAM"
-    nothing = "" if bool(stage.values.any()) else ", nothing for this class"
-    return f"{stage.stage}: {kind}{nothing}", f"{stage.channels} x {height} x {width}"
+    empty = "" if bool(stage.values.any()) else ", no evidence for this class"
+    return f"{stage.stage}: {kind}{empty}", f"{stage.channels} x {height} x {width}"
 
 
-def _neighbours(model: Model, small: Image.Image, near: Nearest) -> Image.Image:
-    """A sheet of an image and of those that are like it, as the network sees them."""
-    look = model.preprocessing
-    panels = [Panel(small, ("the image",))]
-    for neighbour in near.neighbours:
+def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.Image:
+    """A sheet of an image and its neighbours, as the network sees them."""
+    panels = [Panel(query, ("the image",))]
+    for neighbour in similar.neighbours:
         try:
-            other = read_image(Path(neighbour.image))
-            picture = look.crop(other)
-        except UserError:  # its features came from the cache, and now it is gone
-            picture = Image.new("RGB", small.size, "grey")
+            picture = model.preprocessing.crop(read_image(Path(neighbour.image)))
+        except UserError:  # its features came from the cache, and the file is gone
+            picture = Image.new("RGB", query.size, "grey")
         name = Path(neighbour.image).name
         panels.append(Panel(picture, (f"{neighbour.similarity:.3f}  {neighbour.label}", name)))
     return overlays.sheet(panels, "Nearest images by the cosine of pooled features")
 
 
-def _unused(file: str, used: set[str]) -> str:
-    """A name for an image's pictures: safe, short, and not used yet, whatever the case."""
+def _unused_name(file: str, used: set[str]) -> str:
+    """A name for an image's pictures: ASCII, short, and not used yet in any letter case."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(file).stem)[:60].strip("_") or "image"
     name, number = stem, 1
     while name.lower() in used:
@@ -238,3 +396,30 @@ def _unused(file: str, used: set[str]) -> str:
         name = f"{stem}_{number}"
     used.add(name.lower())
     return name
+
+
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Explanations of {{ network }}</title><style>
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem}
+img{max-width:100%;height:auto;display:block;margin:.5rem 0}section{margin-bottom:2.5rem}
+h1,h2,p{overflow-wrap:anywhere}h2{font-size:1.15rem;margin-bottom:0}p{margin:0;color:#555}
+</style></head><body>
+<h1>Explanations of {{ network }}</h1>
+{% for one in images %}
+<section><h2>{{ one.image }}</h2>
+{% if one.error is not none %}
+<p>{{ one.error }}</p>
+{% else %}
+<p>Explained: {{ one.explained.name }}. Most probable: {{ one.top | join(", ") }}.</p>
+{% for kind, file in one.files.items() %}
+{% if "stages" not in one.files or kind in ("stages", "nearest") %}
+<a href="{{ file }}"><img src="{{ file }}" alt="{{ kind }} of {{ one.image }}"></a>
+{% endif %}
+{% endfor %}
+{% endif %}
+</section>
+{% endfor %}
+</body></html>
+""")

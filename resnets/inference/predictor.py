@@ -1,14 +1,17 @@
-"""A model made ready to answer: found by name, in the engine that suits the machine."""
+"""Predictors: models ready for use, in the engine that suits the machine."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -26,36 +29,69 @@ from resnets.inference.engines import (
     default_precision,
     has_openvino,
     openvino,
+    threads,
 )
+from resnets.inference.image_inputs import ImageInput, as_images, image_name, open_image
 from resnets.inference.int8_file import Int8File
+from resnets.inference.predictions import Prediction, top_classes
 from resnets.support.devices import find_device, is_surely_cpu
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import cache_folder, make_folder, sync, writing
+from resnets.support.parallel import in_threads
 from resnets.weights import cards
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
+    from resnets.inference.explanations import ImageExplanation
+    from resnets.weights.model_file import Model
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-SPARE = 2
-"""Large JPEGs are decoded at a smaller scale, but still so many times what is shown to networks."""
-GRAPH = 1
-"""Counts changes of `Deployable`, so that none takes another's graph from the cache."""
+DECODE_MARGIN = 2
+"""Large JPEGs are decoded at a smaller scale, at least this many times the network's resolution."""
+GRAPH_VERSION = 1
+"""To be increased with every change of `Deployable`: caches of older graphs are then not used."""
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A model ready to answer.
+class Identity(NamedTuple):
+    """On what predictions depend, apart from images and options.
 
     Args:
-        name: as the user called it.
+        network: its name.
+        weights: SHA-256.
+        runtime: engine and precision.
+        classes: number of classes.
+    """
+
+    network: str
+    weights: str
+    runtime: str
+    classes: int
+
+
+@dataclass(frozen=True, repr=False)
+class Predictor:
+    """A model ready for use.
+
+    ```python
+    model = open_predictor("cifar-resnet20")
+    for prediction in model.predict(["a.jpg", "b.jpg"]):
+        print(prediction.image, prediction.top[0].name, prediction.top[0].probability)
+    ```
+
+    Images are paths, PIL images, uint8 RGB arrays (H, W, 3) or uint8 RGB tensors (3, H, W). They
+    are scaled and cropped as the model's card says.
+
+    Args:
+        name: by which it was opened.
         card: network, classes, provenance, measured error.
-        preprocessing: the image's part; scaling is the runtime's work.
-        runtime: the network.
-        digest: SHA-256 of the file of weights, or of the exported network.
+        preprocessing: its scaling and crop; the engine does the normalization.
+        runtime: the network in its engine.
+        digest: SHA-256 of the weights' file, or of the exported network.
+        device: of the PyTorch network; None is the CPU.
     """
 
     name: str
@@ -63,6 +99,11 @@ class Predictor:
     preprocessing: CentralCrop
     runtime: Runtime
     digest: str
+    device: torch.device | None = None
+
+    def __repr__(self) -> str:
+        """Such as `<Predictor cifar-resnet20: 10 classes, openvino int8>`."""
+        return f"<Predictor {self.name}: {len(self.classes)} classes, {self.runtime.name}>"
 
     @property
     def classes(self) -> list[str]:
@@ -70,23 +111,236 @@ class Predictor:
         return list(self.card["classes"])
 
     @property
-    def shorter(self) -> int:
-        """Pixels that the shorter side of an image must keep as it is decoded."""
-        return SPARE * self.preprocessing.resize
+    def class_ids(self) -> list[str] | None:
+        """Identifiers of the classes, such as WordNet's, where the card has them."""
+        return self.card.get("class_ids")
 
-    def array(self, image: Any) -> NDArray[np.uint8]:
-        """What the network looks at of an upright RGB image: uint8 (3, size, size)."""
+    @property
+    def identity(self) -> Identity:
+        """On what predictions depend, apart from images and options."""
+        return Identity(
+            self.card["network"], self.digest, self.runtime.name, len(self.card["classes"])
+        )
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that the shorter side of a decoded image needs."""
+        return DECODE_MARGIN * self.preprocessing.resize
+
+    def input_array(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Scale and crop an upright RGB image to the network's input: uint8 (3, size, size)."""
         return to_array(self.preprocessing.crop(image))
 
-    def pixels(self, image: Any) -> Tensor:
-        """The same as a tensor."""
+    def input_tensor(self, image: Image.Image) -> Tensor:
+        """The same as `input_array`, as a tensor."""
         import torch
 
-        return torch.from_numpy(self.array(image))
+        return torch.from_numpy(self.input_array(image))
+
+    def predict(
+        self, images: ImageInput | Iterable[ImageInput], top: int = 5, *, batch: int = 16
+    ) -> list[Prediction]:
+        """Predict the most probable classes of images.
+
+        ```python
+        model.predict("cat.jpg")[0].top[0]     # ClassProbability(name='cat', probability=0.99, ...)
+        model.predict([Image.open("a.png"), numpy.zeros((32, 32, 3), numpy.uint8)], top=1)
+        ```
+
+        Args:
+            images: one image, several, or a batch: an array (N, H, W, 3) or a tensor (N, 3, H, W).
+            top: how many classes; all if the model has fewer.
+            batch: images that the network computes at a time.
+
+        Returns:
+            A prediction for each image, in their order. Images that cannot be read have an `error`.
+
+        Raises:
+            TypeError: if something is not an image.
+            ValueError: if an array or tensor is not uint8 RGB.
+        """
+        return list(self.iter_predictions(images, top, batch=batch))
+
+    def iter_predictions(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        top: int = 5,
+        *,
+        batch: int = 16,
+        embeddings: bool = False,
+    ) -> Iterator[Prediction]:
+        """Yield predictions as they are computed, for any number of images; see `predict`.
+
+        Args:
+            images: as for `predict`; they are read as they are needed, in threads.
+            top: likewise.
+            batch: likewise.
+            embeddings: whether predictions hold the pooled features.
+
+        Raises:
+            UserError: if the network has no pooled features, but embeddings are requested.
+        """
+        if embeddings:
+            self.require_features()
+        classes, ids = self.classes, self.class_ids
+        for group in self._batches(images, batch):
+            inputs = [pixels for _, pixels in group if not isinstance(pixels, UserError)]
+            rows: Iterator[Any] = iter(())
+            if inputs:
+                outputs = self.runtime.arrays(np.stack(inputs))
+                features = outputs.features.tolist() if embeddings else [None] * len(inputs)
+                rows = zip(top_classes(outputs.logits, top, classes, ids), features, strict=True)
+            for name, pixels in group:
+                if isinstance(pixels, UserError):
+                    yield Prediction(name, error=pixels.message)
+                else:
+                    best, embedding = next(rows)
+                    yield Prediction(name, best, tuple(embedding) if embedding else None)
+
+    def features(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        stage: str | None = None,
+        *,
+        batch: int = 16,
+    ) -> NDArray[np.float32]:
+        """Compute features of images.
+
+        ```python
+        model.features(["a.jpg", "b.jpg"])             # (2, 64): pooled, in front of the classifier
+        model.features("a.jpg", stage="layer2")        # (1, 32, 16, 16): a stage's output
+        ```
+
+        Args:
+            images: as for `predict`.
+            stage: `stem`, `layer1`, `layer2`, ...: the output of that stage, by PyTorch in float32;
+                None is the last stage's output after global average pooling, by the predictor's
+                engine, but never in int8 (except of an int8 export).
+            batch: images that the network computes at a time.
+
+        Returns:
+            float32 (N, channels); of a stage (N, channels, H, W).
+
+        Raises:
+            UserError: if an image cannot be read, or the network has no such features.
+            ValueError: if there are no images.
+        """
+        compute = self._pooled_features if stage is None else self._stage_features(stage)
+        if stage is None:
+            self.require_features("")
+        found = []
+        for group in self._batches(images, batch):
+            inputs = []
+            for _, pixels in group:
+                if isinstance(pixels, UserError):
+                    raise pixels
+                inputs.append(pixels)
+            found.append(compute(np.stack(inputs)))
+        if not found:
+            raise ValueError("no images were given")
+        return np.concatenate(found)
+
+    def _pooled_features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._float_runtime.arrays(pixels).features
+
+    def _stage_features(self, stage: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        """The function that computes a stage's output; raises `UserError` if there is none."""
+        import torch
+
+        from resnets.analysis.activation_maps import with_stages
+        from resnets.inference.explanations import check_stage
+
+        model, device = self.torch_model, self.device or torch.device("cpu")
+        check_stage(model, stage)
+        network, normalize = with_stages(model.network), model.normalize(device)
+
+        def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                inputs = normalize(torch.from_numpy(pixels).to(device))
+                output: NDArray[np.float32] = network.features(inputs)[stage].cpu().numpy()
+                return output
+
+        return compute
+
+    def explain(
+        self, image: ImageInput, class_name: str | int | None = None, stage: str | None = None
+    ) -> ImageExplanation:
+        """Explain the prediction for an image: where each stage finds the evidence for a class.
+
+        ```python
+        explanation = model.explain("cat.jpg", class_name="dog")
+        explanation.overlay("layer3").save("dog.png")
+        explanation.sheet().show()
+        ```
+
+        Args:
+            image: as for `predict`.
+            class_name: name or index of the class to explain; the most probable one by default.
+            stage: the only stage to explain, such as `layer3`; all by default.
+
+        Raises:
+            UserError: if the image cannot be read, there is no such class or stage, the network
+                has no stages (VGG), or an export's folder lacks the model file.
+        """
+        from resnets.inference import explanations
+
+        model = self.torch_model
+        index = None if class_name is None else explanations.find_class(self.classes, class_name)
+        if stage is not None:
+            explanations.check_stage(model, stage)
+        name = image_name(image, 0)
+        found = explanations.explain(model, open_image(image), index, name)
+        chosen = tuple(one for one in found.stages if stage in (None, one.stage))
+        return replace(found, stages=chosen)
+
+    @cached_property
+    def torch_model(self) -> Model:
+        """The model in PyTorch in float32; of an export, the model file in its folder.
+
+        Raises:
+            UserError: if it cannot be loaded.
+        """
+        import torch
+
+        from resnets.weights import model_file
+
+        model = model_file.load(str(export_folder.source_of(self.name)))
+        model.network.to(self.device or torch.device("cpu"))
+        return model
+
+    @cached_property
+    def _float_runtime(self) -> Runtime:
+        """The same engine, but not in int8, which rounds features; an int8 export has no other."""
+        if not self.runtime.name.endswith("int8") or export_folder.is_artefact(self.name):
+            return self.runtime
+        return open_predictor(self.name, "openvino", allow_int8=False).runtime
+
+    def require_features(self, option: str = "--embeddings") -> None:
+        """Raise `UserError` if the network has no pooled features, which `option` requests."""
+        from resnets.models import zoo  # imports torch
+
+        if self.card["network"] in zoo.VGG_NAMES:
+            raise UserError(f"{self.card['network']} has no pooled features", option)
+
+    def _batches(
+        self, images: ImageInput | Iterable[ImageInput], size: int
+    ) -> Iterator[list[tuple[str, NDArray[np.uint8] | UserError]]]:
+        """Names of images with their inputs, or why they cannot be read, in lists of `size`."""
+        loaded = in_threads(self._load, enumerate(as_images(images)), min(threads(), 16))
+        while group := list(islice(loaded, size)):
+            yield group
+
+    def _load(self, numbered: tuple[int, ImageInput]) -> tuple[str, NDArray[np.uint8] | UserError]:
+        number, image = numbered
+        name = image_name(image, number)
+        try:
+            return name, self.input_array(open_image(image, self.shorter_side))
+        except UserError as error:
+            return name, error
 
 
-def check_words(name: str, runtime: str, precision: str) -> None:
-    """Raise `UserError` if no engine or precision for the model `name` is called so."""
+def check_options(name: str, runtime: str, precision: str) -> None:
+    """Raise `UserError` if there is no such engine or precision for the model `name`."""
     for word, known, option in (
         (runtime, RUNTIMES, "--runtime"),
         (precision, PRECISIONS, "--precision"),
@@ -98,12 +352,12 @@ def check_words(name: str, runtime: str, precision: str) -> None:
 
 
 def device_for(name: str, runtime: str, device: str) -> torch.device | None:
-    """The device that a user means; None is the CPU, told without torch where that can be.
+    """The device that a model runs on; None is the CPU, chosen without torch where possible.
 
     Args:
-        name: of the model; with `auto`, exports and OpenVINO stay on the CPU.
+        name: of the model.
         runtime: as for `open_predictor`.
-        device: as for `find_device`.
+        device: as for `find_device`; with `auto`, exports and OpenVINO stay on the CPU.
 
     Raises:
         UserError: if there is no such device.
@@ -116,57 +370,70 @@ def open_predictor(
     name: str,
     runtime: str = "auto",
     precision: str = "auto",
-    device: torch.device | None = None,
-    exact: bool = False,
+    device: str | torch.device | None = None,
+    *,
+    allow_int8: bool = True,
 ) -> Predictor:
-    """Make a model ready.
+    """Open a model by its name.
 
     Args:
-        name: a shipped model, a model file, a run folder, a named source, or the folder of an
-            export, which brings its own engine and precision.
+        name: a shipped model, a model file, a run folder, a named source such as `resnet50@msra`,
+            or the folder of an export, which has its own engine and precision.
         runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs where it is installed.
         precision: `fp32`, `bf16`, `int8`, or `auto`: in OpenVINO int8 for models that have been
-            calibrated, else bf16 where the machine multiplies it in hardware.
-        device: the CPU by default; no torch is imported for it where the engine needs none.
-        exact: never let `auto` mean int8.
+            calibrated, else bf16 where the device has hardware for it, else float32.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ... or a torch device; None is the CPU. torch is
+            not imported for an engine that does not need it.
+        allow_int8: whether the precision `auto` may mean int8.
 
     Raises:
-        UserError: if there is no such model, or it cannot be run so.
+        UserError: if there is no such model, or it cannot be run in this way.
     """
+    if isinstance(device, str):
+        device = device_for(name, runtime, device)
     if device is not None and device.type == "cpu":
         device = None
     if export_folder.is_artefact(name):
-        return _open_artefact(name, runtime, precision, device)
-    check_words(name, runtime, precision)
+        return _open_export(name, runtime, precision, device)
+    check_options(name, runtime, precision)
     path = cards.find(name)
     digest = digest_of(path)
     if runtime == "auto":
-        wanted = has_openvino() or precision == "int8"
-        runtime = "openvino" if device is None and wanted else "torch"
-    int8 = _int8(name, path, runtime, precision, device, exact)
+        openvino_suits = device is None and (has_openvino() or precision == "int8")
+        runtime = "openvino" if openvino_suits else "torch"
+    int8 = _find_int8(name, path, runtime, precision, device, allow_int8)
     chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
-    if runtime == "openvino":
-        if device is not None:
-            raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
-        if int8 is not None:
-            chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
-        card, look = cards.read(path)
-        return Predictor(name, card, look, _in_openvino(path, digest, chosen, int8), digest)
-    return _open_in_torch(name, path, digest, device, chosen)
+    if runtime == "torch":
+        return _open_in_torch(name, path, digest, device, chosen)
+    if device is not None:
+        raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
+    if int8 is not None:
+        chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
+    card, crop = cards.read(path)
+    return Predictor(name, card, crop, _in_openvino(path, digest, chosen, int8), digest)
 
 
-def _int8(
-    name: str, path: Path, runtime: str, precision: str, device: torch.device | None, exact: bool
+def _find_int8(
+    name: str,
+    path: Path,
+    runtime: str,
+    precision: str,
+    device: torch.device | None,
+    allow_int8: bool,
 ) -> Int8File | None:
-    """What the model is to be run in int8 with, if it is; raises `UserError` if it cannot be."""
-    asked = precision == "int8"
-    if asked and device is not None:
+    """The file with which a model is to run in int8; None if it runs in another precision.
+
+    `--precision int8` always runs in int8, or raises `UserError`. `auto` does so if the model has
+    been calibrated, OpenVINO runs it, and int8 is faster on this machine.
+    """
+    requested = precision == "int8"
+    if requested and device is not None:
         raise UserError("int8 runs on CPUs only", "--precision int8", "add --device cpu")
-    if asked and runtime == "torch":
+    if requested and runtime == "torch":
         raise UserError("int8 runs in OpenVINO only", "--precision int8", "leave --runtime out")
-    wanted = asked or (precision == "auto" and runtime == "openvino" and not exact)
-    found = int8_file.find(path) if wanted and (asked or gains_by_int8()) else None
-    if asked and found is None:
+    suits = precision == "auto" and runtime == "openvino" and allow_int8 and int8_is_faster()
+    found = int8_file.find(path) if requested or suits else None
+    if requested and found is None:
         raise UserError(
             f"{name} has not been calibrated",
             "--precision int8",
@@ -175,24 +442,23 @@ def _int8(
     return found
 
 
-def gains_by_int8() -> bool:
-    """Whether CPUs are of the kind on which int8 was measured to be faster (docs/speed.md)."""
+def int8_is_faster() -> bool:
+    """Whether int8 was measured to be faster on CPUs of this machine's kind (docs/speed.md)."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _in_openvino(
     path: Path, digest: str, precision: Precision, int8: Int8File | None
 ) -> OpenVinoRuntime:
-    """A model file in OpenVINO; what the cache holds of it is made anew if it cannot be run."""
-    compiled = _compiled_folder()
-    found = _cached(digest)
-    if found.exists():
+    """A model file in OpenVINO; a converted network in the cache that does not run is replaced."""
+    compiled, converted = _compiled_folder(), _converted_file(digest)
+    if converted.exists():
         with suppress(UserError):
-            return OpenVinoRuntime(found, precision, compiled)
+            return OpenVinoRuntime(converted, precision, compiled)
     try:
-        return OpenVinoRuntime(_convert(path, found, int8), precision, compiled)
+        return OpenVinoRuntime(_convert(path, converted, int8), precision, compiled)
     except UserError as error:
-        if int8 is None or error.location != str(found):
+        if int8 is None or error.location != str(converted):
             raise
         raise UserError(error.message, str(int8.path), int8_file.HINT) from error
 
@@ -208,12 +474,10 @@ def _open_in_torch(
     model = model_file.load(str(path))
     network = Deployable(model.network, model.preprocessing)
     engine = TorchRuntime(network, device or torch.device("cpu"), precision)
-    return Predictor(name, model.card, model.preprocessing, engine, digest)
+    return Predictor(name, model.card, model.preprocessing, engine, digest, device)
 
 
-def _open_artefact(
-    name: str, runtime: str, precision: str, device: torch.device | None
-) -> Predictor:
+def _open_export(name: str, runtime: str, precision: str, device: torch.device | None) -> Predictor:
     """An exported model in its own engine."""
     found = export_folder.read(Path(name))
     for word, own, option in (
@@ -221,13 +485,13 @@ def _open_artefact(
         (precision, found.precision, "--precision"),
     ):
         if word not in ("auto", own):
-            hint = "leave the option out, or name the model it was made from"
+            hint = "leave the option out, or name the exported model's source"
             raise UserError(f"this export is for {own}, not {word}", f"{option} {word}", hint)
     if device is not None:
         raise UserError(f"exported models run on CPUs, not on {device}", name)
     if found.dense:
         raise UserError(
-            "a dense export answers for every place of an image, not for images",
+            "a dense export predicts locations of an image, not images",
             name,
             "export without --dense",
         )
@@ -236,10 +500,11 @@ def _open_artefact(
 
 
 def open_engine(found: export_folder.Artefact, keep: bool = True) -> Runtime:
-    """The network of an exported model, ready to run on the CPU.
+    """The network of an exported model in its engine, on the CPU.
 
     Args:
-        keep: what OpenVINO compiles, for the next start.
+        found: the export.
+        keep: whether OpenVINO keeps the compiled network in the cache for the next start.
     """
     precision: Precision = found.precision  # type: ignore[assignment]
     if found.engine == "openvino":
@@ -250,7 +515,7 @@ def open_engine(found: export_folder.Artefact, keep: bool = True) -> Runtime:
 
 
 def _digest_of_export(found: export_folder.Artefact) -> str:
-    """SHA-256 of the network's file, of its weights where they lie beside it, and the config."""
+    """SHA-256 of the network's file, OpenVINO's weights if there are any, and the config."""
     files = (found.file, found.file.with_suffix(".bin"), found.folder / export_folder.CONFIG)
     digests = "".join(digest_of(file) for file in files if file.exists())
     return hashlib.sha256(digests.encode()).hexdigest()
@@ -269,33 +534,33 @@ def _compiled_folder() -> Path:
     return cache_folder("openvino", "compiled")
 
 
-def _cached(digest: str) -> Path:
-    """Where the cache has the IR file of a model file, if it has it."""
+def _converted_file(digest: str) -> Path:
+    """The IR file in the cache for weights with this digest; it need not exist."""
     version = openvino().get_version().split("-")[0]
-    return cache_folder("openvino", f"{digest[:24]}-{GRAPH}-{version}") / "model.xml"
+    return cache_folder("openvino", f"{digest[:24]}-{GRAPH_VERSION}-{version}") / "model.xml"
 
 
-def _convert(path: Path, whole: Path, int8: Int8File | None) -> Path:
-    """Make the IR file `whole` of a model file; gives it back.
+def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
+    """Convert a model file to the IR file `converted`, and return it.
 
     Raises:
-        UserError: if the disk is full or its folder read-only.
+        UserError: if the disk is full or the folder read-only.
     """
-    folder = make_folder(whole.parent)
-    before = _state(whole)
+    folder = make_folder(converted.parent)
+    before = _file_state(converted)
     with writing(folder), FileLock(folder / ".lock"):
-        if _state(whole) == before:  # else another process has just made it
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                _write(path, Path(place) / whole.name, int8)
-                for ending in (".bin", ".xml"):  # the last one tells that it is whole
-                    file = whole.with_suffix(ending)
-                    sync(Path(place) / file.name)
-                    (Path(place) / file.name).replace(file)
-    return whole
+        if _file_state(converted) == before:  # else another process has just written it
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                _write_ir(path, Path(temporary) / converted.name, int8)
+                for suffix in (".bin", ".xml"):  # the .xml last: it marks a complete pair
+                    file = converted.with_suffix(suffix)
+                    sync(Path(temporary) / file.name)
+                    (Path(temporary) / file.name).replace(file)
+    return converted
 
 
-def _write(path: Path, xml: Path, int8: Int8File | None) -> None:
-    """Write a model file's network as an IR file."""
+def _write_ir(path: Path, xml: Path, int8: Int8File | None) -> None:
+    """Write a model file's network as an IR file (.xml, and .bin with the weights)."""
     from resnets.inference import conversion
     from resnets.inference.deployable import Deployable
     from resnets.weights import model_file
@@ -303,15 +568,15 @@ def _write(path: Path, xml: Path, int8: Int8File | None) -> None:
     model = model_file.load(str(path))
     network = Deployable(model.network, model.preprocessing)
     if int8 is None:
-        made = conversion.to_openvino(network, model.preprocessing.size)
-        conversion.save_openvino(made, xml)
+        converted = conversion.to_openvino(network, model.preprocessing.size)
+        conversion.save_openvino(converted, xml)
     else:
         int8_file.unpack(int8, network.weights(), xml)
 
 
-def _state(file: Path) -> tuple[int, int] | None:
-    """By which a file is known from its successor; None if there is none."""
+def _file_state(file: Path) -> tuple[int, int] | None:
+    """Inode and time of change of a file, which its replacement does not share; None if absent."""
     with suppress(FileNotFoundError):
-        about = file.stat()
-        return about.st_ino, about.st_mtime_ns
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns
     return None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resnets.data.preprocessing import stack
 from resnets.inference.deployable import Outputs
+from resnets.inference.predictions import softmax
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem, busy
 
@@ -37,8 +38,7 @@ class Ranking:
 
 def rank(logits: Tensor) -> list[Ranking]:
     """The ranking of each row of logits (N, classes)."""
-    powers = np.exp(logits.numpy() - logits.numpy().max(1, keepdims=True))
-    probabilities = powers / powers.sum(1, keepdims=True)
+    probabilities = softmax(logits.numpy())
     classes = np.argsort(-probabilities, axis=1, kind="stable")
     sorted_ = np.take_along_axis(probabilities, classes, 1)
     return [Ranking(*pair) for pair in zip(classes, sorted_, strict=True)]

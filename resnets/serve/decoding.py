@@ -89,8 +89,8 @@ class Decoders:
             self._check(header)
             if header.width * header.height > most:
                 return None
-            image = decode(content, "", predictor.shorter)
-            pixels = predictor.pixels(image)
+            image = decode(content, "", predictor.shorter_side)
+            pixels = predictor.input_tensor(image)
         except UserError as error:
             raise Problem(422, error.message, error.hint) from error
         # JPEGs may have been decoded at a smaller scale.

@@ -158,7 +158,10 @@ def _open(options: Options, device: str) -> Iterator[tuple[str, Predictor]]:
     for name, model in named.items():
         place = device_for(model, options.runtime, device)
         # In float unless asked otherwise, like the explanations on the page.
-        yield name, open_predictor(model, options.runtime, options.precision, place, exact=True)
+        yield (
+            name,
+            open_predictor(model, options.runtime, options.precision, place, allow_int8=False),
+        )
 
 
 def _possible(limits: Limits) -> Limits:

@@ -7,7 +7,7 @@ import pytest
 
 from resnets.inference import explanations
 from tests.conftest import draw_photos
-from tests.inference.test_explaining import CLASSES, LOOK, save
+from tests.inference.test_explanations import CLASSES, LOOK, save
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
         (("m.safetensors", image, "--class", "brid"), "did you mean bird"),
         (("m.safetensors", image, "--class", "7"), "numbers go from 0 to 6"),
         (("m.safetensors", image, "--stage", "layer9"), "known: all, stem, layer1"),
-        (("m.safetensors", "photos/*.gif"), "no file has such a name"),
+        (("m.safetensors", "photos/*.gif"), "no file matches this pattern"),
         (("m.safetensors", image, "--device", "cuda:77"), "--device"),
         (("m.safetensors", image, "--nearest", "nowhere"), "no such folder"),
         (("m.safetensors", image, "--count", "3"), "--count: is for --nearest"),

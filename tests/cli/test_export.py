@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from resnets.inference.predictor import gains_by_int8
+from resnets.inference.predictor import int8_is_faster
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
 
-INT8 = "openvino int8" if gains_by_int8() else "openvino fp32|openvino bf16"
+INT8 = "openvino int8" if int8_is_faster() else "openvino fp32|openvino bf16"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     answers = ("predict", "m.safetensors", "photos", "--out", "answers0.jsonl")
     code, _, err = resnets(*answers, "--precision", "fp32")
     assert code == 2
-    assert "was made in openvino int8, not in openvino fp32; go on with its" in one_line(err)
+    assert "was made in openvino int8, not in openvino fp32; resume with its" in one_line(err)
     code, _, err = resnets("quantize", "m.safetensors", "--calibrate", "many", "--test", "many")
     assert code == 2
     assert "the images of the test would calibrate too" in one_line(err)

@@ -120,7 +120,7 @@ def test_a_calibrated_model_is_run_in_int8_unless_told_otherwise(copied, monkeyp
     assert name() == "openvino int8"
     assert name(precision="int8") == "openvino int8"
     assert name(precision="fp32") == "openvino fp32"
-    assert name(exact=True) == FLOAT
+    assert name(allow_int8=False) == FLOAT
     assert name(runtime="torch") == FLOAT.replace("openvino", "torch")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert name() == FLOAT

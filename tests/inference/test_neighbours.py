@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +130,7 @@ def test_images_that_cannot_be_read_are_left_out_and_tried_again(predictor, fold
     again = neighbours.index_folder(predictor, folder)
     assert again.unreadable == index.unreadable
     assert again.computed == 0
-    shutil.copy(folder / "ant" / "1.png", bad)  # mended
+    shutil.copy(folder / "ant" / "1.png", bad)  # repaired
     read = Path.read_bytes
 
     def refuse(path):
@@ -143,9 +142,9 @@ def test_images_that_cannot_be_read_are_left_out_and_tried_again(predictor, fold
         patch.setattr(Path, "read_bytes", refuse)
         failed = neighbours.index_folder(predictor, folder)
         assert "Input/output error" in failed.unreadable["ant/bad.png"]
-    mended = neighbours.index_folder(predictor, folder)
-    assert (mended.computed, mended.unreadable) == (1, {})
-    assert "ant/bad.png" in mended.names
+    repaired = neighbours.index_folder(predictor, folder)
+    assert (repaired.computed, repaired.unreadable) == (1, {})
+    assert "ant/bad.png" in repaired.names
 
 
 def test_a_query_that_cannot_be_read_is_left_out(predictor, folder, tmp_path):
@@ -155,23 +154,19 @@ def test_a_query_that_cannot_be_read_is_left_out(predictor, folder, tmp_path):
     assert list(neighbours.nearest(predictor, index, [str(bad), good])) == [good]
 
 
-def test_what_was_computed_before_a_stop_is_kept(predictor, folder):
-    @contextmanager
-    def stops_after(images):
-        def progress(done):
-            if done == 4:
-                raise KeyboardInterrupt
-
-        assert images == 9
-        yield progress
+def test_features_computed_before_an_interruption_are_kept(predictor, folder):
+    def stop_after_four(done, total):
+        assert total == 9
+        if done == 4:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        neighbours.index_folder(predictor, folder, batch=2, bar=stops_after)
+        neighbours.index_folder(predictor, folder, batch=2, progress=stop_after_four)
     assert neighbours.index_folder(predictor, folder).computed == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None])
-def test_a_damaged_store_is_made_anew(predictor, folder, cache, content):
+def test_a_damaged_cache_file_is_replaced(predictor, folder, cache, content):
     first = neighbours.index_folder(predictor, folder)
     (store,) = (cache / "neighbours").iterdir()
     store.write_bytes(store.read_bytes()[:-40] if content is None else content)
@@ -190,7 +185,7 @@ def test_an_image_alone_has_no_neighbours(predictor, tmp_path, cache):
     assert found.itself
 
 
-def test_what_has_no_images_is_refused(predictor, tmp_path, cache):
+def test_folders_without_images_are_refused(predictor, tmp_path, cache):
     with pytest.raises(UserError, match="no such folder"):
         neighbours.index_folder(predictor, tmp_path / "absent")
     (tmp_path / "empty").mkdir()

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
-from resnets.inference.predictions import answers
 from resnets.inference.predictor import open_predictor
 from resnets.serve import decoding, static_files
 from resnets.serve.app import create_app
@@ -82,7 +81,7 @@ def predictor_of(path):
 def offline(path, content, tmp_path):
     file = tmp_path / "image"
     file.write_bytes(content)
-    (found,) = answers(predictor_of(path), [str(file)], top=3)
+    (found,) = predictor_of(path).predict(file, top=3)
     return found
 
 
@@ -462,7 +461,7 @@ def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client
     picture = asyncio.run(client.served[0].picture(file.getvalue()))
     assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
     predictor = client.served[0].predictor
-    whole = predictor.pixels(decode(file.getvalue(), ""))
+    whole = predictor.input_tensor(decode(file.getvalue(), ""))
     assert (picture.pixels.float() - whole.float()).abs().mean() < 1
 
 

@@ -1,16 +1,17 @@
-"""Outputs hold every image once, whenever the writing was cut off."""
+"""Files of predictions hold every image once, wherever the writing was cut off."""
 
 import csv
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnets.inference import outputs
-from resnets.inference.predictions import Answer
+from resnets.inference import prediction_files
+from resnets.inference.predictions import ClassProbability, Prediction
 from resnets.support.errors import UserError
 
 MADE_BY = {"model": "m", "weights": "w", "top": 2, "embeddings": False}
@@ -23,17 +24,26 @@ NAMES = [
     "caf\u00e9.jpg",
     os.fsdecode(b"\xff.jpg"),
 ]
-ANSWERS = [Answer(name, ("cat", 'd"og, big'), (0.75, 0.25)) for name in NAMES]
-ANSWERS[2] = Answer(NAMES[2], error="the file is empty")
+
+
+def prediction(image, *top):
+    """A prediction of classes and probabilities by turns."""
+    pairs = zip(top[::2], top[1::2], strict=True)
+    return Prediction(image, [ClassProbability(*pair, n) for n, pair in enumerate(pairs)])
+
+
+PREDICTIONS = [prediction(name, "cat", 0.75, 'd"og, big', 0.25) for name in NAMES]
+PREDICTIONS[2] = Prediction(NAMES[2], error="the file is empty")
 
 
 def opened(path, made_by=MADE_BY):
-    return outputs.open_output(path, made_by, 2, made_by["embeddings"])
+    return prediction_files.open_file(path, made_by, top=2, embeddings=made_by["embeddings"])
 
 
-def written(path, answers, retry=False):
-    with outputs.open_output(path, MADE_BY, 2, False, retry) as output:
-        output.write([a for a in answers if not output.holds(a.image)])
+def written(path, predictions, retry=False):
+    opened = prediction_files.open_file(path, MADE_BY, top=2, embeddings=False, retry=retry)
+    with opened as output:
+        output.write([one for one in predictions if not output.holds(one.image)])
 
 
 def rows(path):
@@ -47,31 +57,32 @@ def rows(path):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_what_is_there_is_not_written_again(tmp_path, ending):
+def test_predictions_in_the_file_are_not_written_again(tmp_path, ending):
     if ending == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"out{ending}"
-    written(path, ANSWERS[:3])
-    written(path, ANSWERS)
-    written(path, ANSWERS)
+    written(path, PREDICTIONS[:3])
+    written(path, PREDICTIONS)
+    written(path, PREDICTIONS)
     found = rows(path)
-    assert len(found) == len(ANSWERS)
+    assert len(found) == len(PREDICTIONS)
     assert found[:6] == NAMES[:6]
 
 
+@settings(deadline=None)  # disks wait
 @given(cut=st.integers(min_value=1, max_value=400), ending=st.sampled_from([".jsonl", ".csv"]))
 def test_a_line_that_was_cut_off_is_written_again(tmp_path_factory, cut, ending):
     path = tmp_path_factory.mktemp("cut") / f"out{ending}"
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     whole = path.read_bytes()
     path.write_bytes(whole[: max(0, len(whole) - cut)])
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     assert path.read_bytes() == whole
 
 
 def test_csv_and_lines_say_the_same(tmp_path):
     for ending in (".csv", ".jsonl"):
-        written(tmp_path / f"out{ending}", ANSWERS)
+        written(tmp_path / f"out{ending}", PREDICTIONS)
     with (tmp_path / "out.csv").open(
         newline="", encoding="utf-8", errors="surrogateescape"
     ) as file:
@@ -86,28 +97,29 @@ def test_csv_and_lines_say_the_same(tmp_path):
 
 def test_parquet_has_embeddings_and_parts(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(outputs, "ROWS_A_PART", 2)
+    monkeypatch.setattr(prediction_files, "ROWS_PER_PART", 2)
     path = tmp_path / "out.parquet"
     made_by = {**MADE_BY, "embeddings": True}
-    with outputs.open_output(path, made_by, 2, True) as output:
+    with prediction_files.open_file(path, made_by, top=2, embeddings=True) as output:
         for number in range(5):
-            output.write([Answer(f"{number}.png", ("a", "b"), (0.5, 0.5), (1.0, float(number)))])
+            one = prediction(f"{number}.png", "a", 0.5, "b", 0.5)
+            output.write([replace(one, embedding=(1.0, float(number)))])
     assert len(list(path.iterdir())) == 3
     table = parquet.read_table(path)
     assert table["embedding"].to_pylist()[4] == [1.0, 4.0]
     assert table["classes"].to_pylist()[0] == ["a", "b"]
 
 
-def test_an_output_of_another_model_or_maker_is_refused(tmp_path):
+def test_a_file_of_another_model_or_program_is_refused(tmp_path):
     path = tmp_path / "out.jsonl"
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     before = path.read_bytes()
     others = {**MADE_BY, "weights": "others"}
     with pytest.raises(UserError, match="another model"), opened(path, others):
         pass
     foreign = tmp_path / "notes.jsonl"
     foreign.write_text('{"note": 1}\n')
-    with pytest.raises(UserError, match="not of this command's making"), opened(foreign):
+    with pytest.raises(UserError, match="not written by this command"), opened(foreign):
         pass
     assert (path.read_bytes(), foreign.read_text()) == (before, '{"note": 1}\n')
 
@@ -116,12 +128,12 @@ def test_an_output_of_another_model_or_maker_is_refused(tmp_path):
     ("name", "embeddings", "message"),
     [
         ("a.txt", False, "unknown kind"),
-        ("a.csv", True, "no room"),
+        ("a.csv", True, "cannot hold"),
         ("no/a.csv", False, "no such folder"),
     ],
 )
-def test_mistakes_leave_nothing(tmp_path, name, embeddings, message):
-    output = outputs.open_output(tmp_path / name, MADE_BY, 2, embeddings)
+def test_refused_outputs_leave_no_files(tmp_path, name, embeddings, message):
+    output = prediction_files.open_file(tmp_path / name, MADE_BY, top=2, embeddings=embeddings)
     with pytest.raises(UserError, match=message), output:
         pass
     assert list(tmp_path.iterdir()) == []
@@ -134,48 +146,49 @@ def test_parquet_without_its_library_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_beside_the_output_is_not_overwritten(tmp_path):
+def test_a_record_of_another_program_is_not_overwritten(tmp_path):
     beside = tmp_path / "out.csv.json"
     beside.write_text("[1, 2]")
-    refused = pytest.raises(UserError, match="not of this command's making")
+    refused = pytest.raises(UserError, match="not written by this command")
     with refused, opened(tmp_path / "out.csv"):
         pass
     assert beside.read_text() == "[1, 2]"
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_two_writers_at_once_are_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     with opened(path) as output:
         with pytest.raises(UserError, match="another process"), opened(path):
             pass
-        output.write(ANSWERS[:1])
-    written(path, ANSWERS)
+        output.write(PREDICTIONS[:1])
+    written(path, PREDICTIONS)
     assert rows(path) == NAMES
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_what_could_not_be_read_is_known(tmp_path, ending):
+def test_images_with_errors_are_known(tmp_path, ending):
     if ending == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"out{ending}"
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     with opened(path) as output:
         assert [name for name in NAMES if output.failed(name)] == [NAMES[2]]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_what_could_not_be_read_is_tried_again_where_that_is_asked(tmp_path, ending, monkeypatch):
+def test_retry_replaces_the_images_with_errors(tmp_path, ending, monkeypatch):
     if ending == ".parquet":
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr(outputs, "ROWS_A_PART", 3)
+    monkeypatch.setattr(prediction_files, "ROWS_PER_PART", 3)
     path = tmp_path / f"out{ending}"
-    for answer in ANSWERS:  # some parts with and some without a failure
-        written(path, [answer])
-    mended = [Answer(NAMES[2], ("dog", "cat"), (0.5, 0.25)) if a.error else a for a in ANSWERS]
-    written(path, mended)
+    for one in PREDICTIONS:  # some parts with and some without a failure
+        written(path, [one])
+    readable = prediction(NAMES[2], "dog", 0.5, "cat", 0.25)
+    repaired = [readable if one.error else one for one in PREDICTIONS]
+    written(path, repaired)
     with opened(path) as output:
         assert output.failed(NAMES[2])
-    written(path, mended, retry=True)
+    written(path, repaired, retry=True)
     with opened(path) as output:
         assert all(output.holds(name) and not output.failed(name) for name in NAMES)
     others = [name for name in NAMES if name != NAMES[2]]
@@ -186,20 +199,20 @@ def test_what_could_not_be_read_is_tried_again_where_that_is_asked(tmp_path, end
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_a_name_spelt_otherwise_is_held(tmp_path, ending):
+def test_a_file_under_another_spelling_of_its_path_is_held(tmp_path, ending):
     if ending == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"out{ending}"
-    written(path, [Answer("./photos//a.jpg", ("cat", "dog"), (0.75, 0.25))])
+    written(path, [prediction("./photos//a.jpg", "cat", 0.75, "dog", 0.25)])
     with opened(path) as output:
         assert output.holds("photos/a.jpg")
         assert output.holds("photos/./a.jpg")
         assert not output.holds("photos/../photos/a.jpg")  # photos may be a link
 
 
-def test_lines_that_others_wrote_anew_are_understood(tmp_path):
+def test_json_in_another_order_and_spacing_is_read(tmp_path):
     path = tmp_path / "out.jsonl"
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     anew = [json.dumps(dict(reversed(line.items())), separators=(",", ":")) for line in lines]
     path.write_text("\n".join(anew) + "\n")
@@ -209,11 +222,11 @@ def test_lines_that_others_wrote_anew_are_understood(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
-def test_lines_that_are_no_answers_are_refused(tmp_path, ending):
+def test_lines_that_are_not_predictions_are_refused(tmp_path, ending):
     path = tmp_path / f"out{ending}"
-    written(path, ANSWERS)
+    written(path, PREDICTIONS)
     path.write_bytes(path.read_bytes() + b"\n")
-    with pytest.raises(UserError, match="no answer"), opened(path):
+    with pytest.raises(UserError, match="not a prediction"), opened(path):
         pass
 
 
@@ -225,10 +238,10 @@ def test_a_part_is_not_written_twice_after_an_interruption(tmp_path, monkeypatch
         def append(self, part):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(outputs, "ROWS_A_PART", 1)
+    monkeypatch.setattr(prediction_files, "ROWS_PER_PART", 1)
     with opened(path) as output:
         output._parts = Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            output.write(ANSWERS[:1])
+            output.write(PREDICTIONS[:1])
         output._parts = [path / "part-000000.parquet"]
     assert len(rows(path)) == 1

@@ -1,21 +1,22 @@
-"""Answers from a cluster are those of one machine, whatever gets lost meanwhile."""
+"""Predictions by a cluster are those of one machine, whatever machines are lost meanwhile."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from resnets.inference import predictions
+from resnets.inference.cluster import Cluster, ClusterOptions, _unpacked, _worker_resources
+from resnets.inference.predictions import ClassProbability, Prediction
 from resnets.inference.predictor import open_predictor
-from resnets.inference.ray_cluster import Asked, Cluster, _room, _unpacked
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 from tests.ray_machines import two_machines
 
-ASKED = Asked("cifar-resnet20", "torch", "fp32", "auto", 2, 4, False)
+OPTIONS = ClusterOptions(model="cifar-resnet20", runtime="torch", precision="fp32", top=2, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def cluster(machines):
     opened = []
 
     def make(**other):
-        opened.append(Cluster(machines.address, Asked(**{**vars(ASKED), **other})))
+        opened.append(Cluster(machines.address, replace(OPTIONS, **other)))
         return opened[-1]
 
     yield make
@@ -53,24 +54,27 @@ def cluster(machines):
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
-def test_answers_are_those_of_one_machine(cluster, photos, embeddings):
+def test_predictions_are_those_of_one_machine(cluster, photos, embeddings):
     model = open_predictor("cifar-resnet20", "torch", "fp32")
     found = cluster(embeddings=embeddings)
-    assert found.identity == predictions.identity(model)
-    expected = predictions.answers(model, photos, 2, 4, embeddings)
-    mine = {answer.image: answer for answer in found.answers(photos)}
+    assert found.identity == model.identity
+    expected = model.iter_predictions(photos, 2, batch=4, embeddings=embeddings)
+    mine = {answer.image: answer for answer in found.iter_predictions(photos)}
     assert len(mine) == len(photos)
     for answer in expected:
         other = mine[answer.image]
-        assert (other.error, other.classes) == (answer.error, answer.classes)
-        assert other.probabilities == pytest.approx(answer.probabilities, abs=1e-4)
+        assert other.error == answer.error
+        assert len(other.top) == len(answer.top)
+        for entry, wanted in zip(other.top, answer.top, strict=True):
+            assert (entry.name, entry.index, entry.id) == (wanted.name, wanted.index, wanted.id)
+            assert entry.probability == pytest.approx(wanted.probability, abs=1e-4)
         if embeddings and answer.error is None:
             assert other.embedding == pytest.approx(answer.embedding, rel=1e-3, abs=1e-4)
     assert mine["bad.jpg"].error == "not an image"
 
 
-def test_a_lost_machine_is_made_up_for(cluster, machines, photos):
-    found = cluster().answers(photos * 20)
+def test_the_work_of_a_lost_machine_is_repeated(cluster, machines, photos):
+    found = cluster().iter_predictions(photos * 20)
     names = [next(found).image]
     machines.remove_node(machines.machines.pop(), allow_graceful=False)
     names += [answer.image for answer in found]
@@ -82,7 +86,7 @@ def test_machines_that_differ_are_one_line(cluster, photos):
     found = cluster()
     found.identity = found.identity._replace(weights="0" * 64)
     with pytest.raises(UserError, match="machines of the cluster differ"):
-        list(found.answers(photos))
+        list(found.iter_predictions(photos))
 
 
 def test_a_model_that_machines_do_not_have_is_one_line(cluster):
@@ -92,7 +96,7 @@ def test_a_model_that_machines_do_not_have_is_one_line(cluster):
         cluster(device="cuda")
 
 
-def test_a_command_that_is_killed_goes_on(machines, photos, tmp_path):
+def test_a_killed_command_is_resumed(machines, photos, tmp_path):
     command = [
         sys.executable, "-m", "resnets", "predict", "cifar-resnet20", "photos", "bad.jpg",
         "absent.jpg", "--launcher", "ray", "--runtime", "torch", "--batch", "1", "--out", "a.jsonl",
@@ -125,20 +129,22 @@ def node(cpu, gpu=0, alive=True):
     ([node(4), node(32, 4)], "auto", "openvino", (4, 0, 9)),
 ])  # fmt: skip
 def test_workers_fill_the_machines(nodes, device, runtime, expected):
-    asked = Asked(**{**vars(ASKED), "device": device, "runtime": runtime})
-    room, workers = _room(nodes, asked)
-    assert (room["num_cpus"], room["num_gpus"], workers) == expected
+    options = replace(OPTIONS, device=device, runtime=runtime)
+    worker, workers = _worker_resources(nodes, options)
+    assert (worker["num_cpus"], worker["num_gpus"], workers) == expected
 
 
-def test_where_nothing_could_be_read_there_are_no_features():
-    (answer,) = _unpacked('[{"image": "a", "error": "empty"}]', b"")
-    assert answer == predictions.Answer("a", error="empty")
+def test_unreadable_images_are_sent_without_features():
+    (found,) = _unpacked('[["a", [], "empty"]]', b"")
+    assert found == Prediction("a", error="empty")
+    (found,) = _unpacked('[["a", [["cat", 0.5, 3, "n02"]], null]]', b"\0\0\x80?")
+    assert found == Prediction("a", [ClassProbability("cat", 0.5, 3, "n02")], (1.0,))
 
 
-def test_words_are_checked_before_a_cluster_is_troubled(monkeypatch):
+def test_options_are_checked_before_the_cluster_is_contacted(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     for word in ({"runtime": "openvin"}, {"precision": "fp17"}, {"device": "cuda:1"}):
         with pytest.raises(UserError, match="unknown"):
-            Cluster(None, Asked(**{**vars(ASKED), **word}))
+            Cluster(None, replace(OPTIONS, **word))
     with pytest.raises(UserError, match=r"pip install resnets\[ray\]"):
-        Cluster(None, ASKED)
+        Cluster(None, OPTIONS)

@@ -12,7 +12,7 @@ from PIL import Image
 from resnets.analysis import activation_maps
 from resnets.data.preprocessing import CentralCrop, Preprocessing, to_tensor
 from resnets.inference import explanations, export_folder
-from resnets.inference.explanations import Wishes
+from resnets.inference.explanations import ExplanationOptions
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -36,10 +36,10 @@ def photos(tmp_path):
     return sorted(str(path) for path in (tmp_path / "photos").rglob("*.png"))
 
 
-def run(model, images, folder, wishes=None, **more):
-    wishes = wishes or Wishes()
-    explanations.prepare(model, folder, wishes)
-    return list(explanations.explain_files(model, images, folder, wishes, **more))
+def run(model, images, folder, **options):
+    options = ExplanationOptions(**options)
+    explanations.prepare_folder(model, folder, options.stage)
+    return list(explanations.explain_files(model, images, folder, options))
 
 
 def test_what_is_explained_is_what_the_network_sees(model, photos):
@@ -48,8 +48,8 @@ def test_what_is_explained_is_what_the_network_sees(model, photos):
     with torch.no_grad():
         logits = model.network(x)[0]
     found = explanations.explain(model, image)
-    torch.testing.assert_close(found.logits, logits)
-    assert found.index == int(logits.argmax())
+    torch.testing.assert_close(torch.from_numpy(found.logits), logits)
+    assert found.explained.index == int(logits.argmax())
     other = explanations.explain(model, image, 6)
     expected = activation_maps.stage_maps(model.network, x, 6)
     for mine, its in zip(other.stages, expected.stages, strict=True):
@@ -67,7 +67,7 @@ def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, hei
     image = Image.new("RGB", (width, height), "black")
     image.paste("white", (int(left), int(top), math.ceil(right), math.ceil(bottom)))
     image.save(tmp_path / "white.png")
-    (found,) = run(model, [str(tmp_path / "white.png")], tmp_path / "out", Wishes(opacity=0))
+    (found,) = run(model, [str(tmp_path / "white.png")], tmp_path / "out", opacity=0)
     picture = np.asarray(Image.open(tmp_path / "out" / found.files["layer3"]))
     assert picture.shape == (320, 320, 3)
     edge = 12  # more than one pixel of the photograph, which mixes with those outside
@@ -81,9 +81,10 @@ def test_every_stage_has_a_picture_and_all_are_on_a_sheet(model, photos, tmp_pat
     for file, one in zip(photos, found, strict=True):
         explanation = explanations.explain(model, Image.open(file))
         assert one.image == file
-        assert one.name == CLASSES[explanation.index]
-        assert one.probability == pytest.approx(float(explanation.probabilities.max()), abs=1e-4)
-        assert one.top[0] == (one.name, one.probability)
+        best = torch.from_numpy(explanation.logits).softmax(0)
+        assert one.explained.name == CLASSES[int(best.argmax())]
+        assert one.explained.probability == pytest.approx(float(best.max()), abs=1e-4)
+        assert one.top[0] == one.explained
         assert len(one.top) == 5
         assert list(one.files) == ["stem", "layer1", "layer2", "layer3", "stages"]
         sheet = Image.open(out / one.files["stages"])
@@ -101,17 +102,17 @@ def test_every_stage_has_a_picture_and_all_are_on_a_sheet(model, photos, tmp_pat
 
 def test_a_picture_is_the_map_over_the_photograph(model, photos, tmp_path):
     """At full opacity brightness follows the map's values."""
-    (found,) = run(model, photos[:1], tmp_path / "out", Wishes(index=2, opacity=1))
+    (found,) = run(model, photos[:1], tmp_path / "out", index=2, opacity=1)
     values = explanations.explain(model, Image.open(photos[0]), 2).stages[-1].values.numpy()
     picture = Image.open(tmp_path / "out" / found.files["layer3"]).convert("L")
     small = np.asarray(picture.resize((8, 8), Image.Resampling.BOX))
     assert np.corrcoef(small.flatten(), values.flatten())[0, 1] > 0.95
-    assert found.index == 2
-    assert found.name == "bird"
+    assert found.explained.index == 2
+    assert found.explained.name == "bird"
 
 
 def test_one_stage_alone(model, photos, tmp_path):
-    found = run(model, photos, tmp_path / "out", Wishes(stage="layer2"))
+    found = run(model, photos, tmp_path / "out", stage="layer2")
     assert all(list(one.files) == ["layer2"] for one in found)
     assert "layer2.png" in (tmp_path / "out" / "index.html").read_text()
 
@@ -137,7 +138,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(model, tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (36, 36), (number * 30, 80, 80)).save(path)
     images = [str(tmp_path / name) for name in names]
-    found = run(model, images, tmp_path / "out", Wishes(stage="stem"))
+    found = run(model, images, tmp_path / "out", stage="stem")
     files = [one.files["stem"] for one in found]
     assert len({file.lower() for file in files}) == len(names)
     assert all((tmp_path / "out" / file).is_file() for file in files)
@@ -149,13 +150,13 @@ def test_only_a_folder_of_its_own_is_written(model, photos, tmp_path):
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds other files"):
-        explanations.prepare(model, foreign, Wishes())
+        explanations.prepare_folder(model, foreign)
     assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="in the way"):
-        explanations.prepare(model, foreign / "thesis.tex", Wishes())
+        explanations.prepare_folder(model, foreign / "thesis.tex")
     out = tmp_path / "out"
     with pytest.raises(UserError, match="known: all, stem, layer1, layer2, layer3"):
-        explanations.prepare(model, out, Wishes(stage="layer4"))
+        explanations.prepare_folder(model, out, "layer4")
     assert not out.exists()
     run(model, photos[:1], out)
     run(model, photos[1:2], out)  # its own may be used again
@@ -193,7 +194,7 @@ def test_networks_without_stages_are_refused(monkeypatch):
         network = zoo.build("vgg16", 2)
     monkeypatch.setattr(model_file, "load", lambda name: Model(network, {}, LOOK))
     with pytest.raises(UserError, match="without stages"):
-        explanations.open_network("cifar-resnet20")  # any that is there
+        explanations.load_network("cifar-resnet20")  # any that is there
 
 
 def test_an_export_is_explained_by_the_weights_beside_it(tmp_path):
@@ -201,8 +202,8 @@ def test_an_export_is_explained_by_the_weights_beside_it(tmp_path):
     export.mkdir()
     (export / export_folder.CONFIG).write_text(json.dumps({"format": export_folder.FORMAT}))
     with pytest.raises(UserError, match="weights that the export was made from") as error:
-        explanations.open_network(str(export))
+        explanations.load_network(str(export))
     assert error.value.location == str(export / "model.safetensors")
     source = save(Path(export) / "model.safetensors", "cifar-resnet8", LOOK)
-    assert explanations.open_network(str(export)).classes == CLASSES
-    assert explanations.open_network(str(source)).classes == CLASSES
+    assert explanations.load_network(str(export)).classes == CLASSES
+    assert explanations.load_network(str(source)).classes == CLASSES

@@ -1,0 +1,130 @@
+"""Images as users give them: files, folders and patterns; PIL images, arrays and tensors."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.data.folders import walk
+from resnets.data.images import EXTENSIONS, read_image, to_rgb
+from resnets.support.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageInput: TypeAlias = Union[str, os.PathLike[str], Image.Image, NDArray[np.uint8], "Tensor"]
+"""One image: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB."""
+
+
+def find_images(names: Sequence[str]) -> list[str]:
+    """Expand folders and patterns to image files, each listed once, in a fixed order.
+
+    A file that is named in several ways keeps its first name.
+
+    Args:
+        names: files with any extension, whether they exist or not; folders, for all files below
+            them with an image's extension, except hidden ones; patterns such as
+            `photos/**/*.jpg`, for shells that do not expand them.
+
+    Raises:
+        UserError: if a folder or a pattern has no images, or a folder cannot be read.
+    """
+    found: dict[str, str] = {}
+
+    @cache
+    def absolute(folder: str) -> str:
+        # With .. after a symbolic link, only the system knows where it leads.
+        return os.path.realpath(folder) if ".." in folder else os.path.abspath(folder)  # noqa: PTH100
+
+    for name in names:
+        files = list(_expand(name))
+        if len(names) == 1:  # one folder or pattern yields only one name of each file
+            return list(dict.fromkeys(files))
+        for file in files:
+            folder, base = os.path.split(file)
+            found.setdefault(f"{absolute(folder)}/{base}", file)
+    return list(found.values())
+
+
+def _expand(name: str) -> Iterator[str]:
+    """The files that one name stands for; raises `UserError` if there are none."""
+    if os.path.isdir(name):  # noqa: PTH112 (never raises)
+        files = [str(Path(name) / file) for _, _, inside in walk(Path(name)) for file in inside]
+        if not files:
+            extensions = ", ".join(sorted(EXTENSIONS))
+            raise UserError("no images in this folder", name, f"looked for {extensions}")
+    elif glob.has_magic(name) and not os.path.lexists(name):
+        matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (may be absolute)
+        files = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
+        if not files:
+            raise UserError("no file matches this pattern", name)
+    else:
+        files = [name]
+    yield from files
+
+
+def normalized(name: str) -> str:
+    """A file's name without `./` and doubled slashes."""
+    needless = "./" in name or "//" in name
+    return os.path.normpath(name) if needless and ".." not in name else name
+
+
+def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
+    """Images as an iterable: a single image becomes a list of one.
+
+    Arrays (N, H, W, 3) and tensors (N, 3, H, W) are batches of N images.
+    """
+    if isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4:
+        return [cast(ImageInput, images)]
+    return cast(Iterable[ImageInput], images)
+
+
+def image_name(image: ImageInput, number: int) -> str:
+    """How an image is named in results: its path, or `images[number]`."""
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    return getattr(image, "filename", "") or f"images[{number}]"
+
+
+def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Image:
+    """Read one image as upright RGB.
+
+    Args:
+        image: see `ImageInput`.
+        shorter_side: pixels that the shorter side needs; large JPEG files may be decoded at a
+            smaller scale that keeps so many.
+
+    Raises:
+        UserError: if a file cannot be read as an image.
+        TypeError: if `image` is none of these types.
+        ValueError: if an array or tensor has another shape or type of numbers.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), shorter_side)
+    if isinstance(image, Image.Image):
+        return to_rgb(image, getattr(image, "filename", ""))
+    torch: Any = sys.modules.get("torch")  # who has a tensor has imported it
+    layout = "(H, W, 3)"
+    pixels: Any = image
+    if torch is not None and isinstance(image, torch.Tensor):
+        layout, shape, kind = "(3, H, W)", tuple(pixels.shape), str(pixels.dtype)
+        pixels = pixels.movedim(0, -1).cpu() if pixels.ndim == 3 else pixels
+        pixels = pixels.numpy() if pixels.dtype == torch.uint8 else pixels
+    elif isinstance(image, np.ndarray):
+        shape, kind = image.shape, str(image.dtype)
+    else:
+        raise TypeError(
+            f"not an image: {type(image).__name__}; give a path, a PIL image, an array or a tensor"
+        )
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not all(shape) or "uint8" not in kind:
+        raise ValueError(f"an image needs uint8 RGB pixels {layout}, not {kind} {shape}")
+    return Image.fromarray(np.ascontiguousarray(pixels), "RGB")
