@@ -54,7 +54,7 @@ def serve(models: list[str], options: Options) -> None:
             raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
     token = _token(options.token_file)
     finished = server.serve(
-        server.Options(
+        server.ServerOptions(
             models=models or [DEFAULT],
             host=options.host,
             port=options.port,
@@ -71,7 +71,7 @@ def serve(models: list[str], options: Options) -> None:
                 pixels=options.max_megapixels * 1_000_000,
                 images=min(Limits.images, options.queue),
                 queue=options.queue,
-                seconds=options.timeout,
+                timeout=options.timeout,
             ),
         ),
         options.device,

@@ -23,8 +23,8 @@ def model(tmp_path_factory):
 def address(model):
     """A server in a thread of this process, with little patience."""
     found, started = [], threading.Event()
-    options = server.Options(
-        [str(model)], port=0, runtime="torch", precision="fp32", limits=Limits(sending=0.5)
+    options = server.ServerOptions(
+        [str(model)], port=0, runtime="torch", precision="fp32", limits=Limits(client_timeout=0.5)
     )
     threading.Thread(
         target=server.serve,

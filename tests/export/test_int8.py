@@ -279,9 +279,9 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
 def test_a_server_computes_in_float_unless_asked(precision, name):
-    running = pytest.importorskip("resnets.serve.server", reason="no server's packages")
-    options = running.Options(["cifar-resnet20"], precision=precision)
-    ((_, predictor),) = running._open(options, "cpu")
+    server = pytest.importorskip("resnets.serve.server", reason="no server's packages")
+    options = server.ServerOptions(["cifar-resnet20"], precision=precision)
+    ((_, predictor),) = server._open_models(options, "cpu")
     assert predictor.runtime.name == name
 
 

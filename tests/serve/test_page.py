@@ -42,7 +42,7 @@ def address(models):
         found.append(where)
         started.set()
 
-    options = server.Options(
+    options = server.ServerOptions(
         ["cifar-resnet20", f"flat={models[1]}"], port=0, runtime="torch", precision="fp32"
     )
     threading.Thread(target=server.serve, args=(options, "cpu", ready), daemon=True).start()
