@@ -131,8 +131,8 @@ class Middleware:
         except Exception as error:
             _LOGGER.exception("request %s failed", request_id)
             if not response.started:
-                problem = Problem(500, f"the server failed ({type(error).__name__})")
-                await problem.response(request_id)(scope, receive, response.send)
+                failure = Problem(500, f"the server failed ({type(error).__name__})")
+                await failure.response(request_id)(scope, receive, response.send)
         finally:
             self._record(scope, response, time.perf_counter() - start)
 

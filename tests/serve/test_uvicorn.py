@@ -8,6 +8,7 @@ import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -35,12 +36,23 @@ OF_A_SERVER = ("startup", "shutdown", "handle_exit", "run", "should_exit", "forc
 REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
 
 
+async def app(scope, receive, send):
+    pass
+
+
+class Loop:
+    """An event loop that runs no task."""
+
+    def create_task(self, coroutine, **options):
+        coroutine.close()
+        return Mock()
+
+
 @pytest.fixture
-def protocol(monkeypatch):
+def protocol():
     """uvicorn's protocol during a request whose body has not come yet."""
-    config = uvicorn.Config(lambda: None, log_config=None)
-    made = HttpToolsProtocol(config, ServerState(), {}, _loop=object())
-    monkeypatch.setattr(made, "_start_asgi_task", lambda cycle, app: None)
+    config = uvicorn.Config(app, log_config=None)
+    made = HttpToolsProtocol(config, ServerState(), {}, _loop=Loop())
     made.connection_made(Wire())
     made.data_received(REQUEST)
     return made
@@ -69,7 +81,7 @@ def test_requests_of_uvicorn_have_every_member_that_connections_use(protocol):
 
 
 def test_the_server_of_uvicorn_has_every_member_that_ours_overrides():
-    assert not missing(uvicorn.Server(uvicorn.Config(lambda: None)), OF_A_SERVER)
+    assert not missing(uvicorn.Server(uvicorn.Config(app)), OF_A_SERVER)
 
 
 def test_a_missing_member_is_named_in_a_sentence():
