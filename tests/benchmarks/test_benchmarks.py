@@ -78,6 +78,12 @@ def test_growth_is_measured_against_depth_batch_and_resolution(monkeypatch):
     json.dumps(measure.document("scale", tables, CPU))
 
 
+def test_a_report_holds_the_command_that_repeats_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "infer", "--network", "a b"])
+    document = measure.document("infer", [], CPU)
+    assert document["command"] == "python -m benchmarks infer --network 'a b'"
+
+
 def _counting(limit):
     calls = iter(range(limit))
     return lambda: next(calls)
