@@ -1,53 +1,86 @@
-"""`python -m benchmarks VERB`: the flags of each benchmark; `benchmarks/cli.py` runs them."""
+"""`python -m benchmarks VERB`: each benchmark's options, its report on the screen and in a file."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnets.cli.main import run
 from resnets.cli.options import DeviceOption, example
+from resnets.support.devices import find_device
+from resnets.support.errors import UserError
+from resnets.support.files import write_json
 
-benches = typer.Typer(
+if TYPE_CHECKING:
+    from benchmarks.measure import Table
+
+app = typer.Typer(
     help="Measure speed: ratios to named peers in the same run. Let nothing else run.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")]
-SecondsOption = Annotated[float, typer.Option(min=0.1, help="Length of a contender's round.")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Write the figures as JSON.", metavar="FILE.json")
+RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; the median counts.", metavar="N")]
+SecondsOption = Annotated[
+    float, typer.Option(min=0.1, help="Length of a contender's round.", metavar="SECONDS")
 ]
 CompiledOption = Annotated[
     bool, typer.Option("--compiled", help="Compiled contenders too: a minute each.")
 ]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")
+]
 
 
-@benches.command(epilog=example("python -m benchmarks train --network cifar-resnet20 --compiled"))
+@app.command(epilog=example("python -m benchmarks train --network cifar-resnet20 --compiled"))
 def train(
     network: Annotated[
-        str, typer.Option(help="cifar-resnet20, resnet50-v1.5, ...")
+        str, typer.Option(help="cifar-resnet20, resnet50-v1.5, ...", metavar="NETWORK")
     ] = "cifar-resnet20",
-    batch: Annotated[int | None, typer.Option(min=2, help="128, or 32 for photographs.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=2, help="By default 128, or 32 for photographs.", metavar="N"),
+    ] = None,
     compiled: CompiledOption = False,
-    workers: Annotated[int, typer.Option(min=0, help="The peer's DataLoader workers.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=0, help="The peer's DataLoader workers.", metavar="N")
+    ] = 2,
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 5.0,
     device: DeviceOption = "auto",
     out: OutOption = None,
 ) -> None:
-    """Training steps: the usual published loop for CIFAR-10, torchvision and timm else."""
-    from benchmarks import cli as verb
+    """Training steps, compared with the usual published loop or with torchvision and timm."""
+    from benchmarks import training
 
-    verb.train(network, batch, rounds, seconds, device, compiled, workers, out)
+    _check(out)
+    try:
+        table = training.measure(
+            network,
+            batch=batch,
+            rounds=rounds,
+            seconds=seconds,
+            device=find_device(device),
+            compiled=compiled,
+            workers=workers,
+            report=_print_progress,
+        )
+    except KeyboardInterrupt:  # the peers have ended
+        os._exit(130)  # Python would take seconds to clear up what PyTorch's compiler imported
+    _finish("train", [table], device, out)
 
 
-@benches.command(epilog=example("python -m benchmarks infer --network resnet50-v1.5"))
+@app.command(epilog=example("python -m benchmarks infer --network resnet50-v1.5"))
 def infer(
     network: Annotated[
-        str, typer.Option(help="resnet50-v1.5, cifar-resnet20, ...")
+        str, typer.Option(help="resnet50-v1.5, cifar-resnet20, ...", metavar="NETWORK")
     ] = "resnet50-v1.5",
     compiled: CompiledOption = False,
     rounds: RoundsOption = 5,
@@ -55,41 +88,59 @@ def infer(
     device: DeviceOption = "auto",
     out: OutOption = None,
 ) -> None:
-    """Inference at batch 1 and 16: torchvision, timm, ONNX Runtime, OpenVINO."""
-    from benchmarks import cli as verb
+    """Inference at batch 1 and 16, compared with torchvision, timm, ONNX Runtime, OpenVINO."""
+    from benchmarks import inference
 
-    verb.infer(network, rounds, seconds, device, compiled, out)
+    _check(out)
+    tables = inference.measure(
+        network,
+        rounds=rounds,
+        seconds=seconds,
+        device=find_device(device),
+        compiled=compiled,
+        report=_print_progress,
+    )
+    _finish("infer", tables, device, out)
 
 
-@benches.command("input", epilog=example("python -m benchmarks input --data photos"))
+@app.command("input", epilog=example("python -m benchmarks input --data photos"))
 def inputs(
     data: Annotated[Path, typer.Option(help="A folder of photographs.", metavar="FOLDER")],
-    images: Annotated[int, typer.Option(min=32, help="How many of them.")] = 192,
-    dali: Annotated[bool, typer.Option("--dali", help="NVIDIA DALI, on the CPU, too.")] = False,
+    images: Annotated[int, typer.Option(min=32, help="How many of them.", metavar="N")] = 192,
+    dali: Annotated[bool, typer.Option("--dali", help="Also NVIDIA DALI, on the CPU.")] = False,
     rounds: RoundsOption = 5,
     out: OutOption = None,
 ) -> None:
-    """Photographs to training batches: torchvision's Pillow pipeline is the peer."""
-    from benchmarks import cli as verb
+    """Photographs to training batches, compared with torchvision's Pillow pipeline."""
+    from benchmarks import inputs as benchmark
 
-    verb.inputs(data, images, rounds, dali, out)
+    _check(out)
+    tables = benchmark.measure(
+        data, images=images, rounds=rounds, dali=dali, report=_print_progress
+    )
+    _finish("input", tables, "cpu", out)
 
 
-@benches.command(epilog=example("python -m benchmarks startup --model resnet50@msra"))
+@app.command(epilog=example("python -m benchmarks startup --model resnet50@msra"))
 def startup(
-    model: Annotated[str, typer.Option(help="That predict is given.")] = "cifar-resnet20",
+    model: Annotated[
+        str, typer.Option(help="The model of `resnets predict`.", metavar="MODEL")
+    ] = "cifar-resnet20",
     rounds: RoundsOption = 5,
     out: OutOption = None,
 ) -> None:
-    """Commands from start to end: --help, info, predict."""
-    from benchmarks import cli as verb
+    """Whole commands, from start to end: --help, info, predict."""
+    from benchmarks import startup as benchmark
 
-    verb.startup(model, rounds, out)
+    _check(out)
+    _finish("startup", [benchmark.measure(model, rounds, _print_progress)], "cpu", out)
 
 
-@benches.command(epilog=example("python -m benchmarks scale --deepest 110"))
+@app.command(epilog=example("python -m benchmarks scale --deepest 110"))
 def scale(
-    deepest: Annotated[int, typer.Option(min=20, help="Leave deeper networks out.")] = 1202,
+    deepest: Annotated[
+        int, typer.Option(min=20, help="Layers of the deepest network.", metavar="N")
+    ] = 1202,
     rounds: RoundsOption = 3,
     seconds: SecondsOption = 2.0,
     processes: Annotated[
@@ -98,47 +149,118 @@ def scale(
     device: DeviceOption = "auto",
     out: OutOption = None,
 ) -> None:
-    """Time and memory for an image against depth, batch, resolution, processes."""
-    from benchmarks import cli as verb
+    """Time and memory of an image against depth, batch, resolution, processes."""
+    from benchmarks import scaling
 
-    verb.scale(deepest, rounds, seconds, processes, device, out)
-
-
-@benches.command(
-    "all", epilog=example("python -m benchmarks all --out results/bench --data photos")
-)
-def everything(
-    out: Annotated[Path, typer.Option(help="For the reports.", metavar="FOLDER")],
-    data: Annotated[
-        Path | None, typer.Option(help="Photographs, for bench input.", metavar="FOLDER")
-    ] = None,
-    compiled: CompiledOption = False,
-    device: DeviceOption = "auto",
-) -> None:
-    """All of these but serve, then a table of the ratios. Give it an hour."""
-    from benchmarks import cli as verb
-
-    verb.everything(data, device, compiled, out)
+    _check(out)
+    tables = scaling.measure(
+        deepest=deepest,
+        rounds=rounds,
+        seconds=seconds,
+        device=find_device(device),
+        report=_print_progress,
+    )
+    if processes:
+        tables.append(scaling.processes(rounds, 60, _print_progress))
+    _finish("scale", tables, device, out)
 
 
-@benches.command(epilog=example("python -m benchmarks serve --model resnet50@msra --minutes 10"))
+@app.command(epilog=example("python -m benchmarks serve --model resnet50@msra --minutes 10"))
 def serve(
-    model: Annotated[str, typer.Option(help="That serve is given.")] = "cifar-resnet20",
+    model: Annotated[
+        str, typer.Option(help="The model of `resnets serve`.", metavar="MODEL")
+    ] = "cifar-resnet20",
     data: Annotated[
-        Path | None, typer.Option(help="Images to send; made ones by default.", metavar="FOLDER")
+        Path | None,
+        typer.Option(help="Images to send; generated ones by default.", metavar="FOLDER"),
     ] = None,
-    connections: Annotated[int, typer.Option(min=1, max=1000, help="Of wrk.")] = 48,
-    minutes: Annotated[float, typer.Option(min=0, help="Watch memory under load.")] = 10.0,
-    attacks: Annotated[int, typer.Option(min=0, help="Malformed requests.")] = 10_000,
+    connections: Annotated[
+        int, typer.Option(min=1, max=1000, help="Connections of wrk.", metavar="N")
+    ] = 48,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="How long memory is watched under load.", metavar="N")
+    ] = 10.0,
+    attacks: Annotated[
+        int, typer.Option(min=0, help="Number of malformed requests.", metavar="N")
+    ] = 10_000,
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 20.0,
     out: OutOption = None,
 ) -> None:
-    """The server under load by wrk, for minutes, and under attack."""
-    from benchmarks import cli as verb
+    """The server under load by wrk: speed, latency, memory; then malformed requests."""
+    from benchmarks import serving
 
-    verb.serve(model, data, connections, rounds, seconds, minutes, attacks, out)
+    _check(out)
+    plan = serving.Plan(
+        model=model,
+        data=data,
+        connections=connections,
+        rounds=rounds,
+        seconds=seconds,
+        minutes=minutes,
+        attacks=attacks,
+    )
+    _finish("serve", serving.measure(plan, _print_progress), "cpu", out)
+
+
+@app.command("all", epilog=example("python -m benchmarks all --out results/bench --data photos"))
+def everything(
+    out: Annotated[Path, typer.Option(help="Folder for the reports.", metavar="FOLDER")],
+    data: Annotated[
+        Path | None, typer.Option(help="Photographs, for `input`.", metavar="FOLDER")
+    ] = None,
+    compiled: CompiledOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """All benchmarks but serve, then a table of the ratios. Takes about an hour.
+
+    A benchmark that fails is reported, and does not stop the others.
+    """
+    if not out.is_dir():
+        raise UserError("no such folder", f"--out {out}", "make it first")
+    kind = find_device(device).type
+    runs: dict[str, Callable[..., None]] = {}
+    for network in ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "resnet50-v1.5"):
+        name = f"train-{network.removesuffix('-v1.5')}"
+        runs[name] = partial(train, network=network, device=device, compiled=compiled)
+    for network in ("resnet50-v1.5", "cifar-resnet20"):
+        name = f"infer-{network.removesuffix('-v1.5')}"
+        runs[name] = partial(infer, network=network, device=device, compiled=compiled)
+    runs["startup"] = startup
+    runs["scale"] = partial(scale, processes=kind == "cpu", device=device)
+    if data is not None:
+        runs["input"] = partial(inputs, data=data)
+    reports = {name: out / f"{name}-{kind}.json" for name in runs}
+    for name, benchmark in runs.items():
+        try:
+            benchmark(out=reports[name])
+        except (UserError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print(f"resnets: {name}: {error}", file=sys.stderr)  # perhaps of a peer
+            del reports[name]
+    from benchmarks import measure
+
+    print("\n".join(measure.summary(json.loads(path.read_bytes()) for path in reports.values())))
+
+
+def _check(out: Path | None) -> None:
+    """Raise `UserError` before minutes are spent if the report cannot be written."""
+    if out is not None and not out.parent.is_dir():
+        raise UserError("no such folder", str(out.parent), "make it first")
+
+
+def _print_progress(line: str) -> None:
+    print(f"resnets: {line}", file=sys.stderr)
+
+
+def _finish(name: str, tables: list[Table], device: str, out: Path | None) -> None:
+    """Print the tables, and write the report."""
+    from benchmarks import measure
+
+    for table in tables:
+        print("\n".join(measure.lines(table)))
+    if out is not None:
+        write_json(out, measure.document(name, tables, find_device(device)))
 
 
 if __name__ == "__main__":
-    run(benches, "python -m benchmarks")
+    run(app, "python -m benchmarks")

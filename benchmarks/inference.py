@@ -1,8 +1,8 @@
-"""Inference speed: what `predict` uses against the other engines, on the same architecture.
+"""Inference speed: the engine of `predict` compared with others, on the same architecture.
 
-From uint8 crops in memory to logits: ours scales pixels inside the network, peers with torch in
-front of it, as their users do. Weights are random: engines do not care, and int8 is
-calibrated on noise.
+Measured from uint8 crops in memory to logits. Our networks normalize pixels themselves; peers do it
+with torch in front of the network, as their users do. Weights are random, because speed does not
+depend on them; int8 is calibrated on noise.
 """
 
 from __future__ import annotations
@@ -47,18 +47,22 @@ Network = Callable[[Tensor], object]
 
 def measure(
     network: str,
+    *,
     rounds: int,
     seconds: float,
     device: torch.device,
     compiled: bool,
     report: Report,
 ) -> list[Table]:
-    """Images per second at batch 1 and 16.
+    """Measure images per second at batch 1 and 16.
 
     Args:
-        network: a row of the zoo's table; peers build the same architecture.
-        seconds: length of a round of one contender.
-        compiled: let compiled contenders take part; each costs a minute or two.
+        network: its name; peers build the same architecture.
+        rounds: of each contender; contenders take turns.
+        seconds: length of a round.
+        device: for all contenders.
+        compiled: whether compiled contenders take part; each needs a minute or two to compile.
+        report: called with lines about the progress.
     """
     zoo.architecture(network)
     size = complexity.image_size(network)
@@ -134,7 +138,7 @@ def _contenders(
 
         torch_peer(f"timm, eager, {best}", timm.create_model(name.removesuffix("-v1.5")), True)
     if device.type == "cpu":
-        with warnings.catch_warnings():  # of tracing, and of few images for int8: both known
+        with warnings.catch_warnings():  # expected ones: of tracing, and of few images for int8
             warnings.simplefilter("ignore")
             made |= _engines(plain().eval(), size, folder, report)
     report("resnets")
@@ -155,7 +159,7 @@ def _contenders(
 
 
 def _plain(name: str) -> tuple[Callable[[], nn.Module], str]:
-    """What makes the network in plain PyTorch: torchvision's where it is the same."""
+    """A function that builds the network in plain PyTorch, and the library it comes from."""
     from torchvision.models import get_model, list_models
 
     base = name.removesuffix("-v1.5")
@@ -164,8 +168,8 @@ def _plain(name: str) -> tuple[Callable[[], nn.Module], str]:
     return lambda: zoo.build(name), "torch"
 
 
-def _scaled(images: Tensor) -> Tensor:
-    """uint8 to float32 as torchvision's `to_tensor` and `normalize` do it, for a batch."""
+def _normalized(images: Tensor) -> Tensor:
+    """Convert a batch from uint8 to float32, as torchvision's `to_tensor` and `normalize` do."""
     mean, std = (
         torch.tensor(v, device=images.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -177,7 +181,7 @@ def _torch(network: nn.Module, tuned: bool, compiled: bool, device: torch.device
 
     @torch.inference_mode()
     def answer(images: Tensor) -> object:
-        images = _scaled(images.to(device))
+        images = _normalized(images.to(device))
         if tuned:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=tuned and has_bf16(device)):
@@ -187,7 +191,7 @@ def _torch(network: nn.Module, tuned: bool, compiled: bool, device: torch.device
 
 
 def _engines(network: nn.Module, size: int, folder: Path, report: Report) -> dict[str, Network]:
-    """OpenVINO and ONNX Runtime, as their own documentation uses them."""
+    """OpenVINO and ONNX Runtime, used as in their own documentation."""
     made: dict[str, Network] = {}
     example = torch.zeros(2, 3, size, size)
     noise = [np.random.default_rng(i).random((1, 3, size, size), np.float32) for i in range(8)]
@@ -239,7 +243,7 @@ def _onnx(file: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"x": _scaled(images).numpy()})
+    return lambda images: session.run(None, {"x": _normalized(images).numpy()})
 
 
 def _openvino(model: Any, precision: str) -> Network:
@@ -249,4 +253,4 @@ def _openvino(model: Any, precision: str) -> Network:
         "INFERENCE_NUM_THREADS": threads(),
     }
     compiled = core().compile_model(model, "CPU", settings)
-    return lambda images: compiled(_scaled(images).numpy(), share_inputs=True)
+    return lambda images: compiled(_normalized(images).numpy(), share_inputs=True)

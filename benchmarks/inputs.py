@@ -1,9 +1,9 @@
-"""Photographs to training batches: ours against torchvision's usual Pillow pipeline.
+"""Photographs to training batches, compared with torchvision's usual Pillow pipeline.
 
-Both show the same crops of the same files, the paper's: shorter side uniform in [256, 480],
-224 pixels, flip, PCA colours, mean and deviation; and, without colours, crops by area. The peer
-decodes and scales the whole image, then crops, as torchvision's transforms do. Both run on one
-thread; rounds alternate. The pixels of both are compared as well.
+Both make the same crops of the same files: those of the paper (shorter side uniform in [256, 480],
+224 pixels, flip, PCA colours, mean and standard deviation), and crops by area, without colours. The
+peer decodes and scales the whole image, then crops, as torchvision's transforms do. Both run on one
+thread, and take turns. Their pixels are compared as well.
 """
 
 from __future__ import annotations
@@ -32,62 +32,63 @@ from resnets.support.errors import UserError
 
 BATCH = 32
 PEER = "torchvision"
-LOOK = Augmentation("scale", 224)
+PAPER = Augmentation("scale", 224)
 Pipeline = Callable[[Samples, Augmentation], Iterator[Tensor]]
 KINDS = {
-    "paper": LOOK,
+    "paper": PAPER,
     "area": Augmentation("area", 224, colour=0.0),
 }
 
 
 def draws(number: int) -> np.random.Generator:
-    """The chance of one image in the first epoch, as `PhotoBatches` draws it for seed 0."""
+    """The random generator of an image in epoch 0, as `PhotoBatches` makes it for seed 0."""
     return np.random.default_rng([0, 4, 0, number])
 
 
-def torchvision_image(content: bytes, look: Augmentation, random: np.random.Generator) -> Tensor:
-    """What torchvision's transforms do to one image, with our draws."""
+def torchvision_image(content: bytes, style: Augmentation, random: np.random.Generator) -> Tensor:
+    """Apply torchvision's transforms to one image, with our random numbers."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    if look.kind == "scale":
-        shorter = int(random.integers(look.sides[0], look.sides[1] + 1))
+    if style.kind == "scale":
+        shorter = int(random.integers(style.sides[0], style.sides[1] + 1))
         image = T.resize(image, shorter)
         left, top = random.integers(0, [image.width - 224 + 1, image.height - 224 + 1])
         image = T.crop(image, int(top), int(left), 224, 224)
     else:
-        left, top, right, bottom = augmentation.draw_area_box(*image.size, look.areas, random)
+        left, top, right, bottom = augmentation.draw_area_box(*image.size, style.areas, random)
         image = T.resized_crop(image, top, left, bottom - top, right - left, [224, 224])
     if random.random() < 0.5:
         image = T.hflip(image)
     tensor = T.to_tensor(image)
-    if look.colour:
-        tensor = tensor + torch.from_numpy(draw_colour_shift(random, look.colour))[:, None, None]
+    if style.colour:
+        tensor = tensor + torch.from_numpy(draw_colour_shift(random, style.colour))[:, None, None]
     normal: Tensor = T.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD)
     return normal
 
 
-def peer_batches(samples: Samples, look: Augmentation) -> Iterator[Tensor]:
+def peer_batches(samples: Samples, style: Augmentation) -> Iterator[Tensor]:
+    """Batches of one epoch by torchvision's transforms."""
     order = samples.order(0, 0)
     for start in range(0, len(order) - BATCH + 1, BATCH):
         images = [
-            torchvision_image(samples.read(int(n)), look, draws(int(n)))
+            torchvision_image(samples.read(int(n)), style, draws(int(n)))
             for n in order[start : start + BATCH]
         ]
         yield torch.stack(images)
 
 
-class InTurn:
-    """A pool of no threads: work is done at once, by the caller."""
+class _NoThreads:
+    """Has the interface of a thread pool, but runs work at once, in the caller's thread."""
 
     def submit(self, work, *arguments):  # type: ignore[no-untyped-def]
         work(*arguments)
         return self
 
     def result(self) -> None:
-        """Done already."""
+        """Return: the work is done."""
 
 
 def our_batches(
-    samples: Samples, look: Augmentation, kind: type[PhotoBatches] = PhotoBatches
+    samples: Samples, style: Augmentation, kind: type[PhotoBatches] = PhotoBatches
 ) -> Iterator[Tensor]:
     cpu = torch.device("cpu")
     normalize = imagenet().normalize(cpu)
@@ -96,19 +97,19 @@ def our_batches(
         batch=BATCH,
         seed=0,
         device=cpu,
-        augmentation=lambda step: look,
+        augmentation=lambda step: style,
         normalize=normalize,
         threads=1,
     )
     made.close()
-    made._pool = InTurn()  # type: ignore[assignment]
+    made._pool = _NoThreads()  # type: ignore[assignment]
     if isinstance(made, DaliBatches):
-        made._worker = InTurn()  # type: ignore[assignment]
+        made._worker = _NoThreads()  # type: ignore[assignment]
     for step in range(len(samples) // BATCH):
         yield made._finish(made._begin(step))[0]  # nothing ahead: what is timed is what is used
 
 
-def grey_levels_apart(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
+def grey_level_difference(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
     """Mean absolute difference of two batches' pixels, in grey levels of 0..255."""
     std = torch.tensor(IMAGENET_STD)[:, None, None] * 255
     return statistics.mean(
@@ -116,31 +117,33 @@ def grey_levels_apart(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
     )
 
 
-def measure(data: Path, images: int, rounds: int, dali: bool, report: Report) -> list[Table]:
-    """Crops per second of processor time on one thread, and how far the pixels lie apart.
+def measure(data: Path, *, images: int, rounds: int, dali: bool, report: Report) -> list[Table]:
+    """Measure crops per second of processor time on one thread, and how much pixels differ.
 
     Args:
         data: a folder of photographs.
         images: how many of them.
-        dali: let NVIDIA DALI on the CPU take part.
+        rounds: of each contender.
+        dali: whether NVIDIA DALI, on the CPU, takes part.
+        report: called with lines about the progress.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         samples = random_subset(folders.load_test(data), images)
         if len(samples) < BATCH:
-            raise UserError(f"{len(samples)} images are too few", str(data), f"give {BATCH}")
-        list(our_batches(samples, LOOK))  # files into the system's cache
+            raise UserError(f"{len(samples)} images are too few", str(data), f"{BATCH} are needed")
+        list(our_batches(samples, PAPER))  # so that files are in the system's cache
         tables = []
-        for name, look in KINDS.items():
+        for name, style in KINDS.items():
             report(f"{name} crops")
-            tables.append(_measure(name, samples, look, rounds, dali))
+            tables.append(_measure(name, samples, style, rounds, dali))
         return tables
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure(name: str, samples: Samples, look: Augmentation, rounds: int, dali: bool) -> Table:
+def _measure(name: str, samples: Samples, style: Augmentation, rounds: int, dali: bool) -> Table:
     pipelines: dict[str, Pipeline] = {PEER: peer_batches, "resnets": our_batches}
     if dali:
         pipelines["resnets, dali"] = partial(our_batches, kind=DaliBatches)
@@ -149,11 +152,13 @@ def _measure(name: str, samples: Samples, look: Augmentation, rounds: int, dali:
     for _ in range(rounds):
         for contender, pipeline in pipelines.items():
             start = time.process_time()
-            for _batch in pipeline(samples, look):
-                pass  # as in a training, which keeps none
+            for _batch in pipeline(samples, style):
+                pass  # like a training, keep none
             rates[contender].append(images / (time.process_time() - start))
-    apart = {
-        contender: round(grey_levels_apart(peer_batches(samples, look), pipeline(samples, look)), 2)
+    differences = {
+        contender: round(
+            grey_level_difference(peer_batches(samples, style), pipeline(samples, style)), 2
+        )
         for contender, pipeline in list(pipelines.items())[1:]
     }
     return Table(
@@ -161,5 +166,5 @@ def _measure(name: str, samples: Samples, look: Augmentation, rounds: int, dali:
         "images/s of processor time",
         PEER,
         rows(rates, PEER),
-        {"images": len(samples), "rounds": rounds, "grey_levels_apart": apart},
+        {"images": len(samples), "rounds": rounds, "grey_levels_apart": differences},
     )

@@ -1,7 +1,7 @@
-"""A contender in a process of its own, as its users run it, with nothing of ours in it.
+"""Contenders in processes of their own.
 
-Our training changes settings of its whole process, such as the memory allocator's, which would help
-whoever runs beside it.
+Our training changes settings of its whole process, such as the memory allocator's. A peer in the
+same process would profit from them, which its users do not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from multiprocessing.process import BaseProcess
 from resnets.support.timing import Run
 
 
-class Apart:
-    """What `make(*arguments)` gives, run over there at every call.
+class IsolatedContender:
+    """Calls the function that `make(*arguments)` returns, in another process.
 
     Args:
-        make: a function at the top of a module, called at the first run.
-        arguments: for it; they are pickled.
+        make: a function at the top level of a module; called in that process before the first run.
+        arguments: of `make`; they are pickled.
     """
 
     def __init__(self, make: Callable[..., Run], *arguments: object) -> None:
@@ -31,33 +31,33 @@ class Apart:
         self._started: tuple[Connection, BaseProcess] | None = None
 
     def __call__(self) -> None:
-        """One run.
+        """Run once.
 
         Raises:
-            RuntimeError: if it failed, or its process ended.
+            RuntimeError: if the run failed, or the process ended.
         """
-        self._ask("run")
+        self._send("run")
 
     def finish(self) -> None:
-        """Wait until the GPU over there has done what it was given."""
-        self._ask("finish")
+        """Wait until the GPU of that process is idle."""
+        self._send("finish")
 
-    def _ask(self, what: str) -> None:
+    def _send(self, command: str) -> None:
         new = self._started is None
         if self._started is None:
             context = multiprocessing.get_context("spawn")
-            pipe, there = context.Pipe()
+            pipe, other_end = context.Pipe()
             usual = multiprocessing.get_start_method()
-            process = context.Process(target=_serve, args=(there, usual))
-            self._started = pipe, process  # before it starts: an interrupt may come meanwhile
-            with _interrupts_wait():
+            process = context.Process(target=_serve, args=(other_end, usual))
+            self._started = pipe, process  # before it starts, for an interrupt may come meanwhile
+            with _interrupts_blocked():
                 process.start()
-            there.close()
+            other_end.close()
         pipe, _ = self._started
         try:
             if new:
                 pipe.send((self._make, self._arguments))
-            pipe.send(what)
+            pipe.send(command)
             failure = pipe.recv()
         except (EOFError, OSError) as error:
             raise RuntimeError("a contender's process has ended") from error
@@ -65,9 +65,9 @@ class Apart:
             raise RuntimeError(failure)
 
     def close(self) -> None:
-        """End the process, if there is one, and those that it started, such as data loaders.
+        """Kill the process, if there is one, and those that it started, such as data loaders.
 
-        At once, whatever they do: they leave nothing behind, and an interrupted user waits.
+        Killing is quick, for an interrupted user waits, and safe, for they write no files.
         """
         if self._started is None:
             return
@@ -83,12 +83,12 @@ class Apart:
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Keep Ctrl-C from what is started until it has left for a group of its own."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C for a new process until it has its own process group."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # starting it would let interrupts in again
+    resource_tracker.ensure_running()  # starting it later would unblock interrupts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -97,27 +97,27 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, start_method: str) -> None:
-    """Does what it is told to, until the other side ends.
+    """Execute the commands that come through the pipe, until its other end is closed.
 
-    What to do comes by the pipe, because importing it takes seconds.
+    The function comes through the pipe too, because importing its module takes seconds.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
-    multiprocessing.set_start_method(start_method, force=True)  # of data loaders: the usual one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+    multiprocessing.set_start_method(start_method, force=True)  # for data loaders
     run: Run | None = None
     with contextlib.suppress(EOFError, OSError):
         make, arguments = pipe.recv()
-        while what := pipe.recv():
+        while command := pipe.recv():
             try:
                 run = run or make(*arguments)
-                run() if what == "run" else _wait()
+                run() if command == "run" else _synchronize()
                 pipe.send("")
             except Exception as error:
                 pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     import torch
 
     if torch.cuda.is_available():

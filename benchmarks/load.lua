@@ -1,6 +1,6 @@
--- Load for wrk: posts images in turn and compares each answer with the offline one.
+-- Script for wrk: sends images in turn, and compares each response with the offline prediction.
 -- wrk -s load.lua URL -- FOLDER COUNT; the folder holds files 0, 1, ... and `expected`.
--- The number of the image goes out as X-Request-Id, which the server gives back.
+-- Each request has the number of its image as X-Request-Id, which the server returns.
 
 local threads = {}
 local requests, expected = {}, {}

@@ -1,4 +1,4 @@
-"""Malformed requests, and what a server says to them."""
+"""Malformed requests, and the responses of a server to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from PIL import Image
 
 from benchmarks.measure import Report
 
-TOGETHER = 32
-"""Connections at a time; of slow ones, all that are left."""
-SLOW_TOGETHER = 400
+CONNECTIONS = 32
+"""Open at the same time."""
+SLOW_CONNECTIONS = 400
+"""Open at the same time to send requests slowly."""
 BYTE = b"\0"
 LEFT, HUNG, CLOSED = 0, -1, -2
 OUTCOMES = {
@@ -28,14 +29,14 @@ OUTCOMES = {
     HUNG: "no answer in a minute",
     CLOSED: "no connection, or closed without an answer",
 }
-"""What takes the place of a status where there is none."""
+"""What happens instead of a response; keys take the place of a status."""
 Parts = Sequence[bytes]
-"""What is sent, with a pause after each part; an empty one ends the connection."""
+"""The parts of a request, sent with pauses between them; an empty one resets the connection."""
 Kind = Callable[[random.Random], Parts]
 
 
 def head(lines: str = "", path: str = "/v1/predict", method: str = "POST") -> bytes:
-    """The first lines of a request, without their end."""
+    """Request line and headers, without the empty line that ends them."""
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}".encode()
 
 
@@ -46,7 +47,7 @@ def post(body: bytes, kind: str = "image/jpeg", length: int | None = None) -> by
 
 
 def png(width: int, height: int) -> bytes:
-    """A white PNG of any size: a few bytes for each line of pixels."""
+    """A white PNG of any size, with a few bytes for each row of pixels."""
     packer = zlib.compressobj(9)
     line = BYTE + b"\xff" * ((width + 7) // 8)
     packed = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
@@ -61,7 +62,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def many_scans(scans: int) -> bytes:
-    """A progressive JPEG that passes over its pixels so many times."""
+    """A progressive JPEG with this many scans."""
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(file, "JPEG", progressive=True)
@@ -71,11 +72,11 @@ def many_scans(scans: int) -> bytes:
 
 
 def many_tiles(tiles: int) -> bytes:
-    """A TIFF whose tiles have one pixel each."""
+    """A TIFF with this many tiles, of one pixel each."""
     tags = {256: 1000, 257: tiles // 1000, 258: 8, 259: 1, 262: 1, 277: 1, 322: 1, 323: 1}
-    places = 8 + 2 + 12 * (len(tags) + 2) + 4
+    offsets = 8 + 2 + 12 * (len(tags) + 2) + 4
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
-    entries += [struct.pack("<HHII", tag, 4, tiles, places) for tag in (324, 325)]
+    entries += [struct.pack("<HHII", tag, 4, tiles, offsets) for tag in (324, 325)]
     directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
     return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 8) * tiles
 
@@ -87,10 +88,10 @@ def form(content: bytes) -> bytes:
 
 
 def kinds(image: bytes) -> dict[str, Kind]:
-    """Ways of being malformed, by name.
+    """The kinds of malformed requests, by name.
 
     Args:
-        image: a good one, to be spoilt.
+        image: the content of a valid image file, from which some are made.
     """
     bomb, tiles, scans = png(20_000, 20_000), many_tiles(200_000), many_scans(5000)
     boundary = "multipart/form-data; boundary=edge"
@@ -135,24 +136,24 @@ def kinds(image: bytes) -> dict[str, Kind]:
 
 
 def run(address: str, image: bytes, count: int, report: Report) -> dict[str, Counter[int]]:
-    """Send so many malformed requests; the statuses (or `OUTCOMES`) of the answers to each kind."""
+    """Send `count` malformed requests; count the statuses, or `OUTCOMES`, for each kind."""
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 80
-    ways = kinds(image)
-    found: dict[str, Counter[int]] = {name: Counter() for name in ways}
+    makers = kinds(image)
+    found: dict[str, Counter[int]] = {name: Counter() for name in makers}
 
-    async def one(name: str, number: int, places: asyncio.Semaphore) -> None:
-        async with places:
-            parts = ways[name](random.Random(f"{name} {number}"))
+    async def one(name: str, number: int, connections: asyncio.Semaphore) -> None:
+        async with connections:
+            parts = makers[name](random.Random(f"{name} {number}"))
             found[name][await _status(host, port, parts)] += 1
 
     async def every() -> None:
-        quick, slow = asyncio.Semaphore(TOGETHER), asyncio.Semaphore(SLOW_TOGETHER)
-        names = list(ways)
+        quick, slow = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(SLOW_CONNECTIONS)
+        names = list(makers)
         turns = [(names[number % len(names)], number) for number in range(count)]
         async with asyncio.TaskGroup() as group:
             for name, number in turns:
-                places = slow if name.startswith("slow") else quick
-                group.create_task(one(name, number, places))
+                connections = slow if name.startswith("slow") else quick
+                group.create_task(one(name, number, connections))
 
     asyncio.run(every())
     report(json.dumps({name: dict(statuses) for name, statuses in found.items()}))
@@ -160,7 +161,7 @@ def run(address: str, image: bytes, count: int, report: Report) -> dict[str, Cou
 
 
 async def _status(host: str, port: int, parts: Parts) -> int:
-    """The status of the answer to a connection's words, or one of `OUTCOMES`."""
+    """Send a request; return the status of the response, or one of `OUTCOMES`."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError:
@@ -168,7 +169,7 @@ async def _status(host: str, port: int, parts: Parts) -> int:
     answer = asyncio.create_task(_answer(reader))
     try:
         for part in parts:
-            if not part:  # leaves, without taking leave
+            if not part:
                 _reset(writer)
                 return LEFT
             writer.write(part)
@@ -186,7 +187,7 @@ async def _status(host: str, port: int, parts: Parts) -> int:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection the hard way."""
+    """Make the socket reset the connection when it is closed."""
     wire: socket.socket = writer.get_extra_info("socket")
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -198,6 +199,6 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 
 
 def good(address: str, image: bytes) -> int:
-    """The status of the answer to a good request."""
+    """The status of the response to a valid request."""
     host, port = urlsplit(address).hostname or "", urlsplit(address).port or 80
     return asyncio.run(_status(host, port, [post(image, "application/octet-stream")]))

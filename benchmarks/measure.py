@@ -1,4 +1,4 @@
-"""How speed is measured: contenders by turns, medians, ratios to a named peer, the peak."""
+"""Tables and reports of benchmarks: medians, ratios to a named peer, the hardware's peak."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ import torch
 from resnets.support import devices
 
 Report = Callable[[str], None]
-PEERS = ("timm", "onnxruntime", "openvino", "nncf", "pillow", "uvicorn", "fastapi")
-"""Packages whose versions belong to a report, beside those of every result."""
+PACKAGES = ("timm", "onnxruntime", "openvino", "nncf", "pillow", "uvicorn", "fastapi")
+"""Packages whose versions are in reports, in addition to those in every result file."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one contender did.
+    """The result of one contender.
 
     Args:
         name: of the contender.
         median: of the rounds, in the table's unit.
         low: the slowest round.
         high: the fastest round.
-        ratio: to the peer's median.
-        peak: share of the hardware's measured peak for this arithmetic, in percent.
+        ratio: of the median to the peer's median.
+        peak: percentage of the hardware's measured peak for this data type.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Contenders that did the same work in the same run.
+    """Results of contenders that did the same work in the same run.
 
     Args:
         title: the work: network, batch, image size.
         unit: such as `images/s`.
-        peer: the contender that ratios refer to.
-        rows: in the order of the run.
-        facts: what else must be known to repeat it.
+        peer: the contender to which ratios refer; empty if there are none.
+        rows: in the order of the first round.
+        facts: settings that are needed to repeat the run.
     """
 
     title: str
@@ -68,11 +68,11 @@ def rows(
     operations: float | None = None,
     peaks: Mapping[str, float] | None = None,
 ) -> tuple[Row, ...]:
-    """Medians, spread and ratios.
+    """Compute medians, ranges and ratios.
 
     Args:
-        values: of each contender, one a round.
-        peer: whose median is 1; none for no ratios.
+        values: of each contender, one for each round.
+        peer: the contender to which ratios refer; None for no ratios.
         operations: floating-point operations for one unit of `values`.
         peaks: operations per second that the hardware reaches, by contender.
     """
@@ -96,12 +96,12 @@ def rows(
 
 
 def _short(value: float) -> float:
-    """Four digits that count."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def peak(dtype: torch.dtype, device: torch.device, side: int = 4096, rounds: int = 7) -> float:
-    """Floating-point operations per second of a large matrix product."""
+    """Measure floating-point operations per second of a large matrix product."""
     if device.type == "cuda":
         side *= 2
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -115,15 +115,14 @@ def peak(dtype: torch.dtype, device: torch.device, side: int = 4096, rounds: int
 
 
 def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
-    """A run of a benchmark as JSON, with its provenance."""
-    arguments = [word for word in sys.argv[1:] if word]
+    """The report of a benchmark as JSON, with its provenance."""
     environment = devices.environment(device)
-    for name in PEERS:
+    for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             environment["packages"][name] = version(name)
     return {
         "bench": bench,
-        "command": shlex.join(["resnets", *arguments]),
+        "command": shlex.join(["python", "-m", "benchmarks", *filter(None, sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
         "tables": [asdict(table) for table in tables],
         **environment,
@@ -131,7 +130,7 @@ def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[
 
 
 def summary(documents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Every table's best row of ours and best row of others, with their ratios to its peer."""
+    """The best of our rows and the best of the others in each table, with their ratios."""
     made = ["", "best of ours, best of the others (ratio to the table's peer)"]
     for document in documents:
         for table in document["tables"]:
@@ -148,7 +147,7 @@ def summary(documents: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def lines(table: Table) -> list[str]:
-    """A table as text."""
+    """Format a table as lines of text."""
     width = max(len(row.name) for row in table.rows)
     made = [f"{table.title} ({table.unit})"]
     for row in table.rows:

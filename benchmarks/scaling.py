@@ -1,4 +1,4 @@
-"""How time and memory of a training step grow with depth, batch, resolution and processes."""
+"""Time and memory of a training step against depth, batch, resolution and processes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ lr = 0.1
 
 
 def measure(
-    rounds: int, seconds: float, device: torch.device, deepest: int, report: Report
+    *, deepest: int, rounds: int, seconds: float, device: torch.device, report: Report
 ) -> list[Table]:
-    """Time and memory for an image against depth, batch and resolution.
+    """Measure time and memory of an image against depth, batch and resolution.
 
     Args:
-        seconds: length of a round of one contender.
-        deepest: networks of more layers are left out.
+        deepest: layers of the deepest network.
+        rounds: of each case.
+        seconds: length of a round.
+        device: of the training steps.
+        report: called with lines about the progress.
     """
     hardware.prepare(recipe_file.load("cifar10-paper"), device)
     depths = [depth for depth in DEPTHS if depth <= deepest]
@@ -62,7 +65,7 @@ def measure(
 
 
 class _Step:
-    """A training step of a CIFAR network on the same images again and again."""
+    """A training step of a CIFAR network on a batch that never changes."""
 
     def __init__(self, depth: int, batch: int, size: int, device: torch.device) -> None:
         self.layers, self.batch, self.size = depth, batch, size
@@ -95,8 +98,8 @@ class _Step:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def kept(self) -> float:
-        """MB for an image that the forward pass keeps for the backward pass."""
+    def saved_megabytes(self) -> float:
+        """Megabytes for each image that the forward pass keeps for the backward pass."""
         parameters = {p.data_ptr() for p in self._network()[0].parameters()}
         sizes: dict[int, int] = {}
 
@@ -107,7 +110,7 @@ class _Step:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = self.loss()  # holds what is kept, so that no address is used twice
+            loss = self.loss()  # keeps the saved tensors alive, so that no address is used twice
         del loss
         return sum(sizes.values()) / self.batch / 1e6
 
@@ -120,14 +123,14 @@ def _tables(
     seconds: float,
     device: torch.device,
 ) -> list[Table]:
-    """Milliseconds and megabytes for an image, and how far from a straight line."""
+    """Tables of milliseconds and of megabytes for each image, with fits of a line."""
     finish = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {}
     memory: dict[str, list[float]] = {}
     for name, step in steps.items():
         rates = by_turns({name: step}, step.batch, rounds, seconds, finish)[name]
         times[name] = [1000 / rate for rate in rates]
-        memory[name] = [step.kept()]
+        memory[name] = [step.saved_megabytes()]
         step.made = None
     first = next(iter(steps))
     facts = {"network": "cifar-resnet", "rounds": rounds, "places": list(places)}
@@ -142,20 +145,20 @@ def _tables(
                 unit,
                 first,
                 rows(values, first),
-                {**facts, **straight(work, middles)},
+                {**facts, **fit_line(work, middles)},
             )
         )
     return made
 
 
-def straight(work: Sequence[float], cost: Sequence[float]) -> dict[str, Any]:
-    """A line through cost against work, by relative least squares, and the distances from it.
+def fit_line(work: Sequence[float], cost: Sequence[float]) -> dict[str, Any]:
+    """Fit `cost = fixed + each * work` by least squares of the relative errors.
 
-    Where all work is the same the line is level, through the median.
+    If all work is the same, `fixed` is the median and `each` is 0.
 
     Returns:
-        `fixed` and `each`, in the unit of cost, and `off`: each point's distance from the line,
-        in percent of the line.
+        `fixed` and `each`, in the unit of cost, and `off`: the deviation of each point from the
+        line, in percent.
     """
     if len(set(work)) == 1:
         fixed, each = statistics.median(cost), 0.0
@@ -163,14 +166,16 @@ def straight(work: Sequence[float], cost: Sequence[float]) -> dict[str, Any]:
         weights = torch.tensor([1 / c for c in cost], dtype=torch.float64)
         x = torch.tensor(work, dtype=torch.float64)
         matrix = torch.stack([torch.ones_like(x), x], 1) * weights[:, None]
-        answer = torch.linalg.lstsq(matrix, torch.ones(len(work), 1, dtype=torch.float64)).solution
-        fixed, each = (float(v) for v in answer.flatten())
+        solution = torch.linalg.lstsq(
+            matrix, torch.ones(len(work), 1, dtype=torch.float64)
+        ).solution
+        fixed, each = (float(v) for v in solution.flatten())
     off = [100 * (c / (fixed + each * w) - 1) for w, c in zip(work, cost, strict=True)]
     return {"fixed": fixed, "each": each, "off": [round(value, 1) for value in off]}
 
 
 def processes(rounds: int, steps: int, report: Report) -> Table:
-    """Images per second of one training by one process and by two, a core each."""
+    """Measure images per second of a training by one process and by two, with a core each."""
     found: dict[str, list[float]] = {"1 process": [], "2 processes": []}
     for round_ in range(rounds):
         for count, (name, values) in enumerate(found.items(), 1):
@@ -186,7 +191,7 @@ def processes(rounds: int, steps: int, report: Report) -> Table:
 
 
 def _train(count: int, steps: int) -> float:
-    """Images per second of a short training by so many processes of one thread each."""
+    """Images per second of a short training by `count` processes of one thread each."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     with tempfile.TemporaryDirectory() as folder:
         recipe, out = Path(folder) / "recipe.toml", Path(folder) / "run"

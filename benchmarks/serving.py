@@ -1,7 +1,7 @@
-"""The server under load, for minutes, and under attack.
+"""The server under load: throughput, latency, memory; and its responses to malformed requests.
 
-A process of `resnets serve` on the loopback device, wrk as the generator of load on the same
-machine. wrk compares every answer with the offline one of the same image.
+`resnets serve` and wrk, which generates the load, run on the same machine. wrk compares every
+response with the offline prediction for the same image.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError
 
-MOST_IMAGES = 128
+MAX_IMAGES = 128
 OFFLINE = "the runtime alone, offline"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured.
+    """Options of the benchmark.
 
     Args:
-        model: that `serve` is given.
+        model: for `resnets serve`.
         data: folder of images to send; generated ones by default.
-        connections: that wrk holds open, with one request each at a time.
-        rounds: of load and of the offline runtime, by turns.
+        connections: of wrk, each with one request at a time.
+        rounds: of load and of the offline runtime, which take turns.
         seconds: length of a round.
-        minutes: of the load under which memory is watched; 0 for none.
-        attacks: malformed requests; 0 for none.
+        minutes: of load while memory is measured; 0 to skip this.
+        attacks: number of malformed requests; 0 to skip them.
     """
 
     model: str
@@ -67,35 +67,37 @@ class Server:
         self.process, self.address = process, address
 
     def megabytes(self) -> float:
-        """Resident memory."""
+        """Resident memory in megabytes."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert found is not None
         return int(found[1]) / 1000
 
     def descriptors(self) -> int:
-        """Open files and connections."""
+        """Number of open files and connections."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager
 def serving(model: str) -> Iterator[Server]:
-    """A server that is ready; it must end well when it is told to."""
+    """Start a server, and wait until it is ready; at the end it must stop with exit code 0."""
     command = [sys.executable, "-m", "resnets", "serve", f"it={model}", "--port", "0"]
-    with tempfile.TemporaryFile("w+") as words:
+    with tempfile.TemporaryFile("w+") as stdout:
         process = subprocess.Popen(
-            [*command, "--log", "none"], stderr=subprocess.PIPE, stdout=words, text=True
+            [*command, "--log", "none"], stderr=subprocess.PIPE, stdout=stdout, text=True
         )
         assert process.stderr is not None
         try:
-            said = []
+            lines: list[str] = []
             for line in process.stderr:
-                said.append(line)
+                lines.append(line)
                 if found := re.search(r"http://\S+", line):
                     break
             else:
-                raise UserError((said or ["it ended"])[-1].strip().removeprefix("resnets: "), model)
-            # Nobody fills the pipe; what the server says later is shown.
+                raise UserError(
+                    (lines or ["the server ended"])[-1].strip().removeprefix("resnets: "), model
+                )
+            # Print what the server writes later, so that the pipe never fills up.
             threading.Thread(target=_show, args=(process.stderr,), daemon=True).start()
             yield Server(process, found[0])
             process.terminate()
@@ -112,7 +114,7 @@ def _show(stream: io.TextIOBase | Any) -> None:
 
 
 def measure(plan: Plan, report: Report) -> list[Table]:
-    """Throughput, latency, wrong answers, memory, attacks."""
+    """Measure throughput, latency, wrong responses, memory and responses to malformed requests."""
     if shutil.which("wrk") is None:
         raise UserError("wrk is not installed", hint="apt-get install wrk")
     if plan.data is not None and not plan.data.is_dir():
@@ -134,9 +136,9 @@ def measure(plan: Plan, report: Report) -> list[Table]:
 
 
 def _images(plan: Plan, predictor: Predictor, folder: Path) -> int:
-    """Put images into a folder as files 0, 1, ...; returns how many."""
+    """Write images into a folder as files 0, 1, ...; return their number."""
     if plan.data is not None:
-        found = image_inputs.find_images([str(plan.data)])[:MOST_IMAGES]
+        found = image_inputs.find_images([str(plan.data)])[:MAX_IMAGES]
         for number, path in enumerate(found):
             shutil.copy(path, folder / str(number))
         return len(found)
@@ -146,14 +148,16 @@ def _images(plan: Plan, predictor: Predictor, folder: Path) -> int:
     for number in range(32):
         colours = random.integers(0, 256, (6, 8, 3), np.uint8)
         picture = np.asarray(Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC))
-        noisy = picture + random.normal(0, 12, picture.shape)  # as much to decode as a photograph
+        noisy = picture + random.normal(
+            0, 12, picture.shape
+        )  # so that decoding takes as long as for a photograph
         image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
         image.save(folder / str(number), kind, quality=90)
     return 32
 
 
 def _expected(predictor: Predictor, folder: Path, count: int) -> None:
-    """Write the offline answers: number of the class and its probability, a line an image."""
+    """Write the offline predictions: a line with class index and probability for each image."""
     found = predictor.predict([folder / str(number) for number in range(count)], top=1)
     lines = []
     for answer in found:
@@ -164,7 +168,7 @@ def _expected(predictor: Predictor, folder: Path, count: int) -> None:
 
 
 def _offline(predictor: Predictor, batch: int, seconds: float) -> float:
-    """Images per second of the runtime alone."""
+    """Images per second of the runtime without a server."""
     size = predictor.preprocessing.size
     pixels = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8)
@@ -181,29 +185,16 @@ def _offline(predictor: Predictor, batch: int, seconds: float) -> float:
 def wrk(
     server: Server, folder: Path, count: int, connections: int, seconds: float
 ) -> dict[str, Any]:
-    """Load for a while: seconds, latencies in milliseconds, numbers of answers.
+    """Run wrk, and return seconds, latencies in milliseconds, and counts of responses.
 
-    `compared` counts good answers, `wrong` those of them that differ from the offline ones,
-    `failed` other answers, and requests without any.
+    `compared` counts predictions, `wrong` those of them that differ from the offline ones,
+    `failed` other responses, and requests without a response.
     """
     script = resources.files("benchmarks") / "load.lua"
     with resources.as_file(script) as path:
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{max(1, round(seconds))}s",
-            "--timeout",
-            "60s",
-        ]
-        command += [
-            "-s",
-            str(path),
-            f"{server.address}/v1/predict?top=1",
-            "--",
-            str(folder),
-            str(count),
-        ]
+        load = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
+        url = f"{server.address}/v1/predict?top=1"
+        command = ["wrk", *load, "-s", str(path), url, "--", str(folder), str(count)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or "RESULT " not in done.stdout:
         raise UserError((done.stderr or done.stdout).strip()[-300:], "wrk")
@@ -220,7 +211,7 @@ def _load(
     runs: list[dict[str, Any]],
     report: Report,
 ) -> list[Table]:
-    """Throughput beside the offline runtime's, and latencies; adds what wrk found to `runs`."""
+    """Measure throughput, offline throughput and latency; append the results of wrk to `runs`."""
     batch = Limits.batch
     served = f"resnets serve, {plan.connections} connections"
     found: dict[str, list[float]] = {OFFLINE: [], served: []}
@@ -249,13 +240,13 @@ def _load(
 
 
 def _compared(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> Table:
-    """All answers of all runs of wrk."""
+    """Counts of the responses in all runs of wrk."""
     sums = {key: sum(run[key] for run in runs) for key in ("compared", "wrong", "failed")}
     return counted(f"answers of {plan.model} compared with offline ones", "requests", sums)
 
 
 def counted(title: str, unit: str, numbers: dict[str, float]) -> Table:
-    """A table of things that were counted once."""
+    """A table of counts, which have no range."""
     made = tuple(Row(name, number, number, number) for name, number in numbers.items())
     return Table(title, unit, "", made, {})
 
@@ -268,7 +259,7 @@ def _memory(
     runs: list[dict[str, Any]],
     report: Report,
 ) -> Table:
-    """Resident memory under load: of the first and the last fifth of the time."""
+    """Measure resident memory under load, in the first and the last fifth of the time."""
     report(f"memory: {plan.minutes:g} minutes of load")
     samples: list[float] = []
     over = threading.Event()
@@ -291,13 +282,12 @@ def _memory(
 
 
 def _attack(plan: Plan, server: Server, image: bytes, report: Report) -> list[Table]:
-    malformed.run(
-        server.address, image, max(100, plan.attacks // 10), report
-    )  # what is loaded once
+    # A first run, so that modules which are imported on demand do not count as growth.
+    malformed.run(server.address, image, max(100, plan.attacks // 10), report)
     before = server.megabytes(), server.descriptors()
     report(f"attack: {plan.attacks} malformed requests")
     found = malformed.run(server.address, image, plan.attacks, report)
-    time.sleep(3)  # for connections to end
+    time.sleep(3)  # until connections are closed
     numbers = {
         f"{kind}: {malformed.OUTCOMES.get(status, status)}": float(count)
         for kind, statuses in found.items()

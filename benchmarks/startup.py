@@ -1,4 +1,4 @@
-"""How long commands take from the shell's point of view: a new process each time."""
+"""Start-up: the time of whole commands, each in a new process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ MODEL = "cifar-resnet20"
 
 
 def measure(model: str, rounds: int, report: Report) -> Table:
-    """Seconds from start to end of commands, files and converted networks in the caches.
+    """Measure seconds from start to end of commands, with warm caches.
 
     Args:
-        model: that `predict` is given, with one photograph of 500 x 375 pixels.
+        model: for `predict`, with one photograph of 500 x 375 pixels.
+        rounds: of each command.
+        report: called with lines about the progress.
     """
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.jpg"
@@ -52,6 +54,6 @@ def _seconds(arguments: Sequence[str]) -> float:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["it failed"]
+        last = done.stderr.strip().splitlines()[-1:] or ["the command failed"]
         raise UserError(last[0].removeprefix("resnets: "), " ".join(arguments[1:]))
     return time.perf_counter() - start

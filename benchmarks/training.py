@@ -1,9 +1,9 @@
-"""Training speed: ours against the usual published loop and against torchvision and timm.
+"""Training speed, compared with the usual published loop or with torchvision and timm.
 
 For CIFAR-10 the peer is the loop that most repositories publish: a Dataset of PIL images,
 transforms on each image in DataLoader workers, float32, NCHW, eager, `.item()` of loss and
-accuracy at every step; both train on the real data. For photographs every contender is given
-the same batch again and again, so that only the step counts.
+accuracy at every step; both train on the real data. For photographs all contenders train on one
+batch that never changes, so that only the step is measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.isolated import Apart
+from benchmarks.isolated import IsolatedContender
 from benchmarks.measure import Report, Table, peak, rows
 from resnets.data import cifar10
 from resnets.data.preprocessing import imagenet
@@ -44,6 +44,7 @@ PUBLISHED = "published loop"
 
 def measure(
     network: str,
+    *,
     batch: int | None,
     rounds: int,
     seconds: float,
@@ -52,16 +53,19 @@ def measure(
     workers: int,
     report: Report,
 ) -> Table:
-    """Images per second of a training step, data included for CIFAR-10.
+    """Measure images per second of training steps, including data loading for CIFAR-10.
 
     Args:
-        network: a row of the zoo's table; CIFAR networks train on CIFAR-10.
-        batch: 128 for CIFAR-10, 32 for photographs by default.
-        seconds: length of a round of one contender.
-        compiled: let compiled contenders take part; each costs a minute before its first step.
+        network: its name; CIFAR networks train on CIFAR-10, the others on one batch of noise.
+        batch: by default 128 for CIFAR-10, 32 for photographs.
+        rounds: of each contender; contenders take turns.
+        seconds: length of a round.
+        device: for all contenders.
+        compiled: whether compiled contenders take part; each needs a minute to compile.
         workers: DataLoader processes of the published loop.
+        report: called with lines about the progress.
     """
-    zoo.architecture(network)  # an unknown name is told before anything is fetched
+    zoo.architecture(network)  # raises for unknown names before anything is downloaded
     kind = "cifar" if network.startswith("cifar-") else "photos"
     batch = batch or BATCH[kind]
     if kind == "cifar":
@@ -72,12 +76,12 @@ def measure(
         contenders = _photo_contenders(network, batch, device, compiled)
         peer, size = next(iter(contenders)), 224
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-    apart = [run for run in contenders.values() if isinstance(run, Apart)]
+    isolated = [run for run in contenders.values() if isinstance(run, IsolatedContender)]
 
     def finish() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
-            for other in apart:
+            for other in isolated:
                 other.finish()
 
     try:
@@ -87,7 +91,7 @@ def measure(
         top = peak(dtype, device)
         values = by_turns(contenders, batch, rounds, seconds, finish)
     finally:
-        for other in apart:
+        for other in isolated:
             other.close()
     with torch.device("meta"):
         cost = complexity.multiply_adds(zoo.build(network), size)
@@ -121,17 +125,17 @@ def _cifar_contenders(
         loops["resnets, CUDA graphs"] = our_steps(data, network, batch, device, "auto", True)
     elif compiled:  # GPUs compile by default
         loops["resnets, compiled"] = our_steps(data, network, batch, device, True)
-    peer = Apart(published_run, data.train, network, batch, device, workers)
+    peer = IsolatedContender(published_run, data.train, network, batch, device, workers)
     return {PUBLISHED: peer, **{name: partial(next, loop) for name, loop in loops.items()}}
 
 
 def published_run(*arguments: Any) -> Run:
-    """A step of the published loop for each call; arguments of `published_steps`."""
+    """A function that does one step of the published loop; arguments as for `published_steps`."""
     return partial(next, published_steps(*arguments))
 
 
 class PilDataset(Dataset[tuple[Tensor, int]]):
-    """CIFAR-10 as torchvision serves it: a PIL image, then its transforms."""
+    """CIFAR-10 as torchvision provides it: PIL images and transforms."""
 
     def __init__(self, data: cifar10.Images) -> None:
         self.pixels = data.images.transpose(0, 2, 3, 1).copy()
@@ -155,14 +159,14 @@ class PilDataset(Dataset[tuple[Tensor, int]]):
 def published_steps(
     data: cifar10.Images, network_name: str, batch: int, device: torch.device, workers: int
 ) -> Iterator[None]:
-    """One training step of the published loop for each `next`."""
+    """Do one training step of the published loop at each `next`."""
     network = zoo.build(network_name).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
         PilDataset(data), batch, shuffle=True, num_workers=workers,
         pin_memory=device.type == "cuda", drop_last=True,
     )  # fmt: skip
-    loss_sum = right = 0.0
+    loss_sum = correct = 0.0
     while True:
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
@@ -172,7 +176,7 @@ def published_steps(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss_sum += loss.item()
-            right += (logits.argmax(1) == labels).float().mean().item()
+            correct += (logits.argmax(1) == labels).float().mean().item()
             yield
 
 
@@ -184,7 +188,7 @@ def our_steps(
     compiled: bool | str,
     graphs: bool = False,
 ) -> Iterator[None]:
-    """One training step of this project, the paper's recipe, for each `next`."""
+    """Do one training step of this package, with the paper's recipe, at each `next`."""
     settings = [f"network={network}", f"batch={batch}", "schedule.gentle_start.lr=0.1"]
     switches = {"compile": compiled, "graphs": graphs}
     plan = recipe_file.load("cifar10-paper", settings).model_copy(update=switches)
@@ -215,15 +219,15 @@ class OneBatch:
         self.labels = torch.arange(batch, device=device) % 1000
 
     def epoch_of(self, step: int) -> float:
-        """Epochs completed: none ever is."""
+        """Completed epochs: always 0."""
         return 0.0
 
     def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
-        """Images float32 (n, 3, 224, 224) and labels int64 (n,)."""
+        """Images, float32 (N, 3, 224, 224), and labels, int64 (N,)."""
         return self.images, self.labels
 
     def close(self) -> None:
-        """Nothing reads ahead."""
+        """Do nothing: there is no prefetch."""
 
 
 class OneBatchClassification(Classification):
@@ -248,50 +252,59 @@ class OneBatchClassification(Classification):
 def _photo_contenders(
     network: str, batch: int, device: torch.device, compiled: bool
 ) -> dict[str, Run]:
-    """torchvision's step as it is usually written, the best of both libraries, and ours."""
+    """The usual step with torchvision, the fastest with torchvision and timm, and ours."""
     from torchvision.models import get_model, list_models
 
     base = network.removesuffix("-v1.5")
     made: dict[str, Run] = {}
     best = f"{'bf16' if has_bf16(device) else 'float32'}, channels_last"
     if base in list_models():
-        made["torchvision, float32, NCHW"] = Apart(_peer_run, get_model, base, batch, device, False)
-        made[f"torchvision, {best}"] = Apart(_peer_run, get_model, base, batch, device, True)
+        made["torchvision, float32, NCHW"] = IsolatedContender(
+            _peer_run, get_model, base, batch, device, False
+        )
+        made[f"torchvision, {best}"] = IsolatedContender(
+            _peer_run, get_model, base, batch, device, True
+        )
     try:
         import timm
 
         if base in timm.list_models():
-            made[f"timm, {best}"] = Apart(_peer_run, timm.create_model, base, batch, device, True)
+            made[f"timm, {best}"] = IsolatedContender(
+                _peer_run, timm.create_model, base, batch, device, True
+            )
     except ImportError:
         pass
     if not made:
         raise UserError(f"no peer has {network!r}", "--network", "try resnet50-v1.5")
-    given = OneBatch(batch, device)
+    data = OneBatch(batch, device)
     for name, compile_it in (("resnets", "auto"), ("resnets, compiled", True)):
         if compile_it == "auto" or (compiled and device.type == "cpu"):
             plan = recipe_file.load("imagenet-90", [f"network={network}", f"batch={batch}"])
             plan = plan.model_copy(update={"compile": compile_it})
-            made[name] = partial(next, _steps(OneBatchClassification(plan, given), device))
+            made[name] = partial(next, _steps(OneBatchClassification(plan, data), device))
     return made
 
 
 def _peer_run(
     create: Callable[[str], nn.Module], name: str, batch: int, device: torch.device, best: bool
 ) -> Run:
-    """A step of another library's network, with images of its own."""
+    """A function that trains another library's network for one step on its own batch."""
     return _peer_step(create(name), OneBatch(batch, device), device, best)
 
 
-def _peer_step(network: nn.Module, given: OneBatch, device: torch.device, best: bool) -> Run:
-    """A step of another library's network.
+def _peer_step(network: nn.Module, data: OneBatch, device: torch.device, best: bool) -> Run:
+    """A function that trains another library's network for one step.
 
     Args:
-        best: channels_last, bf16 where the device has it, no waiting for the loss; otherwise
-            the usual reference.
+        network: to be trained.
+        data: the batch.
+        device: of the training.
+        best: whether to use channels_last, bf16 where the device supports it, and no `.item()` of
+            the loss; else the step is written as usual.
     """
     half = best and has_bf16(device)
     network = network.to(device).train()
-    images = given.images
+    images = data.images
     if best:
         network = network.to(memory_format=torch.channels_last)
     else:
@@ -300,7 +313,7 @@ def _peer_step(network: nn.Module, given: OneBatch, device: torch.device, best: 
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = F.cross_entropy(network(images), given.labels)
+            loss = F.cross_entropy(network(images), data.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

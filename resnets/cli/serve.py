@@ -66,7 +66,7 @@ def serve(
     from resnets.serve.limits import Limits
 
     token = _token(token_file)
-    options = server.Options(
+    options = server.ServerOptions(
         models=models or [DEFAULT],
         host=host,
         port=port,
@@ -83,7 +83,7 @@ def serve(
             pixels=max_megapixels * 1_000_000,
             images=min(Limits.images, queue),
             queue=queue,
-            seconds=timeout,
+            timeout=timeout,
         ),
     )
     finished = server.serve(

@@ -8,46 +8,48 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from resnets.serve import bodies, schemas, static_files
+from resnets.serve import schemas, static_files
+from resnets.serve.bodies import BodyMemory, Reserve, read_image, read_images
 from resnets.serve.limits import Limits
-from resnets.serve.log import Log
-from resnets.serve.metrics import Metrics
-from resnets.serve.middleware import Outside
-from resnets.serve.problems import GONE, Problem, busy
-from resnets.serve.served_model import Served
+from resnets.serve.middleware import Metrics, Middleware, RequestLog
+from resnets.serve.problems import CLIENT_CLOSED_REQUEST, Problem, busy
+from resnets.serve.served_model import ServedModel
 from resnets.version import __version__
 
-ABOUT = "Classifies images with deep residual networks. Errors are problem documents (RFC 9457)."
+_DESCRIPTION = """Image classification with deep residual networks.
+Errors are problem documents (RFC 9457)."""
 
 
 @dataclass
 class State:
-    """What the routes share.
+    """The state that all routes share.
 
     Args:
-        models: the first answers where a request names none.
-        stopping: the server finishes what it took, and takes nothing new.
+        models: by name; the first one is the default.
+        limits: of requests.
+        token: that requests need; None if they need none.
+        stopping: whether the server only finishes accepted requests.
     """
 
-    models: dict[str, Served]
+    models: dict[str, ServedModel]
     limits: Limits
-    metrics: Metrics
     token: str | None = None
     stopping: bool = False
-    bodies: bodies.Bodies = field(init=False)
+    bodies: BodyMemory = field(init=False)
 
     def __post_init__(self) -> None:
-        decoders = self.model(None).decoders  # shared by all
-        self.bodies = bodies.Bodies(self.limits, decoders.left)
+        decoders = self.model(None).decoders  # shared by all models
+        self.bodies = BodyMemory(self.limits, decoders.abandoned_bytes)
 
-    def model(self, name: str | None) -> Served:
-        """A model by its name; raises `Problem`."""
+    def model(self, name: str | None) -> ServedModel:
+        """The model of this name, by default the first; raises `Problem` (404)."""
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -55,228 +57,264 @@ class State:
             raise Problem(404, f"no model {name[:100]!r}", f"known: {known}")
         return self.models[name]
 
-    def admit(self, request: Request) -> None:
-        """Raise `Problem` if a request may not be worked on."""
+    def check_access(self, request: Request) -> None:
+        """Raise `Problem` if the server is stopping (503), or the token is wrong (401)."""
         if self.stopping:
             raise busy("the server is stopping", 5)
         if self.token is not None:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode(), self.token.encode())
-            if scheme.lower() != "bearer" or not right:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            matches = hmac.compare_digest(token.strip().encode(), self.token.encode())
+            if scheme.lower() != "bearer" or not matches:
                 raise Problem(
-                    401, "a token is needed", "send Authorization: Bearer TOKEN",
+                    401,
+                    "a token is required",
+                    "send Authorization: Bearer TOKEN",
                     {"WWW-Authenticate": "Bearer"},
-                )  # fmt: skip
+                )
+
+    @asynccontextmanager
+    async def accept_body(self) -> AsyncIterator[Reserve]:
+        """Reserve memory for a request's body; raises `Problem` (504) at the time limit."""
+        timeout = self.limits.timeout
+        with self.bodies.for_request() as reserve:
+            try:
+                async with asyncio.timeout(timeout):
+                    yield reserve
+            except TimeoutError as error:
+                raise Problem(504, f"no response within {timeout:g} seconds") from error
 
 
 def create_app(
-    models: Sequence[Served],
+    models: Sequence[ServedModel],
+    *,
     limits: Limits,
     metrics: Metrics,
     samples: static_files.Samples,
     token: str | None = None,
-    log: Log | None = None,
+    log: RequestLog | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The server's application; `app.state.shared` is its `State`.
 
     Args:
-        models: the first answers where a request names none.
-        hosts: names by which requests may call the server; any if None.
+        models: the first one is the default.
+        limits: of requests.
+        metrics: for `/metrics`.
+        samples: images to try on the page.
+        token: that requests need; None if they need none.
+        log: of requests; None for no log.
+        hosts: allowed `Host` names; any if None.
     """
-    shared = State({model.name: model for model in models}, limits, metrics, token)
-
+    state = State({model.name: model for model in models}, limits, token)
     app = FastAPI(
-        title="resnets", version=__version__, description=ABOUT,
-        docs_url=None, redoc_url=None,
-    )  # fmt: skip
-    app.state.shared = shared
-    app.add_middleware(Outside, metrics=metrics, log=log or Log(None), hosts=hosts)
-    _add_problems(app)
-    _add_answers(app, shared)
-    _add_facts(app, shared)
-    static_files.add_to(app, samples)
+        title="resnets",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.shared = state
+    app.add_middleware(Middleware, metrics=metrics, log=log or RequestLog(None), hosts=hosts)
+    _add_error_handlers(app)
+    _add_model_routes(app, state)
+    _add_operation_routes(app, state, metrics)
+    static_files.add_routes(app, samples)
     return app
 
 
-def _add_problems(app: FastAPI) -> None:
-    """Every error is a problem document."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Turn every error into a problem document."""
 
-    def instance(request: Request) -> str:
+    def request_id(request: Request) -> str:
         return str(request.scope.get("id", ""))
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
-        return error.response(instance(request))
+        return error.response(request_id(request))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return Problem(400, f"{where}: {first['msg']}").response(instance(request))
+        location = ".".join(str(part) for part in first["loc"])
+        return Problem(400, f"{location}: {first['msg']}").response(request_id(request))
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         hint = "see /docs" if error.status_code == 404 else ""
-        return Problem(error.status_code, str(error.detail), hint, headers).response(
-            instance(request)
-        )
+        problem = Problem(error.status_code, str(error.detail), hint, headers)
+        return problem.response(request_id(request))
 
 
-def _add_answers(app: FastAPI, shared: State) -> None:
-    limits = shared.limits
-    answering, explaining = schemas.ANSWERING, schemas.EXPLAINING
+def _add_model_routes(app: FastAPI, state: State) -> None:
+    limits = state.limits
 
-    @app.post("/v1/predict", responses=answering, openapi_extra=schemas.ONE, tags=["answers"])
+    @app.post(
+        "/v1/predict",
+        responses=schemas.PREDICT_PROBLEMS,
+        openapi_extra=schemas.IMAGE_BODY,
+        tags=["answers"],
+    )
     async def predict(
         request: Request, model: str | None = None, top: schemas.Top = 5
     ) -> schemas.Prediction:
-        """Name what is on an image."""
+        """Predict the most probable classes of an image."""
         start = time.perf_counter()
-        shared.admit(request)
-        served = shared.model(model)
-        served.batcher.check(1)  # before the body is read
-        with shared.bodies.hold() as more:
-            async with _in_time(limits):
-                content = await bodies.read_one(request, limits, more)
-                with served.batcher.take(1) as ticket:
-                    async with _while_wanted(request):
-                        picture, found = await served.answer(content, ticket)
+        state.check_access(request)
+        served = state.model(model)
+        served.batcher.check_room(1)  # before the body is read
+        async with state.accept_body() as reserve:
+            content = await read_image(request, limits, reserve)
+            with served.batcher.accept(1) as accepted:
+                async with _cancelled_on_disconnect(request):
+                    image, result = await served.predict(content, accepted)
         facts = {
             "model": served.name,
-            "top": served.top(found.ranking, top),
-            "image": picture.facts,
+            "top": served.top(result.logits, top),
+            "image": image.facts,
             "milliseconds": {
-                "decode": _ms(picture.seconds),
-                "queue": _ms(found.queued),
-                "network": _ms(found.computed),
-                "total": _ms(time.perf_counter() - start),
+                "decode": _milliseconds(image.seconds),
+                "queue": _milliseconds(result.queue_seconds),
+                "network": _milliseconds(result.network_seconds),
+                "total": _milliseconds(time.perf_counter() - start),
             },
-            "batch": found.batch,
+            "batch": result.batch,
         }
         return schemas.Prediction.model_validate(facts)
 
     @app.post(
-        "/v1/predict/batch", responses=answering, openapi_extra=schemas.SEVERAL, tags=["answers"]
+        "/v1/predict/batch",
+        responses=schemas.PREDICT_PROBLEMS,
+        openapi_extra=schemas.IMAGES_BODY,
+        response_model_exclude_none=True,  # optional keys of problem documents
+        tags=["answers"],
     )
     async def predict_batch(
         request: Request, model: str | None = None, top: schemas.Top = 5
     ) -> schemas.Predictions:
-        """Name what is on several images; one that cannot be read does not stop the rest."""
+        """Predict the classes of several images; unreadable ones do not stop the others."""
         start = time.perf_counter()
-        shared.admit(request)
-        served = shared.model(model)
-        served.batcher.check(1)
-        with shared.bodies.hold() as more:
-            async with _in_time(limits):
-                contents = await bodies.read_several(request, limits, more)
-                with served.batcher.take(len(contents)) as ticket:
-                    async with _while_wanted(request):
-                        found = await asyncio.gather(
-                            *(served.answer(content, ticket) for content in contents),
-                            return_exceptions=True,
-                        )
-        answers: list[schemas.Answer | schemas.Refusal] = []
-        for one in found:
-            if isinstance(one, Problem):
-                answers.append(schemas.Refusal(problem=one.as_dict()))
-            elif isinstance(one, BaseException):
-                raise one
+        state.check_access(request)
+        served = state.model(model)
+        served.batcher.check_room(1)
+        async with state.accept_body() as reserve:
+            contents = await read_images(request, limits, reserve)
+            with served.batcher.accept(len(contents)) as accepted:
+                async with _cancelled_on_disconnect(request):
+                    results = await asyncio.gather(
+                        *(served.predict(content, accepted) for content in contents),
+                        return_exceptions=True,
+                    )
+        answers: list[dict[str, Any]] = []
+        for result in results:
+            if isinstance(result, Problem):
+                answers.append({"problem": result.as_dict()})
+            elif isinstance(result, BaseException):
+                raise result
             else:
-                picture, answered = one
-                facts = {"top": served.top(answered.ranking, top), "image": picture.facts}
-                answers.append(schemas.Answer.model_validate(facts))
-        total = {"total": _ms(time.perf_counter() - start)}
-        return schemas.Predictions(model=served.name, answers=answers, milliseconds=total)
+                image, computed = result
+                answers.append({"top": served.top(computed.logits, top), "image": image.facts})
+        total = _milliseconds(time.perf_counter() - start)
+        facts = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
+        return schemas.Predictions.model_validate(facts)
 
-    @app.post("/v1/explain", responses=explaining, openapi_extra=schemas.ONE, tags=["answers"])
+    @app.post(
+        "/v1/explain",
+        responses=schemas.EXPLAIN_PROBLEMS,
+        openapi_extra=schemas.IMAGE_BODY,
+        tags=["answers"],
+    )
     async def explain(
         request: Request,
         model: str | None = None,
-        class_: schemas.Class = None,
+        class_: schemas.ClassIndex = None,
         top: schemas.Top = 5,
     ) -> schemas.Explanation:
-        """Show where on an image the evidence for a class lies, for each stage of the network."""
+        """Map the evidence for a class in an image, for each stage of the network."""
         start = time.perf_counter()
-        shared.admit(request)
-        served = shared.model(model)
-        served.check_explaining()
-        with shared.bodies.hold() as more:
-            async with _in_time(limits):
-                content = await bodies.read_one(request, limits, more)
-                with served.explaining():
-                    async with _while_wanted(request):
-                        picture = await served.picture(content)
-                        before = time.perf_counter()
-                        found = await served.explain(picture, class_)
-        return schemas.explanation(served, picture, found, top, start, before)
+        state.check_access(request)
+        served = state.model(model)
+        served.check_explanations()
+        async with state.accept_body() as reserve:
+            content = await read_image(request, limits, reserve)
+            with served.accept_explanation():
+                async with _cancelled_on_disconnect(request):
+                    image = await served.decode(content)
+                    decoded = time.perf_counter()
+                    found = await served.explain(image, class_)
+        now = time.perf_counter()
+        facts = {
+            "model": served.name,
+            "class": served.predictor.classes[found.index],
+            "index": found.index,
+            "probability": round(float(found.probabilities[found.index]), 6),
+            "top": served.top(found.logits.numpy(), top),
+            "crop": image.crop,
+            "image": image.facts,
+            "stages": [schemas.StageMap.of(stage) for stage in found.stages],
+            "milliseconds": {
+                "decode": _milliseconds(image.seconds),
+                "explain": _milliseconds(now - decoded),
+                "total": _milliseconds(now - start),
+            },
+        }
+        return schemas.Explanation.model_validate(facts)
 
-
-def _add_facts(app: FastAPI, shared: State) -> None:
-    @app.get("/v1/models", responses=schemas.LISTING, tags=["facts"])
+    @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
-        """What is served."""
-        shared.admit(request)
+        """List the models, and the limits of a request."""
+        state.check_access(request)
         listed = [
             {**served.description, "default": number == 0}
-            for number, served in enumerate(shared.models.values())
+            for number, served in enumerate(state.models.values())
         ]
-        bounds = {key: getattr(shared.limits, key) for key in ("bytes", "pixels", "images")}
+        bounds = {key: getattr(limits, key) for key in ("bytes", "pixels", "images")}
         return schemas.Models.model_validate({"models": listed, "limits": bounds})
 
+
+def _add_operation_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
-        """The process lives."""
+        """Check that the process runs."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> dict[str, str]:
-        """Models are loaded, and the server is not stopping."""
-        if shared.stopping:
+        """Check that the server accepts requests: models are loaded, and it is not stopping."""
+        if state.stopping:
             raise busy("the server is stopping", 5)
         return {"status": "ok"}
 
     @app.get("/metrics", tags=["operation"])
-    async def metrics() -> Response:
-        """For Prometheus."""
-        return Response(shared.metrics.text(), media_type="text/plain; version=0.0.4")
+    async def metrics_text() -> Response:
+        """Return metrics for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @asynccontextmanager
-async def _in_time(limits: Limits) -> AsyncIterator[None]:
-    """Whatever takes longer than the limit ends as a `Problem`."""
-    try:
-        async with asyncio.timeout(limits.seconds):
-            yield
-    except TimeoutError as error:
-        raise Problem(504, f"no answer within {limits.seconds:g} seconds") from error
-
-
-@asynccontextmanager
-async def _while_wanted(request: Request) -> AsyncIterator[None]:
-    """What the client does not wait for any more ends as a `Problem` that nobody sees."""
-    task, gone = asyncio.current_task(), False
+async def _cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
+    """Cancel what runs inside when the client disconnects; raises `Problem` (499) then."""
+    task, disconnected = asyncio.current_task(), False
     assert task is not None
 
     async def watch() -> None:
-        nonlocal gone
+        nonlocal disconnected
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone = True
+        disconnected = True
         task.cancel()
 
     watcher = asyncio.create_task(watch())
     try:
         yield
     except asyncio.CancelledError as error:
-        if not gone:
+        if not disconnected:
             raise
         task.uncancel()
-        raise Problem(GONE, "the client has gone") from error
+        raise Problem(CLIENT_CLOSED_REQUEST, "the client has disconnected") from error
     finally:
         watcher.cancel()
 
 
-def _ms(seconds: float) -> float:
+def _milliseconds(seconds: float) -> float:
     return round(1000 * seconds, 2)

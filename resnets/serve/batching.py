@@ -1,4 +1,4 @@
-"""Images of many requests, given to the network together."""
+"""Dynamic batching: images of concurrent requests are computed together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.preprocessing import stack
 from resnets.inference.deployable import Outputs
-from resnets.inference.predictions import softmax
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem, busy
 
@@ -24,190 +24,162 @@ _LOGGER = logging.getLogger("resnets.server")
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Classes, the most probable first.
-
-    Args:
-        classes: their numbers, int64 (classes,).
-        probabilities: float32 (classes,).
-    """
-
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-
-def rank(logits: Tensor) -> list[Ranking]:
-    """The ranking of each row of logits (N, classes)."""
-    probabilities = softmax(logits.numpy())
-    classes = np.argsort(-probabilities, axis=1, kind="stable")
-    sorted_ = np.take_along_axis(probabilities, classes, 1)
-    return [Ranking(*pair) for pair in zip(classes, sorted_, strict=True)]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What the network said of one image.
+class ImageResult:
+    """The network's result for one image.
 
     Args:
         logits: float32 (classes,).
-        ranking: the most probable classes.
-        batch: images that were given together.
-        queued: seconds that the image waited.
-        computed: seconds of the whole batch.
+        batch: number of images in its batch.
+        queue_seconds: how long the image waited for the network.
+        network_seconds: how long the whole batch took.
     """
 
-    logits: Tensor
-    ranking: Ranking
+    logits: NDArray[np.float32]
     batch: int
-    queued: float
-    computed: float
+    queue_seconds: float
+    network_seconds: float
 
 
 @dataclass
-class _Waiting:
+class _QueuedImage:
     pixels: Tensor
     since: float
-    answer: asyncio.Future[Answered]
+    result: asyncio.Future[ImageResult]
 
 
 class Batcher:
-    """Gathers images while the network is at work; an idle network starts at once.
+    """Collects images while the network computes the previous batch.
 
-    It waits, a few milliseconds at most, only for images that were taken and are still
-    being decoded.
+    An idle network starts at once. It waits only for accepted images that are still being
+    decoded, and for these `Limits.batch_wait` seconds at most.
 
     Args:
-        run: the network: uint8 (N, 3, H, W) to outputs; it is called in one thread.
-        observe: is told each batch's size and seconds.
+        network: uint8 (N, 3, H, W) to outputs; called in one thread.
+        on_batch: called with the size and the seconds of each batch.
     """
 
     def __init__(
         self,
-        run: Callable[[Tensor], Outputs],
+        network: Callable[[Tensor], Outputs],
         limits: Limits,
-        observe: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
-        self._run, self._limits, self._observe = run, limits, observe
-        self._waiting: deque[_Waiting] = deque()
-        self._news = asyncio.Event()
+        self._network, self._limits, self._on_batch = network, limits, on_batch
+        self._queue: deque[_QueuedImage] = deque()
+        self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "network")
         self._worker: asyncio.Task[None] | None = None
-        self.taken = 0
-        """Images that were taken and have no answer yet."""
-        self.coming = 0
-        """Those of them that are still being decoded."""
+        self.accepted = 0
+        """Accepted images that have no result yet."""
+        self.decoding = 0
+        """How many of them are still being decoded."""
 
-    def check(self, images: int) -> None:
-        """Raise `Problem` if there is no room for so many images now."""
-        if self.taken + images > self._limits.queue:
-            raise busy(f"the queue is full: {self.taken} images wait")
+    def check_room(self, images: int) -> None:
+        """Raise `Problem` (503) if the queue has no room for this many images."""
+        if self.accepted + images > self._limits.queue:
+            raise busy(f"the queue is full: {self.accepted} images wait")
 
     @contextlib.contextmanager
-    def take(self, images: int) -> Iterator[Ticket]:
-        """Room for the images of a request, until it has its answer.
+    def accept(self, images: int) -> Iterator[AcceptedImages]:
+        """Reserve room for the images of a request until it has its response.
 
         Raises:
-            Problem: 503 if there is none.
+            Problem: 503 if there is no room.
         """
-        self.check(images)
-        self.taken += images
-        self.coming += images
-        ticket = Ticket(self, images)
+        self.check_room(images)
+        self.accepted += images
+        self.decoding += images
+        accepted = AcceptedImages(self, images)
         try:
-            yield ticket
+            yield accepted
         finally:
-            self.taken -= images
-            for _ in range(ticket.coming):
-                ticket.lost()
+            self.accepted -= images
+            for _ in range(accepted.decoding):
+                accepted.discard()
 
-    async def answer(self, pixels: Tensor) -> Answered:
-        """What the network says of an image, uint8 (3, H, W)."""
+    async def compute(self, pixels: Tensor) -> ImageResult:
+        """Compute an image, uint8 (3, H, W), as part of a batch; raises `Problem`."""
         loop = asyncio.get_running_loop()
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        place = _Waiting(pixels, time.perf_counter(), loop.create_future())
-        self._waiting.append(place)
-        self.announce()
-        return await place.answer
+        image = _QueuedImage(pixels, time.perf_counter(), loop.create_future())
+        self._queue.append(image)
+        self.notify()
+        return await image.result
 
-    def announce(self) -> None:
-        """Something changed that the network may be waiting for."""
-        self._news.set()
+    def notify(self) -> None:
+        """Wake the worker: the queue or `decoding` has changed."""
+        self._changed.set()
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            group = await self._gather()
+            batch = await self._next_batch()
             start = time.perf_counter()
             try:
-                pixels = [place.pixels for place in group]
-                found = await loop.run_in_executor(self._thread, self._compute, pixels)
-            except Exception as error:  # of the engine: these images fail, the server lives
-                _LOGGER.exception("a batch of %d images failed", len(group))
-                for place in group:
-                    if not place.answer.done():
+                pixels = [image.pixels for image in batch]
+                logits = await loop.run_in_executor(self._thread, self._compute, pixels)
+            except Exception as error:  # these images fail; the server continues
+                _LOGGER.exception("a batch of %d images failed", len(batch))
+                for image in batch:
+                    if not image.result.done():
                         failure = Problem(500, f"the network failed ({type(error).__name__})")
-                        place.answer.set_exception(failure)
+                        image.result.set_exception(failure)
                 continue
             seconds = time.perf_counter() - start
-            self._observe(len(group), seconds)
-            for place, (logits, ranking) in zip(group, found, strict=True):
-                if not place.answer.done():
-                    waited = start - place.since
-                    answer = Answered(logits, ranking, len(group), waited, seconds)
-                    place.answer.set_result(answer)
+            self._on_batch(len(batch), seconds)
+            for image, row in zip(batch, logits, strict=True):
+                if not image.result.done():
+                    waited = start - image.since
+                    image.result.set_result(ImageResult(row, len(batch), waited, seconds))
 
-    def _compute(self, pixels: list[Tensor]) -> list[tuple[Tensor, Ranking]]:
-        """The logits of each image, and their ranking."""
-        logits = self._run(stack(pixels)).logits
+    def _compute(self, pixels: list[Tensor]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._network(stack(pixels)).logits.numpy()
         if len(logits) != len(pixels):
-            raise RuntimeError(f"{len(logits)} answers to {len(pixels)} images")
-        return list(zip(logits, rank(logits), strict=True))
+            raise RuntimeError(f"{len(logits)} results for {len(pixels)} images")
+        return logits
 
-    async def _gather(self) -> list[_Waiting]:
-        """The next batch: those that wait, after a short while for those that are coming."""
+    async def _next_batch(self) -> list[_QueuedImage]:
+        """Wait for images, then briefly for those that are being decoded."""
         limits = self._limits
         until: float | None = None
         while True:
-            while self._waiting and self._waiting[0].answer.done():  # its client has gone
-                self._waiting.popleft()
+            while self._queue and self._queue[0].result.done():  # its client has disconnected
+                self._queue.popleft()
             now = time.perf_counter()
-            if not self._waiting:
+            if not self._queue:
                 until = None
             else:
-                until = until or now + limits.wait
-                if len(self._waiting) >= limits.batch or not self.coming or now >= until:
-                    count = min(len(self._waiting), limits.batch)
-                    group = [self._waiting.popleft() for _ in range(count)]
-                    group = [place for place in group if not place.answer.done()]
-                    if group:
-                        return group
-                    continue
-            self._news.clear()
+                until = until or now + limits.batch_wait
+                if len(self._queue) >= limits.batch or not self.decoding or now >= until:
+                    count = min(len(self._queue), limits.batch)
+                    batch = [self._queue.popleft() for _ in range(count)]
+                    return [image for image in batch if not image.result.done()]
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), None if until is None else until - now)
+                await asyncio.wait_for(self._changed.wait(), None if until is None else until - now)
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Stop the worker and its thread."""
         if self._worker is not None:
             self._worker.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-class Ticket:
-    """The images of one request, from being taken to being answered."""
+class AcceptedImages:
+    """The images of one request, for which a `Batcher` has reserved room."""
 
     def __init__(self, batcher: Batcher, images: int) -> None:
-        self._batcher, self.coming = batcher, images
+        self._batcher, self.decoding = batcher, images
 
-    def lost(self) -> None:
-        """An image will not come: it could not be decoded."""
-        self.coming -= 1
-        self._batcher.coming -= 1
-        self._batcher.announce()
+    def discard(self) -> None:
+        """Report that an image could not be decoded, so that the network need not wait for it."""
+        self.decoding -= 1
+        self._batcher.decoding -= 1
+        self._batcher.notify()
 
-    async def answer(self, pixels: Tensor) -> Answered:
-        """What the network says of one of the images, uint8 (3, H, W)."""
-        self.coming -= 1
-        self._batcher.coming -= 1
-        return await self._batcher.answer(pixels)
+    async def compute(self, pixels: Tensor) -> ImageResult:
+        """Compute one of the images, uint8 (3, H, W); raises `Problem`."""
+        self.decoding -= 1
+        self._batcher.decoding -= 1
+        return await self._batcher.compute(pixels)

@@ -1,4 +1,10 @@
-"""HTTP connections that neither wait nor grow without end."""
+"""HTTP connections with limits of time and size.
+
+uvicorn and httptools limit neither the time that a client takes nor the bytes of its headers, and
+a server that is reached directly must not depend on a proxy for that. `LimitedProtocol` therefore
+overrides members of uvicorn's protocol which uvicorn does not document as public. pyproject.toml
+bounds uvicorn's version, and `tests/serve/test_uvicorn.py` names each member that is needed.
+"""
 
 from __future__ import annotations
 
@@ -11,195 +17,197 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from resnets.serve.limits import Limits
-from resnets.serve.problems import TYPE, Problem, busy
+from resnets.serve.problems import MEDIA_TYPE, Problem, busy
 
-LINGER = 2.0
-"""Seconds for which the rest of a refused request is read and dropped.
+DRAIN_SECONDS = 2.0
+"""How long the rest of a rejected request is read and dropped before the connection ends.
 
-A connection closed with unread bytes is reset, and the client may never see why.
+A connection closed with unread bytes is reset, and the client may never see the response.
 """
 
 
-class Bounded(HttpToolsProtocol):
-    """uvicorn's protocol, with limits of time and size for all that is not a request's body."""
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with limits for headers, slow clients and pipelines.
+
+    The application limits bodies; what it rejects itself, it answers with a problem document.
+    """
 
     limits = Limits()
-    refused: Callable[[int], None] = staticmethod(lambda status: None)
-    """Is told the status of each request that does not reach the application."""
-    _timer: asyncio.TimerHandle | None = None  # for the end of the headers
-    _reader: asyncio.TimerHandle | None = None  # for the client to take what it is sent
-    _outside = 0  # bytes since the last one of a body
+    on_rejected: Callable[[int], None] = staticmethod(lambda status: None)
+    """Called with the status of each rejection that does not reach the application."""
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None  # while the client does not read
+    _bytes_outside_body = 0  # since the last byte of a body
     _in_headers = False
-    _ending = False
-    _last: bytes | None = None  # a refusal that waits for the answers before it
+    _closing = False
+    _final_response: bytes | None = None  # a rejection, sent after the responses before it
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
-            self._refuse(busy("too many connections"))
+            self._reject(busy("too many connections"))
             if len(self.connections) > 2 * self.limits.connections:
                 transport.abort()
         else:
-            self._await_headers()
+            self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_reader()
+        self._stop_header_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
         self.pipeline.clear()
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf():
+        if self._ignores_input():
             return
-        self._outside += len(data)
+        self._bytes_outside_body += len(data)
         super().data_received(data)
-        if self._outside > self.limits.headers:
-            self._refuse(Problem(431, f"more than {self.limits.headers:,} bytes of headers"))
-        if self._timer is None and self._idle() and not self._deaf():
-            self._await_headers()  # empty lines between requests
+        if self._bytes_outside_body > self.limits.headers:
+            self._reject(self._headers_too_large())
+        if self._header_timer is None and self._is_idle() and not self._ignores_input():
+            self._start_header_timer()  # after empty lines between requests
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_headers = True
-        self._outside = 0
-        if not self._deaf():
-            self._await_headers()
+        self._bytes_outside_body = 0
+        if not self._ignores_input():
+            self._start_header_timer()
 
     def on_headers_complete(self) -> None:
-        self._stop_waiting()
+        self._stop_header_timer()
         self._in_headers = False
-        self._outside = 0
-        if self._deaf():
+        self._bytes_outside_body = 0
+        if self._ignores_input():
             return
         size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
         if size > self.limits.headers:
-            self._refuse(Problem(431, f"more than {self.limits.headers:,} bytes of headers"))
+            self._reject(self._headers_too_large())
         elif len(self.pipeline) >= self.limits.pipeline:
-            self._refuse(busy(f"{len(self.pipeline)} requests wait on this connection"))
+            self._reject(busy(f"{len(self.pipeline)} requests wait on this connection"))
         else:
             super().on_headers_complete()
             cycle = self.cycle
-            cycle.transport = _Finishing(self)  # type: ignore[assignment]
-            self.scope["unread"] = lambda: cycle.more_body  # type: ignore[typeddict-unknown-key]
+            cycle.transport = _ClosingTransport(self)  # type: ignore[assignment]
+            self.scope["has_unread_body"] = lambda: cycle.more_body  # type: ignore[typeddict-unknown-key]
 
     def on_body(self, body: bytes) -> None:
-        self._outside = 0
-        if not self._deaf():
+        self._bytes_outside_body = 0
+        if not self._ignores_input():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._deaf():
+        if not self._ignores_input():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        if self._ending:
+        if self._closing:
             self.pipeline.clear()
             return
-        unread = self.cycle.more_body and not self.pipeline
+        has_unread_body = self.cycle.more_body and not self.pipeline
         super().on_response_complete()
-        if self._last is not None and self._idle():
-            self.transport.write(self._last)
-            self.finish()
-        elif unread and not self._in_headers:
-            self.finish()
+        if self._final_response is not None and self._is_idle():
+            self.transport.write(self._final_response)
+            self.close()
+        elif has_unread_body and not self._in_headers:
+            self.close()
 
-    def finish(self) -> None:
-        """Close, once the client has had time to take in its answer."""
-        self._stop_waiting()
+    def close(self) -> None:
+        """Close the connection once the client has had time to read its response."""
+        self._stop_header_timer()
         self._unset_keepalive_if_required()
         loop = asyncio.get_running_loop()
         transport = self.transport
-        if self._ending or transport.is_closing():
+        if self._closing or transport.is_closing():
             return
-        self._ending = True
+        self._closing = True
         if self._in_headers or self.cycle is None or self.cycle.more_body:
             transport.write_eof()
             self.flow.resume_reading()
-            loop.call_later(LINGER, transport.abort)
+            loop.call_later(DRAIN_SECONDS, transport.abort)
         else:
             transport.close()
             if transport.get_write_buffer_size():
-                loop.call_later(self.limits.sending, transport.abort)
+                loop.call_later(self.limits.client_timeout, transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem(400, "not a request of HTTP/1.1"))
+        self._reject(Problem(400, "the request is not valid HTTP/1.1"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._reader is None:
+        if self._write_timer is None:
             loop = asyncio.get_running_loop()
-            self._reader = loop.call_later(self.limits.sending, self.transport.abort)
+            timeout = self.limits.client_timeout
+            self._write_timer = loop.call_later(timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._stop_reader()
+        self._stop_write_timer()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        self.finish()
+        self.close()
 
-    def _deaf(self) -> bool:
-        """Whether what comes is dropped."""
-        return self._ending or self._last is not None
+    def _ignores_input(self) -> bool:
+        return self._closing or self._final_response is not None
 
-    def _idle(self) -> bool:
-        """Whether all answers are given."""
+    def _is_idle(self) -> bool:
+        """Whether every request has its response."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _await_headers(self) -> None:
-        self._stop_waiting()
+    def _start_header_timer(self) -> None:
+        self._stop_header_timer()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.limits.sending, self._too_slow)
+        self._header_timer = loop.call_later(self.limits.client_timeout, self._headers_timed_out)
 
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _stop_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _too_slow(self) -> None:
-        self._timer = None
-        if not self._in_headers:  # nothing was asked
-            self.finish()
-        else:
-            self._refuse(Problem(408, "the headers came too slowly"))
+    def _headers_timed_out(self) -> None:
+        self._header_timer = None
+        if self._in_headers:
+            self._reject(Problem(408, "the headers came too slowly"))
+        else:  # no request has begun
+            self.close()
 
-    def _refuse(self, problem: Problem) -> None:
-        """Answer what cannot be a request, after the answers to those before it, and close."""
-        self._stop_waiting()
-        if self._deaf() or self.transport.is_closing():
+    def _headers_too_large(self) -> Problem:
+        return Problem(431, f"more than {self.limits.headers:,} bytes of headers")
+
+    def _reject(self, problem: Problem) -> None:
+        """Send a problem document after the responses to earlier requests, and close."""
+        self._stop_header_timer()
+        if self._ignores_input() or self.transport.is_closing():
             return
-        body = json.dumps(problem.as_dict()).encode()
-        fields = {"content-type": TYPE, "content-length": str(len(body)), "connection": "close"}
-        lines = [f"{name}: {value}" for name, value in (fields | problem.headers).items()]
-        status = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}"
-        answer = "\r\n".join([status, *lines, "", ""]).encode() + body
-        if self._idle():
-            self.refused(problem.status)
-            self.transport.write(answer)
-            self.finish()
-        elif self._in_headers or not self.cycle.more_body:  # the one before is being answered
-            self.refused(problem.status)
-            self._last = answer
+        response = _response(problem)
+        if self._is_idle():
+            self.on_rejected(problem.status)
+            self.transport.write(response)
+            self.close()
+        elif self._in_headers or not self.cycle.more_body:  # an earlier request has no response yet
+            self.on_rejected(problem.status)
+            self._final_response = response
             self.flow.pause_reading()
-        else:  # the fault is in the body of one that is being answered
-            alone = not self.pipeline and not self.cycle.response_started
+        else:  # the fault is in the body of the current request
+            is_only_request = not self.pipeline and not self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if alone:
-                self.cycle.scope["refused"] = problem.status  # type: ignore[typeddict-unknown-key]
-                self.transport.write(answer)
-            self.finish()
+            if is_only_request:
+                self.cycle.scope["rejected"] = problem.status  # type: ignore[typeddict-unknown-key]
+                self.transport.write(response)
+            self.close()
 
 
-class _Finishing:
-    """A connection as the one who answers sees it: closing it may take a while."""
+class _ClosingTransport:
+    """The transport of a response: `close` lets the client read the response first."""
 
-    def __init__(self, protocol: Bounded) -> None:
+    def __init__(self, protocol: LimitedProtocol) -> None:
         self._protocol = protocol
 
     def write(self, data: bytes) -> None:
@@ -209,9 +217,23 @@ class _Finishing:
         return self._protocol.transport.is_closing()
 
     def close(self) -> None:
-        self._protocol.finish()
+        self._protocol.close()
 
 
-def bounded(limits: Limits, refused: Callable[[int], None]) -> type[Bounded]:
-    """The protocol with these limits; `refused` is told each status that it answers itself."""
-    return type("Limited", (Bounded,), {"limits": limits, "refused": staticmethod(refused)})
+def _response(problem: Problem) -> bytes:
+    body = json.dumps(problem.as_dict()).encode()
+    fields = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close"}
+    lines = [f"{name}: {value}" for name, value in (fields | problem.headers).items()]
+    status = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}"
+    return "\r\n".join([status, *lines, "", ""]).encode() + body
+
+
+def limited_protocol(limits: Limits, on_rejected: Callable[[int], None]) -> type[LimitedProtocol]:
+    """A class of connections with these limits.
+
+    Args:
+        limits: of size, time and number.
+        on_rejected: called with the status of each rejection that does not reach the application.
+    """
+    members = {"limits": limits, "on_rejected": staticmethod(on_rejected)}
+    return type("ServerProtocol", (LimitedProtocol,), members)

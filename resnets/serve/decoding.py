@@ -1,4 +1,4 @@
-"""Image files of requests, decoded in threads within bounds of memory."""
+"""Decoding of image files, in threads and within memory limits."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from resnets.serve.problems import Problem
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 
-SMALL = 16_384
-"""Bytes, and pixels, up to which images are decoded without a thread."""
-SLOW_CODECS = ("bmp_rle", "ppm_plain")
-"""Pillow decodes these in Python: a file within the limits would stop everybody for seconds."""
+_SMALL = 16_384
+"""Images of at most this many bytes and pixels are decoded in the event loop: that is faster."""
+_SLOW_CODECS = ("bmp_rle", "ppm_plain")
+"""Pillow decodes these in Python, so that one file could block all requests for seconds."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded image.
+class DecodedImage:
+    """An image as the network's input.
 
     Args:
-        pixels: uint8 (3, size, size), what the network looks at.
+        pixels: uint8 (3, size, size).
         facts: width, height and format of the upright image.
-        crop: what of it the network looks at, in its pixels.
-        seconds: of decoding.
+        crop: the part of it that the network sees: left, top, width and height in its pixels.
+        seconds: how long decoding took.
     """
 
     pixels: Tensor
@@ -42,52 +42,59 @@ class Picture:
     seconds: float
 
 
-class Decoders:
+class DecoderPool:
     """Threads that decode images for all models of a server."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._threads = ThreadPoolExecutor(cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
-        self._left: dict[Future[Picture | None], int] = {}
+        self._abandoned: dict[Future[DecodedImage | None], int] = {}
         with contextlib.suppress(UserError):
             read_header(b"", "")  # Pillow loads its formats now, not in the first request
 
-    async def picture(self, content: bytes, predictor: Predictor) -> Picture:
-        """What a model looks at of an image file; raises `Problem` if it cannot be read."""
-        found = None
-        if len(content) <= SMALL:  # decoded sooner than handed to a thread
-            found = self._decode(content, predictor, SMALL)
-        if found is None:
-            found = await self._in(self._threads, content, predictor, self._limits.large)
-        if found is None:
-            found = await self._in(self._large, content, predictor, self._limits.pixels)
-        assert found is not None
-        return found
+    async def decode(self, content: bytes, predictor: Predictor) -> DecodedImage:
+        """Decode an image file to a model's input.
 
-    def left(self) -> int:
-        """Bytes of images that are still being decoded, though nobody waits for them any more."""
-        self._left = {work: size for work, size in self._left.items() if not work.done()}
-        return sum(self._left.values())
+        Raises:
+            Problem: 422 if it is not an image, damaged, or beyond the limits.
+        """
+        image = None
+        if len(content) <= _SMALL:
+            image = self._decode(content, predictor, _SMALL)
+        if image is None:
+            limit = self._limits.large_pixels
+            image = await self._in_thread(self._threads, content, predictor, limit)
+        if image is None:
+            limit = self._limits.pixels
+            image = await self._in_thread(self._large, content, predictor, limit)
+        assert image is not None
+        return image
 
-    async def _in(
-        self, threads: ThreadPoolExecutor, content: bytes, predictor: Predictor, most: int
-    ) -> Picture | None:
-        work = threads.submit(self._decode, content, predictor, most)
+    def abandoned_bytes(self) -> int:
+        """Bytes of files that are still being decoded although their requests have ended."""
+        running = {work: size for work, size in self._abandoned.items() if not work.done()}
+        self._abandoned = running
+        return sum(running.values())
+
+    async def _in_thread(
+        self, threads: ThreadPoolExecutor, content: bytes, predictor: Predictor, max_pixels: int
+    ) -> DecodedImage | None:
+        work = threads.submit(self._decode, content, predictor, max_pixels)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             if not work.cancel():  # a thread that has begun cannot be stopped
-                self._left[work] = len(content)
+                self._abandoned[work] = len(content)
             raise
 
-    def _decode(self, content: bytes, predictor: Predictor, most: int) -> Picture | None:
-        """None if the image has more than `most` pixels."""
+    def _decode(self, content: bytes, predictor: Predictor, max_pixels: int) -> DecodedImage | None:
+        """Decode an image; None if it has more than `max_pixels`."""
         start = time.perf_counter()
         try:
             header = read_header(content, "")
             self._check(header)
-            if header.width * header.height > most:
+            if header.width * header.height > max_pixels:
                 return None
             image = decode(content, "", predictor.shorter_side)
             pixels = predictor.input_tensor(image)
@@ -96,29 +103,28 @@ class Decoders:
         # JPEGs may have been decoded at a smaller scale.
         width, height = header.upright_size if header.codec == "jpeg" else image.size
         facts = {"width": width, "height": height, "format": header.format}
-        crop = crop_of(width, height, predictor.preprocessing)
-        return Picture(pixels, facts, crop, time.perf_counter() - start)
+        crop = _crop_of(width, height, predictor.preprocessing)
+        return DecodedImage(pixels, facts, crop, time.perf_counter() - start)
 
     def _check(self, header: Header) -> None:
         if header.width * header.height > self._limits.pixels:
+            size = f"{header.width} x {header.height} pixels"
             raise Problem(
                 422,
-                f"the image has {header.width} x {header.height} pixels, more than "
-                f"{self._limits.pixels:,}",
+                f"the image has {size}, more than {self._limits.pixels:,}",
                 "scale it down first",
             )
-        if header.codec in SLOW_CODECS:
-            raise Problem(422, f"{header.format} files packed so are not taken", "send a PNG")
+        if header.codec in _SLOW_CODECS:
+            detail = f"{header.format} files with this encoding ({header.codec}) are not supported"
+            raise Problem(422, detail, "send a PNG")
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Stop the threads."""
         for threads in (self._threads, self._large):
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def crop_of(width: int, height: int, crop: CentralCrop) -> dict[str, float]:
-    """The part of an upright image that a model looks at, in the image's pixels."""
-    box = crop.box(width, height)
-    names = ("left", "top", "width", "height")
-    places = (box[0], box[1], box[2] - box[0], box[3] - box[1])
-    return {name: round(place, 2) for name, place in zip(names, places, strict=True)}
+def _crop_of(width: int, height: int, preprocessing: CentralCrop) -> dict[str, float]:
+    left, top, right, bottom = preprocessing.box(width, height)
+    box = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+    return {name: round(value, 2) for name, value in box.items()}

@@ -1,42 +1,118 @@
-"""What surrounds every request: its number, headers of the answer, log and metrics."""
+"""Around every request: its ID, security headers, the request log and the metrics."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import IO, Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resnets.serve.log import Log
-from resnets.serve.metrics import Metrics
 from resnets.serve.problems import Problem
 
-HEADERS = {
+_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-CONNECTION = "connection"
-"""Stands for the route of what never became a request."""
+_UNCACHED = ("/v1/", "/healthz", "/readyz", "/metrics")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _LOGGER = logging.getLogger("resnets.server")
-_GIVEN = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
-class Outside:
-    """Around the application: numbers requests, secures answers, counts and logs.
+class RequestLog:
+    """Writes one line for each request, never anything of its content.
 
     Args:
-        hosts: names by which requests may call the server; any if None.
+        stream: None for no log.
+        as_json: whether a line is a JSON object, or text for people.
+    """
+
+    def __init__(self, stream: IO[str] | None, as_json: bool = True) -> None:
+        self._stream, self._as_json = stream, as_json
+
+    def write(self, **facts: Any) -> None:
+        """Write a line: `id`, `method`, `route`, `status`, `ms`, `bytes`."""
+        if self._stream is None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._as_json:
+            line = json.dumps({"time": now, **facts})
+        else:
+            form = "{time}  {status}  {ms:8.1f} ms  {method} {route}"
+            line = form.format(time=now[11:23], **facts)
+        try:
+            print(line, file=self._stream, flush=True)
+        except (OSError, ValueError):  # the reader of the log has gone; the server continues
+            self._stream = None
+
+
+class Metrics:
+    """The metrics of one server, for Prometheus."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, [label], buckets=buckets, registry=registry)
+
+        self.requests = Counter(
+            "resnets_requests", "Finished requests.", ["route", "status"], registry=registry
+        )
+        self.latency = histogram(
+            "resnets_request_seconds", "From headers to end of response.", "route", _SECONDS
+        )
+        self._images = Counter("resnets_images", "Computed images.", ["model"], registry=registry)
+        self._batches = histogram("resnets_batch_images", "Images in a batch.", "model", _SIZES)
+        self._network = histogram(
+            "resnets_network_seconds", "Time of the network for a batch.", "model", _SECONDS
+        )
+        self._queue = Gauge(
+            "resnets_queue_images", "Images without a result yet.", ["model"], registry=registry
+        )
+
+    def batch_recorder(self, model: str) -> Callable[[int, float], None]:
+        """A function that records the size and the seconds of a batch of this model."""
+        images, batches = self._images.labels(model), self._batches.labels(model)
+        network = self._network.labels(model)
+
+        def record(size: int, seconds: float) -> None:
+            images.inc(size)
+            batches.observe(size)
+            network.observe(seconds)
+
+        return record
+
+    def watch_queue(self, model: str, length: Callable[[], int]) -> None:
+        """Call `length` for the model's queue whenever metrics are read."""
+        self._queue.labels(model).set_function(length)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class Middleware:
+    """Gives requests an ID, checks their origin, secures responses, and records both.
+
+    Args:
+        app: the application.
+        hosts: allowed `Host` names; any if None.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, log: Log, hosts: Collection[str] | None = None
+        self, app: ASGIApp, metrics: Metrics, log: RequestLog, hosts: Collection[str] | None = None
     ) -> None:
         self._app, self._metrics, self._log, self._hosts = app, metrics, log, hosts
 
@@ -45,56 +121,53 @@ class Outside:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        number = scope["id"] = _number(scope)
-        answer = _Answer(scope, number, send)
+        request_id = scope["id"] = _request_id(scope)
+        response = _Response(scope, send)
         try:
-            self._check(scope)
-            await self._app(scope, receive, answer.send)
+            self._check_origin(scope)
+            await self._app(scope, receive, response.send)
         except Problem as problem:
-            await problem.response(number)(scope, receive, answer.send)
+            await problem.response(request_id)(scope, receive, response.send)
         except Exception as error:
-            _LOGGER.exception("request %s failed", number)
-            if not answer.started:
-                detail = f"the server failed ({type(error).__name__})"
-                await Problem(500, detail).response(number)(scope, receive, answer.send)
+            _LOGGER.exception("request %s failed", request_id)
+            if not response.started:
+                failure = Problem(500, f"the server failed ({type(error).__name__})")
+                await failure.response(request_id)(scope, receive, response.send)
         finally:
-            seconds = time.perf_counter() - start
-            status = scope.get("refused", answer.status)  # told while its body was read
-            self._tell(scope, number, status, answer.bytes, seconds)
+            self._record(scope, response, time.perf_counter() - start)
 
-    def _check(self, scope: Scope) -> None:
-        """Refuse what pages of others make a browser send."""
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse requests that other sites' pages make a browser send."""
         headers = Headers(scope=scope)
         if self._hosts is not None:
             host = headers.get("host", "")
             name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
             if name.lower() not in self._hosts:
-                raise Problem(
-                    421, f"this server is not called {name[:100]!r}", "see --allow-host",
-                )  # fmt: skip
+                raise Problem(421, f"this server is not called {name[:100]!r}", "see --allow-host")
         if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
             raise Problem(403, "a page of another site sent this", "use the server's own page")
 
-    def _tell(self, scope: Scope, number: str, status: int, sent: int, seconds: float) -> None:
-        # The pattern of the route, not the path: paths are the client's words, without end.
+    def _record(self, scope: Scope, response: _Response, seconds: float) -> None:
+        # The pattern of the route, not the path: clients could send any number of paths.
         route = getattr(scope.get("route"), "path", "other")
+        status = scope.get("rejected", response.status)  # by `connections`, while its body was read
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
-        self._log.request(
-            id=number,
+        self._log.write(
+            id=scope["id"],
             method=scope["method"][:16],
             route=route,
             status=status,
             ms=round(1000 * seconds, 2),
-            bytes=sent,
+            bytes=response.bytes,
         )
 
 
-class _Answer:
-    """An answer on its way out: it gets its headers, and is counted."""
+class _Response:
+    """Adds headers to a response on its way out, and counts its bytes."""
 
-    def __init__(self, scope: Scope, number: str, send: Send) -> None:
-        self._scope, self._number, self._send = scope, number, send
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
         self.status, self.bytes, self.started = 500, 0, False
 
     async def send(self, message: Message) -> None:
@@ -106,30 +179,30 @@ class _Answer:
         await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:
-        headers["X-Request-Id"] = self._number
-        for name, value in HEADERS.items():
+        headers["X-Request-Id"] = self._scope["id"]
+        for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if self._scope["path"].startswith(("/v1/", "/healthz", "/readyz", "/metrics")):
+        if self._scope["path"].startswith(_UNCACHED):
             headers.setdefault("Cache-Control", "no-store")
-        if self._scope.get("unread", lambda: False)():
-            headers["Connection"] = "close"  # the rest of its body will not be read
+        if self._scope.get("has_unread_body", lambda: False)():
+            headers["Connection"] = "close"  # the rest of the body will not be read
 
 
-def _number(scope: Scope) -> str:
-    """The number that the client gave its request, or a new one."""
+def _request_id(scope: Scope) -> str:
+    """The X-Request-Id of the client if it is well-formed, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            if _GIVEN.fullmatch(given):
-                return given
+            sent: str = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(sent):
+                return sent
     return uuid.uuid4().hex[:16]
 
 
-def refusals(metrics: Metrics, log: Log) -> Callable[[int], None]:
-    """Counts and logs what is refused before it is a request."""
+def rejection_recorder(metrics: Metrics, log: RequestLog) -> Callable[[int], None]:
+    """A function that records the status of a connection rejected before it sent a request."""
 
-    def refused(status: int) -> None:
-        metrics.requests.labels(CONNECTION, str(status)).inc()
-        log.request(id="", method="", route=CONNECTION, status=status, ms=0.0, bytes=0)
+    def record(status: int) -> None:
+        metrics.requests.labels("connection", str(status)).inc()
+        log.write(id="", method="", route="connection", status=status, ms=0.0, bytes=0)
 
-    return refused
+    return record

@@ -1,44 +1,49 @@
-"""The JSON of requests and answers, as the OpenAPI description tells it."""
+"""The JSON of requests and responses, as the OpenAPI description shows it."""
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 
 from resnets.analysis import activation_maps
-from resnets.serve.batching import rank
-from resnets.serve.decoding import Picture
-from resnets.serve.problems import TYPE
-from resnets.serve.served_model import Served
+from resnets.serve.problems import MEDIA_TYPE, ProblemDocument
 
-Top = Annotated[int, Query(ge=1, le=1000, description="Classes to name.")]
-Class = Annotated[
-    int | None, Query(alias="class", ge=0, description="The class to explain, by number.")
+Top = Annotated[int, Query(ge=1, le=1000, description="How many classes to return.")]
+ClassIndex = Annotated[
+    int | None,
+    Query(alias="class", ge=0, description="Index of the class to explain; the best by default."),
 ]
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
-_REFUSALS = {
-    400: "malformed", 401: "no token", 403: "a page of another site sent this",
-    404: "no such model or class", 408: "too slow a body",
-    409: "no weights beside the model that could explain", 413: "too many bytes or images",
-    415: "no type of content that is taken", 421: "not a name of this server",
-    422: "the image cannot be read, or has too many pixels", 500: "the server failed",
-    503: "too much to do, or stopping", 504: "not done in time",
-}  # fmt: skip
+_PROBLEMS = {
+    400: "malformed request",
+    401: "the token is missing or wrong",
+    403: "sent by a page of another site",
+    404: "no such model or class",
+    408: "the body came too slowly",
+    409: "the model has no weights file for explanations",
+    413: "too many bytes or images",
+    415: "unsupported content type",
+    421: "the Host header is none of the server's names",
+    422: "the image cannot be read, or has too many pixels",
+    500: "the server failed",
+    503: "the server is busy or stopping",
+    504: "no response within the time limit",
+}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How a route may refuse."""
-    content = {TYPE: {"schema": {"type": "object"}}}
-    return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+def _problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI descriptions of a route's error responses."""
+    schema = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
+    content = {MEDIA_TYPE: {"schema": schema}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
-EXPLAINING = problems(*_REFUSALS)
-ANSWERING = problems(*(status for status in _REFUSALS if status != 409))
-LISTING = problems(401, 421, 503)
+EXPLAIN_PROBLEMS = _problem_responses(*_PROBLEMS)
+PREDICT_PROBLEMS = _problem_responses(*(status for status in _PROBLEMS if status != 409))
+MODELS_PROBLEMS = _problem_responses(401, 421, 503)
 
 
 def _body(form: dict[str, Any], json: dict[str, Any], raw: bool) -> dict[str, Any]:
@@ -51,16 +56,16 @@ def _body(form: dict[str, Any], json: dict[str, Any], raw: bool) -> dict[str, An
     return {"requestBody": {"required": True, "content": content}}
 
 
-ONE = _body({"image": _BYTES["schema"]}, {"image": _BASE64}, raw=True)
-SEVERAL = _body(
+IMAGE_BODY = _body({"image": _BYTES["schema"]}, {"image": _BASE64}, raw=True)
+IMAGES_BODY = _body(
     {"image": {"type": "array", "items": _BYTES["schema"]}},
     {"images": {"type": "array", "items": _BASE64}},
     raw=False,
 )
 
 
-class Named(BaseModel):
-    """A class with its probability."""
+class ClassProbability(BaseModel):
+    """A class and its probability."""
 
     class_: str = Field(alias="class")
     index: int
@@ -68,28 +73,28 @@ class Named(BaseModel):
 
 
 class Image(BaseModel):
-    """The upright image."""
+    """Size in pixels and format of an upright image."""
 
     width: int
     height: int
     format: str
 
 
-class Answer(BaseModel):
-    """What is on an image."""
+class ImagePrediction(BaseModel):
+    """The most probable classes of an image."""
 
-    top: list[Named]
+    top: list[ClassProbability]
     image: Image
 
 
-class Refusal(BaseModel):
-    """Why an image has no answer."""
+class ImageProblem(BaseModel):
+    """The reason why an image has no prediction."""
 
-    problem: dict[str, Any]
+    problem: ProblemDocument
 
 
-class Prediction(Answer):
-    """What is on an image, and how long that took."""
+class Prediction(ImagePrediction):
+    """The response for one image."""
 
     model: str
     milliseconds: dict[str, float]
@@ -97,15 +102,15 @@ class Prediction(Answer):
 
 
 class Predictions(BaseModel):
-    """What is on several images, in their order."""
+    """The response for several images, in their order."""
 
     model: str
-    answers: list[Answer | Refusal]
+    answers: list[ImagePrediction | ImageProblem]
     milliseconds: dict[str, float]
 
 
 class StageMap(BaseModel):
-    """Where a stage has its reasons, and what it answers."""
+    """A map of the evidence for a class, and statistics of the stage's output."""
 
     stage: str
     method: str
@@ -117,15 +122,31 @@ class StageMap(BaseModel):
     deviation: float
     active: float
 
+    @classmethod
+    def of(cls, stage: activation_maps.StageMap) -> StageMap:
+        """The same as JSON, rounded."""
+        height, width = stage.values.shape
+        return cls(
+            stage=stage.stage,
+            method=stage.method,
+            height=height,
+            width=width,
+            values=[round(value, 3) for value in stage.values.flatten().tolist()],
+            channels=stage.channels,
+            mean=round(stage.mean, 4),
+            deviation=round(stage.deviation, 4),
+            active=round(stage.active, 4),
+        )
+
 
 class Explanation(BaseModel):
-    """Why a network answers so."""
+    """The evidence for a class in an image, for each stage of the network."""
 
     model: str
     class_: str = Field(alias="class")
     index: int
     probability: float
-    top: list[Named]
+    top: list[ClassProbability]
     crop: dict[str, float]
     image: Image
     stages: list[StageMap]
@@ -145,7 +166,7 @@ class Stage(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """A model of the server."""
 
     name: str
     network: str
@@ -161,50 +182,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """What is served, and how much a request may hold."""
+    """The models of the server, and the limits of a request."""
 
     models: list[Model]
     limits: dict[str, int]
-
-
-def explanation(
-    served: Served,
-    picture: Picture,
-    found: activation_maps.Explanation,
-    top: int,
-    start: float,
-    before: float,
-) -> Explanation:
-    """An explanation as JSON."""
-    now = time.perf_counter()
-    facts = {
-        "model": served.name,
-        "class": served.predictor.classes[found.index],
-        "index": found.index,
-        "probability": round(float(found.probabilities[found.index]), 6),
-        "top": served.top(rank(found.logits[None])[0], top),
-        "crop": picture.crop,
-        "image": picture.facts,
-        "stages": [_stage(stage) for stage in found.stages],
-        "milliseconds": {
-            "decode": round(1000 * picture.seconds, 2),
-            "explain": round(1000 * (now - before), 2),
-            "total": round(1000 * (now - start), 2),
-        },
-    }
-    return Explanation.model_validate(facts)
-
-
-def _stage(stage: activation_maps.StageMap) -> StageMap:
-    height, width = stage.values.shape
-    return StageMap(
-        stage=stage.stage,
-        method=stage.method,
-        height=height,
-        width=width,
-        values=[round(value, 3) for value in stage.values.flatten().tolist()],
-        channels=stage.channels,
-        mean=round(stage.mean, 4),
-        deviation=round(stage.deviation, 4),
-        active=round(stage.active, 4),
-    )

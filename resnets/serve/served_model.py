@@ -1,4 +1,4 @@
-"""A model that a server holds: decoding, answers, explanations, and what it tells of itself."""
+"""A model of the server: its batches, predictions, explanations and description."""
 
 from __future__ import annotations
 
@@ -11,159 +11,169 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from resnets.analysis import activation_maps
 from resnets.inference import export_folder
+from resnets.inference.predictions import top_classes
 from resnets.inference.predictor import Predictor
 from resnets.models import complexity, zoo
 from resnets.models.residual import ResidualNetwork
-from resnets.serve.batching import Answered, Batcher, Ranking, Ticket
-from resnets.serve.decoding import Decoders, Picture
+from resnets.serve.batching import AcceptedImages, Batcher, ImageResult
+from resnets.serve.decoding import DecodedImage, DecoderPool
 from resnets.serve.limits import Limits
-from resnets.serve.metrics import Metrics
+from resnets.serve.middleware import Metrics
 from resnets.serve.problems import Problem, busy
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 from resnets.weights.card import measurements_of
 
-MEASURED = ("dataset", "split", "protocol", "images", "error", "top5_error")
-EXPLANATIONS = 8
-"""Explanations that wait or are worked on; more are refused."""
+MAX_EXPLANATIONS = 8
+"""Explanations of a model that may wait or be computed at the same time."""
+_MEASUREMENT_KEYS = ("dataset", "split", "protocol", "images", "error", "top5_error")
 
 
 @dataclass
-class Served:
-    """One model of a server.
+class ServedModel:
+    """A model of the server.
 
     Args:
-        name: by which requests call it.
-        predictor: the model.
-        decoders: shared by the models of a server.
+        name: by which requests name it.
+        predictor: the model itself.
+        limits: of the server.
+        metrics: of the server.
+        decoders: shared by all models of the server.
     """
 
     name: str
     predictor: Predictor
     limits: Limits
     metrics: Metrics
-    decoders: Decoders
+    decoders: DecoderPool
     batcher: Batcher = field(init=False)
 
     def __post_init__(self) -> None:
-        observe = self.metrics.observer(self.name)
-        self.batcher = Batcher(self.predictor.runtime, self.limits, observe)
-        self.metrics.watch_queue(self.name, lambda: self.batcher.taken)
-        self._explainer = ThreadPoolExecutor(1, "explain")
-        self._explaining = 0
+        on_batch = self.metrics.batch_recorder(self.name)
+        self.batcher = Batcher(self.predictor.runtime, self.limits, on_batch)
+        self.metrics.watch_queue(self.name, lambda: self.batcher.accepted)
+        self._explain_thread = ThreadPoolExecutor(1, "explain")
+        self._explanations = 0
         self._classes = self.predictor.classes
 
-    async def picture(self, content: bytes) -> Picture:
-        """An image file decoded; raises `Problem` if it cannot be."""
-        return await self.decoders.picture(content, self.predictor)
+    async def decode(self, content: bytes) -> DecodedImage:
+        """Decode an image file; raises `Problem` (422)."""
+        return await self.decoders.decode(content, self.predictor)
 
-    async def answer(self, content: bytes, ticket: Ticket) -> tuple[Picture, Answered]:
-        """What the network says of an image file; raises `Problem` if it cannot be read."""
+    async def predict(
+        self, content: bytes, accepted: AcceptedImages
+    ) -> tuple[DecodedImage, ImageResult]:
+        """Decode and compute an image file of a request; raises `Problem`."""
         try:
-            picture = await self.picture(content)
+            image = await self.decode(content)
         except BaseException:
-            ticket.lost()
+            accepted.discard()
             raise
-        return picture, await ticket.answer(picture.pixels)
+        return image, await accepted.compute(image.pixels)
 
-    def top(self, ranking: Ranking, count: int) -> list[dict[str, Any]]:
-        """The most probable classes."""
-        best, chances = ranking.classes[:count].tolist(), ranking.probabilities[:count].tolist()
+    def top(self, logits: NDArray[np.float32], count: int) -> list[dict[str, Any]]:
+        """The most probable classes as JSON, best first."""
+        (best,) = top_classes(logits[None], count, self._classes)
         return [
-            {"class": self._classes[i], "index": i, "probability": round(chance, 6)}
-            for i, chance in zip(best, chances, strict=True)
+            {"class": c.name, "index": c.index, "probability": round(c.probability, 6)}
+            for c in best
         ]
 
-    async def explain(self, picture: Picture, index: int | None) -> activation_maps.Explanation:
-        """Why the network answers so; raises `Problem` if it cannot be told."""
-        if not self.explains:
-            raise Problem(
-                409, f"{self.name} has no weights beside it that could explain",
-                "serve the model file, or leave model.safetensors in the export's folder",
-            )  # fmt: skip
-        if index is not None and not 0 <= index < len(self.predictor.classes):
-            raise Problem(404, f"no class {index}", f"0 to {len(self.predictor.classes) - 1}")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._explainer, self._maps, picture, index)
-
-    def check_explaining(self) -> None:
-        """Raise `Problem` if too many explanations wait."""
-        if self._explaining >= EXPLANATIONS:
+    def check_explanations(self) -> None:
+        """Raise `Problem` (503) if too many explanations wait."""
+        if self._explanations >= MAX_EXPLANATIONS:
             raise busy("too many explanations wait")
 
     @contextlib.contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Room for one more explanation; raises `Problem` if there is none."""
-        self.check_explaining()
-        self._explaining += 1
+    def accept_explanation(self) -> Iterator[None]:
+        """Reserve room for one explanation; raises `Problem` (503) if there is none."""
+        self.check_explanations()
+        self._explanations += 1
         try:
             yield
         finally:
-            self._explaining -= 1
+            self._explanations -= 1
 
-    def _maps(self, picture: Picture, index: int | None) -> activation_maps.Explanation:
-        model = self._weights
-        images = model.normalize(torch.device("cpu"))(picture.pixels[None])
+    async def explain(self, image: DecodedImage, index: int | None) -> activation_maps.Explanation:
+        """Compute the maps of a class, by default the most probable one.
+
+        Raises:
+            Problem: 404 if there is no such class, 409 if the weights are not available.
+        """
+        if not self.explains:
+            raise Problem(
+                409,
+                f"{self.name} has no weights file for explanations",
+                "serve the model file, or leave model.safetensors in the export's folder",
+            )
+        if index is not None and not 0 <= index < len(self._classes):
+            raise Problem(404, f"no class {index}", f"0 to {len(self._classes) - 1}")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._explain_thread, self._stage_maps, image, index)
+
+    def _stage_maps(self, image: DecodedImage, index: int | None) -> activation_maps.Explanation:
+        model = self._torch_model
+        images = model.normalize(torch.device("cpu"))(image.pixels[None])
         return activation_maps.stage_maps(model.network, images, index)
 
     @cached_property
-    def _weights(self) -> model_file.Model:
-        """The network in PyTorch; loaded when it is first asked to explain, in its thread."""
-        source = self._source
-        assert source is not None
-        return model_file.load(str(source))
+    def _torch_model(self) -> model_file.Model:
+        """The network in PyTorch, loaded for the first explanation, in its thread."""
+        assert self._weights_file is not None
+        return model_file.load(str(self._weights_file))
 
     @cached_property
-    def _source(self) -> Path | None:
-        """The model file, where it is."""
+    def _weights_file(self) -> Path | None:
         with contextlib.suppress(UserError):
             return export_folder.source_of(self.predictor.name)
         return None
 
     @cached_property
     def explains(self) -> bool:
-        """Whether explanations can be had."""
-        residual = self.predictor.card["network"] not in zoo.VGG_NAMES
-        return residual and self._source is not None
+        """Whether explanations are available: the network has stages, and its weights file."""
+        has_stages = self.predictor.card["network"] not in zoo.VGG_NAMES
+        return has_stages and self._weights_file is not None
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What clients are told of the model."""
-        card, look = self.predictor.card, self.predictor.preprocessing
+        """The model's entry in `/v1/models`."""
+        card, size = self.predictor.card, self.predictor.preprocessing.size
         network = card["network"]
         with torch.device("meta"):
-            module = zoo.build(network, len(self.predictor.classes))
+            module = zoo.build(network, len(self._classes))
         return {
             "name": self.name,
             "network": network,
             "runtime": self.predictor.runtime.name,
-            "classes": self.predictor.classes,
-            "size": look.size,
-            "layers": complexity.describe(network, look.size).layers,
+            "classes": self._classes,
+            "size": size,
+            "layers": complexity.describe(network, size).layers,
             "parameters": complexity.parameters(module),
             "explains": self.explains,
             "measured": [
-                {key: test[key] for key in MEASURED if key in test}
+                {key: test[key] for key in _MEASUREMENT_KEYS if key in test}
                 for test in measurements_of(card)
             ],
-            "stages": _stages(network, look.size) if isinstance(module, ResidualNetwork) else [],
+            "stages": _stages(network, size) if isinstance(module, ResidualNetwork) else [],
         }
 
     def warm_up(self) -> None:
-        """Compute once at the smallest and the largest batch; gather what clients ask first."""
+        """Compute a batch of the smallest and of the largest size, and the description."""
         size = self.predictor.preprocessing.size
         for batch in (1, self.limits.batch):
             self.predictor.runtime(torch.zeros(batch, 3, size, size, dtype=torch.uint8))
         _ = self.description
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Stop the model's threads."""
         self.batcher.close()
-        self._explainer.shutdown(wait=False, cancel_futures=True)
+        self._explain_thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _stages(network: str, size: int) -> list[dict[str, Any]]:

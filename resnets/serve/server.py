@@ -1,4 +1,4 @@
-"""The server as a process: models opened, a port, a graceful stop."""
+"""The server process: opens models, listens on a port, stops gracefully."""
 
 from __future__ import annotations
 
@@ -20,31 +20,36 @@ import uvicorn
 from resnets.inference.predictor import Predictor, device_for, open_predictor
 from resnets.serve import static_files
 from resnets.serve.app import State, create_app
-from resnets.serve.connections import bounded
-from resnets.serve.decoding import Decoders
+from resnets.serve.connections import limited_protocol
+from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
-from resnets.serve.log import Log
-from resnets.serve.metrics import Metrics
-from resnets.serve.middleware import refusals
-from resnets.serve.served_model import Served
+from resnets.serve.middleware import Metrics, RequestLog, rejection_recorder
+from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 
-GRACE = 5.0
-"""Seconds that a stop takes at most beyond the limit for an answer."""
+STOP_GRACE = 5.0
+"""Seconds that a stop may take beyond `Limits.timeout`."""
+KEEP_ALIVE = 30
+"""Seconds after which uvicorn closes a connection without requests."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to serve.
+class ServerOptions:
+    """Options of a server.
 
     Args:
-        models: names of models, each perhaps with a name of its own in front: `NAME=MODEL`.
-            A name has no slash, so that paths may have an equals sign.
-        port: 0 for any that is free.
-        token: that requests must carry; none for no such check.
-        samples: folder of images to try; CIFAR-10's by default.
-        hosts: names by which requests may call the server, beside its address and `localhost`.
-            With none, a server for this machine alone takes only those two, any other takes all.
+        models: names of models, each optionally with its own name in front: `NAME=MODEL`.
+            NAME has no slash, so that paths may contain an equals sign.
+        host: address to listen on.
+        port: 0 for any free port.
+        token: that requests need; None if they need none.
+        runtime, precision: as for `open_predictor`; `auto` is never int8.
+        samples: folder of images to try on the page; by default images of CIFAR-10.
+        hosts: allowed `Host` names, in addition to the address and `localhost`. Without them, a
+            server on a loopback address allows only those two, any other server allows all names.
+        log: where requests are logged; None for no log.
+        log_as_json: whether lines of the log are JSON.
+        limits: of requests.
     """
 
     models: Sequence[str]
@@ -60,18 +65,20 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
-    """Serve until SIGINT or SIGTERM, then finish what was taken.
+def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) -> bool:
+    """Serve until SIGINT or SIGTERM, then finish the accepted requests.
 
     Args:
-        ready: is told the address once requests are taken.
+        options: of the server.
+        device: for models with the PyTorch engine: `auto`, `cpu`, `cuda`, ...
+        on_ready: called with the server's URL once it accepts requests.
 
     Returns:
-        Whether all was finished; not if a second signal came, or some client did not take its
-        answer in time. Threads may then still be at work.
+        Whether all accepted requests were finished. They were not if a second signal came, or a
+        client did not read its response in time; threads may then still be working.
 
     Raises:
-        UserError: if a model cannot be opened, or the address cannot be had.
+        UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
     samples = (
@@ -79,102 +86,108 @@ def serve(options: Options, device: str, ready: Callable[[str], None]) -> bool:
         if options.samples
         else static_files.shipped_samples()
     )
-    limits = _possible(options.limits)
-    log = Log(options.log, options.log_as_json)
-    with _listening(options.host, options.port) as listener, contextlib.ExitStack() as stack:
-        decoders = Decoders(limits)
+    limits = _fit_to_system(options.limits)
+    log = RequestLog(options.log, options.log_as_json)
+    with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:
+        decoders = DecoderPool(limits)
         stack.callback(decoders.close)
         models = []
-        for name, predictor in _open(options, device):
-            models.append(Served(name, predictor, limits, metrics, decoders))
+        for name, predictor in _open_models(options, device):
+            models.append(ServedModel(name, predictor, limits, metrics, decoders))
             stack.callback(models[-1].close)
         app = create_app(
-            models, limits, metrics, samples, options.token, log, _hosts(listener, options)
+            models,
+            limits=limits,
+            metrics=metrics,
+            samples=samples,
+            token=options.token,
+            log=log,
+            hosts=_allowed_hosts(listener, options),
         )
         for model in models:
             model.warm_up()
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
         config = uvicorn.Config(
             app,
-            http=bounded(limits, refusals(metrics, log)),
+            http=limited_protocol(limits, rejection_recorder(metrics, log)),
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
             backlog=limits.connections,
-            timeout_keep_alive=30,
+            timeout_keep_alive=KEEP_ALIVE,
         )
-        server = _Server(config, app.state.shared, lambda: ready(_address(listener)))
+        server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))
         try:
-            listener.listen(limits.connections)  # uvloop would not tell of a failure
-        except OSError as error:  # another process listens there, since a moment ago
+            listener.listen(limits.connections)  # uvloop would not report a failure
+        except OSError as error:  # another process has begun to listen here
             raise _cannot_listen(error, options.host, options.port) from error
         server.run([listener])
         return not server.force_exit
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, shared: State, started: Callable[[], None]) -> None:
+    """uvicorn's server, with a stop that has a time limit and counts as a success."""
+
+    def __init__(
+        self, config: uvicorn.Config, state: State, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._shared, self._started = shared, started
+        self._state, self._on_started = state, on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._started()
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was taken, until it takes too long or a second signal comes."""
+        """Finish accepted requests, until the time limit or a second signal."""
         clock = asyncio.get_running_loop().time
-        until = clock() + self._shared.limits.seconds + GRACE
-        finishing = asyncio.create_task(super().shutdown(sockets))
-        while not (await asyncio.wait([finishing], timeout=0.1))[0]:
+        until = clock() + self._state.limits.timeout + STOP_GRACE
+        shutdown = asyncio.create_task(super().shutdown(sockets))
+        while not (await asyncio.wait([shutdown], timeout=0.1))[0]:
             self.force_exit = self.force_exit or clock() > until
             if self.force_exit:
-                return  # what is left is cancelled with the loop
-        await finishing
+                return  # the other tasks are cancelled with the event loop
+        await shutdown
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal: take nothing new, finish the rest. The second: end."""
+        """At the first signal finish accepted requests; at the second one end at once."""
         # uvicorn would raise the signal once more at the end; here the end is a success.
         self.force_exit = self.should_exit
-        self.should_exit = self._shared.stopping = True
+        self.should_exit = self._state.stopping = True
 
 
-def _open(options: Options, device: str) -> Iterator[tuple[str, Predictor]]:
-    """The models with the names that requests call them by."""
-    named: dict[str, str] = {}
-    for word in options.models:
-        name, mark, model = word.partition("=")
-        if not mark or "/" in name or os.sep in name:
-            name, model = Path(word).name.removesuffix(".safetensors") or word, word
-        if not name or name in named:
-            raise UserError(
-                f"two models called {name!r}" if name else "a model without a name",
-                word,
-                "give each a name: NAME=MODEL",
-            )
-        named[name] = model
-    for name, model in named.items():
-        place = device_for(model, options.runtime, device)
-        # In float unless asked otherwise, like the explanations on the page.
-        yield (
-            name,
-            open_predictor(model, options.runtime, options.precision, place, allow_int8=False),
-        )
+def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Predictor]]:
+    """Open the models, each with the name that requests use."""
+    models: dict[str, str] = {}
+    for argument in options.models:
+        name, equals, model = argument.partition("=")
+        if not equals or "/" in name or os.sep in name:
+            name = Path(argument).name.removesuffix(".safetensors") or argument
+            model = argument
+        if not name or name in models:
+            message = f"two models called {name!r}" if name else "a model without a name"
+            raise UserError(message, argument, "give each a name: NAME=MODEL")
+        models[name] = model
+    runtime, precision = options.runtime, options.precision
+    for name, model in models.items():
+        torch_device = device_for(model, runtime, device)
+        # Not int8 unless requested, so that predictions agree with the explanations on the page.
+        yield name, open_predictor(model, runtime, precision, torch_device, allow_int8=False)
 
 
-def _possible(limits: Limits) -> Limits:
-    """The limits that this system allows: each connection takes a descriptor."""
+def _fit_to_system(limits: Limits) -> Limits:
+    """Reduce the connections to the number of file descriptors that the system allows."""
     try:
         import resource
     except ImportError:  # Windows
         return limits
     spare = 256
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * limits.connections + spare  # some linger while they are closed
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = 2 * limits.connections + spare  # some linger while they are closed
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -182,12 +195,13 @@ def _possible(limits: Limits) -> Limits:
     return limits
 
 
-def _hosts(listener: socket.socket, options: Options) -> frozenset[str] | None:
-    """The names that requests must use: a server for this machine alone has few.
+def _allowed_hosts(listener: socket.socket, options: ServerOptions) -> frozenset[str] | None:
+    """The allowed `Host` names; None for all.
 
-    Else a page could give its own name this machine's address, and have browsers ask us.
+    A loopback server allows few: a web page could let its own host name point to this machine, and
+    make the browser send requests to the server (DNS rebinding).
     """
-    if not is_local(_address(listener)) and not options.hosts:
+    if not is_local(_url(listener)) and not options.hosts:
         return None
     address = listener.getsockname()[0]
     own = f"[{address}]" if ":" in address else address
@@ -195,14 +209,17 @@ def _hosts(listener: socket.socket, options: Options) -> frozenset[str] | None:
     return frozenset(name.lower() for name in names)
 
 
-def is_local(address: str) -> bool:
-    """Whether only this machine can reach an address such as `http://127.0.0.1:8000`."""
-    host = urlsplit(address).hostname or ""
+def is_local(url: str) -> bool:
+    """Whether only this machine can reach a URL such as `http://127.0.0.1:8000`."""
+    host = urlsplit(url).hostname or ""
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound before models are loaded, so that a taken port is told at once."""
+def _bind(host: str, port: int) -> socket.socket:
+    """Bind a socket before models are loaded, so that a used port is reported at once.
+
+    It does not listen yet: clients are refused until the models are loaded.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -210,7 +227,6 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Not yet listening: clients are refused until the models are there.
     except (OSError, OverflowError, UnicodeError) as error:
         raise _cannot_listen(error, host, port) from error
     return listener
@@ -219,9 +235,9 @@ def _listening(host: str, port: int) -> socket.socket:
 def _cannot_listen(error: Exception, host: str, port: int) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     hint = "choose another --host or --port"
-    return UserError(f"cannot listen there ({reason})", f"{host}:{port}", hint)
+    return UserError(f"cannot listen on this address ({reason})", f"{host}:{port}", hint)
 
 
-def _address(listener: socket.socket) -> str:
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

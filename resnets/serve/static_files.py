@@ -1,4 +1,4 @@
-"""The page, sample images and the description of the API: files read when the server starts."""
+"""Files that the server reads when it starts: the page, sample images, the API documentation."""
 
 from __future__ import annotations
 
@@ -17,116 +17,127 @@ from resnets.data.images import EXTENSIONS
 from resnets.serve.problems import Problem
 from resnets.support.errors import UserError
 
-TYPES = {
+_FOLDER = Path(str(resources.files("resnets.serve")))
+_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-MOST_SAMPLES = 24
-MOST_BYTES = 256_000_000
-"""Of all samples, which stay in memory."""
+MAX_SAMPLES = 24
+MAX_SAMPLE_BYTES = 256_000_000
+"""Of all samples together; they stay in memory."""
 
 
 @dataclass(frozen=True)
-class File:
+class StaticFile:
     """A file in memory.
 
     Args:
-        kind: its media type.
-        mark: what changes with its content.
+        content: its bytes.
+        media_type: such as `text/css`.
+        etag: a hash of the content, quoted.
     """
 
     content: bytes
-    kind: str
-    mark: str
+    media_type: str
+    etag: str
 
-
-def read(path: Path) -> File:
-    """A file as it is now; raises OSError."""
-    content = path.read_bytes()
-    suffix = path.suffix.lower()
-    kind = TYPES.get(suffix) or mimetypes.guess_type(f"x{suffix}")[0] or "application/octet-stream"
-    return File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:24]}"')
+    @classmethod
+    def read(cls, path: Path) -> StaticFile:
+        """Read a file; raises OSError."""
+        content = path.read_bytes()
+        suffix = path.suffix.lower()
+        guess = _TYPES.get(suffix) or mimetypes.guess_type(f"x{suffix}")[0]
+        etag = f'"{hashlib.sha256(content).hexdigest()[:24]}"'
+        return cls(content, guess or "application/octet-stream", etag)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images to try: names as they are shown, files by the name in their address."""
+    """Sample images.
+
+    Args:
+        names: the displayed name of each key; keys are used in URLs.
+        files: the file of each key.
+    """
 
     names: Mapping[str, str]
-    files: Mapping[str, File]
+    files: Mapping[str, StaticFile]
 
 
 def shipped_samples() -> Samples:
     """Ten test images of CIFAR-10."""
-    return samples_in(Path(str(resources.files("resnets.serve"))) / "samples")
+    return samples_in(_FOLDER / "samples")
 
 
 def samples_in(folder: Path) -> Samples:
-    """The first images of a folder, not of those below it.
+    """The first images of a folder, without subfolders.
 
     Raises:
-        UserError: if it is no folder, has none, or they are too large or cannot be read.
+        UserError: if there is no such folder, or its images are absent, too large or unreadable.
     """
-    where = f"--samples {folder}"
+    location = f"--samples {folder}"
     if not folder.is_dir():
-        raise UserError("no such folder", where)
+        raise UserError("no such folder", location)
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not found:
-        raise UserError("no images in this folder", where)
-    chosen = {
-        f"{number}{path.suffix.lower()}": path for number, path in enumerate(found[:MOST_SAMPLES])
+        raise UserError("no images in this folder", location)
+    paths = {
+        f"{number}{path.suffix.lower()}": path for number, path in enumerate(found[:MAX_SAMPLES])
     }
     try:
-        if sum(path.stat().st_size for path in chosen.values()) > MOST_BYTES:
-            raise UserError(f"more than {MOST_BYTES:,} bytes of images", where, "scale them down")
-        contents = {key: read(path) for key, path in chosen.items()}
+        if sum(path.stat().st_size for path in paths.values()) > MAX_SAMPLE_BYTES:
+            message = f"more than {MAX_SAMPLE_BYTES:,} bytes of images"
+            raise UserError(message, location, "scale them down")
+        files = {key: StaticFile.read(path) for key, path in paths.items()}
     except OSError as error:
-        raise UserError(f"an image cannot be read ({error})", where) from error
-    return Samples({key: path.stem for key, path in chosen.items()}, contents)
+        raise UserError(f"an image cannot be read ({error})", location) from error
+    return Samples({key: path.stem for key, path in paths.items()}, files)
 
 
-def add_to(app: FastAPI, samples: Samples) -> None:
-    """The routes of files: those that are read now, by their keys."""
-    here = Path(str(resources.files("resnets.serve")))
-    paths = [path for path in (here / "page").rglob("*") if path.is_file()]
-    known = {path.relative_to(here / "page").as_posix(): read(path) for path in paths}
-    template = Environment(autoescape=True).from_string((here / "docs.html").read_text("utf-8"))
+def add_routes(app: FastAPI, samples: Samples) -> None:
+    """Read the page's files, and add the routes of all files."""
+    page = _FOLDER / "page"
+    files = {
+        path.relative_to(page).as_posix(): StaticFile.read(path)
+        for path in page.rglob("*")
+        if path.is_file()
+    }
+    template = Environment(autoescape=True).from_string((_FOLDER / "docs.html").read_text("utf-8"))
 
     @app.get("/v1/samples", tags=["facts"])
-    async def listed() -> dict[str, list[dict[str, str]]]:
-        """Images to try."""
+    async def list_samples() -> dict[str, list[dict[str, str]]]:
+        """List sample images."""
         named = samples.names.items()
         return {"samples": [{"name": name, "url": f"/samples/{key}"} for key, name in named]}
 
     @app.get("/samples/{key}", include_in_schema=False)
     async def sample(key: str, request: Request) -> Response:
-        return _content(samples.files.get(key), request)
+        return _response(samples.files.get(key), request)
 
     @app.get("/", include_in_schema=False)
-    async def start(request: Request) -> Response:
-        return _content(known.get("index.html"), request)
+    async def index(request: Request) -> Response:
+        return _response(files.get("index.html"), request)
 
     @app.get("/page/{key:path}", include_in_schema=False)
-    async def part(key: str, request: Request) -> Response:
-        return _content(known.get(key), request)
+    async def page_file(key: str, request: Request) -> Response:
+        return _response(files.get(key), request)
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon(request: Request) -> Response:
-        return _content(known.get("icon.svg"), request)
+        return _response(files.get("icon.svg"), request)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        """The API for people."""
         return HTMLResponse(template.render(api=app.openapi()))
 
 
-def _content(file: File | None, request: Request) -> Response:
-    """A file's content, unless the client has it already."""
+def _response(file: StaticFile | None, request: Request) -> Response:
+    """A file's content, or 304 if the client has it already."""
     if file is None:
         raise Problem(404, "no such file")
-    headers = {"ETag": file.mark, "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == file.mark:
+    headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.kind)
+    return Response(file.content, headers=headers, media_type=file.media_type)

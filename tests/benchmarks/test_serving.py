@@ -23,8 +23,8 @@ def model(tmp_path_factory):
 def address(model):
     """A server in a thread of this process, with little patience."""
     found, started = [], threading.Event()
-    options = server.Options(
-        [str(model)], port=0, runtime="torch", precision="fp32", limits=Limits(sending=0.5)
+    options = server.ServerOptions(
+        [str(model)], port=0, runtime="torch", precision="fp32", limits=Limits(client_timeout=0.5)
     )
     threading.Thread(
         target=server.serve,
@@ -47,9 +47,15 @@ def test_every_malformed_request_is_refused_and_good_ones_are_answered(address):
     assert malformed.good(address, image) == 200
 
 
+def plan_of(model, data):
+    return serving.Plan(
+        model=model, data=data, connections=4, rounds=1, seconds=1, minutes=0, attacks=0
+    )
+
+
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_wrk_compares_every_answer(address, model, tmp_path):
-    plan = serving.Plan(str(model), None, 4, 1, 1, 0, 0)
+    plan = plan_of(str(model), None)
     predictor = open_predictor(str(model), "torch", "fp32")
     count = serving._images(plan, predictor, tmp_path)
     serving._expected(predictor, tmp_path, count)
@@ -72,7 +78,7 @@ def test_wrk_compares_every_answer(address, model, tmp_path):
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    plan = serving.Plan("cifar-resnet20", tmp_path / "absent", 4, 1, 1, 0, 0)
+    plan = plan_of("cifar-resnet20", tmp_path / "absent")
     with pytest.raises(UserError, match="absent: no such folder"):
         serving.measure(plan, lambda line: None)
 

@@ -321,10 +321,10 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
-def test_a_server_computes_in_float_by_default(precision, name):
-    running = pytest.importorskip("resnets.serve.server", reason="no server's packages")
-    options = running.Options(["cifar-resnet20"], precision=precision)
-    ((_, predictor),) = running._open(options, "cpu")
+def test_a_server_computes_in_float_unless_asked(precision, name):
+    server = pytest.importorskip("resnets.serve.server", reason="no server's packages")
+    options = server.ServerOptions(["cifar-resnet20"], precision=precision)
+    ((_, predictor),) = server._open_models(options, "cpu")
     assert predictor.runtime.name == name
 
 

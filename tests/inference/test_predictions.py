@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.data.images import centre, read_image, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.images import read_image
+from resnets.data.preprocessing import Preprocessing, to_tensor
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import TorchRuntime
 from resnets.inference.image_inputs import find_images
@@ -50,7 +50,7 @@ def test_predictions_are_the_networks(model, images, batch):
     found = list(predictor(model).iter_predictions(images, top=3, batch=batch, embeddings=True))
     assert [answer.image for answer in found] == images
     for answer in found:
-        image = centre(read_image(Path(answer.image)), 36, 32)
+        image = CentralCrop(32, 36).crop(read_image(Path(answer.image)))
         x = model.normalize(CPU)(to_tensor(image)[None])
         with torch.no_grad():
             chances = model.network(x).softmax(1)[0]

@@ -25,9 +25,9 @@ def image(value):
 
 
 async def ask(batcher, value, pause=0.0):
-    with batcher.take(1) as ticket:
+    with batcher.accept(1) as accepted:
         await asyncio.sleep(pause)
-        return await ticket.answer(image(value))
+        return await accepted.compute(image(value))
 
 
 def test_each_request_gets_its_own_answer_in_shared_batches():
@@ -40,7 +40,7 @@ def test_each_request_gets_its_own_answer_in_shared_batches():
     async def run():
         batcher = Batcher(slow, Limits(batch=8), lambda size, seconds: sizes.append(size))
         found = await asyncio.gather(*(ask(batcher, v, 0.0005 * (v % 7)) for v in range(100)))
-        assert batcher.taken == batcher.coming == 0
+        assert batcher.accepted == batcher.decoding == 0
         batcher.close()
         return found
 
@@ -49,7 +49,7 @@ def test_each_request_gets_its_own_answer_in_shared_batches():
     assert sum(sizes) == 100
     assert max(sizes) == 8
     assert len(sizes) < 40  # they did share
-    assert all(answered.computed >= 0.01 for answered in found)
+    assert all(answered.network_seconds >= 0.01 for answered in found)
 
 
 def test_an_idle_network_starts_at_once_and_waits_briefly_for_what_is_coming():
@@ -63,10 +63,10 @@ def test_an_idle_network_starts_at_once_and_waits_briefly_for_what_is_coming():
         batcher.close()
         return alone, sizes
 
-    alone, sizes = asyncio.run(run(Limits(wait=5.0)))
+    alone, sizes = asyncio.run(run(Limits(batch_wait=5.0)))
     assert alone < 2.5  # did not wait for others: none were coming
     assert sizes == [1, 2]
-    _, sizes = asyncio.run(run(Limits(wait=0.001)))
+    _, sizes = asyncio.run(run(Limits(batch_wait=0.001)))
     assert sizes == [1, 1, 1]
 
 
@@ -81,7 +81,7 @@ def test_a_full_queue_refuses_and_recovers():
         batcher = Batcher(held, Limits(queue=3, batch=1))
         tasks = [asyncio.create_task(ask(batcher, v)) for v in range(3)]
         await asyncio.sleep(0.05)
-        with pytest.raises(Problem) as caught, batcher.take(1):
+        with pytest.raises(Problem) as caught, batcher.accept(1):
             pass
         assert caught.value.status == 503
         assert int(caught.value.headers["Retry-After"]) >= 1
@@ -112,7 +112,7 @@ def test_a_client_that_leaves_takes_nothing_from_the_others():
         assert (await first).logits.item() == 1
         assert (await staying).logits.item() == 3
         assert sizes == [1, 1]  # what nobody waits for is not computed
-        assert batcher.taken == batcher.coming == 0
+        assert batcher.accepted == batcher.decoding == 0
         batcher.close()
 
     asyncio.run(run())
@@ -130,7 +130,7 @@ def test_an_engine_that_fails_fails_that_batch_only():
             await ask(batcher, 13)
         assert caught.value.status == 500
         assert (await ask(batcher, 14)).logits.item() == 14
-        assert batcher.taken == 0
+        assert batcher.accepted == 0
         batcher.close()
 
     asyncio.run(run())
@@ -138,8 +138,8 @@ def test_an_engine_that_fails_fails_that_batch_only():
 
 def test_a_client_that_leaves_an_idle_network_leaves_no_work_behind():
     async def run():
-        batcher = Batcher(mean_of, Limits(wait=0.05))
-        with batcher.take(1):  # another image is coming, so the network waits for it
+        batcher = Batcher(mean_of, Limits(batch_wait=0.05))
+        with batcher.accept(1):  # another image is coming, so the network waits for it
             task = asyncio.create_task(ask(batcher, 1))
             await asyncio.sleep(0.01)
             task.cancel()
@@ -158,7 +158,7 @@ def test_an_engine_that_loses_images_fails_and_the_next_batch_is_answered():
         batcher = Batcher(lambda images: mean_of(images[: 1 - len(images)]), Limits())
         with pytest.raises(Problem, match="the network failed"):
             await asyncio.gather(ask(batcher, 1), ask(batcher, 2))
-        batcher._run = mean_of
+        batcher._network = mean_of
         assert (await ask(batcher, 3)).logits.item() == 3
         batcher.close()
 

@@ -42,7 +42,7 @@ def address(models):
         found.append(where)
         started.set()
 
-    options = server.Options(
+    options = server.ServerOptions(
         ["cifar-resnet20", f"flat={models[1]}"], port=0, runtime="torch", precision="fp32"
     )
     threading.Thread(target=server.serve, args=(options, "cpu", ready), daemon=True).start()
@@ -97,7 +97,7 @@ def explained(page, panels=1):
     """Wait until every panel has its map and none works any more."""
     page.wait_for_function(
         """count => [...document.querySelectorAll(".caption")]
-          .filter((one) => /Class activation map|Grad-CAM|speaks/.test(one.textContent))
+          .filter((one) => /Class activation map|Grad-CAM|No evidence/.test(one.textContent))
           .length === count && !document.querySelector('.panel[aria-busy="true"]')""",
         arg=panels,
     )
@@ -293,7 +293,7 @@ def test_what_is_no_picture_is_told_at_once(page):
           document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
         }"""
     )
-    wait_for_words(page, "#problem", "huge.png has 33.0 MB; the server takes up to 32.0 MB")
+    wait_for_words(page, "#problem", "huge.png has 33.0 MB; the server accepts up to 32.0 MB")
     assert asked == []
 
 
@@ -429,7 +429,7 @@ def test_a_token_is_asked_for_and_kept(open_page):
     assert not page.locator("#file").is_visible()
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
-    wait_for_words(page, "#problem", "does not know this token")
+    wait_for_words(page, "#problem", "does not accept this token")
     page.fill("#token", "right")
     page.keyboard.press("Enter")
     page.wait_for_selector("#samples button")

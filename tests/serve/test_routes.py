@@ -20,10 +20,10 @@ from resnets.data.images import decode
 from resnets.inference.predictor import open_predictor
 from resnets.serve import decoding, static_files
 from resnets.serve.app import create_app
-from resnets.serve.decoding import Decoders
+from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
-from resnets.serve.metrics import Metrics
-from resnets.serve.served_model import Served
+from resnets.serve.middleware import Metrics
+from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 from tests.serve.conftest import picture
@@ -33,14 +33,19 @@ class Client:
     """Requests to an application in this process."""
 
     def __init__(self, models, limits=None, token=None, samples=None):
+        self.paths = models
         limits, metrics = limits or Limits(), Metrics()
-        decoders = Decoders(limits)
+        decoders = DecoderPool(limits)
         self.served = [
-            Served(path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders)
+            ServedModel(
+                path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders
+            )
             for path in models
         ]
         samples = samples or static_files.shipped_samples()
-        self.app = create_app(self.served, limits, metrics, samples, token)
+        self.app = create_app(
+            self.served, limits=limits, metrics=metrics, samples=samples, token=token
+        )
 
     def __call__(self, method, path, **options):
         (answer,) = self.several([(method, path, options)])
@@ -85,6 +90,10 @@ def offline(path, content, tmp_path):
     return found
 
 
+def names_of(prediction):
+    return tuple(entry.name for entry in prediction.top)
+
+
 def check_problem(answer, status):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -110,11 +119,9 @@ def test_one_image_gets_the_offline_answer(client, models, tmp_path, kind, way):
         answer = client("POST", f"/v1/predict?model={path.stem}&top=3", **body)
         assert answer.status_code == 200, answer.text
         found, expected = answer.json(), offline(path, content, tmp_path)
-        assert [one["class"] for one in found["top"]] == [entry.name for entry in expected.top]
+        assert tuple(one["class"] for one in found["top"]) == names_of(expected)
         chances = [one["probability"] for one in found["top"]]
-        np.testing.assert_allclose(
-            chances, [entry.probability for entry in expected.top], atol=1e-4
-        )
+        np.testing.assert_allclose(chances, [c.probability for c in expected.top], atol=1e-4)
         assert found["image"] == {"width": 90, "height": 60, "format": kind}
         assert set(found["milliseconds"]) == {"decode", "queue", "network", "total"}
 
@@ -126,7 +133,7 @@ def test_many_requests_at_once_get_their_own_answers(client, models, tmp_path):
     assert max(answer.json()["batch"] for answer in found) > 1
     for content, answer in zip(contents, found, strict=True):
         expected = offline(models[0], content, tmp_path)
-        assert [one["class"] for one in answer.json()["top"]] == [one.name for one in expected.top]
+        assert tuple(one["class"] for one in answer.json()["top"]) == names_of(expected)
 
 
 @pytest.mark.parametrize("way", ["form", "json"])
@@ -142,7 +149,7 @@ def test_several_images_keep_their_order_and_bad_ones_have_problems(client, mode
     found = answer.json()["answers"]
     for number in (0, 2):
         expected = offline(models[0], contents[number], tmp_path)
-        assert [one["class"] for one in found[number]["top"]] == [one.name for one in expected.top]
+        assert tuple(one["class"] for one in found[number]["top"]) == names_of(expected)
     assert found[1]["problem"]["status"] == 422
     assert "not an image" in found[1]["problem"]["detail"]
     assert "empty" in found[3]["problem"]["detail"]
@@ -163,7 +170,7 @@ def test_maps_add_up_and_say_what_they_cover(client, models):
     assert crop["width"] == pytest.approx(60 * 32 / 36, abs=0.2)
     assert crop["left"] + crop["width"] / 2 == pytest.approx(50, abs=1)
     model = model_file.load(str(models[0]))
-    pixels = asyncio.run(client.served[0].picture(content)).pixels
+    pixels = asyncio.run(client.served[0].decode(content)).pixels
     chances = model.network(model.normalize(torch.device("cpu"))(pixels[None])).softmax(1)[0]
     assert found["probability"] == pytest.approx(chances[2].item(), abs=1e-4)
     best = client("POST", "/v1/explain", **raw(content)).json()
@@ -216,7 +223,7 @@ def test_bad_bodies_are_problems(strict, route, name):
     client = strict
     body, status = BROKEN[name]
     check_problem(client("POST", route, **body), status)
-    assert client.served[0].batcher.taken == client.served[0].batcher.coming == 0
+    assert client.served[0].batcher.accepted == client.served[0].batcher.decoding == 0
 
 
 _FORM = (
@@ -279,6 +286,31 @@ def test_bad_addresses_are_problems(client, path, status):
     check_problem(client(method, path, **raw(picture())), status)
 
 
+def test_a_problem_has_its_hint_and_the_deprecated_key_mend(client):
+    problem = check_problem(client("POST", "/v1/predict", **raw(b"")), 400)
+    assert problem["hint"] == problem["mend"] == "send an image file"
+    images = {"images": ["", base64.b64encode(picture()).decode()]}
+    answers = client("POST", "/v1/predict/batch", json=images).json()["answers"]
+    assert set(answers[0]["problem"]) == {"type", "title", "status", "detail"}  # it has no hint
+    assert set(answers[1]) == {"top", "image"}
+    content = picture(0, (200, 300), "BMP")
+    strict = Client(client.paths[:1], Limits(pixels=1000))
+    images = {"images": [base64.b64encode(content).decode()]}
+    (answer,) = strict("POST", "/v1/predict/batch", json=images).json()["answers"]
+    assert answer["problem"]["hint"] == answer["problem"]["mend"] == "scale it down first"
+
+
+def test_the_api_description_marks_mend_as_deprecated(client):
+    description = client("GET", "/openapi.json").json()
+    fields = description["components"]["schemas"]["ProblemDocument"]["properties"]
+    assert fields["mend"]["deprecated"] is True
+    assert "hint" in fields["mend"]["description"]
+    assert "deprecated" not in fields["hint"]
+    responses = description["paths"]["/v1/predict"]["post"]["responses"]
+    schema = responses["422"]["content"]["application/problem+json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/ProblemDocument"}
+
+
 def test_methods_that_do_not_exist_are_problems(client):
     answer = client("GET", "/v1/predict")
     check_problem(answer, 405)
@@ -321,7 +353,7 @@ def test_a_stopping_server_is_not_ready_and_takes_nothing(models):
 
 
 def test_what_takes_too_long_ends(models):
-    client = Client(models[:1], Limits(seconds=0.2))
+    client = Client(models[:1], Limits(timeout=0.2))
     go = threading.Event()
     network = client.served[0].predictor.runtime
     object.__setattr__(client.served[0].predictor, "runtime", lambda x: go.wait(2) and network(x))
@@ -368,7 +400,7 @@ def test_files_are_read_when_the_server_starts(models, tmp_path, monkeypatch):
     assert client("GET", "/docs").status_code == client("GET", "/").status_code == 200
     monkeypatch.undo()
     (tmp_path / "dog.png").write_bytes(picture(2))
-    monkeypatch.setattr(static_files, "MOST_BYTES", len(picture(2)) - 1)
+    monkeypatch.setattr(static_files, "MAX_SAMPLE_BYTES", len(picture(2)) - 1)
     with pytest.raises(UserError, match="bytes of images"):
         static_files.samples_in(tmp_path)
 
@@ -385,6 +417,7 @@ def test_metrics_and_the_description_name_the_routes(models):
     assert "image/*" in json.dumps(predict["requestBody"])
     assert {"403", "421"} < set(predict["responses"])
     assert "409" in description["paths"]["/v1/explain"]["post"]["responses"]
+    assert description["components"]["schemas"]["ProblemDocument"]["properties"]["hint"]
     docs = client("GET", "/docs").text
     assert "/v1/predict/batch" in docs
     assert "//cdn" not in docs
@@ -421,7 +454,7 @@ def test_codecs_that_python_decodes_are_refused(client):
 
 
 def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(models):
-    few = Client(models[:1], Limits(large=100))
+    few = Client(models[:1], Limits(large_pixels=100))
     content = picture(4, (300, 200), "JPEG")
     answers = few.several([("POST", "/v1/predict", raw(content))] * 5)
     expected = Client(models[:1])("POST", "/v1/predict", **raw(content)).json()["top"]
@@ -431,7 +464,7 @@ def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(model
 def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkeypatch):
     content = picture(1, (300, 300), "BMP")
     client = Client(
-        models[:1], Limits(large=100, memory=int(2.5 * len(content)), seconds=0.2)
+        models[:1], Limits(large_pixels=100, memory=int(2.5 * len(content)), timeout=0.2)
     )  # fmt: skip
     go, at_work, most = threading.Event(), [], []
 
@@ -450,7 +483,7 @@ def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkey
     go.set()
     assert client(*request[:2], **request[2]).status_code == 200
     assert most == [1, 1]
-    assert client.served[0].decoders.left() == 0
+    assert client.served[0].decoders.abandoned_bytes() == 0
 
 
 def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client, models):
@@ -460,7 +493,7 @@ def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
-    picture = asyncio.run(client.served[0].picture(file.getvalue()))
+    picture = asyncio.run(client.served[0].decode(file.getvalue()))
     assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
     predictor = client.served[0].predictor
     whole = predictor.input_tensor(decode(file.getvalue(), ""))
@@ -491,10 +524,10 @@ def test_a_client_that_leaves_frees_its_place(models):
 
         task = asyncio.create_task(client.app(dict(scope), said.get, send))
         await asyncio.sleep(0.3)
-        assert served.batcher.taken == 1
+        assert served.batcher.accepted == 1
         said.put_nowait({"type": "http.disconnect"})
         await asyncio.wait_for(task, 2)
-        assert served.batcher.taken == served.batcher.coming == 0
+        assert served.batcher.accepted == served.batcher.decoding == 0
 
     asyncio.run(run())
     go.set()

@@ -33,9 +33,9 @@ def address(models, log):
         found.append(where)
         started.set()
 
-    options = server.Options(
+    options = server.ServerOptions(
         [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
-        limits=Limits(sending=1.0, bytes=1_000_000), log=log,
+        limits=Limits(client_timeout=1.0, bytes=1_000_000), log=log,
     )  # fmt: skip
 
     thread = threading.Thread(target=server.serve, args=(options, "cpu", ready), daemon=True)
@@ -76,7 +76,7 @@ def test_connections_get_a_status_whatever_they_send(address, parts, expected):
 
 
 def test_a_sender_that_dribbles_is_cut_off(address, monkeypatch):
-    monkeypatch.setattr(connections, "LINGER", 0.3)
+    monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.3)
     start = time.perf_counter()
     said = answer_to(address, *[bytes([byte]) for byte in HEAD[:40]], pause=0.1)
     assert status(said) == 408
@@ -181,10 +181,10 @@ class Wire(asyncio.Transport):
 
 @pytest.mark.parametrize("way", ["full", "closing", "refused"])
 def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
-    monkeypatch.setattr(connections, "LINGER", 0.05)
+    monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.05)
 
     async def run():
-        made = connections.bounded(Limits(sending=0.05), refused := [].append)
+        made = connections.limited_protocol(Limits(client_timeout=0.05), refused := [].append)
         connection, wire = made(uvicorn.Config(lambda: None), ServerState(), {}), Wire()
         connection.connection_made(wire)
         if way == "full":
@@ -194,7 +194,7 @@ def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
         elif way == "closing":
             wire.write(b"an answer")
             connection.cycle = SimpleNamespace(more_body=False, response_complete=True)
-            connection.finish()
+            connection.close()
         else:
             connection.data_received(b"nonsense\r\n\r\n")
             assert refused.__self__ == [400]
@@ -216,9 +216,9 @@ def test_names_of_others_are_not_ours(address):
 def test_connections_are_bounded_and_places_come_back(models):
 
     found, started = [], threading.Event()
-    options = server.Options(
+    options = server.ServerOptions(
         [f"tiny={models[0]}"], port=0, runtime="torch", precision="fp32",
-        limits=Limits(sending=5.0, connections=20),
+        limits=Limits(client_timeout=5.0, connections=20),
     )  # fmt: skip
     threading.Thread(
         target=server.serve,

@@ -115,7 +115,7 @@ def test_a_second_signal_ends_at_once(processes):
 
 @pytest.mark.parametrize("seconds", [0.3, 30.0])
 def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, seconds):
-    monkeypatch.setattr(process, "GRACE", 0.9)
+    monkeypatch.setattr(process, "STOP_GRACE", 0.9)
 
     async def app(scope, receive, send):
         await asyncio.sleep(seconds)
@@ -123,12 +123,12 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
         await send({"type": "http.response.body", "body": b"done"})
 
     def ask():
-        asked.append(connect(process._address(listener)))
+        asked.append(connect(process._url(listener)))
         asked[0].sendall(GET + b"Connection: close\r\n\r\n")
         asyncio.get_running_loop().call_later(0.2, server.handle_exit, signal.SIGTERM, None)
 
-    asked, listener = [], process._listening("127.0.0.1", 0)
-    shared = SimpleNamespace(limits=Limits(seconds=0.1), stopping=False)
+    asked, listener = [], process._bind("127.0.0.1", 0)
+    shared = SimpleNamespace(limits=Limits(timeout=0.1), stopping=False)
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     server = process._Server(config, shared, ask)
     start = time.perf_counter()
@@ -141,18 +141,18 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
 
 
 def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
-    with process._listening("127.0.0.1", 0) as other, monkeypatch.context() as change:
+    with process._bind("127.0.0.1", 0) as other, monkeypatch.context() as change:
         # Bound as ours will be, it listens while we open models.
         change.setattr(process, "device_for", lambda *given: other.listen())
         port = other.getsockname()[1]
-        options = process.Options([str(models[0])], "127.0.0.1", port, runtime="torch")
-        with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
+        options = process.ServerOptions([str(models[0])], "127.0.0.1", port, runtime="torch")
+        with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen on this address"):
             process.serve(options, "cpu", lambda where: None)
 
     def gone(address):
         raise BrokenPipeError("nobody reads")
 
-    options = process.Options([str(models[0])], port=0, runtime="torch")
+    options = process.ServerOptions([str(models[0])], port=0, runtime="torch")
     with pytest.raises(BrokenPipeError, match="nobody reads"):
         process.serve(options, "cpu", gone)
 
@@ -162,6 +162,6 @@ def test_a_port_in_use_is_told_before_models_are_opened():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        options = process.Options(["no such model"], port=port)
-        with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen there"):
+        options = process.ServerOptions(["no such model"], port=port)
+        with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen on this address"):
             process.serve(options, "cpu", lambda where: None)

@@ -1,28 +1,28 @@
 // Requests to the server that this page came from.
 
-let token = recall();
+let token = storedToken();
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, problem) {
     super([problem.detail || problem.title || `status ${status}`, problem.hint].filter(Boolean).join("; "));
     this.status = status;
   }
 
-  /** Whether the same may succeed later. */
-  get passing() {
+  /** Whether the same request may succeed later. */
+  get temporary() {
     return [0, 408, 429, 503, 504].includes(this.status);
   }
 
-  /** Whether the file is at fault, not the server. */
+  /** Whether the cause is the file, not the server. */
   get concernsFile() {
     return [413, 415, 422].includes(this.status);
   }
 }
 
-const unreachable = () => new Refused(0, { detail: "The server cannot be reached", hint: "is it still running?" });
+const unreachable = () => new RequestError(0, { detail: "The server cannot be reached", hint: "is it still running?" });
 
-// A browser may forbid storage; the token then lasts as long as the page.
-function recall() {
+// A browser may forbid storage; the token is then forgotten with the page.
+function storedToken() {
   try {
     return sessionStorage.getItem("resnets-token");
   } catch {
@@ -47,9 +47,9 @@ async function request(path, options = {}) {
     throw error.name === "AbortError" ? error : unreachable();
   }
   if (answer.status === 401) {
-    throw new Refused(401, { detail: token ? "The server does not know this token" : "The server asks for a token" });
+    throw new RequestError(401, { detail: token ? "The server does not accept this token" : "The server requires a token" });
   }
-  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  if (!answer.ok) throw new RequestError(answer.status, await answer.json().catch(() => ({})));
   return answer;
 }
 
@@ -66,11 +66,11 @@ export const facts = () => json("/v1/models");
 export const samples = async () => (await json("/v1/samples")).samples;
 export const sample = async (url, signal) => (await request(url, { signal })).blob();
 
-function ask(verb, model, file, signal, query = {}) {
-  const words = new URLSearchParams({ model, ...query });
+function post(verb, model, file, signal, query = {}) {
+  const parameters = new URLSearchParams({ model, ...query });
   const headers = { "Content-Type": "application/octet-stream" };
-  return json(`/v1/${verb}?${words}`, { method: "POST", body: file, headers, signal });
+  return json(`/v1/${verb}?${parameters}`, { method: "POST", body: file, headers, signal });
 }
 
-export const predict = (model, file, signal) => ask("predict", model, file, signal);
-export const explain = (model, file, signal, index) => ask("explain", model, file, signal, { class: index });
+export const predict = (model, file, signal) => post("predict", model, file, signal);
+export const explain = (model, file, signal, index) => post("explain", model, file, signal, { class: index });

@@ -1,40 +1,40 @@
-// The page: a picture comes in, one or two panels look at it.
+// The page: the user gives a picture, and one or two panels show what models predict for it.
 
 import * as api from "./api.js";
 import { Panel } from "./panel.js";
 import { decode } from "./picture.js";
 
 const byId = (id) => document.getElementById(id);
-// `picture` is what the panels show, `asked` what they were asked about last.
-const state = { models: [], limits: {}, panels: [], picture: null, asked: null, opacity: 60, stop: new AbortController() };
+// `picture` is shown by the panels, `requested` is the latest one they were given.
+const state = { models: [], limits: {}, panels: [], picture: null, requested: null, opacity: 60, stop: new AbortController() };
 const hooks = {
   opacity(value) {
     state.opacity = value;
     redraw();
   },
   explain(panel, index) {
-    hush();
+    hideProblem();
     panel.explain(index).then(
-      () => announce(`Map for ${panel.why.class} on ${panel.model.name}`),
-      (error) => complain(error, () => hooks.explain(panel, index)),
+      () => announce(`Map for ${panel.explanation.class} on ${panel.model.name}`),
+      (error) => showProblem(error, () => hooks.explain(panel, index)),
     );
   },
 };
 
 const redraw = () => state.panels.forEach((panel) => panel.render());
 const announce = (words) => { byId("news").textContent = words; };
-const hush = () => { byId("problem-box").hidden = true; };
+const hideProblem = () => { byId("problem-box").hidden = true; };
 
-/** Show an error; `again` does the same once more, offered if that may help; `whose` it is, in a word. */
-function complain(error, again = null, whose = "") {
-  if (error.name === "AbortError") return; // something newer is under way
+/** Show an error. `again` repeats what failed, offered if that may succeed. `subject` is the model or file concerned. */
+function showProblem(error, again = null, subject = "") {
+  if (error.name === "AbortError") return; // a newer request has replaced it
   byId("problem-box").hidden = false;
-  byId("problem").textContent = whose ? `${whose}: ${error.message}` : error.message;
+  byId("problem").textContent = subject ? `${subject}: ${error.message}` : error.message;
   byId("problem-box").scrollIntoView({ block: "nearest" });
-  byId("again").hidden = !(again && error.passing);
+  byId("again").hidden = !(again && error.temporary);
   byId("again").onclick = () => {
-    byId("file").focus(); // the button goes
-    hush();
+    byId("file").focus(); // the button disappears
+    hideProblem();
     again();
   };
   if (error.status === 401) {
@@ -43,8 +43,8 @@ function complain(error, again = null, whose = "") {
   }
 }
 
-/** Wait for work, and say so if it takes long. */
-async function patiently(work) {
+/** Wait for a promise, and announce it if it takes more than a second. */
+async function announceIfSlow(work) {
   const slow = setTimeout(() => announce("Working on it"), 1000);
   try {
     return await work;
@@ -53,55 +53,55 @@ async function patiently(work) {
   }
 }
 
-/** Let panels look at a picture. If none can, all stays as it was. */
+/** Show a picture and its predictions in panels. If all panels fail, nothing changes. */
 async function show(panels, picture) {
-  state.asked = picture;
-  const results = await patiently(Promise.allSettled(panels.map((panel) => panel.look(picture))));
-  if (state.asked !== picture) return;
+  state.requested = picture;
+  const results = await announceIfSlow(Promise.allSettled(panels.map((panel) => panel.show(picture))));
+  if (state.requested !== picture) return;
   const answered = state.panels.filter((panel) => panel.picture === picture);
   if (answered.length) {
     state.picture = picture;
     panels.filter((panel) => panel.picture !== picture).forEach((panel) => panel.clear());
-    announce(answered.map((panel) => panel.says()).join("; "));
+    announce(answered.map((panel) => panel.summary()).join("; "));
   } else {
-    state.asked = state.picture;
-    // What they were at is gone on with.
-    panels.filter((panel) => panel.lacks).forEach((panel) => hooks.explain(panel, panel.answer.top[0].index));
+    state.requested = state.picture;
+    // Explanations that this interrupted are requested once more.
+    panels.filter((panel) => panel.lacksMap).forEach((panel) => hooks.explain(panel, panel.prediction.top[0].index));
   }
   const failed = panels.filter((_, i) => results[i].status === "rejected" && results[i].reason.name !== "AbortError");
   if (failed.length) {
     const { reason } = results[panels.indexOf(failed[0])];
     const alone = failed.length < state.panels.length ? failed[0].model.name : "";
-    complain(reason, () => show(failed, picture), reason.concernsFile ? picture.name : alone);
+    showProblem(reason, () => show(failed, picture), reason.concernsFile ? picture.name : alone);
   }
 }
 
-/** Take a picture in: `source(signal)` gives its content. */
-async function take(source, name) {
+/** Load and show a picture; `source(signal)` returns its content. */
+async function load(source, name) {
   state.stop.abort();
   const { signal } = state.stop = new AbortController();
-  hush();
+  hideProblem();
   try {
-    const file = await patiently(source(signal));
+    const file = await announceIfSlow(source(signal));
     const image = await decode(file);
     if (!signal.aborted) await show(state.panels, { file, name, image });
   } catch (error) {
-    if (!signal.aborted) complain(error, () => take(source, name));
+    if (!signal.aborted) showProblem(error, () => load(source, name));
   }
 }
 
-/** Take the first picture of a user's files in. */
-function takeFiles(files, otherwise) {
+/** Load the first picture of a user's files; `missing` is the message if there are none. */
+function loadFiles(files, missing) {
   const file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0];
   if (!file) {
-    complain(new Error(otherwise));
+    showProblem(new Error(missing));
     return;
   }
-  take(async () => {
+  load(async () => {
     const { bytes } = state.limits;
     if (bytes && file.size > bytes) {
       const sizes = [file.size, bytes].map((size) => (size / 1e6).toFixed(1));
-      throw new Error(`${file.name} has ${sizes[0]} MB; the server takes up to ${sizes[1]} MB`);
+      throw new Error(`${file.name} has ${sizes[0]} MB; the server accepts up to ${sizes[1]} MB`);
     }
     try {
       return new Blob([await file.arrayBuffer()]); // the file may change, or be a folder
@@ -111,8 +111,8 @@ function takeFiles(files, otherwise) {
   }, file.name || "The picture");
 }
 
-/** Make panels for the chosen models; those that stay keep what they show. */
-function choose() {
+/** Make panels for the selected models; panels of models that stay selected are kept. */
+function selectModels() {
   const [first, other] = [byId("model"), byId("other")];
   const second = other.value;
   fill(other, state.models.map((model) => model.name).filter((name) => name !== first.value), "nothing");
@@ -122,12 +122,12 @@ function choose() {
   state.panels = names.map((name) => before.find((panel) => panel.model.name === name) ??
     new Panel(state.models.find((model) => model.name === name), () => state.opacity, hooks));
   before.filter((panel) => !state.panels.includes(panel)).forEach((panel) => panel.clear());
-  hush();
+  hideProblem();
   byId("panels").className = names.length > 1 ? "two" : "";
   byId("panels").replaceChildren(...state.panels.map((panel) => panel.root));
   redraw();
   const added = state.panels.filter((panel) => !before.includes(panel));
-  if (state.asked && added.length) show(added, state.asked);
+  if (state.requested && added.length) show(added, state.requested);
 }
 
 function fill(select, names, first = null) {
@@ -143,14 +143,14 @@ function sampleButton({ name, url }) {
   image.src = url;
   image.alt = name;
   button.append(image);
-  button.addEventListener("click", () => take((signal) => api.sample(url, signal), name));
+  button.addEventListener("click", () => load((signal) => api.sample(url, signal), name));
   const item = document.createElement("li");
   item.append(button);
   return item;
 }
 
 async function begin() {
-  hush();
+  hideProblem();
   try {
     const [found, samples] = await Promise.all([api.facts(), api.samples()]);
     Object.assign(state, { models: found.models, limits: found.limits, panels: [] });
@@ -160,9 +160,9 @@ async function begin() {
     fill(byId("model"), found.models.map((model) => model.name));
     byId("try").hidden = !samples.length;
     byId("samples").replaceChildren(...samples.map(sampleButton));
-    choose();
+    selectModels();
   } catch (error) {
-    complain(error, begin);
+    showProblem(error, begin);
   }
 }
 
@@ -173,25 +173,25 @@ byId("access").addEventListener("submit", (event) => {
     api.setToken(word);
     begin();
   } else {
-    complain(new Error("A token is one word of letters, digits and signs"));
+    showProblem(new Error("A token consists of letters, digits and signs, without spaces"));
   }
 });
-byId("model").addEventListener("change", choose);
-byId("other").addEventListener("change", choose);
+byId("model").addEventListener("change", selectModels);
+byId("other").addEventListener("change", selectModels);
 byId("file").addEventListener("change", (event) => {
-  if (event.target.files.length) takeFiles([...event.target.files]);
+  if (event.target.files.length) loadFiles([...event.target.files]);
   event.target.value = ""; // the same file may be chosen again
 });
 window.addEventListener("resize", redraw);
 
-// Files may be dropped and pasted anywhere once the page is ready, words only into the token's field.
-const elsewhere = (event) => !event.target.closest?.("input[type=password]") && !byId("intake").hidden;
+// Once the page is ready, files may be dropped and pasted anywhere except into the token's field.
+const acceptsFiles = (event) => !event.target.closest?.("input[type=password]") && !byId("intake").hidden;
 document.addEventListener("paste", (event) => {
-  if (elsewhere(event)) takeFiles(event.clipboardData.files, "What was pasted is no picture");
+  if (acceptsFiles(event)) loadFiles(event.clipboardData.files, "The pasted content is not a picture");
 });
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
-    if (!elsewhere(event)) return;
+    if (!acceptsFiles(event)) return;
     event.preventDefault();
     document.body.classList.toggle("dragging", event.dataTransfer.types.includes("Files"));
   });
@@ -201,8 +201,8 @@ document.addEventListener("dragleave", (event) => {
 });
 document.addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
-  if (!elsewhere(event)) return;
+  if (!acceptsFiles(event)) return;
   event.preventDefault();
-  takeFiles(event.dataTransfer.files, "What was dropped is no file; drop an image file");
+  loadFiles(event.dataTransfer.files, "The dropped content is not a file; drop an image file");
 });
 begin();

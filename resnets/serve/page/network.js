@@ -1,4 +1,4 @@
-// The network as its stages: blocks, shortcuts, and how strongly each responds.
+// A drawing of the network's stages: blocks, shortcuts, and how strongly each responds.
 
 const SVG = "http://www.w3.org/2000/svg";
 const KINDS = {
@@ -8,7 +8,7 @@ const KINDS = {
   highway: "gated shortcuts",
   none: "no shortcuts",
 };
-const MOST = 12; // blocks that are drawn one by one
+const MAX_BLOCKS = 12; // more blocks than this are abbreviated
 
 function element(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -16,11 +16,11 @@ function element(name, attributes) {
   return made;
 }
 
-/** Blocks as boxes on a line, with an arc over each that has a shortcut; dots for those left out. */
+/** Draw blocks as boxes on a line, with an arc for each shortcut; dots stand for omitted blocks. */
 function drawing(stage) {
   const blocks = Math.max(stage.blocks, 1);
-  const shown = blocks > MOST ? MOST - 2 : blocks;
-  const step = 120 / Math.max(blocks > MOST ? MOST : blocks, 3);
+  const shown = blocks > MAX_BLOCKS ? MAX_BLOCKS - 2 : blocks;
+  const step = 120 / Math.max(blocks > MAX_BLOCKS ? MAX_BLOCKS : blocks, 3);
   const gap = step * 0.34;
   const svg = element("svg", { viewBox: "0 0 120 30", preserveAspectRatio: "xMinYMid", "aria-hidden": "true" });
   const end = step * shown;
@@ -44,13 +44,13 @@ function text(name, words, kind = "") {
   return made;
 }
 
-/** What a model's stages are made of, in words. */
+/** Describe the blocks and shortcuts of a model. */
 export function blocks(model) {
   const { block, shortcut } = model.stages.at(-1);
   return `${block[0].toUpperCase()}${block.slice(1)} blocks, ${KINDS[shortcut] ?? shortcut}.`;
 }
 
-/** Fill a list with the stages, as buttons if they have maps; `choose` is called with a stage's number. */
+/** List the stages, as buttons if they have maps; `choose` is called with the number of the clicked stage. */
 export function show(list, model, choose) {
   list.replaceChildren(...model.stages.map((stage, number) => {
     const card = document.createElement(model.explains ? "button" : "div");
@@ -71,7 +71,7 @@ export function show(list, model, choose) {
   }));
 }
 
-/** Show what each stage answered; without maps, that nothing is known. */
+/** Show how strongly each stage responds; without explanations, clear that. */
 export function respond(list, stages) {
   const strongest = Math.max(...stages.map((stage) => stage.deviation), 1e-9);
   list.querySelectorAll(".card").forEach((card, i) => {

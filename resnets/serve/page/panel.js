@@ -1,10 +1,10 @@
-// One model's view of the picture: map, answers, network, timing.
+// A panel shows a model's results for the picture: map, predictions, network, times.
 
 import * as api from "./api.js";
 import * as network from "./network.js";
 import { draw, whole } from "./picture.js";
 
-const LEGEND = "std: standard deviation of the stage's responses; active: those above zero.";
+const LEGEND = "std: standard deviation of the stage's output; active: share of it above zero.";
 
 function percent(chance) {
   if (chance < 0.00005) return "< 0.01 %";
@@ -13,7 +13,7 @@ function percent(chance) {
 }
 
 export class Panel {
-  /** Args: a model of the server; `opacity()` of maps, 0 to 100; `hooks.opacity(value)` and `hooks.explain(panel, index)`. */
+  /** Args: a model of `/v1/models`; `opacity()` returns that of maps, 0 to 100; `hooks`: functions `opacity(value)` and `explain(panel, index)`. */
   constructor(model, opacity, hooks) {
     Object.assign(this, { model, opacity, hooks, stop: new AbortController() });
     this.root = document.getElementById("panel").content.cloneNode(true).firstElementChild;
@@ -52,35 +52,35 @@ export class Panel {
     });
   }
 
-  /** As before the first picture. */
+  /** Return to the state before the first picture. */
   clear() {
     this.stop.abort();
-    this.answer = this.why = this.picture = null;
+    this.prediction = this.explanation = this.picture = null;
     this.parts.answers.replaceChildren();
     this.parts.timing.textContent = "";
     this.root.setAttribute("aria-busy", "false");
     this.render();
   }
 
-  /** Ask about a picture, what it is and then why; what was asked before is dropped. */
-  look(picture) {
+  /** Request a prediction for a picture, then its explanation; earlier requests are cancelled. */
+  show(picture) {
     return this.working(async (signal) => {
-      const answer = await api.predict(this.model.name, picture.file, signal);
-      Object.assign(this, { picture, answer, why: null });
+      const prediction = await api.predict(this.model.name, picture.file, signal);
+      Object.assign(this, { picture, prediction, explanation: null });
       this.list();
       this.render();
-      if (this.model.explains) await this.ask(answer.top[0].index, signal);
+      if (this.model.explains) await this.requestExplanation(prediction.top[0].index, signal);
     });
   }
 
-  /** Ask why, for another class. */
+  /** Request the explanation for a class. */
   explain(index) {
-    return this.working((signal) => this.ask(index, signal));
+    return this.working((signal) => this.requestExplanation(index, signal));
   }
 
-  async ask(index, signal) {
-    this.why = await api.explain(this.model.name, this.picture.file, signal, index);
-    this.mark();
+  async requestExplanation(index, signal) {
+    this.explanation = await api.explain(this.model.name, this.picture.file, signal, index);
+    this.showState();
     this.render();
   }
 
@@ -95,57 +95,57 @@ export class Panel {
     }
   }
 
-  /** Whether the map for what is shown has not come. */
-  get lacks() {
-    return Boolean(this.picture && this.model.explains && !this.why);
+  /** Whether the explanation of the shown picture is missing. */
+  get lacksMap() {
+    return Boolean(this.picture && this.model.explains && !this.explanation);
   }
 
-  /** Draw what depends on the sliders. */
+  /** Draw everything that depends on the sliders. */
   render() {
-    const { parts, model, picture, why } = this;
+    const { parts, model, picture, explanation } = this;
     const number = Number(parts.stage.value);
     const stage = model.stages[number]?.stage ?? "";
-    const map = why?.stages[number] ?? null;
+    const map = explanation?.stages[number] ?? null;
     parts["stage-value"].textContent = stage;
     parts.stage.setAttribute("aria-valuetext", stage);
     parts.opacity.value = this.opacity();
     parts["opacity-value"].textContent = `${this.opacity()} %`;
     parts.opacity.setAttribute("aria-valuetext", `${this.opacity()} percent`);
     network.choose(parts.network, number);
-    network.respond(parts.network, why?.stages ?? []);
+    network.respond(parts.network, explanation?.stages ?? []);
     parts.caption.textContent = this.caption(map);
     parts.canvas.hidden = !picture?.image;
     parts.blank.hidden = Boolean(picture?.image);
     parts.blank.textContent = picture ? "The browser cannot show this format" : "The picture appears here";
     if (!picture?.image) return;
-    draw(parts.canvas, picture.image, why?.crop, map, this.opacity() / 100);
+    draw(parts.canvas, picture.image, explanation?.crop, map, this.opacity() / 100);
     parts.canvas.setAttribute("aria-label",
-      `${picture.name}${map ? `, with the map of ${stage} for ${why.class}` : ""}; ${this.says()}`);
+      `${picture.name}${map ? `, with the map of ${stage} for ${explanation.class}` : ""}; ${this.summary()}`);
   }
 
-  says() {
-    const best = this.answer.top[0];
+  summary() {
+    const best = this.prediction.top[0];
     return `${this.model.name} says ${best.class}, ${percent(best.probability)}`;
   }
 
   caption(map) {
-    if (!this.model.stages.length) return "This network has no stages that could be mapped.";
-    if (!this.model.explains) return "There are no maps: the export came without its model.safetensors.";
+    if (!this.model.stages.length) return "This network has no stages, so there are no maps.";
+    if (!this.model.explains) return "There are no maps: the export has no model.safetensors.";
     if (!map) return "";
-    const { crop, class: name } = this.why;
+    const { crop, class: name } = this.explanation;
     const size = `${map.height}×${map.width}`;
     const frame = this.picture.image && !whole(crop, this.picture.image)
       ? " The network sees only what is framed." : "";
-    if (!map.values.some((value) => value > 0)) return `Nothing in ${map.stage} speaks for “${name}”.${frame}`;
+    if (!map.values.some((value) => value > 0)) return `No evidence in ${map.stage} for “${name}”.${frame}`;
     const method = map.method === "cam"
-      ? `Class activation map, ${size}: exactly what each place adds to “${name}”.`
-      : `Grad-CAM, ${size}: where the maps of ${map.stage} speak for “${name}”.`;
+      ? `Class activation map, ${size}: what each location adds to the score of “${name}”, exactly.`
+      : `Grad-CAM, ${size}: where ${map.stage} has evidence for “${name}”.`;
     return method + frame;
   }
 
-  /** The answers, anew. */
+  /** List the predicted classes. */
   list() {
-    this.parts.answers.replaceChildren(...this.answer.top.map((one) => {
+    this.parts.answers.replaceChildren(...this.prediction.top.map((one) => {
       const row = document.createElement(this.model.explains ? "button" : "div");
       row.className = "answer";
       const parts = ["name", "chance", "gauge"].map((kind) => {
@@ -161,23 +161,23 @@ export class Panel {
       row.append(...parts);
       if (this.model.explains) {
         row.type = "button";
-        row.title = "Show what speaks for this class";
+        row.title = "Show the evidence for this class";
         row.dataset.index = one.index;
       }
       const item = document.createElement("li");
       item.append(row);
       return item;
     }));
-    this.mark();
+    this.showState();
   }
 
-  /** Which answer is explained, and how long everything took. */
-  mark() {
+  /** Mark the explained class, and show the times. */
+  showState() {
     this.parts.answers.querySelectorAll("button").forEach((button) => {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.index) === this.why?.index));
+      button.setAttribute("aria-pressed", String(Number(button.dataset.index) === this.explanation?.index));
     });
-    const { decode, network: computed, total } = this.answer.milliseconds;
-    const times = { decoding: decode, network: computed, "in all": total, map: this.why?.milliseconds.explain };
+    const { decode, network: computed, total } = this.prediction.milliseconds;
+    const times = { decoding: decode, network: computed, total, map: this.explanation?.milliseconds.explain };
     this.parts.timing.textContent = `Milliseconds: ${Object.entries(times).filter(([, time]) => time !== undefined)
       .map(([name, time]) => `${name} ${time < 10 ? time.toFixed(1) : Math.round(time)}`).join(", ")}`;
   }

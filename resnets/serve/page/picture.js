@@ -1,27 +1,27 @@
 // The picture on its canvas, with a map over the part that the network saw.
 
-const LARGEST = 1400; // pixels of the longer side that are kept for drawing
+const MAX_SIDE = 1400; // pixels of the longer side, for drawing
 // Dark to light in even steps for the eye (after matplotlib's inferno).
 const COLOURS = [
   [0, 0, 4], [27, 12, 66], [75, 12, 107], [120, 28, 109], [165, 45, 96],
   [207, 68, 70], [237, 105, 37], [251, 155, 6], [247, 209, 61], [252, 255, 164],
 ];
 
-/** An upright image ready for drawing, with its full size; null for what the browser does not know. */
+/** Decode an upright image for drawing, with its full size; null if the browser cannot decode it. */
 export async function decode(blob) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
   } catch {
-    return null; // the server may know formats that the browser does not
+    return null; // the server may support formats that the browser does not
   }
   const { width, height } = bitmap;
-  const scale = Math.min(1, LARGEST / Math.max(width, height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
   const sheet = document.createElement("canvas");
   sheet.width = Math.max(1, Math.round(width * scale));
   sheet.height = Math.max(1, Math.round(height * scale));
   const context = sheet.getContext("2d");
-  context.fillStyle = "#fff"; // what is transparent the network sees as white
+  context.fillStyle = "#fff"; // like the server, which puts transparent images on white
   context.fillRect(0, 0, sheet.width, sheet.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, sheet.width, sheet.height);
@@ -40,7 +40,7 @@ function heat(map) {
   [sheet.width, sheet.height] = [map.width, map.height];
   const context = sheet.getContext("2d");
   const pixels = context.createImageData(map.width, map.height);
-  // Where little speaks for the class the picture stays visible.
+  // The picture stays visible where there is little evidence.
   map.values.forEach((value, i) => pixels.data.set([...colour(value), 110 + 145 * value], 4 * i));
   context.putImageData(pixels, 0, 0);
   return sheet;
@@ -48,7 +48,7 @@ function heat(map) {
 
 export const whole = (crop, image) => crop.width > image.width - 1 && crop.height > image.height - 1;
 
-/** Draw an image as large as the canvas allows, and a map (or none) over its crop with an opacity of 0 to 1. */
+/** Draw an image as large as the canvas allows, and over its crop a map, if not null, with an opacity of 0 to 1. */
 export function draw(canvas, image, crop, map, opacity) {
   const sharp = Math.min(window.devicePixelRatio || 1, 2);
   canvas.width = Math.max(1, Math.round(canvas.clientWidth * sharp));
@@ -61,7 +61,7 @@ export function draw(canvas, image, crop, map, opacity) {
   context.drawImage(image.sheet, ...corner, ...size);
   if (!crop) return;
   const box = [corner[0] + crop.left * scale, corner[1] + crop.top * scale, crop.width * scale, crop.height * scale];
-  if (map && opacity > 0) lay(context, box, map, opacity);
+  if (map && opacity > 0) drawMap(context, box, map, opacity);
   if (whole(crop, image)) return;
   context.beginPath();
   context.rect(...corner, ...size);
@@ -73,13 +73,13 @@ export function draw(canvas, image, crop, map, opacity) {
   context.strokeRect(...box);
 }
 
-function lay(context, box, map, opacity) {
+function drawMap(context, box, map, opacity) {
   context.save();
   context.beginPath();
   context.rect(...box);
   context.clip();
   context.globalAlpha = opacity;
-  // Grey below, so that all colour is the map's.
+  // The picture becomes grey, so that all colour is the map's.
   context.globalCompositeOperation = "saturation";
   context.fillStyle = "#808080";
   context.fillRect(...box);

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import inference, inputs, measure, scaling, startup, training
-from benchmarks.isolated import Apart
+from benchmarks.isolated import IsolatedContender
 from resnets.data import cifar10
 from resnets.support import timing
 from resnets.support.errors import UserError
@@ -50,17 +50,17 @@ def test_the_peak_is_that_of_a_matrix_product():
 
 
 def test_a_straight_line_is_found_and_what_lies_off_it():
-    line = scaling.straight([1, 2, 4, 8], [5, 7, 11, 19])
+    line = scaling.fit_line([1, 2, 4, 8], [5, 7, 11, 19])
     assert line["fixed"] == pytest.approx(3)
     assert line["each"] == pytest.approx(2)
     assert line["off"] == [0, 0, 0, 0]
-    bent = scaling.straight([1, 2, 4, 8], [5, 7, 11, 40])
+    bent = scaling.fit_line([1, 2, 4, 8], [5, 7, 11, 40])
     assert max(map(abs, bent["off"])) > 10
-    assert scaling.straight([1, 1, 1], [4, 5, 6]) == {"fixed": 5, "each": 0, "off": [-20, 0, 20]}
+    assert scaling.fit_line([1, 1, 1], [4, 5, 6]) == {"fixed": 5, "each": 0, "off": [-20, 0, 20]}
 
 
 def test_memory_that_a_step_keeps_grows_with_depth():
-    shallow, deep = (scaling._Step(depth, 2, 16, CPU).kept() for depth in (8, 20))
+    shallow, deep = (scaling._Step(depth, 2, 16, CPU).saved_megabytes() for depth in (8, 20))
     assert 2 < deep / shallow < 3.5  # three times the blocks
 
 
@@ -68,7 +68,7 @@ def test_growth_is_measured_against_depth_batch_and_resolution(monkeypatch):
     monkeypatch.setattr(scaling, "DEPTHS", (8, 14, 200))
     monkeypatch.setattr(scaling, "BATCHES", (2, 4))
     monkeypatch.setattr(scaling, "SIZES", (8, 16))
-    tables = scaling.measure(1, 0.001, CPU, 20, quiet)
+    tables = scaling.measure(deepest=20, rounds=1, seconds=0.001, device=CPU, report=quiet)
     assert [table.title.split()[-1] for table in tables] == [
         "depth", "depth", "batch", "batch", "resolution", "resolution",
     ]  # fmt: skip
@@ -78,13 +78,19 @@ def test_growth_is_measured_against_depth_batch_and_resolution(monkeypatch):
     json.dumps(measure.document("scale", tables, CPU))
 
 
+def test_a_report_holds_the_command_that_repeats_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "infer", "--network", "a b"])
+    document = measure.document("infer", [], CPU)
+    assert document["command"] == "python -m benchmarks infer --network 'a b'"
+
+
 def _counting(limit):
     calls = iter(range(limit))
     return lambda: next(calls)
 
 
 def test_a_contender_in_a_process_of_its_own_runs_and_fails_there():
-    contender = Apart(_counting, 2)
+    contender = IsolatedContender(_counting, 2)
     try:
         contender()
         contender()
@@ -116,7 +122,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 @needs_proc
 def test_a_contender_that_is_busy_ends_at_once_with_all_that_it_started(tmp_path):
-    contender = Apart(busy.make, tmp_path / "note")
+    contender = IsolatedContender(busy.make, tmp_path / "note")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(contender)
         wait_for((tmp_path / "note").exists)
@@ -134,13 +140,13 @@ def test_ctrl_c_ends_a_benchmark_with_code_130(tmp_path):
         "import sys\n"
         "from pathlib import Path\n"
         "from benchmarks import training\n"
-        "from benchmarks.isolated import Apart\n"
-        "from benchmarks.__main__ import benches, run\n"
+        "from benchmarks.isolated import IsolatedContender\n"
+        "from benchmarks.__main__ import app, run\n"
         "from tests.benchmarks import busy\n"
         "training.cifar10.load = lambda report: None\n"
-        "peer = Apart(busy.make, Path(sys.argv.pop()))\n"
+        "peer = IsolatedContender(busy.make, Path(sys.argv.pop()))\n"
         "training._cifar_contenders = lambda *_: {training.PUBLISHED: peer}\n"
-        "run(benches, 'bench')\n"
+        "run(app, 'bench')\n"
     )
     bench = subprocess.Popen(
         [sys.executable, "-c", code, "train", "--device", "cpu", tmp_path / "note"],
@@ -160,6 +166,19 @@ def test_ctrl_c_ends_a_benchmark_with_code_130(tmp_path):
     wait_for(lambda: ended((tmp_path / "note").read_text()))
 
 
+def measure_training(network, batch):
+    return training.measure(
+        network,
+        batch=batch,
+        rounds=1,
+        seconds=0.001,
+        device=CPU,
+        compiled=False,
+        workers=0,
+        report=quiet,
+    )
+
+
 def test_training_is_compared_with_the_published_loop(monkeypatch):
     random = np.random.default_rng(0)
     images = cifar10.Images(
@@ -167,7 +186,7 @@ def test_training_is_compared_with_the_published_loop(monkeypatch):
     )
     monkeypatch.setattr(cifar10, "load", lambda report: cifar10.Cifar10(images, images))
     monkeypatch.setattr(training, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
-    table = training.measure("cifar-resnet8", 8, 1, 0.001, CPU, False, 0, quiet)
+    table = measure_training("cifar-resnet8", 8)
     assert [row.name for row in table.rows] == ["published loop", "resnets"]
     assert table.rows[0].ratio == 1
     assert table.rows[1].peak > 0
@@ -176,18 +195,20 @@ def test_training_is_compared_with_the_published_loop(monkeypatch):
 
 def test_photographs_are_compared_with_torchvision(monkeypatch):
     monkeypatch.setattr(training, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
-    table = training.measure("resnet18", 2, 1, 0.001, CPU, False, 0, quiet)
+    table = measure_training("resnet18", 2)
     names = [row.name for row in table.rows]
     assert names[0] == table.peer == "torchvision, float32, NCHW"
     assert names[-1] == "resnets"
     with pytest.raises(UserError, match="no peer has 'plain34'"):
-        training.measure("plain34", 2, 1, 0.001, CPU, False, 0, quiet)
+        measure_training("plain34", 2)
 
 
 def test_inference_is_compared_with_other_engines(monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setattr(inference, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
-    tables = inference.measure("cifar-resnet8", 1, 0.001, CPU, False, quiet)
+    tables = inference.measure(
+        "cifar-resnet8", rounds=1, seconds=0.001, device=CPU, compiled=False, report=quiet
+    )
     assert [table.title for table in tables] == [
         "inference cifar-resnet8, batch 1, 32 pixels",
         "inference cifar-resnet8, batch 16, 32 pixels",
@@ -207,7 +228,7 @@ def test_input_is_compared_with_torchvision(tmp_path):
         picture = Image.fromarray(pixels).resize((320, 260))
         picture.save(tmp_path / f"class{number % 2}" / f"{number}.jpg")
     threads = torch.get_num_threads()
-    tables = inputs.measure(tmp_path, 32, 1, False, quiet)
+    tables = inputs.measure(tmp_path, images=32, rounds=1, dali=False, report=quiet)
     assert torch.get_num_threads() == threads
     for table in tables:
         assert [row.name for row in table.rows] == ["torchvision", "resnets"]
@@ -220,25 +241,25 @@ def test_a_command_that_fails_is_told(monkeypatch):
 
 
 def test_all_benchmarks_one_after_the_other_and_their_ratios(monkeypatch, tmp_path, capsys):
-    from benchmarks import cli as verb
+    from benchmarks import __main__ as verbs
 
     def table(title):
         values = {"peer": [2.0], "other": [3.0], "resnets": [5.0], "resnets, slower": [1.0]}
         return measure.Table(title, "images/s", "peer", measure.rows(values, "peer"), {})
 
-    def train(network, *arguments):
+    def train(network, **options):
         if network == "cifar-resnet110":
             raise UserError("out of memory")
         return table(f"training {network}")
 
     monkeypatch.setattr(training, "measure", train)
-    monkeypatch.setattr(inference, "measure", lambda name, *_: [table(f"inference {name}")])
+    monkeypatch.setattr(inference, "measure", lambda name, **_: [table(f"inference {name}")])
     monkeypatch.setattr(startup, "measure", lambda *_: table("startup"))
-    monkeypatch.setattr(scaling, "measure", lambda *_: [table("scale")])
+    monkeypatch.setattr(scaling, "measure", lambda **_: [table("scale")])
     monkeypatch.setattr(scaling, "processes", lambda *_: table("processes"))
     with pytest.raises(UserError, match="no such folder"):
-        verb.everything(None, "cpu", False, tmp_path / "reports")
-    verb.everything(None, "cpu", False, tmp_path)
+        verbs.everything(tmp_path / "reports", device="cpu")
+    verbs.everything(tmp_path, device="cpu")
     out, err = capsys.readouterr()
     assert "training cifar-resnet56: 2.50 x resnets; 1.50 x other" in out
     assert "processes: 2.50 x resnets; 1.50 x other" in out
