@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from resnets.models.batch_norm import norms
 from resnets.support.distributed import World
 
 
@@ -45,11 +46,6 @@ class MovingAverage:
             yield
         finally:
             network.load_state_dict(own)
-
-
-def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The BN layers of a network."""
-    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # type: ignore[misc]
 
 
 @torch.no_grad()

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
-from resnets.models.blocks import fuse
+from resnets.models.batch_norm import norms
 from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.averages import (
     MovingAverage,
-    norms,
     recompute_statistics,
     take_from_main,
 )
@@ -106,7 +106,7 @@ class Training:
         if settings.compile:
             compile_network(self.network, device)
         if settings.kernels != "none":
-            fuse(self.network)
+            use_cpu_kernels(self.network)
         self._shared = self._share_gradients()
         self._replayed: Replayed | None = None
         if settings.graphs:

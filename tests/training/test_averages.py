@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from resnets.models import zoo
+from resnets.models.batch_norm import norms
 from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
-from resnets.training.averages import MovingAverage, norms, recompute_statistics
+from resnets.training.averages import MovingAverage, recompute_statistics
 from resnets.training.recipe import Schedule
 from resnets.training.schedule import learning_rate, plateaus
 
