@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from resnets.analysis.layers import Layer, evaluating, main_path
+from resnets.analysis.responses import Layer, main_path
 from resnets.models import zoo
+from resnets.models.batch_norm import evaluating
 from resnets.models.blocks import Block
 from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.support.errors import UserError

@@ -12,7 +12,7 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from resnets.analysis import drawing, inputs
+from resnets.analysis import figures, inputs
 from resnets.analysis.responses import Response, Statistics, layer_responses
 from resnets.models import zoo
 from resnets.support.devices import environment, find_device
@@ -68,7 +68,7 @@ def responses(
         _print(found, labels, statistics)
     if plot:
         lines = [(label, one.plain, one.stds) for label, one in zip(labels, found, strict=True)]
-        write_bytes(plot, drawing.responses_png(lines))
+        write_bytes(plot, figures.responses_png(lines))
         if not as_json:
             print(f"Drawn in {plot}")
 

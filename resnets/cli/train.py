@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from resnets.analysis.figures import training_png
 from resnets.cli.memory import is_lack_of_memory
 from resnets.cli.progress import Lines, duration, watch
 from resnets.data import cifar10, datasets
-from resnets.evaluation.figures import training_png
 from resnets.paper.numbers import PaperError, cifar10_error
 from resnets.support import devices, distributed
 from resnets.support.distributed import World

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from resnets.paper.panels import INK, Line, Panel, Points, draw
+from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
 from resnets.paper.report_parts import Figure, Missing, Source, anchor
 from resnets.paper.results import (
     CIFAR_ITERATIONS,
@@ -27,8 +27,6 @@ COLOURS = {
     44: "#2f9e44", 56: "#d9363e", 110: INK, 164: "#2f6fd6", 1001: "#c2489b", 1202: "#9b51d6",
 }  # fmt: skip
 """One colour for a depth in every figure, those of Figure 6 where the paper has it."""
-STEPS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
-"""Colours of moments in a training, first to last."""
 
 CIFAR_PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
 CIFAR_RESNET = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))
@@ -197,7 +195,7 @@ def signals(results: Results, group: Group) -> Figure | None:
                 Line([_ranked([row.get(what) for row in layers])], colour,
                      label=f"step {step:,}", width=1.2)
                 for (step, layers), colour in zip(
-                    moments[run.key], _spread(len(moments[run.key])), strict=True
+                    moments[run.key], step_colours(len(moments[run.key])), strict=True
                 )
             ],
             "layer", label, y_limits=limits[what], legend=True, logarithmic=True,
@@ -386,8 +384,3 @@ def _moments(outcome: Outcome) -> list[tuple[int, list[dict[str, float]]]]:
         raise damaged(outcome, "steps")
     keys = ("forward", "gradient")
     return sorted((int(s), rows(outcome, layers, "steps", keys)) for s, layers in steps.items())
-
-
-def _spread(count: int) -> list[str]:
-    last = len(STEPS) - 1
-    return [STEPS[round(i * last / max(1, count - 1))] for i in range(count)]

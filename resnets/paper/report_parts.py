@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from resnets.paper.panels import Drawing
+from resnets.analysis.panels import Drawing
 
 
 @dataclass(frozen=True)

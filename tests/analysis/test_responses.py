@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resnets.analysis.layers import main_path
-from resnets.analysis.responses import Moments, layer_responses
+from resnets.analysis.responses import Moments, layer_responses, main_path
 from resnets.support.errors import UserError
 from tests.analysis.nets import ROWS, batches, network, same, state
 
