@@ -21,7 +21,7 @@ from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
-from resnets.support.timing import by_turns
+from resnets.support.timing import throughput
 from resnets.training import hardware, recipe_file
 
 DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
@@ -125,7 +125,7 @@ def _tables(
     times: dict[str, list[float]] = {}
     memory: dict[str, list[float]] = {}
     for name, step in steps.items():
-        rates = by_turns({name: step}, step.batch, rounds, seconds, finish)[name]
+        rates = throughput({name: step}, step.batch, rounds, seconds, finish)[name]
         times[name] = [1000 / rate for rate in rates]
         memory[name] = [step.kept()]
         step.made = None

@@ -9,7 +9,7 @@ import torch
 
 from resnets.inference.engines import OpenVinoRuntime, Runtime
 from resnets.support.devices import hardware_name, has_bf16
-from resnets.support.timing import by_turns
+from resnets.support.timing import throughput
 
 BATCHES = (1, 16)
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def compare(peer: Runtime, engine: Runtime, size: int) -> dict[str, Any]:
     rates: dict[str, dict[str, float]] = {peer.name: {}, engine.name: {}}
     for batch in BATCHES:
         runs = {one.name: partial(one, pixels[:batch]) for one in (peer, engine)}
-        for name, values in by_turns(runs, batch, rounds=3, seconds=0.5).items():
+        for name, values in throughput(runs, batch, rounds=3, seconds=0.5).items():
             rates[name][str(batch)] = float(f"{sorted(values)[1]:.4g}")
     factors = [rates[engine.name][batch] / rates[peer.name][batch] for batch in rates[peer.name]]
     told = " and ".join(

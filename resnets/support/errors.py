@@ -1,4 +1,4 @@
-"""The one error type for what a user can cause and put right."""
+"""The error type for mistakes that a user can correct."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A user's mistake: what is wrong, where, and what to do.
+    """A mistake that a user can correct.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line, `location: message; hint`, and exits with code 2.
+
+    Args:
+        message: what is wrong.
+        location: where: a file, an option, a URL; may be empty.
+        hint: what to do; may be empty.
     """
 
     def __init__(self, message: str, location: str = "", hint: str = "") -> None:
@@ -18,12 +23,12 @@ class UserError(Exception):
         super().__init__(" ".join((f"{line}; {hint}" if hint else line).split()))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
-        """The three parts, so that another process gets the same error."""
+        """Pickle the three parts, so that another process receives the same error."""
         return UserError, (self.message, self.location, self.hint)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint that names the known words nearest to `name`, or all of them if few."""
+    """A hint that names the known words most similar to `name`, or the first of all of them."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
     if close:
