@@ -1,4 +1,4 @@
-"""Blocks with this project's kernels, beside the same blocks in PyTorch and in float64."""
+"""Blocks with this project's kernels compute what PyTorch does, and in float64."""
 
 import copy
 from pathlib import Path
@@ -18,7 +18,7 @@ needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def dtype(request):
-    """Of maps that whole blocks can be done of here."""
+    """Types of maps for which this CPU has kernels for whole blocks."""
     if not norm.available():
         pytest.skip("no C++ compiler, or not Linux")
     flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -72,7 +72,7 @@ def worst(made, reference):
         (16, 2, 32, 32), (16, 2, 24, 24), (32, 2, 16, 16), (32, 2, 12, 12), (32, 2, 4, 8),
     ],
 )  # fmt: skip
-def test_a_whole_block_is_what_pytorch_does_in_float64(
+def test_a_whole_block_equals_pytorch_in_float64(
     channels, stride, height, width, kind, images, dtype
 ):
     block = make(channels, stride, kind)
@@ -102,7 +102,7 @@ def test_a_whole_block_is_what_pytorch_does_in_float64(
 @pytest.mark.parametrize(
     ("channels", "stride", "runs"), [(16, 1, [3]), (16, 2, [1, 2]), (64, 1, [3])]
 )
-def test_blocks_in_a_row_are_what_single_ones_are(monkeypatch, channels, stride, runs, kind, dtype):
+def test_blocks_in_a_row_equal_single_blocks(monkeypatch, channels, stride, runs, kind, dtype):
     width = channels * stride
     first, others = make(channels, stride, kind), [make(width, 1, kind) for _ in range(2)]
     stage = Stage(first, *others).to(memory_format=CL)
@@ -177,7 +177,7 @@ def test_a_whole_block_gives_the_same_bits_again(dtype):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_what_is_no_number_stays_none(dtype):
+def test_nan_stays_nan(dtype):
     block = make(16)
     use_cpu_kernels(block)
     x = torch.randn(2, 16, 8, 8).to(dtype).to(memory_format=CL)
@@ -198,7 +198,7 @@ def test_weights_in_any_order_of_memory(dtype):
         assert torch.equal(a, b)
 
 
-def test_what_a_whole_block_is_not_for_is_left_alone(dtype):
+def test_fits_refuses_unsupported_blocks(dtype):
     def fits(block, *shape, dtype=dtype):
         x = torch.randn(*shape).to(dtype).to(memory_format=CL)
         return whole.fits(block.convolutions(), block.norms(), x)
@@ -226,9 +226,9 @@ def test_what_a_whole_block_is_not_for_is_left_alone(dtype):
     other_kind = make(16)
     other_kind.conv2.__class__ = type("Conv", (nn.Conv2d,), {})
     assert not fits(other_kind, 2, 16, 8, 8)
-    watched = make(16)
-    watched.conv2.register_forward_pre_hook(lambda *_: None)
-    assert not fits(watched, 2, 16, 8, 8)
+    hooked = make(16)
+    hooked.conv2.register_forward_pre_hook(lambda *_: None)
+    assert not fits(hooked, 2, 16, 8, 8)
     single = Block(16, [Convolution(3, 16, 1)], "A")
     assert not fits(single, 2, 16, 8, 8)
 
@@ -273,7 +273,7 @@ def test_stages_of_other_blocks_are_the_same_with_kernels(kind, order, dtype):
 
 
 @needs_kernels
-def test_the_zero_pad_shortcut_takes_its_own_way_back():
+def test_the_zero_pad_shortcut_is_computed_with_the_convolution():
     block = make(16, 2)
     x = torch.randn(2, 16, 8, 8).to(memory_format=CL)
     assert fuse.fits_zero_pad(block.conv1, block.downsample, x)

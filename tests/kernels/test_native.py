@@ -1,4 +1,4 @@
-"""C++ that is compiled when it is needed, or done without."""
+"""C++ is compiled on first use, by one process; without a compiler there are no kernels."""
 
 import os
 import signal
@@ -89,7 +89,7 @@ def test_a_compiler_that_fails_leaves_nothing(fresh, monkeypatch, tmp_path, scri
     assert {path.suffix for path in fresh.glob("kernels/*")} <= {".lock"}
 
 
-def test_of_several_processes_one_says_that_it_compiles(fresh, monkeypatch, tmp_path, capsys):
+def test_only_one_process_announces_that_it_compiles(fresh, monkeypatch, tmp_path, capsys):
     stand_in(monkeypatch, tmp_path / "broken", GCC.format("exit 1"))
     monkeypatch.setenv("RANK", "1")
     native.library("norm")
@@ -104,7 +104,7 @@ def test_of_several_processes_one_says_that_it_compiles(fresh, monkeypatch, tmp_
 
 @needs_compiler
 @pytest.mark.parametrize("kept", [0, 4, 8192, -4096, -1])
-def test_a_damaged_file_is_made_anew(quick, kept):
+def test_a_damaged_library_is_compiled_again(quick, kept):
     """A library without its end would take the process with it, so that is tried in another."""
     code = "from resnets.kernels import block, native; print(native.library('norm'))"
     command = [sys.executable, "-c", code]
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_made_anew(quick, kept):
 
 
 @needs_compiler
-def test_what_others_may_have_written_is_not_run(quick):
+def test_a_library_that_others_could_write_is_not_loaded(quick):
     assert native.library("norm") is not None
     (made,) = (quick / "kernels").glob("*.so")
     before = made.stat().st_ino
@@ -192,7 +192,7 @@ def test_of_several_processes_one_compiles_and_the_others_wait_for_it(fresh, mon
 
 
 @needs_compiler
-def test_what_a_killed_compile_left_is_removed_by_the_next(fresh, monkeypatch, tmp_path):
+def test_leftovers_of_a_killed_compile_are_removed(fresh, monkeypatch, tmp_path):
     log = slow(monkeypatch, tmp_path, seconds=600)
     process = start()
     while not log.exists():

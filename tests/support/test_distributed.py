@@ -1,4 +1,4 @@
-"""Processes that work together: each collective gives what it says, alone and among others."""
+"""Collective calls, in a single process and among several."""
 
 import json
 import os
@@ -87,7 +87,7 @@ with world() as here:
 """
 
 
-def test_who_waits_for_a_process_that_ended_gets_an_error():
+def test_waiting_for_a_process_that_ended_is_an_error():
     waiting, ended = start(DESERTED, 2)
     assert b"another process ended" in waiting.communicate(timeout=120)[0]
     assert ended.wait(timeout=120) == 3
