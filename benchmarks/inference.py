@@ -39,7 +39,7 @@ from resnets.inference.engines import (
 )
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
-from resnets.support.timing import Run, by_turns
+from resnets.support.timing import Run, throughput
 
 BATCHES = (1, 16)
 Network = Callable[[Tensor], object]
@@ -98,7 +98,7 @@ def _table(
     runs: dict[str, Run] = {name: partial(answer, pixels) for name, answer in contenders.items()}
     finish: Run = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     peer = next(iter(runs))
-    values = by_turns(runs, batch, rounds, seconds, finish)
+    values = throughput(runs, batch, rounds, seconds, finish)
     words = ("bf16",) if has_bf16(device) else ("float32", "fp32")  # whose peak was measured
     peaks = {name: top for name in runs if any(word in name for word in words)}
     return Table(

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import Report, Table, rows
+from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
-from resnets.models.blocks import fuse
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
-from resnets.support.timing import by_turns
+from resnets.support.timing import throughput
 from resnets.training import hardware, recipe_file
 
 DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
@@ -81,7 +81,7 @@ class _Step:
             network = zoo.build(f"cifar-resnet{self.layers}").to(self.device)
             network = network.to(memory_format=torch.channels_last).train()
             if hardware.resolve(recipe_file.load("cifar10-paper"), self.device).kernels != "none":
-                fuse(network)
+                use_cpu_kernels(network)
             self.made = network, torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
         return self.made
 
@@ -128,7 +128,7 @@ def _tables(
     times: dict[str, list[float]] = {}
     memory: dict[str, list[float]] = {}
     for name, step in steps.items():
-        rates = by_turns({name: step}, step.batch, rounds, seconds, finish)[name]
+        rates = throughput({name: step}, step.batch, rounds, seconds, finish)[name]
         times[name] = [1000 / rate for rate in rates]
         memory[name] = [step.saved_megabytes()]
         step.made = None

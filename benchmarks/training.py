@@ -27,7 +27,7 @@ from resnets.data.preprocessing import imagenet
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
-from resnets.support.timing import Run, by_turns
+from resnets.support.timing import Run, throughput
 from resnets.training import hardware, recipe_file
 from resnets.training.objective import (
     CifarClassification,
@@ -89,7 +89,7 @@ def measure(
             report(f"first step of contender {number} of {len(contenders)}: {name} ...")
             run()
         top = peak(dtype, device)
-        values = by_turns(contenders, batch, rounds, seconds, finish)
+        values = throughput(contenders, batch, rounds, seconds, finish)
     finally:
         for other in isolated:
             other.close()

@@ -1,16 +1,18 @@
-"""The speed page of the docs: tables and a plot from the committed reports.
+"""Speed tables and a plot of the docs, generated from the reports in `results/bench/`.
 
-`python -m tools.speed_page` writes the tables of `docs/speed.md` and the README between the
-marks `<!-- bench: REPORT -->` and `<!-- end -->`, and draws `docs/scaling.png`.
+`python -m tools.speed_page` writes the tables of the README, `docs/speed.md` and `docs/serve.md`
+between the comments `<!-- bench: REPORT -->` and `<!-- end -->`, and draws `docs/scaling.png`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from resnets.support.markdown import table as markdown_table
+from tools.tables import fill
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "results" / "bench"
@@ -23,24 +25,26 @@ SHOWN = {
     "startup": ("openvino",),
     "serve": ("openvino", "fastapi", "uvicorn"),
 }
-"""Packages whose versions a bench's tables depend on, beside torch."""
-_MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?\n?(<!-- end -->)", re.DOTALL)
+"""Packages, other than torch, whose versions are shown below a benchmark's tables."""
 
 
-def report(name: str) -> dict[str, Any]:
-    """A committed report."""
-    found: dict[str, Any] = json.loads((REPORTS / f"{name}.json").read_text("utf-8"))
+def report(name: str) -> dict[str, Any] | None:
+    """The report `results/bench/NAME.json`; None if there is none."""
+    path = REPORTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
     return found
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The tables of a report, and how they came about."""
+    """The tables of a report, with command, date, hardware and versions below them."""
     parts = [_table(table) for table in document["tables"]]
     packages = document["packages"]
     names = ("torch", *(SHOWN.get(document["bench"], ())))
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
     where = f"{document['hardware']}, {document['threads']} threads; {versions}"
-    parts.append(f"`{document['command']}`, {document['date']}, {where}.")
+    # Reports keep the command that was run; benchmarks were a verb of `resnets` before.
+    command = document["command"].replace("resnets bench ", "python -m benchmarks ")
+    parts.append(f"`{command}`, {document['date']}, {where}.")
     if document["bench"] == "scale":
         parts.append(f"![Time and memory for an image]({Path(PLOT).name})")
     return "\n\n".join(parts)
@@ -53,7 +57,7 @@ def _table(table: dict[str, Any]) -> str:
     spread = any(row["low"] != row["high"] for row in rows)
     header = [table["title"], table["unit"], *["slowest to fastest round"] * spread]
     header += ["ratio"] * ratios + ["of the peak"] * peaks
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for row in rows:
         line = [row["name"], _number(row["median"])]
         if spread:
@@ -63,33 +67,27 @@ def _table(table: dict[str, Any]) -> str:
         if peaks:
             line.append("" if row["peak"] is None else f"{row['peak']:.0f} %")
         lines.append(line)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def rewrite(text: str) -> str:
-    """`text` with every marked table made anew, where there is a report."""
-
-    def table(mark: re.Match[str]) -> str:
-        if not (REPORTS / f"{mark[2]}.json").exists():
-            return mark[0]
-        return f"{mark[1]}{markdown(report(mark[2]))}\n{mark[3]}"
-
-    return _MARKED.sub(table, text)
+def _content(name: str) -> str | None:
+    document = report(name)
+    return None if document is None else markdown(document)
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Time and memory for an image against depth, batch and resolution, with their lines."""
+    """Plot time and memory per image against depth, batch and resolution, with fitted lines."""
     from matplotlib.figure import Figure
 
     tables = {table["title"]: table for table in document["tables"]}
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots(2, 3)
-    along = {"depth": "layers", "batch": "images", "resolution": "pixels a side"}
-    for column, (against, unit) in enumerate(along.items()):
+    units = {"depth": "layers", "batch": "images", "resolution": "pixels a side"}
+    for column, (against, unit) in enumerate(units.items()):
         for row, what in enumerate(("time", "memory")):
             _curve(axes[row][column], tables[f"{what} of a training step against {against}"])
             axes[row][column].set_xlabel(unit)
@@ -97,11 +95,11 @@ def draw(document: dict[str, Any], path: Path) -> None:
 
 
 def _curve(axes: Any, table: dict[str, Any]) -> None:
-    places: Sequence[int] = table["facts"]["places"]
-    axes.plot(places, [row["median"] for row in table["rows"]], "o", color="C0", markersize=5)
+    xs: Sequence[int] = table["facts"]["places"]
+    axes.plot(xs, [row["median"] for row in table["rows"]], "o", color="C0", markersize=5)
     fixed, each = table["facts"]["fixed"], table["facts"]["each"]
     power = 2 if table["title"].endswith("resolution") else 1
-    line = range(0, max(places) + 1)
+    line = range(0, max(xs) + 1)
     axes.plot(line, [fixed + each * x**power for x in line], color="0.6", linewidth=1)
     axes.set_ylabel(table["unit"])
     axes.set_ylim(0, 1.1 * max(row["median"] for row in table["rows"]))
@@ -110,13 +108,12 @@ def _curve(axes: Any, table: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Write everything anew."""
+    """Write all tables and the plot."""
     for page in PAGES:
         path = ROOT / page
-        path.write_text(rewrite(path.read_text("utf-8")), "utf-8")
-    scale = REPORTS / "scale-cpu.json"
-    if scale.exists():
-        draw(json.loads(scale.read_text("utf-8")), ROOT / PLOT)
+        path.write_text(fill(path.read_text("utf-8"), "bench", _content), "utf-8")
+    if scale := report("scale-cpu"):
+        draw(scale, ROOT / PLOT)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Markdown tables for the docs, generated from the data files.
+"""Markdown tables of the docs, generated from the package's data and from `results/`.
 
-`python -m tools.tables README.md docs/networks.md` writes them between the marks
+`python -m tools.tables README.md docs/networks.md` writes them between the comments
 `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
@@ -12,11 +12,13 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from resnets.paper.numbers import Complexity, cifar10_error, complexities
 from resnets.paper.store import Store
+from resnets.support.markdown import table
 
-RESULTS = Path(__file__).parents[1] / "results"  # beside the package, in a checkout
+RESULTS = Path(__file__).parents[1] / "results"
 
 SHORT = (
     "cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "cifar-plain56", "resnet18", "resnet34",
@@ -24,9 +26,34 @@ SHORT = (
 )  # fmt: skip
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    marks = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, marks, *rows))
+def fill(text: str, kind: str, content: Callable[[str], str | None]) -> str:
+    """`text` with new content between `<!-- KIND: NAME -->` and `<!-- end -->`.
+
+    Args:
+        text: a Markdown document.
+        kind: of the comments to fill, such as `table`.
+        content: returns the content for a name; None leaves the old one.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        new = content(match[2])
+        return match[0] if new is None else f"{match[1]}{new}\n{match[3]}"
+
+    pattern = rf"(<!-- {kind}: ([\w-]+) -->\n).*?\n?(<!-- end -->)"
+    return re.sub(pattern, replace, text, flags=re.DOTALL)
+
+
+def _results(pattern: str) -> list[dict[str, Any]]:
+    """The result files whose paths below `results/` match, in the order of their names."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob(pattern))]
+
+
+def _mean(errors: Sequence[float], digits: int = 1) -> str:
+    """Mean and spread in percent; the value alone for one run, nothing for none."""
+    if not errors:
+        return ""
+    spread = f" +- {statistics.stdev(errors):.{digits}f}" if len(errors) > 1 else ""
+    return f"{statistics.mean(errors):.{digits}f}{spread} %"
 
 
 def _row(name: str, row: Complexity) -> list[str]:
@@ -44,17 +71,17 @@ def _row(name: str, row: Complexity) -> list[str]:
 
 
 def networks(names: Iterable[str] | None = None) -> str:
-    """Parameters and multiply-adds of networks, the paper's beside ours."""
+    """Parameters and multiply-adds of networks, and those that the paper reports."""
     header = (
         "network", "parameters", "paper", "multiply-adds", "paper", "CIFAR-10 error in the paper",
     )  # fmt: skip
     rows = complexities()
-    return _markdown(header, (_row(name, rows[name]) for name in names or rows))
+    return table(header, (_row(name, rows[name]) for name in names or rows))
 
 
 def cifar10_fast() -> str:
-    """The fast recipe's test errors and times, from `results/`, beside the paper's error."""
-    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10-fast/*.json"))]
+    """Test errors and times of the fast recipe, from `results/`, and the paper's error."""
+    runs = _results("cifar10-fast/*.json")
     paper = cifar10_error("cifar-resnet20")
     assert paper is not None
     errors = [run["measured"]["error"] for run in runs]
@@ -69,24 +96,19 @@ def cifar10_fast() -> str:
             ]
         )
     if len(errors) > 1:
-        mean, spread = statistics.mean(errors), statistics.stdev(errors)
-        rows.append(
-            [f"`cifar10-fast`, mean of {len(errors)} seeds", f"{mean:.2f} +- {spread:.2f} %", ""]
-        )
-    return _markdown(("`cifar-resnet20` on CIFAR-10", "test error", "training"), rows)
+        rows.append([f"`cifar10-fast`, mean of {len(errors)} seeds", _mean(errors, digits=2), ""])
+    return table(("`cifar-resnet20` on CIFAR-10", "test error", "training"), rows)
 
 
 VIEWS = ("center", "ten-crop", "dense")
 
 
 def protocols() -> str:
-    """The authors' ResNet-50 by the paper's three tests, from `results/protocols/`."""
+    """Errors of the authors' ResNet-50 in the paper's three tests, from `results/protocols/`."""
     rows = []
     for data in ("labelled-photos", "imagenet-samples"):
         for view in VIEWS:
-            path = RESULTS / "protocols" / f"{data}-{view}.json"
-            if path.exists():
-                found = json.loads(path.read_text())
+            for found in _results(f"protocols/{data}-{view}.json"):
                 low, high = found["error_interval"]
                 rows.append(
                     [
@@ -97,14 +119,12 @@ def protocols() -> str:
                     ]
                 )
     header = ("`resnet50@msra`", "images", "top-1 error (95 % interval)", "top-5 error")
-    return _markdown(header, rows)
+    return table(header, rows)
 
 
 def finetune() -> str:
-    """The `finetune` recipe on a small folder, from `results/finetune-ants-bees/`."""
-    runs = [
-        json.loads(path.read_text()) for path in sorted(RESULTS.glob("finetune-ants-bees/*.json"))
-    ]
+    """Test errors of the `finetune` recipe on a small folder, from `results/`."""
+    runs = _results("finetune-ants-bees/*.json")
     rows = [
         [
             f"seed {run['provenance']['recipe']['seed']}",
@@ -115,13 +135,12 @@ def finetune() -> str:
     ]
     errors = [run["measured"]["error"] for run in runs]
     if len(errors) > 1:
-        mean, spread = statistics.mean(errors), statistics.stdev(errors)
-        rows.append([f"mean of {len(errors)} seeds", "", f"{mean:.1f} +- {spread:.1f} %"])
-    return _markdown(("`finetune` from `resnet50@msra`", "wrong", "test error"), rows)
+        rows.append([f"mean of {len(errors)} seeds", "", _mean(errors)])
+    return table(("`finetune` from `resnet50@msra`", "wrong", "test error"), rows)
 
 
 def degradation() -> str:
-    """Plain and residual networks under the short budget, from `results/paper/`."""
+    """Errors of plain and residual networks with the short budget, from `results/paper/`."""
     outcomes = [o for o in Store(RESULTS / "paper").everything() if o.kind == "training"]
     rows = []
     for depth in (20, 56):
@@ -129,23 +148,11 @@ def degradation() -> str:
         for family in ("plain", "resnet"):
             key = f"cifar10-short/cifar-{family}{depth}-"
             runs = [o.values for o in outcomes if o.key.startswith(key)]
-            for errors in (
-                [run["train_error"] for run in runs],
-                [run["measured"]["error"] for run in runs],
-            ):
-                cells.append(_mean(errors))
+            cells.append(_mean([run["train_error"] for run in runs]))
+            cells.append(_mean([run["measured"]["error"] for run in runs]))
         rows.append(cells)
     header = ("", "plain: training error", "test error", "residual: training error", "test error")
-    return _markdown(header, rows)
-
-
-def _mean(errors: Sequence[float]) -> str:
-    """Mean and spread in percent; the single figure of a single run."""
-    if not errors:
-        return ""
-    mean = f"{statistics.mean(errors):.1f}"
-    spread = f" +- {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
-    return f"{mean}{spread} %"
+    return table(header, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -159,15 +166,10 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rewrite(text: str) -> str:
-    """`text` with every marked table made anew."""
-    return re.sub(
-        r"(<!-- table: (\w+) -->\n).*?\n?(<!-- end -->)",
-        lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}",
-        text,
-        flags=re.DOTALL,
-    )
+    """`text` with every marked table generated again."""
+    return fill(text, "table", lambda name: TABLES[name]())
 
 
 if __name__ == "__main__":
     for document in map(Path, sys.argv[1:]):
-        document.write_text(rewrite(document.read_text(encoding="utf-8")), encoding="utf-8")
+        document.write_text(rewrite(document.read_text("utf-8")), "utf-8")

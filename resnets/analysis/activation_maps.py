@@ -1,4 +1,4 @@
-"""Where a network looks: class activation maps and Grad-CAM, for the stem and every stage.
+"""Class activation maps and Grad-CAM of the stem and every stage.
 
 Zhou et al. 2016, "Learning Deep Features for Discriminative Localization"; Selvaraju et al. 2017,
 "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
@@ -20,17 +20,17 @@ Method = Literal["cam", "grad-cam"]
 
 @dataclass(frozen=True)
 class StageMap:
-    """Where in a stage's output maps the evidence for a class lies.
+    """The evidence for a class at each location of a stage's output maps.
 
     Args:
         stage: `stem`, `layer1`, `layer2`, ...
         method: `cam` for the last stage, whose map is exact, else `grad-cam`.
-        values: float32 (H, W) in 0..1: evidence against the class is 0, the strongest for it 1.
-            All zeros where nothing speaks for the class.
-        channels: of the stage's output maps.
-        mean: of all numbers of the output maps.
-        deviation: likewise.
-        active: share of these numbers above zero.
+        values: float32 (H, W) in 0..1: 0 is no evidence, or evidence against the class; 1 the
+            strongest evidence for it. All zeros if there is none.
+        channels: number of channels of the stage's output maps.
+        mean: mean of all elements of the output maps.
+        deviation: standard deviation of all elements.
+        active: share of elements above zero.
     """
 
     stage: str
@@ -44,7 +44,7 @@ class StageMap:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a network answers for one image, and where each stage has the reasons.
+    """A network's logits for one image, and the evidence for one class in every stage.
 
     Args:
         logits: float32 (classes,).
@@ -63,13 +63,13 @@ class Explanation:
 
 
 def stage_maps(network: nn.Module, images: Tensor, index: int | None = None) -> Explanation:
-    """Explain the answer for one image, by one forward and one backward pass.
+    """Explain the logit of one class for one image, by one forward and one backward pass.
 
-    Weights, their gradients and all modes stay as they are, so that several threads may explain
-    with one network at a time.
+    Weights, their gradients and all modes do not change, so several threads may use the same
+    network at a time.
 
     Args:
-        network: in evaluation mode; weights need not want gradients.
+        network: in evaluation mode; its weights need not require gradients.
         images: float32 (1, 3, H, W), preprocessed, on the network's device.
         index: the class to explain; the most probable one by default.
 
@@ -83,7 +83,7 @@ def stage_maps(network: nn.Module, images: Tensor, index: int | None = None) -> 
     if network.training:
         raise ValueError("the network is in training mode")
     with torch.inference_mode(False), torch.enable_grad():
-        # A copy, for a tensor of inference mode takes no part in gradients.
+        # A copy, because a tensor created in inference mode has no gradient.
         maps = residual.features(images.clone().requires_grad_(True))
         last = residual.stage_names[-1]
         logits = residual.head(maps[last])[0]
@@ -104,7 +104,7 @@ def stage_maps(network: nn.Module, images: Tensor, index: int | None = None) -> 
 
 
 def with_stages(network: nn.Module) -> ResidualNetwork:
-    """The same network; raises `UserError` if it has no stages to explain."""
+    """`network`, if it has stages; raises `UserError` if it has none (VGG)."""
     if not isinstance(network, ResidualNetwork):
         kind = type(network).__name__
         raise UserError(f"a network without stages ({kind}) cannot be explained")
@@ -112,18 +112,18 @@ def with_stages(network: nn.Module) -> ResidualNetwork:
 
 
 def class_activation_map(network: ResidualNetwork, features: Tensor, index: int) -> Tensor:
-    """What each place adds to a class: its mean plus the classifier's bias is the logit.
+    """The contribution of each location to a class's logit (Zhou et al., Equation 2).
 
-    That is exact, for between the last maps and the logits lie only a mean and a linear layer
-    (Zhou et al., Equation 2).
+    The map's mean plus the classifier's bias is exactly the logit, because only an average pool
+    and a linear layer follow the last maps.
 
     Args:
-        network: whose classifier counts.
-        features: (C, H, W), the last stage's output maps, as `ResidualNetwork.head` takes them.
+        network: its classifier is used.
+        features: (C, H, W), the last stage's output maps, the input of `ResidualNetwork.head`.
         index: the class.
 
     Returns:
-        (H, W), in logits, negative where a place speaks against the class.
+        (H, W), in logits, negative where the evidence is against the class.
     """
     return torch.einsum("c,chw->hw", network.fc.weight[index], features)
 
@@ -131,13 +131,13 @@ def class_activation_map(network: ResidualNetwork, features: Tensor, index: int)
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     """Output maps (C, H, W) weighted by their gradients' means (Selvaraju et al., Equation 1).
 
-    Without the ReLU of its Equation 2: (H, W), negative where a place speaks against the class.
+    Without the ReLU of its Equation 2: (H, W), negative where the evidence is against the class.
     """
     return torch.einsum("c,chw->hw", gradients.mean((1, 2)), features)
 
 
 def displayed(values: Tensor) -> Tensor:
-    """A map (H, W) for the eye, in 0..1: negative values become 0, the largest becomes 1."""
+    """A map (H, W) scaled to 0..1 for display: negative values become 0, the largest 1."""
     values = values.clamp(min=0)
     largest = float(values.max())
     return values / largest if largest > 0 else torch.zeros_like(values)

@@ -1,4 +1,4 @@
-"""The constructed solution of the introduction: a deeper network that computes the same.
+"""The constructed solution of the introduction: a deeper network with the same outputs.
 
 "There exists a solution by construction to the deeper model: the added layers are identity
 mapping, and the other layers are copied from the learned shallower model."
@@ -14,39 +14,45 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from resnets.analysis.layers import Layer, evaluating, main_path
+from resnets.analysis.responses import Layer, main_path
 from resnets.models import zoo
+from resnets.models.batch_norm import evaluating
 from resnets.models.blocks import Block
 from resnets.models.residual import Architecture, ResidualNetwork
 from resnets.support.errors import UserError
 from resnets.weights.model_file import Model, make_card
 
 TOLERANCE = 1e-4
-"""Difference of logits, as a part of the largest, that float32's rounding may cause."""
+"""Difference of logits, relative to the largest, that rounding in float32 may cause."""
 _DEPTH = re.compile(r"(resnet|plain|highway|preact)\d+")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks' logits for the same images are apart."""
+    """The difference of two networks' logits for the same images.
+
+    Args:
+        images: number of images.
+        difference: largest absolute difference of two logits.
+        largest: largest absolute value of the first network's logits.
+    """
 
     images: int
     difference: float
     largest: float
-    """The largest logit of the first network, by its absolute value."""
 
     @property
     def good(self) -> bool:
-        """Whether rounding explains the difference."""
+        """Whether rounding can explain the difference."""
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
 def target(name: str, to: str) -> str:
-    """The name of the network that `to` means for a network called `name`.
+    """The name of the deeper network that `to` means for the network `name`.
 
     Args:
         name: such as `cifar-resnet20`.
-        to: another name, or only its number of layers, such as `56`.
+        to: another name, or a number of layers, such as `56`.
 
     Raises:
         UserError: if there is no such network, or it is not a deeper one of the same family.
@@ -57,20 +63,20 @@ def target(name: str, to: str) -> str:
 
 
 def deepen(model: Model, to: str, images: Iterable[Tensor]) -> tuple[Model, Agreement]:
-    """A deeper network of the same family that gives the same outputs, checked on images.
+    """A deeper model of the same family with the same outputs, checked on images.
 
-    The card's provenance says what was done and keeps the shallower model's own provenance
-    and results; nothing counts as measured on the deeper network.
+    The card's provenance has the number of added blocks, and provenance and results of the
+    shallower model. No result counts as measured on the deeper one.
 
     Args:
-        model: the shallower one.
-        to: name or number of layers of the deeper one.
-        images: training images as inputs (N, 3, H, W), on the network's device; gone through
-            more than once.
+        model: the shallower model.
+        to: name or number of layers of the deeper network.
+        images: batches of training images as inputs (N, 3, H, W), on the network's device;
+            iterated more than once.
 
     Raises:
-        UserError: if there is no such network, or identities do not lead to it, or the outputs
-            differ by more than rounding.
+        UserError: if there is no such network, if it is not `model`'s with more blocks, or if the
+            outputs differ by more than rounding.
     """
     network, card = model.network, model.card
     if not isinstance(network, ResidualNetwork):
@@ -100,16 +106,16 @@ def deepen(model: Model, to: str, images: Iterable[Tensor]) -> tuple[Model, Agre
 def check(shallow: nn.Module, deep: nn.Module, images: Iterable[Tensor]) -> Agreement:
     """The largest difference of two networks' logits, both in evaluation mode.
 
-    On GPUs convolutions in TF32 cost a plain network more digits than `TOLERANCE` allows.
+    On GPUs, convolutions in TF32 lose more digits of a plain network than `TOLERANCE` allows.
     """
     count, difference, largest = 0, 0.0, 0.0
     with evaluating(shallow, deep):
         for batch in images:
-            ours, theirs = shallow(batch), deep(batch)
+            first, second = shallow(batch), deep(batch)
             count += len(batch)
-            apart = (ours - theirs).abs().nan_to_num(nan=math.inf)
-            difference = max(difference, float(apart.max()))
-            largest = max(largest, float(ours.abs().max()))
+            distance = (first - second).abs().nan_to_num(nan=math.inf)
+            difference = max(difference, float(distance.max()))
+            largest = max(largest, float(first.abs().max()))
     if not count:
         raise UserError("no images to compare the networks on")
     return Agreement(count, difference, largest)
@@ -118,32 +124,32 @@ def check(shallow: nn.Module, deep: nn.Module, images: Iterable[Tensor]) -> Agre
 def deepened(
     network: ResidualNetwork, to: Architecture, images: Iterable[Tensor] = (), seed: int = 0
 ) -> ResidualNetwork:
-    """`network` with more blocks at the end of each stage, which are identities.
+    """`network` with additional blocks, which are identities, at the end of each stage.
 
-    A block with a shortcut that is the identity has a branch that gives zero: gamma and beta of
-    its last BN are zero (or, where no BN follows, the last convolution is), and the rest is
-    He-initialised, so that it can learn. In a plain block, and in option C's projections, each
-    convolution copies its input and BN undoes itself: with mean and variance of `images`, gamma
-    is the deviation and beta the mean. With running statistics that is the identity, up to
-    rounding; with a batch's statistics, as in training, nearly so.
+    The branch of a block with an identity shortcut has output zero: gamma and beta of its last BN
+    are zero (or, if no BN follows, the last convolution is), and the rest is He-initialised, so
+    that it can learn. In a plain block, and in option C's projections, each convolution copies its
+    input, and BN inverts its own normalisation: its running statistics are mean and variance of
+    `images`, gamma is the deviation and beta the mean. With running statistics this is the identity
+    up to rounding; with the statistics of a batch, as in training, approximately.
 
     Args:
         network: the shallower network.
-        to: the deeper one.
-        images: training images as inputs; needed where BN has to undo itself.
-        seed: of the weights that are drawn.
+        to: architecture of the deeper network.
+        images: batches of training images as inputs; needed for plain networks and option C.
+        seed: of the initial weights.
 
     Raises:
         UserError: if `to` is not deeper or of another family, or its blocks cannot be identities.
     """
     row = network.architecture
     _refuse(row, to)
-    place = network.fc.weight.device
+    device = network.fc.weight.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         deep = ResidualNetwork(to)
-    deep.load_state_dict(network.state_dict(), strict=False)  # what is missing is new
-    deep.to(place).train(network.training)
+    deep.load_state_dict(network.state_dict(), strict=False)  # without the added blocks
+    deep.to(device).train(network.training)
     layers = {layer.name: layer for layer in main_path(deep)}
     copies = to.shortcut in ("none", "C")
     moments = _stage_moments(network, images) if copies else {}
@@ -163,7 +169,7 @@ def deepened(
 
 
 def _refuse(row: Architecture, to: Architecture) -> None:
-    """Raise `UserError` unless `to` is `row` with more blocks, of a kind known here."""
+    """Raise `UserError` unless `to` is `row` with more blocks, which can be identities."""
     if row.shortcut not in ("none", "A", "B", "C"):
         raise UserError(f"blocks with the shortcut {row.shortcut!r} cannot be added as identities")
     if row.shortcut == "none" and row.block == "bottleneck":
@@ -197,7 +203,7 @@ def _refuse(row: Architecture, to: Architecture) -> None:
 
 
 def _silence(last: Layer) -> None:
-    """Let a branch give zero by its last layer, which still learns."""
+    """Make a branch's output zero by its last layer, which can still learn."""
     if isinstance(last.norm, nn.BatchNorm2d):
         nn.init.zeros_(last.norm.weight)
         nn.init.zeros_(last.norm.bias)
@@ -206,10 +212,10 @@ def _silence(last: Layer) -> None:
 
 
 def _copy_input(layer: Layer, moments: tuple[Tensor, Tensor], block: Block) -> None:
-    """Let a convolution of a block and its BN give what they get, of this mean and variance."""
+    """Make a block's convolution and BN an identity for inputs of this mean and variance."""
     norm = layer.norm
     if not isinstance(norm, nn.BatchNorm2d) or norm not in block.modules():
-        raise UserError("has no BN of its own behind it, so it cannot be an identity", layer.name)
+        raise UserError("has no BN after it, so it cannot be an identity", layer.name)
     mean, variance = moments
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -233,7 +239,7 @@ def _projection(name: str, block: Block) -> Layer:
 def _stage_moments(
     network: ResidualNetwork, images: Iterable[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance (C,) in float64 of every channel that a stage gives."""
+    """Mean and variance (C,) in float64 of the channels of every stage's output."""
     totals: dict[str, Tensor] = {}
     count = 0
     with evaluating(network):

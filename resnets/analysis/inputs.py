@@ -1,4 +1,4 @@
-"""Images as a model sees them: CIFAR-10's, or photographs of a folder."""
+"""Preprocessed images for measurements on a model: CIFAR-10's, or photographs of a folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from resnets.weights.model_file import Model
 
 _PARTS = {"train": "training", "test": "test"}
 IMAGES = 1000
-"""Images that are measured on unless another number is asked for."""
+"""Default number of images for a measurement."""
 BATCH = 128
-"""At most so many at a time: the paper's batch on CIFAR-10, for what depends on it."""
+"""Images of a batch, at most: the paper's number on CIFAR-10, for statistics of batches."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some images in memory; going through them gives a network's inputs, each time anew.
+    """Images in memory; every iteration yields batches of preprocessed inputs.
 
     Args:
         pixels: uint8 (N, 3, H, W).
-        model: whose preprocessing they get.
-        device: where the inputs are wanted.
-        about: which images these are.
+        model: the model whose preprocessing is applied.
+        device: device of the inputs.
+        about: description of the images, for people.
     """
 
     pixels: Tensor
@@ -61,19 +61,19 @@ def for_model(
     images: int = IMAGES,
     report: Callable[[str], None] = lambda line: None,
 ) -> Pictures:
-    """Images that suit a model, drawn at random (always the same ones).
+    """Images that suit a model: a random sample, the same in every call.
 
     Args:
-        model: one with CIFAR-10's classes gets CIFAR-10's images, any other photographs:
-            the central crop of each.
+        model: a model with CIFAR-10's classes gets CIFAR-10's images; any other gets the
+            central crops of photographs.
         where: CIFAR-10's files, as in `cifar10.load`; or a folder of photographs, or shards.
         part: training or test images.
-        device: where they are wanted.
-        images: at most so many.
-        report: gets a line of each source of CIFAR-10 that is tried.
+        device: device of the inputs.
+        images: their number, at most.
+        report: called with a line for each source of CIFAR-10 that is tried.
 
     Raises:
-        UserError: if there are none, or photographs are needed and `where` is not given.
+        UserError: if there are no images, or photographs are needed and `where` is None.
     """
     known = len(model.classes)
     if tuple(model.classes) == cifar10.CLASSES[:known]:
@@ -82,7 +82,7 @@ def for_model(
         index = np.flatnonzero(official.labels < known)
         index = index[random_indices(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))
-        about = _told(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
+        about = _description(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
         return Pictures(pixels, model, device, about)
     if where is None:
         raise UserError(
@@ -93,20 +93,19 @@ def for_model(
     samples = random_subset(whole, images)
     if not len(samples):
         raise UserError("no images to measure on", where)
-    about = _told(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
+    about = _description(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
     return Pictures(_decoded(samples, model), model, device, about)
 
 
-def _told(images: int, whole: int, what: str) -> str:
-    return f"{images:,} of the {whole:,} {what}"
+def _description(images: int, total: int, what: str) -> str:
+    return f"{images:,} of the {total:,} {what}"
 
 
 def _decoded(samples: Samples, model: Model) -> Tensor:
-    """Central crops as the model's preprocessing cuts them, uint8 (N, 3, size, size)."""
-    look = model.preprocessing
+    """Central crops by the model's preprocessing, uint8 (N, 3, size, size)."""
 
     def load(index: int) -> Tensor:
         image = decode(samples.read(index), f"{samples.location}: {samples.name(index)}")
-        return to_tensor(look.crop(image))
+        return to_tensor(model.preprocessing.crop(image))
 
     return torch.stack(list(in_threads(load, range(len(samples)), default_threads())))

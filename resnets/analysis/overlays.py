@@ -1,6 +1,6 @@
-"""Pictures of maps: heat over a photograph, and sheets of several pictures with captions.
+"""Heat maps over photographs, and sheets of captioned pictures.
 
-Colours and letters are matplotlib's, which is imported only here.
+Colour map and font are matplotlib's, which is imported inside functions.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 COLOURS = "inferno"
-"""From black to pale yellow, ever lighter: the order shows without a legend, in grey too."""
+"""matplotlib's colour map, from black to pale yellow: lighter is larger, in grey too."""
 SIDE = 320
-"""Pixels a side of a picture on a sheet."""
+"""Side in pixels of a picture on a sheet."""
 _GAP, _LETTERS = 12, 15
 _PAPER, _INK, _GREY = "#ffffff", "#1a1a1a", "#666666"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a sheet.
+    """A captioned picture of a sheet.
 
     Args:
         picture: of any size; it is scaled.
-        caption: lines below it; what does not fit is cut.
+        caption: lines below it; lines that are too long are cut.
     """
 
     picture: Image.Image
@@ -36,14 +36,12 @@ class Panel:
 
 
 def overlay(photo: Image.Image, values: Tensor, opacity: float) -> Image.Image:
-    """A map over the part of a photograph that it covers.
-
-    The photograph is shown in grey, so that all colour is the map's.
+    """A map in colours over a photograph in grey.
 
     Args:
-        photo: RGB, of any size; the picture gets the same.
+        photo: the part of the photograph that the map covers, RGB; the result has its size.
         values: (H, W) in 0..1, scaled up bilinearly.
-        opacity: of the colours; 0 shows the photograph, 1 the map alone.
+        opacity: of the map: 0 shows only the photograph, 1 only the map.
     """
     from matplotlib import colormaps
 
@@ -70,14 +68,14 @@ def sheet(panels: Sequence[Panel], title: str, columns: int = 6) -> Image.Image:
         left = _GAP + number % columns * (SIDE + _GAP)
         top = head + number // columns * cell
         paper.paste(scaled(panel.picture), (left, top))
-        for place, text in enumerate(panel.caption):
-            at = (left, top + SIDE + 4 + place * line)
-            draw.text(at, fitting(text, SIDE, font), _GREY if place else _INK, font)
+        for row, text in enumerate(panel.caption):
+            at = (left, top + SIDE + 4 + row * line)
+            draw.text(at, fitting(text, SIDE, font), _GREY if row else _INK, font)
     return paper
 
 
 def scaled(picture: Image.Image) -> Image.Image:
-    """A square picture at a sheet's size; what is much smaller keeps its pixels visible."""
+    """A square picture scaled to `SIDE`; pixels of much smaller pictures stay visible."""
     coarse = picture.width * 2 <= SIDE
     return picture.resize(
         (SIDE, SIDE), Image.Resampling.NEAREST if coarse else Image.Resampling.BICUBIC
@@ -85,7 +83,7 @@ def scaled(picture: Image.Image) -> Image.Image:
 
 
 def fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """The text in one line, or as much of it as fits, with an ellipsis."""
+    """The text in one line, cut to `width` pixels with an ellipsis if it is longer."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text
@@ -95,14 +93,14 @@ def fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 
 
 def png(picture: Image.Image) -> bytes:
-    """As a PNG file."""
+    """The picture as the content of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: more alphabets than Pillow's own."""
+    """matplotlib's font, which has more alphabets than Pillow's."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -40,7 +40,7 @@ def responses(
     json: JsonOption = False,
 ) -> None:
     """Measure the responses of 3x3 layers: standard deviations, as in Figure 7."""
-    from resnets.analysis import drawing
+    from resnets.analysis import figures
     from resnets.analysis.responses import Statistics
     from resnets.support.devices import environment, find_device
 
@@ -67,7 +67,7 @@ def responses(
         _print(measured, labels, statistics)
     if plot:
         lines = [(label, one.plain, one.stds) for label, one in zip(labels, measured, strict=True)]
-        write_bytes(plot, drawing.responses_png(lines))
+        write_bytes(plot, figures.responses_png(lines))
         if not json:
             print(f"Drawn in {plot}")
 

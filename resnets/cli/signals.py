@@ -38,12 +38,12 @@ def signals(
     json: JsonOption = False,
 ) -> None:
     """Measure signals and gradients in each layer, in a new network and during training."""
-    from resnets.analysis import drawing
-    from resnets.analysis import signals as analysis
+    from resnets.analysis import figures
     from resnets.data.datasets import open_data
     from resnets.models import zoo
     from resnets.support.devices import environment, find_device
     from resnets.training import recipe_file
+    from resnets.training.signals import measure_training
 
     keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
     plan = recipe_file.load(recipe, settings or [], keys)
@@ -52,7 +52,7 @@ def signals(
     chosen = find_device(device)
     split_seed = plan.photos.split_seed
     images = open_data(plan.dataset, data, split_seed=split_seed, report=to_stderr)
-    found = analysis.follow(plan, images, chosen, at)
+    found = measure_training(plan, images, chosen, at)
     if json:
         facts = {str(step): [asdict(signal) for signal in row] for step, row in found.items()}
         print(json_format.dumps({"steps": facts, **environment(chosen)}, indent=2))
@@ -60,7 +60,7 @@ def signals(
         _print(plan.network, found)
     if plot:
         plain = zoo.architecture(plan.network).shortcut == "none"
-        write_bytes(plot, drawing.signals_png([(plan.network, plain, found)]))
+        write_bytes(plot, figures.signals_png(plan.network, found, dashed=plain))
         if not json:
             print(f"Drawn in {plot}")
 

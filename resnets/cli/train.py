@@ -211,7 +211,7 @@ def _paper(summary: dict[str, Any]) -> PaperError | None:
 
 def _draw(folder: Path, summary: dict[str, Any]) -> None:
     """Draw the training curve in the run folder, if matplotlib is installed."""
-    from resnets.evaluation.figures import training_png
+    from resnets.analysis.figures import training_png
     from resnets.training import run_folder
 
     paper = _paper(summary)

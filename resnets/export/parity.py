@@ -20,7 +20,7 @@ from resnets.inference.predictor import Predictor
 from resnets.models.residual import ResidualNetwork
 from resnets.support.devices import hardware_name, has_bf16
 from resnets.support.errors import UserError
-from resnets.support.timing import by_turns
+from resnets.support.timing import throughput
 from resnets.weights.model_file import Model
 
 BATCHES = (1, 3, 8)
@@ -295,7 +295,7 @@ def compare_speed(baseline: Runtime, runtime: Runtime, size: int) -> dict[str, A
     rates: dict[str, dict[str, float]] = {baseline.name: {}, runtime.name: {}}
     for batch in _TIMED_BATCHES:
         runs = {one.name: partial(one, pixels[:batch]) for one in (baseline, runtime)}
-        for name, values in by_turns(runs, batch, rounds=3, seconds=0.5).items():
+        for name, values in throughput(runs, batch, rounds=3, seconds=0.5).items():
             rates[name][str(batch)] = float(f"{sorted(values)[1]:.4g}")
     factors = {
         batch: rate / rates[baseline.name][batch] for batch, rate in rates[runtime.name].items()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnets.data.preprocessing import Preprocessing
-from resnets.models.batch_norm import fold
+from resnets.models.batch_norm import fold_batch_norm
 from resnets.models.residual import ResidualNetwork
 
 
@@ -51,8 +51,8 @@ class Deployable(nn.Module):
     ) -> None:
         super().__init__()
         if dense and not isinstance(network, ResidualNetwork):
-            raise ValueError("only residual networks have logits at every location")
-        self.network, self.dense = fold(network), dense
+            raise ValueError("only residual networks answer at every location")
+        self.network, self.dense = fold_batch_norm(network), dense
         if dense:
             preprocessing = of_channels(preprocessing)
         scale, offset = _scale_and_offset(preprocessing)

@@ -2,11 +2,11 @@
 //
 //   y1 = conv(x, w1);  y2 = conv(relu(bn1(y1)), w2);  out = relu(bn2(y2) + shortcut(x))
 //
-// Several in a row are done together: what follows bn2 happens where the next block reads, and its way
-// back where the next block's gradient is written. The first convolution of a single block may halve the maps
-// and double the channels; the shortcut is then option A.
+// Several blocks in a row are computed together: the operations after bn2 are done when the next block reads
+// their result, and their backward pass when the next block's gradient is written. The first convolution of a
+// single block may halve the maps and double the channels; the shortcut is then option A.
 //
-// Convolutions are a template's argument: convolution.h has them in bf16, winograd.h and strided.h in float32.
+// The convolution is a template argument: convolution.h has it in bf16, winograd.h and strided.h in float32.
 
 #pragma once
 
@@ -20,7 +20,7 @@ struct Layer {
     float *state, *to_w, *to_weight, *to_bias;
 };
 
-// Maps of one block. The gradients behind its BN layers go to g1 and g2, that of x to to_x.
+// Maps of one block. g1 and g2 receive the gradients of the outputs of its BN layers, to_x that of x.
 template <class T>
 struct Tensors {
     const T* x;
@@ -43,19 +43,19 @@ struct Block {
         : conv1(out), conv2(out), layer1(layers), layer2(layers + 1), state1(layer1->state, OUT),
           state2(layer2->state, OUT), t(tensors), adds(adds), rows(out.rows()) {}
 
-    // The convolutions, the first of what `make` gives. Variances are those of sums of squares: a channel whose mean
-    // is 1,000 times its deviation loses five digits, which the border of zeros keeps trainings far from.
+    // Both convolutions; `make` returns the inputs of the first. Variances are computed from sums of squares: a
+    // channel whose mean is 1,000 times its deviation loses five digits. The border of zeros prevents such channels.
     template <class Make>
     void forward(Make make) const {
-        settle(layer1->norm, conv1.forward(layer1->w, t.y1, make), nullptr, rows, state1);
+        finish_statistics(layer1->norm, conv1.forward(layer1->w, t.y1, make), nullptr, rows, state1);
         const Row<OUT> k(state1.scale), s(state1.shift);
-        settle(layer2->norm, conv2.forward(layer2->w, t.y2, [=, y1 = t.y1](int64_t i, int v) {
+        finish_statistics(layer2->norm, conv2.forward(layer2->w, t.y2, [=, y1 = t.y1](int64_t i, int v) {
             const vec value = take_next(y1 + i) * k.part[v] + s.part[v];
             return gated(value, value);
         }), nullptr, rows, state2);
     }
 
-    // What follows the convolutions, with a pass of its own.
+    // The operations after the convolutions, in a pass over the maps of their own.
     void finish() const {
         if constexpr (STRIDE == 1)
             apply(t.y2, adds ? t.x : nullptr, t.out, rows, OUT, true, state2);
@@ -81,8 +81,8 @@ struct Block {
             }
     }
 
-    // From g2 and its sums to the gradients of all weights; that of x is given to `take`, as in
-    // Convolution::backward, with the shortcut's in it.
+    // From g2 and its sums to the gradients of all weights; `take` receives that of x, as in
+    // Convolution::backward, including the shortcut's.
     template <class Take>
     Sums backward(const Sums& sums, Take take) const {
         const T *x = t.x, *y1 = t.y1, *y2 = t.y2;
@@ -120,7 +120,7 @@ struct Block {
     }
 };
 
-// Blocks in a row: each one's x is the out of the one before.
+// Blocks in a row: the input x of each is the output of the one before.
 template <template <int, int, int> class Convolution, int IN, int OUT, int STRIDE>
 struct Blocks {
     typedef Block<Convolution, IN, OUT, STRIDE> Each;
@@ -136,7 +136,7 @@ struct Blocks {
             const T* x = blocks[n].t.x;
             if (n == 0 || STRIDE != 1) {
                 blocks[n].forward([=](int64_t i, int) { return take_next(x + i); });
-            } else {  // x is made here
+            } else {  // the last block's output is computed here
                 const Each& last = blocks[n - 1];
                 const Row<OUT> k(last.state2.scale), s(last.state2.shift);
                 const T *y2 = last.t.y2, *shortcut = last.adds ? last.t.x : nullptr;
@@ -155,7 +155,8 @@ struct Blocks {
 
     void backward(const T* gradient) const {
         const Each& last = blocks.back();
-        Sums sums = look_back<T>(gradient, last.t.y2, last.t.out, last.t.g2, last.rows, OUT, true, last.state2);
+        Sums sums =
+            gradient_sums<T>(gradient, last.t.y2, last.t.out, last.t.g2, last.rows, OUT, true, last.state2);
         if constexpr (STRIDE == 1)
             for (size_t n = blocks.size(); n-- > 1;) {
                 const Each& before = blocks[n - 1];
@@ -176,10 +177,10 @@ struct Blocks {
 
 }  // namespace
 
-// The two calls of block.py, with a kind of convolution and the type of its maps; for blocks with
-// OF_CHANNELS (those of x) and OF_STRIDE, which the compiler is told: each kind is compiled alone.
+// The functions that block.py calls, for a convolution and the type of its maps. OF_CHANNELS (those of x) and
+// OF_STRIDE are macros of the compiler's command line: each kind of block is a library of its own.
 //
-// count: of blocks, one if the stride is 2; images, height and width: of the results.
+// count: number of blocks, one if the stride is 2; images, height and width: of the results.
 #define INTERFACE(CONVOLUTION, T)                                                                                      \
     typedef Blocks<CONVOLUTION, OF_CHANNELS, OF_CHANNELS * OF_STRIDE, OF_STRIDE> Kind;                                 \
     extern "C" int32_t block_available() { return 1; }                                                                 \

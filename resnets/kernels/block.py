@@ -1,9 +1,9 @@
 """Basic blocks, two 3x3 convolutions and a shortcut each, as one operation on CPUs.
 
-The convolutions are this project's own, because only so can BN and ReLU be done where they are
-read and summed up where they are written (block.h). In bf16 oneDNN's are as fast where the CPU has
-matrix units (AMX), so there blocks stay as they are; in float32 Winograd's algorithm saves three
-quarters of the multiplications (winograd.h).
+The convolutions are this project's own, so that BN and ReLU are applied when their inputs are read,
+and BN's sums are collected when their outputs are written (block.h). In float32, Winograd's
+algorithm saves three quarters of the multiplications (winograd.h). In bf16, oneDNN is as fast on
+CPUs with matrix units (AMX), so there PyTorch's blocks are used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
-from resnets.kernels.norm import NAMES, plain_norm, pointer, usual, watched
+from resnets.kernels.norm import (
+    DTYPE_NAMES,
+    count_batch,
+    has_hooks,
+    is_cpu_float32,
+    is_plain_norm,
+    pointer,
+)
 from resnets.support.devices import cores
 
 CHANNELS = {1: (16, 32, 64), 2: (16, 32)}
-"""Of the input, by the stride of the first convolution; with stride 2 they double."""
+"""Supported input channels for each stride of the first convolution; stride 2 doubles them."""
 
 
 class _Layer(ctypes.Structure):
@@ -45,37 +52,38 @@ class _Tensors(ctypes.Structure):
 
 @cache
 def available(dtype: torch.dtype) -> bool:
-    """Whether the kernels for maps of this type are here and this CPU has the instructions."""
-    if dtype not in NAMES:
+    """Whether the kernels for maps of this type can be used; compiles them on first use."""
+    if dtype not in DTYPE_NAMES:
         return False
-    with ThreadPoolExecutor(cores()) as together:  # each may have to be compiled
-        found = list(together.map(lambda kind: native.library(_name(dtype), **kind), _kinds()))
+    with ThreadPoolExecutor(cores()) as pool:  # each library may have to be compiled
+        found = list(pool.map(lambda macros: native.library(_name(dtype), **macros), _libraries()))
     return all(library is not None and bool(library.block_available()) for library in found)
 
 
-def why_not(dtype: torch.dtype) -> str:
-    """Why kernels that are for this CPU cannot be had; empty where they can, or are for others."""
-    reasons = (native.why_not(_name(dtype), **kind) for kind in _kinds())
+def unavailable_reason(dtype: torch.dtype) -> str:
+    """Why the kernels for this type could not be compiled; empty if they were compiled."""
+    reasons = (native.unavailable_reason(_name(dtype), **macros) for macros in _libraries())
     return next(filter(None, reasons), "")
 
 
 def _name(dtype: torch.dtype) -> str:
-    return f"block_{NAMES[dtype]}"
+    return f"block_{DTYPE_NAMES[dtype]}"
 
 
-def _kinds() -> list[dict[str, int]]:
-    """What each library is for, as the macros that it is compiled with."""
-    return [_kind(channels, stride) for stride, some in CHANNELS.items() for channels in some]
+def _libraries() -> list[dict[str, int]]:
+    """The macros of each library: one for each number of channels and stride."""
+    return [_macros(channels, stride) for stride, some in CHANNELS.items() for channels in some]
 
 
-def _kind(channels: int, stride: int) -> dict[str, int]:
+def _macros(channels: int, stride: int) -> dict[str, int]:
     return {"OF_CHANNELS": channels, "OF_STRIDE": stride}
 
 
 def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether these layers, on x, are what `basic_blocks` can do.
+    """Whether `basic_blocks` supports a block of these layers for the input x.
 
-    The shortcut that the caller wants must be an identity, option A, or none.
+    The caller checks the rest: order `post`, no gate, and a shortcut that is an identity, option A
+    or absent.
     """
     if len(convolutions) != 2:
         return False
@@ -90,20 +98,20 @@ def fits(convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tenso
         and x.shape[3] == stride * width
         and height % 2 == 0
         and (width % 4 == 0 or width % 6 == 0)
-        and x.dtype in NAMES
+        and x.dtype in DTYPE_NAMES
         and (x.dtype != torch.float32 or not torch.is_autocast_enabled("cpu"))
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
-        and all(map(_plain_convolution, convolutions))
-        and all(plain_norm(norm, stride * channels) for norm in norms)
+        and all(map(_is_plain_convolution, convolutions))
+        and all(is_plain_norm(norm, stride * channels) for norm in norms)
         and x.numel() > 0
         and available(x.dtype)
     )
 
 
-def _plain_convolution(convolution: nn.Conv2d) -> bool:
-    """Whether it is the usual one of 3x3, in float32, and watched by nothing."""
-    stride, bias = convolution.stride, convolution.bias
+def _is_plain_convolution(convolution: nn.Conv2d) -> bool:
+    """Whether it is a 3x3 convolution with padding 1, in float32, without bias and hooks."""
+    stride = convolution.stride
     return (
         type(convolution) is nn.Conv2d
         and convolution.kernel_size == (3, 3)
@@ -111,9 +119,9 @@ def _plain_convolution(convolution: nn.Conv2d) -> bool:
         and convolution.padding == convolution.dilation == (1, 1)
         and convolution.groups == 1
         and stride[0] == stride[1]
-        and bias is None
-        and usual(convolution.weight)
-        and not watched(convolution)
+        and convolution.bias is None
+        and is_cpu_float32(convolution.weight)
+        and not has_hooks(convolution)
     )
 
 
@@ -121,21 +129,20 @@ Layers = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
 def basic_blocks(blocks: Sequence[Sequence[Layers]], x: Tensor, adds: bool) -> Tensor:
-    """Blocks in a row: each ReLU(F(x) + shortcut(x)), or ReLU(F(x)) where `adds` is false.
+    """Output of blocks in a row: each is ReLU(F(x) + shortcut(x)), or ReLU(F(x)) without `adds`.
 
-    The shortcut is an identity; where the first convolution has stride 2, option A's (section 4.2).
+    The shortcut is the identity, or option A if the first convolution has stride 2 (section 4.2).
 
     Args:
-        blocks: the two layers of each, for which x `fits`; a single one if the stride is 2.
+        blocks: the two layers of each block, accepted by `fits`; only one block if its stride is 2.
         x: maps (N, C, H, W), float32 or bf16, channels_last.
+        adds: whether the blocks have a shortcut.
     """
     layers = [layer for block in blocks for layer in block]
     learned = [p for conv, norm in layers for p in (conv.weight, norm.weight, norm.bias)]
     norms = [norm for _, norm in layers]
-    with torch.no_grad():
-        for norm in norms:
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked += 1
+    for norm in norms:
+        count_batch(norm)
     out: Tensor = _BasicBlocks.apply(x, adds, layers[0][0].stride[0], norms, *learned)
     return out
 
@@ -151,29 +158,29 @@ class _BasicBlocks(torch.autograd.Function):
         *learned: Tensor,
     ) -> Tensor:
         count = len(norms) // 2
-        made = [[_results(x, stride) for _ in range(count)] for _ in ("y1", "y2", "out")]
-        state = x.new_empty((len(norms), 4, made[0][0].shape[1]), dtype=torch.float32)
-        kernels = [_taps_first(w) for w in learned[::3]]  # alive until the call has ended
+        maps = [[_empty_output(x, stride) for _ in range(count)] for _ in ("y1", "y2", "out")]
+        state = x.new_empty((len(norms), 4, maps[0][0].shape[1]), dtype=torch.float32)
+        kernels = [_taps_first(w) for w in learned[::3]]  # keeps their memory during the call
         layers = (_Layer * len(norms))()
-        for layer, norm, w, place in zip(layers, norms, kernels, state, strict=True):
-            layer.w, layer.state = w.data_ptr(), place.data_ptr()
+        for layer, norm, w, of_layer in zip(layers, norms, kernels, state, strict=True):
+            layer.w, layer.state = w.data_ptr(), of_layer.data_ptr()
             layer.weight, layer.bias = norm.weight.data_ptr(), norm.bias.data_ptr()
             layer.mean, layer.variance = pointer(norm.running_mean), pointer(norm.running_var)
             layer.momentum, layer.eps = norm.momentum, norm.eps
-        _call("block_forward", x, made, adds, layers, {}, None)
+        _call("block_forward", x, maps, adds, layers, {}, None)
         ctx.adds = adds
-        ctx.save_for_backward(x, state, *made[0], *made[1], *made[2], *learned[::3])
-        return made[2][-1]
+        ctx.save_for_backward(x, state, *maps[0], *maps[1], *maps[2], *learned[::3])
+        return maps[2][-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, state, *saved = ctx.saved_tensors
         count = len(state) // 2
-        made = [saved[place * count : (place + 1) * count] for place in range(3)]
+        maps = [saved[kind * count : (kind + 1) * count] for kind in range(3)]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        given = {"g1": torch.empty_like(gradient), "g2": torch.empty_like(gradient)}
-        given["to_x"] = torch.empty_like(x)
+        shared = {"g1": torch.empty_like(gradient), "g2": torch.empty_like(gradient)}
+        shared["to_x"] = torch.empty_like(x)
         kernels = [_taps_first(w) for w in saved[3 * count :]]
         to_w, to_norm = [torch.empty_like(w) for w in kernels], torch.empty_like(state[:, :2])
         layers = (_Layer * len(state))()
@@ -181,49 +188,59 @@ class _BasicBlocks(torch.autograd.Function):
             layer.w, layer.state = kernels[i].data_ptr(), state[i].data_ptr()
             layer.to_w = to_w[i].data_ptr()
             layer.to_weight, layer.to_bias = to_norm[i, 0].data_ptr(), to_norm[i, 1].data_ptr()
-        _call("block_backward", x, made, ctx.adds, layers, given, gradient)
+        _call("block_backward", x, maps, ctx.adds, layers, shared, gradient)
         learned = [(w.permute(0, 3, 1, 2), *of) for w, of in zip(to_w, to_norm, strict=True)]
-        return given["to_x"], None, None, None, *(t for three in learned for t in three)
+        return shared["to_x"], None, None, None, *(t for three in learned for t in three)
 
 
-def _results(x: Tensor, stride: int) -> Tensor:
-    """Maps of the size that the block makes of x's."""
+def _empty_output(x: Tensor, stride: int) -> Tensor:
+    """An uninitialised output of a block for the input x."""
     count, channels, height, width = x.shape
     size = (count, stride * channels, height // stride, width // stride)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _taps_first(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) as (out, 3, 3, in) in memory: no copy where it is channels_last."""
+    """(out, in, 3, 3) as (out, 3, 3, in) in memory; not copied if it is channels_last."""
     return weight.permute(0, 2, 3, 1).contiguous()
 
 
 def _call(
     name: str,
     x: Tensor,
-    made: Sequence[Sequence[Tensor]],
+    maps: Sequence[Sequence[Tensor]],
     adds: bool,
     layers: Any,
-    given: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
     gradient: Tensor | None,
 ) -> None:
-    """Call with y1, y2 and out of each block in `made`, and what all blocks share in `given`."""
-    shared = {key: tensor.data_ptr() for key, tensor in given.items()}
-    maps = (_Tensors * len(made[0]))()
-    for i, (y1, y2, out) in enumerate(zip(*made, strict=True)):
-        before = made[2][i - 1] if i else x
-        maps[i] = _Tensors(x=before.data_ptr(), y1=y1.data_ptr(), y2=y2.data_ptr(),
-                           out=out.data_ptr(), **shared)  # fmt: skip
-    images, _, height, width = made[2][0].shape
+    """Call a function of the library.
+
+    Args:
+        name: `block_forward` or `block_backward`.
+        x: input of the first block.
+        maps: y1, y2 and out of each block.
+        adds: whether the blocks have a shortcut.
+        layers: array of `_Layer`.
+        shared: other maps that all blocks use, by their names in `_Tensors`.
+        gradient: that of the last output, for the backward pass.
+    """
+    addresses = {key: tensor.data_ptr() for key, tensor in shared.items()}
+    tensors = (_Tensors * len(maps[0]))()
+    for i, (y1, y2, out) in enumerate(zip(*maps, strict=True)):
+        inputs = maps[2][i - 1] if i else x
+        tensors[i] = _Tensors(x=inputs.data_ptr(), y1=y1.data_ptr(), y2=y2.data_ptr(),
+                              out=out.data_ptr(), **addresses)  # fmt: skip
+    images, _, height, width = maps[2][0].shape
     _function(name, x.dtype, x.shape[1], x.shape[2] // height)(
-        len(maps), images, height, width, adds,
-        ctypes.byref(maps), ctypes.byref(layers), pointer(gradient),
+        len(tensors), images, height, width, adds,
+        ctypes.byref(tensors), ctypes.byref(layers), pointer(gradient),
     )  # fmt: skip
 
 
 @cache
 def _function(name: str, dtype: torch.dtype, channels: int, stride: int) -> Any:
-    library = native.library(_name(dtype), **_kind(channels, stride))
+    library = native.library(_name(dtype), **_macros(channels, stride))
     assert library is not None
     function = library[name]
     address = ctypes.c_void_p

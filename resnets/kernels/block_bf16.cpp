@@ -1,4 +1,4 @@
-// Blocks in bf16, for block.py.
+// Basic blocks in bf16, for block.py.
 
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)  // with matrix units oneDNN is faster
 

@@ -1,4 +1,4 @@
-// Blocks in float32, for block.py.
+// Basic blocks in float32, for block.py.
 
 #if defined(__AVX2__) && defined(__FMA__)
 

@@ -1,8 +1,8 @@
-// 3x3 convolutions of few channels in bf16, forwards and back, for AVX-512 BF16.
+// 3x3 convolutions of few channels in bf16, forward and backward, for AVX-512 BF16.
 //
-// Each is a sum of products of pairs, straight from an image with a border of zeros that stays in
-// the cache. What makes the image and what takes the results are arguments: there BN, ReLU and their
-// sums are done, without a pass over the maps of their own.
+// Each is a sum of products of pairs, read directly from an image with a border of zeros that stays in
+// the cache. The functions that make the image and that take the results are arguments: BN, ReLU and their
+// sums are computed there, without another pass over the maps.
 
 #pragma once
 
@@ -20,8 +20,8 @@ inline vec dot(vec sum, vec many, const void* one) {
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
 }
 
-// An image with its border, made pixel by pixel: `make(i, v)` gives the values at flat index i of
-// the maps, vector v of the channels. The border stays as it is: zeros.
+// An image with its border, made pixel by pixel: `make(i, v)` returns the values at flat index i of
+// the maps, vector v of the channels. The border is not written: it holds zeros.
 template <int CHANNELS, class Make>
 void fill(half* padded, const Maps& maps, int64_t image, Make make) {
     for (int64_t row = 0; row < maps.height; ++row) {
@@ -35,7 +35,7 @@ void fill(half* padded, const Maps& maps, int64_t image, Make make) {
 }
 
 // Weights (outputs, taps, inputs) as `convolve` reads them: for each tap and pair of inputs the pair
-// of each output. Backwards, outputs and inputs change places.
+// of each output. In the backward pass, outputs and inputs are exchanged.
 inline Buffer<half> pack(const float* w, int64_t inputs, int64_t outputs, bool backwards) {
     Buffer<half> packed(TAPS * inputs * outputs);
     const int64_t from = backwards ? outputs : inputs, to = backwards ? inputs : outputs;
@@ -53,13 +53,13 @@ inline Buffer<half> pack(const float* w, int64_t inputs, int64_t outputs, bool b
     return packed;
 }
 
-// What one tap of a convolution multiplies: pixels from an offset on, with packed weights.
+// The operands of one tap of a convolution: pixels from an offset on, and packed weights.
 struct Tap {
     int64_t offset;
     const half* weights;
 };
 
-// Rows of results, (rows, width, OUT), of some taps over an image with its border.
+// Rows of results, (rows, width, OUT), of some taps applied to an image with its border.
 //
 // Neighbouring results are STRIDE pixels apart in the image. ROWS x PIXELS results of VECTORS * 16
 // channels are kept in registers.
@@ -98,7 +98,7 @@ void convolve(const half* image, int64_t pitch, int64_t rows, int64_t width, con
             }
 }
 
-// The same with as many results in registers as the width allows: it is a multiple of 4 or 6.
+// The same, with as many results in registers as the width, a multiple of 4 or 6, allows.
 template <int IN, int OUT, int STRIDE>
 void convolve_rows(const half* image, int64_t pitch, int64_t rows, int64_t width, const Tap* taps, int64_t count,
                    float* to) {
@@ -121,7 +121,7 @@ inline void interleave(const half* left, const half* right, pair* to) {
 }
 
 // Row after row of an image with its border, as the pairs that two neighbouring results multiply:
-// to[(row, k)] is of columns 2k STRIDE + first and STRIDE more.
+// to[(row, k)] has columns 2k STRIDE + first and (2k + 1) STRIDE + first.
 template <int CHANNELS, int STRIDE>
 void pair_up(const half* image, int64_t pitch, int64_t first, int64_t rows, int64_t count, pair* to) {
     for (int64_t row = 0; row < rows; ++row)
@@ -132,13 +132,13 @@ void pair_up(const half* image, int64_t pitch, int64_t first, int64_t rows, int6
             }
 }
 
-// Adds the gradient of the weights by some rows of an image: sums are (taps, inputs, outputs).
+// Adds the gradient of the weights that some rows of an image contribute: sums are (taps, inputs, outputs).
 //
-// inputs: for the three columns of taps, pairs (rows, pitch, IN) of all rows that are looked at;
+// inputs: for the three columns of taps, pairs (rows, pitch, IN) of all rows that are read;
 // outputs: pairs (rows, half_width, OUT) of gradients.
 template <int IN, int OUT, int STRIDE>
-void weigh(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_t rows, int64_t half_width,
-           float* sums) {
+void weight_gradient(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_t rows,
+                     int64_t half_width, float* sums) {
     constexpr int VECTORS = OUT == WIDTH ? 1 : 2;
     constexpr int SOME = 8 / VECTORS;  // inputs whose sums are kept in registers, for three taps
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
@@ -175,7 +175,7 @@ void weigh(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_
             }
 }
 
-// Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
+// Sums of the threads (threads, taps, inputs, outputs), added in the order of threads, as (outputs, taps, inputs).
 inline void collect(const Buffer<float>& all, int64_t inputs, int64_t outputs, float* to) {
     const int64_t size = TAPS * inputs * outputs, blocks = inputs / WIDTH;
 #pragma omp parallel for
@@ -195,7 +195,7 @@ struct Convolution {
     typedef half Value;
 
     const Maps in, out;
-    const int64_t strip;  // rows of results that are worked on together, so that they stay in the cache
+    const int64_t strip;  // rows of results that are computed together, so that they stay in the cache
 
     explicit Convolution(const Maps& out)
         : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out), strip(rows_of_strip(out.height)) {}
@@ -244,9 +244,9 @@ struct Convolution {
         return sums;
     }
 
-    // From the gradients of results and from inputs, as `make`s, to the gradients of the weights and
-    // of the inputs, the latter for `take(i, v, values, at, sum, other)` to put away at flat index i and
-    // to sum up; `at` is the flat index of the result at the same place, -1 if there is none.
+    // From the gradients of the results and from the inputs, which functions return, to the gradients of the
+    // weights and of the inputs. `take(i, v, values, at, sum, other)` stores the latter at flat index i and
+    // sums them up; `at` is the flat index of the result at the same pixel, -1 if there is none.
     template <class Gradient, class Input, class Take>
     Sums backward(const float* w, float* to_w, Gradient gradient, Input input, Take take) const {
         const Buffer<half> weights = pack(w, IN, OUT, true);
@@ -257,7 +257,7 @@ struct Convolution {
         {
             Buffer<half> padded(out.padded() * OUT, 0), inputs((in.padded() + 1) * IN, 0);
             Buffer<float> results(strip * out.width * IN);
-            // Without a stride, pairs of the third column of taps are those of the first, one further.
+            // Without a stride, pairs of the third column of taps are the next ones of the first.
             constexpr int64_t COLUMNS = STRIDE == 1 ? 2 : SIDE;
             const int64_t half_width = out.width / 2, pitch = half_width + (STRIDE == 1);
             const int64_t seen = (strip - 1) * STRIDE + SIDE, size = seen * pitch * IN;
@@ -278,7 +278,7 @@ struct Convolution {
                     const half* there = padded.data() + row * out.padded_width() * OUT;
                     pair_up<OUT, 1>(there + out.padded_width() * OUT, out.padded_width(), 1, strip, half_width,
                                     outs.data());
-                    weigh<IN, OUT, STRIDE>(columns, pitch, outs.data(), strip, half_width, mine);
+                    weight_gradient<IN, OUT, STRIDE>(columns, pitch, outs.data(), strip, half_width, mine);
                     to_inputs(there, weights.data(), image, row, results.data(),
                               [&](int64_t i, int v, vec value, int64_t at) {
                                   take(i, v, value, at, sum.part[v], other.part[v]);
@@ -292,10 +292,10 @@ struct Convolution {
         return sums;
     }
 
-    // The gradients of the inputs by a strip of gradients with their border.
+    // The gradients of the inputs from a strip of gradients with their border.
     //
-    // With a stride, inputs at even and odd rows and columns each meet other taps: one in the middle,
-    // two of an edge or the four of the corners.
+    // With a stride, inputs in even and odd rows and columns have different taps: the one in the middle,
+    // two of an edge or the four corners.
     template <class Take>
     void to_inputs(const half* there, const half* weights, int64_t image, int64_t row, float* results,
                    Take take) const {

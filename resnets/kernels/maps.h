@@ -1,4 +1,4 @@
-// What 3x3 convolutions of all kinds share: maps and their rows of channels.
+// Shared by all 3x3 convolutions: maps and their rows of channels.
 
 #pragma once
 
@@ -6,25 +6,25 @@
 
 #include "norm.h"
 
-#define NOT_INLINE __attribute__((noinline))  // for what takes long to compile and long to run
+#define NOT_INLINE __attribute__((noinline))  // for functions that take long to compile and long to run
 
 namespace {
 
 constexpr int64_t TAPS = 9, SIDE = 3;
 
-// Memory of a thread's own, in whole lines of the cache: a vector across two takes twice the time.
+// Allocates whole cache lines: loading a vector that crosses two takes twice the time.
 template <class T>
-struct Lines {
+struct CacheLines {
     typedef T value_type;
     static constexpr std::align_val_t SIZE{64};
 
     T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SIZE)); }
-    void deallocate(T* place, size_t) { ::operator delete(place, SIZE); }
-    bool operator==(const Lines&) const { return true; }
-    bool operator!=(const Lines&) const { return false; }
+    void deallocate(T* memory, size_t) { ::operator delete(memory, SIZE); }
+    bool operator==(const CacheLines&) const { return true; }
+    bool operator!=(const CacheLines&) const { return false; }
 };
 template <class T>
-using Buffer = std::vector<T, Lines<T>>;
+using Buffer = std::vector<T, CacheLines<T>>;
 
 struct Maps {
     int64_t images, height, width;
@@ -35,7 +35,7 @@ struct Maps {
     int64_t rows() const { return images * pixels(); }
 };
 
-// Maps in float32 come from far: what lies a row of tiles further (of 512 values a row) is fetched ahead. In
+// Maps in float32 come from main memory: values a row of tiles further (of 512 values a row) are prefetched. In
 // bf16 that gains nothing.
 constexpr int64_t AHEAD = 2048;
 

@@ -1,4 +1,4 @@
-// BN, the addition of a shortcut and ReLU for norm.py.
+// BN, the addition of a shortcut and ReLU, for norm.py.
 
 #include "norm.h"
 
@@ -7,15 +7,15 @@ namespace {
 template <class T>
 void forward(const T* x, const T* shortcut, T* out, int64_t rows, int64_t channels, bool relu,
              const Norm& norm, State state) {
-    look(x, rows, channels, norm, state);
+    collect_statistics(x, rows, channels, norm, state);
     apply(x, shortcut, out, rows, channels, relu, state);
 }
 
-// From the gradient of `out` to those of x, shortcut, weight and bias.
+// From the gradient of `out` to the gradients of x, shortcut, weight and bias.
 template <class T>
 void backward(const T* gradient, const T* x, const T* out, T* to_x, T* to_shortcut, int64_t rows,
               int64_t channels, bool relu, State state, float* to_weight, float* to_bias) {
-    const Sums sums = look_back(gradient, x, out, to_shortcut, rows, channels, relu, state);
+    const Sums sums = gradient_sums(gradient, x, out, to_shortcut, rows, channels, relu, state);
     const Slopes slopes(sums, rows, state, to_weight, to_bias);
     const bool again = relu && !out;
     const T* from = out ? to_shortcut : gradient;

@@ -1,7 +1,7 @@
-// BN in training, the addition of a shortcut and ReLU, each way in two passes over the maps.
+// BN in training, the addition of a shortcut and ReLU, forward and backward, each in two passes over the maps.
 //
-// Maps are rows of `channels` values (channels_last), float32 or bf16; arithmetic is float32, sums
-// are collected in float64, from float32 sums of a few thousand values.
+// Maps are rows of `channels` values (channels_last), float32 or bf16. Arithmetic is in float32; sums
+// are accumulated in float64, from float32 sums of a few thousand values.
 
 #pragma once
 
@@ -18,9 +18,9 @@ constexpr int64_t LANES = 64;  // values handled together: a piece of a row, or 
 constexpr int64_t PARTS = LANES / WIDTH;
 constexpr int64_t TILE = 64;   // pieces whose sums stay in float32
 
-// Of maps as a flat array: pieces of LANES values, one in each of several blocks of channels.
+// Maps as a flat array of pieces of LANES values, one piece in each of several blocks of channels.
 //
-// Rows narrower than LANES lie side by side in a piece, so that a lane is always of one channel.
+// Several rows narrower than LANES form one piece, so that a lane always has the same channel.
 struct Grid {
     int64_t pieces, step, blocks;
 
@@ -30,7 +30,7 @@ struct Grid {
           blocks(channels < LANES ? 1 : channels / LANES) {}
 };
 
-// What this thread does of `count` things.
+// This thread's share of `count` items.
 inline void share(int64_t count, int64_t& first, int64_t& last) {
     const int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
     first = count * me / threads;
@@ -59,19 +59,19 @@ struct Sums {
 
     double* mine() { return each.data() + 2 * channels * omp_get_thread_num(); }
 
-    // After the threads: the sums of channel c; of all of them from the first thread's place.
+    // After the parallel region: the sums of channel c over all threads.
     double first(int64_t c) const { return total(c); }
     double second(int64_t c) const { return total(channels + c); }
 
   private:
-    double total(int64_t place) const {
+    double total(int64_t index) const {
         double sum = 0;
-        for (size_t i = place; i < each.size(); i += 2 * channels) sum += each[i];
+        for (size_t i = index; i < each.size(); i += 2 * channels) sum += each[i];
         return sum;
     }
 };
 
-// Adds up over all rows: the function that `prepare(block)` returns adds the values at flat index i,
+// Sums over all rows: the function that `prepare(block)` returns adds the values at flat index i,
 // part p of a block, to its last two arguments.
 template <class Prepare>
 Sums two_sums(int64_t rows, int64_t channels, Prepare prepare) {
@@ -106,7 +106,7 @@ Sums two_sums(int64_t rows, int64_t channels, Prepare prepare) {
     return sums;
 }
 
-// Has the function that `prepare(block)` returns work at every flat index i, part p of a block.
+// Calls the function that `prepare(block)` returns for every flat index i, part p of a block.
 template <class Prepare>
 void everywhere(int64_t rows, int64_t channels, Prepare prepare) {
     const Grid grid(rows, channels);
@@ -126,7 +126,7 @@ void everywhere(int64_t rows, int64_t channels, Prepare prepare) {
     }
 }
 
-// A BN layer: what it learns, its moving averages, and `state`, which the way back needs: mean,
+// A BN layer: its parameters and its moving averages. `state` is kept for the backward pass: mean,
 // 1 / deviation, scale and shift of each channel of this batch.
 struct Norm {
     const float *weight, *bias;
@@ -140,8 +140,8 @@ struct State {
         : mean(state), inverse(mean + channels), scale(inverse + channels), shift(scale + channels) {}
 };
 
-// From sums of (x - origin) and of its squares.
-inline void settle(const Norm& norm, const Sums& sums, const float* origin, int64_t rows, State state) {
+// State and moving averages from sums of (x - origin) and of its squares.
+inline void finish_statistics(const Norm& norm, const Sums& sums, const float* origin, int64_t rows, State state) {
     for (int64_t c = 0; c < sums.channels; ++c) {
         const double m = sums.first(c) / rows, square = sums.second(c) / rows;
         const double variance = square <= m * m && std::isfinite(m) ? 0 : square - m * m;
@@ -157,8 +157,8 @@ inline void settle(const Norm& norm, const Sums& sums, const float* origin, int6
 
 // Statistics of x.
 template <class T>
-void look(const T* x, int64_t rows, int64_t channels, const Norm& norm, State state) {
-    std::vector<float> origin(channels);  // nothing is lost where the mean is large
+void collect_statistics(const T* x, int64_t rows, int64_t channels, const Norm& norm, State state) {
+    std::vector<float> origin(channels);  // avoids cancellation if the mean is large
     for (int64_t c = 0; c < channels; ++c) {
         T one[WIDTH] = {x[c]};
         origin[c] = load(one)[0];
@@ -170,10 +170,10 @@ void look(const T* x, int64_t rows, int64_t channels, const Norm& norm, State st
             b += v * v;
         };
     });
-    settle(norm, sums, origin.data(), rows, state);
+    finish_statistics(norm, sums, origin.data(), rows, state);
 }
 
-// out = relu(scale x + shift + shortcut), without a shortcut where it is null.
+// out = relu(scale x + shift + shortcut); the shortcut may be null.
 template <class T>
 void apply(const T* x, const T* shortcut, T* out, int64_t rows, int64_t channels, bool relu, State state) {
     everywhere(rows, channels, [&](int64_t block) {
@@ -186,7 +186,7 @@ void apply(const T* x, const T* shortcut, T* out, int64_t rows, int64_t channels
     });
 }
 
-// The gradient of x is scale g + slope x + offset, with g the gradient behind the BN layer.
+// The gradient of x is scale g + slope x + offset, where g is the gradient of the BN layer's output.
 struct Slopes {
     std::vector<float> slope, offset;
 
@@ -204,10 +204,10 @@ struct Slopes {
     }
 };
 
-// Sums of g and g (x - mean). ReLU's gate is read from `out`, then g is kept in `kept`; without
-// `out` it is computed again from x.
+// Sums of g and g (x - mean). ReLU's gate is read from `out`, and g is stored in `kept`; if `out` is
+// null, the gate is computed again from x.
 template <class T>
-Sums look_back(const T* gradient, const T* x, const T* out, T* kept, int64_t rows, int64_t channels,
+Sums gradient_sums(const T* gradient, const T* x, const T* out, T* kept, int64_t rows, int64_t channels,
                bool relu, State state) {
     return two_sums(rows, channels, [&](int64_t block) {
         return [=, m = Lanes(state.mean, channels, block), k = Lanes(state.scale, channels, block),

@@ -1,7 +1,7 @@
-// 3x3 convolutions in float32 that halve the maps and double the channels, forwards and back.
+// 3x3 convolutions in float32 that halve the maps and double the channels, forward and backward.
 //
-// Sums of products straight from an image with a border of zeros, which stays in the cache; what makes it
-// and what takes the results are arguments, as in winograd.h.
+// Sums of products, read directly from an image with a border of zeros that stays in the cache. The functions
+// that make the image and that take the results are arguments, as in winograd.h.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace {
 
-// An image with its border, made pixel by pixel: `make(i, v)` gives the values at flat index i of
-// the maps, vector v of the channels. The border stays as it is: zeros.
+// An image with its border, made pixel by pixel: `make(i, v)` returns the values at flat index i of
+// the maps, vector v of the channels. The border is not written: it holds zeros.
 template <int CHANNELS, class Make>
 void fill(float* padded, const Maps& maps, int64_t image, Make make) {
     for (int64_t row = 0; row < maps.height; ++row) {
@@ -25,13 +25,13 @@ void fill(float* padded, const Maps& maps, int64_t image, Make make) {
     }
 }
 
-// What one tap of a convolution multiplies: pixels from an offset on, with weights (from, to).
+// The operands of one tap of a convolution: pixels from an offset on, and weights (from, to).
 struct Tap {
     int64_t offset;
     const float* weights;
 };
 
-// Some taps over rows of an image with its border, for `put(row, column, v, values)`.
+// Applies some taps to rows of an image with its border; `put(row, column, v, values)` takes the results.
 //
 // Neighbouring results are STEP pixels apart in the image. PIXELS x VECTORS are kept in registers.
 template <int FROM, int TO, int STEP, int PIXELS, class Put>
@@ -63,7 +63,7 @@ void convolve(const float* image, int64_t pitch, int64_t rows, int64_t width, co
             }
 }
 
-// The same with as many results in registers as there are and the width allows: it is a multiple of 4 or 6.
+// The same, with as many results in registers as these and the width, a multiple of 4 or 6, allow.
 template <int FROM, int TO, int STEP, class Put>
 void convolve_rows(const float* image, int64_t pitch, int64_t rows, int64_t width, const Tap* taps, int64_t count,
                    Put put) {
@@ -76,10 +76,10 @@ void convolve_rows(const float* image, int64_t pitch, int64_t rows, int64_t widt
         convolve<FROM, TO, STEP, 2>(image, pitch, rows, width, taps, count, put);
 }
 
-// Adds the gradient of the weights (taps, inputs, outputs) by some rows of gradients (rows, width, OUT).
+// Adds the gradient of the weights (taps, inputs, outputs) that some rows of gradients (rows, width, OUT) contribute.
 template <int IN, int OUT, int STRIDE>
-NOT_INLINE void weigh(const float* image, int64_t pitch, const float* gradients, int64_t rows, int64_t width,
-                      float* sums) {
+NOT_INLINE void weight_gradient(const float* image, int64_t pitch, const float* gradients, int64_t rows,
+                                int64_t width, float* sums) {
     constexpr int VECTORS = 2, SOME = WIDTH == 16 ? 8 : 4;
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
         for (int64_t tap = 0; tap < TAPS; ++tap)
@@ -109,13 +109,13 @@ NOT_INLINE void weigh(const float* image, int64_t pitch, const float* gradients,
 template <int IN, int OUT>
 struct Strided {
     typedef float Value;
-    static constexpr int64_t STRIDE = 2, STRIP = 4;  // rows of results that are worked on together
+    static constexpr int64_t STRIDE = 2, STRIP = 4;  // rows of results that are computed together
 
     const Maps in, out;
 
     explicit Strided(const Maps& out) : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out) {}
 
-    // Weights (outputs, taps, inputs) as (taps, inputs, outputs), or (taps, outputs, inputs) for the way back.
+    // Weights (outputs, taps, inputs) as (taps, inputs, outputs), or (taps, outputs, inputs) for the backward pass.
     NOT_INLINE static Buffer<float> pack(const float* w, bool backwards) {
         Buffer<float> packed(TAPS * IN * OUT);
         for (int64_t o = 0; o < OUT; ++o)
@@ -125,7 +125,7 @@ struct Strided {
         return packed;
     }
 
-    // Threads' sums (threads, taps, inputs, outputs), added in their order, as (outputs, taps, inputs).
+    // Sums of the threads (threads, taps, inputs, outputs), added in the order of threads, as (outputs, taps, inputs).
     NOT_INLINE static void collect(const Buffer<float>& all, float* to) {
         for (int64_t n = 0; n < TAPS * IN; ++n)
             for (int64_t o = 0; o < OUT; ++o) {
@@ -165,9 +165,9 @@ struct Strided {
         return sums;
     }
 
-    // From the gradients of results and from inputs, as `make`s, to the gradients of the weights and
-    // of the inputs, the latter for `take(i, v, values, at, sum, other)` to put away at flat index i and
-    // to sum up; `at` is the flat index of the result at the same place, -1 if there is none.
+    // From the gradients of the results and from the inputs, which functions return, to the gradients of the
+    // weights and of the inputs. `take(i, v, values, at, sum, other)` stores the latter at flat index i and
+    // sums them up; `at` is the flat index of the result at the same pixel, -1 if there is none.
     template <class Gradient, class Input, class Take>
     Sums backward(const float* w, float* to_w, Gradient gradient, Input input, Take take) const {
         const Buffer<float> weights = pack(w, true);
@@ -190,8 +190,8 @@ struct Strided {
                         const float* from = padded.data() + ((row + r + 1) * out.padded_width() + 1) * OUT;
                         std::memcpy(some.data() + r * out.width * OUT, from, out.width * OUT * sizeof(float));
                     }
-                    weigh<IN, OUT, STRIDE>(inputs.data() + row * STRIDE * in.padded_width() * IN, in.padded_width(),
-                                           some.data(), rows, out.width, mine);
+                    weight_gradient<IN, OUT, STRIDE>(inputs.data() + row * STRIDE * in.padded_width() * IN,
+                                                     in.padded_width(), some.data(), rows, out.width, mine);
                 }
                 Row<IN> sum, other;
                 for (int64_t phase = 0; phase < STRIDE * STRIDE; ++phase)
@@ -207,8 +207,8 @@ struct Strided {
         return sums;
     }
 
-    // The gradients of the inputs that are `down` and `right` of every second one, which meet other taps than
-    // the rest: one in the middle, two of an edge or the four of the corners.
+    // The gradients of the inputs that are `down` and `right` of every second pixel. Each of these four kinds has
+    // its own taps: the one in the middle, two of an edge or the four corners.
     template <class Take>
     void to_inputs(const float* padded, const float* weights, int64_t image, int64_t down, int64_t right,
                    Take take) const {

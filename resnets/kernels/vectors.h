@@ -1,4 +1,4 @@
-// As many float32 values at a time as registers with AVX hold, from and to float32 or bf16 in memory.
+// Vectors of as many float32 values as an AVX register holds, loaded from and stored to float32 or bf16.
 
 #pragma once
 
@@ -43,13 +43,13 @@ inline void store(half* p, vec v) {
 #else
     uvec bits = (uvec)v;  // to the nearest, ties to even
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    bits = v != v ? uvec{} + 0x7fc0 : bits;  // no number stays none
+    bits = v != v ? uvec{} + 0x7fc0 : bits;  // NaN stays NaN
     const hvec rounded = __builtin_convertvector(bits, hvec);
 #endif
     std::memcpy(p, &rounded, sizeof rounded);
 }
 
-// `value` where `by` is above zero or no number, else zero: ReLU, and its way back.
+// `value` where `by` is above zero or NaN, else zero: ReLU, and its backward pass.
 inline vec gated(vec value, vec by) { return (vec)((ivec)value & ~(by <= 0)); }
 
 }  // namespace

@@ -1,11 +1,11 @@
-// 3x3 convolutions of few channels in float32, forwards and back, by Winograd's F(4x4, 3x3)
+// 3x3 convolutions of few channels in float32, forward and backward, by Winograd's F(4x4, 3x3)
 // (Lavin and Gray 2015): 36 multiplications instead of 144 for each tile of outputs and pair of channels.
 //
 // Tiles of 6x6 inputs, four apart, are transformed; the matrices (tiles, inputs) of each of the 36
-// points are multiplied with transformed weights and give tiles of 4x4 outputs. The way back is the
-// same, transposed. A few rows of tiles are worked on together, so that all stays in the cache. What
-// makes the inputs and what takes the results are arguments: there BN, ReLU and their sums are done,
-// without a pass over the maps of their own.
+// points are multiplied with transformed weights, which results in tiles of 4x4 outputs. The backward pass is
+// the same, transposed. A few rows of tiles are computed together, so that all of them stay in the cache. The
+// functions that make the inputs and that take the results are arguments: BN, ReLU and their sums are computed
+// there, without another pass over the maps.
 
 #pragma once
 
@@ -142,7 +142,7 @@ NOT_INLINE void correlate(const float* from, const float* by, float* sums, int64
 }
 
 // Weights (outputs, taps, inputs), transformed: (points, inputs, outputs), or (points, outputs, inputs) for
-// the way back.
+// the backward pass.
 template <int SIZE>
 NOT_INLINE Buffer<float> transform(const float* w, bool backwards) {
     Buffer<float> all(POINTS * SIZE * SIZE);
@@ -171,7 +171,7 @@ NOT_INLINE Buffer<float> transform(const float* w, bool backwards) {
     return all;
 }
 
-// Threads' sums (threads, points, inputs, outputs), added in their order and transformed back, as
+// Sums of the threads (threads, points, inputs, outputs), added in the order of threads and transformed back, as
 // (outputs, taps, inputs).
 template <int SIZE>
 NOT_INLINE void collect(const Buffer<float>& all, float* to) {
@@ -199,35 +199,36 @@ NOT_INLINE void collect(const Buffer<float>& all, float* to) {
         }
 }
 
-// The rows of tiles of some images, and what is transformed of them: (points, tiles, SIZE).
+// The rows of tiles of some images, and the layout of their transforms: (points, tiles, SIZE).
 template <int SIZE>
 struct Tiles {
     static constexpr int64_t TOGETHER = 24;  // about as many as fit in the cache, a multiple of ROWS
 
     const Maps maps;
     const int64_t down, across;  // tiles of an image
-    const int64_t group;         // rows of tiles that are worked on together
+    const int64_t group;         // rows of tiles that are computed together
     const int64_t pitch;         // from one point to the next; not a power of two, for the cache's sake
 
     explicit Tiles(const Maps& maps)
         : maps(maps), down((maps.height + EDGE - 1) / EDGE), across((maps.width + EDGE - 1) / EDGE),
           group(across < TOGETHER ? TOGETHER / across : 1), pitch(rounded(group) * SIZE + WIDTH) {}
 
-    // Tiles in some rows of them, with others that are no tiles up to a multiple of ROWS.
+    // Number of tiles in some rows, rounded up to a multiple of ROWS.
     int64_t rounded(int64_t lines) const { return (lines * across + ROWS - 1) / ROWS * ROWS; }
 
-    // Where a row of tiles begins in the maps, and the row of pixels that is.
+    // First row of pixels of a row of tiles, and its flat index in the maps.
     int64_t top(int64_t line) const { return line % down * EDGE; }
     int64_t start(int64_t line) const { return (line / down * maps.height + top(line)) * maps.width * SIZE; }
     int64_t stride() const { return maps.width * SIZE; }
 };
 
-// Inputs of a row of tiles after the other, transformed.
+// Transforms the inputs of one row of tiles after the other.
 template <int SIZE>
 struct Reader {
     const Tiles<SIZE> tiles;
     const int64_t columns;
-    Buffer<float> kept, strip;  // two rows of pixels that the next tiles need; one dimension done, with a border
+    // Two rows of pixels for the next row of tiles; inputs transformed in one dimension, with a border.
+    Buffer<float> kept, strip;
 
     explicit Reader(const Tiles<SIZE>& tiles)
         : tiles(tiles), columns(tiles.across * EDGE + 2), kept(2 * tiles.maps.width * SIZE),
@@ -266,7 +267,7 @@ struct Reader {
     }
 };
 
-// Gradients of outputs of a row of tiles, transformed.
+// Transforms the gradients of the outputs of a row of tiles.
 template <int SIZE>
 struct GradientReader {
     const Tiles<SIZE> tiles;
@@ -304,14 +305,14 @@ struct GradientReader {
     }
 };
 
-// Outputs of a row of tiles, and their sums and those of their squares.
+// Writes the outputs of a row of tiles; adds up their sums and those of their squares.
 template <int SIZE>
 void write(const Tiles<SIZE>& tiles, int64_t line, const float* from, float* to, Row<SIZE>& sum, Row<SIZE>& square) {
     const int64_t start = tiles.start(line), stride = tiles.stride();
     const int64_t below = tiles.maps.height - tiles.top(line);
     for (int64_t tile = 0; tile < tiles.across; ++tile)
         for (int v = 0; v < SIZE / WIDTH; ++v) {
-            const float* place = from + tile * SIZE + v * WIDTH;
+            const float* source = from + tile * SIZE + v * WIDTH;
             float* there = to + start + tile * EDGE * SIZE + v * WIDTH;
             const int64_t right = tiles.maps.width - tile * EDGE;
             vec half_done[EDGE][SEEN], one{}, two{};
@@ -319,7 +320,7 @@ void write(const Tiles<SIZE>& tiles, int64_t line, const float* from, float* to,
             for (int j = 0; j < SEEN; ++j) {
                 vec m[SEEN], out[EDGE];
 #pragma GCC unroll 6
-                for (int i = 0; i < SEEN; ++i) m[i] = load(place + (i * SEEN + j) * tiles.pitch);
+                for (int i = 0; i < SEEN; ++i) m[i] = load(source + (i * SEEN + j) * tiles.pitch);
                 finish(m, out);
 #pragma GCC unroll 4
                 for (int y = 0; y < EDGE; ++y) half_done[y][j] = out[y];
@@ -342,12 +343,13 @@ void write(const Tiles<SIZE>& tiles, int64_t line, const float* from, float* to,
         }
 }
 
-// Gradients of inputs of a row of tiles after the other, for `take`.
+// Passes the gradients of the inputs of one row of tiles after the other to `take`.
 template <int SIZE>
 struct Writer {
     const Tiles<SIZE> tiles;
     const int64_t columns;
-    Buffer<float> kept, strip;  // what two rows of pixels got from tiles above; one dimension done
+    // Two rows of pixels from the tiles above; gradients transformed in one dimension.
+    Buffer<float> kept, strip;
 
     explicit Writer(const Tiles<SIZE>& tiles)
         : tiles(tiles), columns(tiles.across * EDGE + 2), kept(2 * tiles.maps.width * SIZE),
@@ -401,7 +403,7 @@ struct Winograd {
 
     explicit Winograd(const Maps& maps) : tiles(maps) {}
 
-    // Has `work(line, count)` do groups of this thread's rows of tiles.
+    // Calls `work(line, count)` for groups of this thread's rows of tiles.
     template <class Work>
     void each(Work work) const {
         int64_t begin, end;
@@ -437,9 +439,9 @@ struct Winograd {
         return sums;
     }
 
-    // From the gradients of results and from inputs, as `make`s, to the gradients of the weights and
-    // of the inputs, the latter for `take(i, v, values, at, sum, other)` to put away at flat index i and
-    // to sum up; `at` is the flat index of the result at the same place: i.
+    // From the gradients of the results and from the inputs, which functions return, to the gradients of the
+    // weights and of the inputs. `take(i, v, values, at, sum, other)` stores the latter at flat index i and
+    // sums them up; `at` is the flat index of the result at the same pixel: i.
     template <class Gradient, class Input, class Take>
     Sums backward(const float* w, float* to_w, Gradient gradient, Input input, Take take) const {
         const Buffer<float> weights = transform<SIZE>(w, true);

@@ -1,36 +1,85 @@
-"""BN folded into the convolutions in front of it: the same network, fewer operations."""
+"""BN layers of a network: list them, change which statistics they use, fold them away."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnets.models.residual import ResidualNetwork
+from resnets.support.errors import UserError
 
 
-def fold(network: nn.Module) -> nn.Module:
-    """A copy of a trained network for inference, with every BN folded that follows a convolution.
+def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """The BN layers of a network, `SyncBatchNorm` included."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm)]  # type: ignore[misc]
 
-    In order `pre` the BN in front of a block's first convolution stays: it follows an addition.
-    Networks that are not residual ones are copied as they are.
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Set networks to evaluation mode; afterwards restore the mode of every module."""
+    modes = [(m, m.training) for network in networks for m in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Have BN normalise by the statistics of each batch, without changing its running statistics.
+
+    All other modules are in evaluation mode, so that checkpointed stages compute once.
+
+    Raises:
+        UserError: if BN has a single value for a channel.
+    """
+    layers = [(norm, norm.track_running_stats) for norm in norms(network)]
+    with evaluating(network):
+        for norm, _ in layers:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "BN has a single value for a channel: one image, whose last map is one pixel",
+                hint="use more images, or BN's running statistics",
+            ) from error
+        finally:
+            for norm, tracked in layers:
+                norm.track_running_stats = tracked
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy of a network for inference, with every BN folded into the convolution before it.
+
+    In order `pre` the BN before a block's first convolution stays, because it follows an addition.
+    A network that is not a `ResidualNetwork` is only copied.
     """
     network = copy.deepcopy(network).eval()
     if not isinstance(network, ResidualNetwork):
         return network
-    _fuse(network, "conv1", "bn1")
+    _fold(network, "conv1", "bn1")
     for _, block in network.blocks():
-        ahead = 0 if block.order == "post" else 1  # the BN behind a convolution is the next one's
-        for number in range(1, block.length + 1 - ahead):
-            _fuse(block, f"conv{number}", f"bn{number + ahead}")
+        offset = 0 if block.order == "post" else 1  # conv1 is followed by bn1, or by bn2
+        for number in range(1, block.length + 1 - offset):
+            _fold(block, f"conv{number}", f"bn{number + offset}")
         if isinstance(block.downsample, nn.Sequential):
-            _fuse(block.downsample, "0", "1")
+            _fold(block.downsample, "0", "1")
     return network
 
 
-def _fuse(parent: nn.Module, convolution: str, norm: str) -> None:
-    """Replace a convolution and the BN behind it by one convolution with bias."""
+def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
+    """Replace a convolution and the BN after it by one convolution with bias."""
     conv, bn = parent.get_submodule(convolution), parent.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)

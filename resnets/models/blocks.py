@@ -11,32 +11,64 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
-from resnets.kernels import block
-from resnets.kernels import norm as fused
-from resnets.kernels import shortcut as strided
-from resnets.kernels.norm import watched
 
 ShortcutKind = Literal["none", "A", "B", "C", "highway"]
 Order = Literal["post", "pre"]
 
-GATE_BIAS = -2.0  # the start of every gate's bias in the authors' Caffe network for CIFAR-10
+GATE_BIAS = -2.0  # initial bias of every gate in the authors' Caffe network for CIFAR-10
 
 
 class Convolution(NamedTuple):
-    """A convolution of a block, padded by half its size: kernel side, filters, stride."""
+    """A convolution of a block, padded by half its kernel: kernel size, filters, stride."""
 
     size: int
     filters: int
     stride: int
 
 
+class Operations:
+    """How blocks are computed: here, by PyTorch's operations one after the other.
+
+    `resnets.kernels.fuse.use_cpu_kernels` replaces it, in the attribute `operations` of networks,
+    stages and blocks, by a subclass that computes several of them at once.
+    """
+
+    def norm_relu(
+        self, norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: bool = True
+    ) -> Tensor:
+        """ReLU(norm(x) + shortcut), without the addition or ReLU where they are left out."""
+        out: Tensor = norm(x)
+        if shortcut is not None:
+            out = out + shortcut
+        return F.relu(out) if relu else out
+
+    def convolve_and_shortcut(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Outputs of a block's first convolution and of its shortcut for the block's input x."""
+        first = block.convolutions()[0](x)
+        return first, None if block.downsample is None else block.downsample(x)
+
+    def block(self, block: Block, x: Tensor) -> Tensor:
+        """ReLU(F(x) + shortcut(x)) of one block of order `post` without a gate."""
+        first, shortcut = self.convolve_and_shortcut(block, x)
+        return self.norm_relu(block.norms()[-1], block.convolve_rest(first), shortcut)
+
+    def blocks(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        """Output of several blocks in a row for the first one's input x."""
+        for block in blocks:
+            x = block(x)
+        return x
+
+
+PYTORCH = Operations()
+
+
 class ZeroPadShortcut(nn.Module):
     """Option A: every stride-th pixel, new channels filled with zeros; no parameters.
 
-    The zeros follow the identity channels. The paper leaves their place open; any
-    other place is the same network up to a permutation of channels.
+    The zeros follow the identity channels. The paper leaves their position open; any
+    other position is the same network up to a permutation of channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -55,11 +87,11 @@ class ZeroPadShortcut(nn.Module):
 def make_shortcut(
     kind: ShortcutKind, order: Order, in_channels: int, out_channels: int, stride: int
 ) -> nn.Module | None:
-    """The shortcut of one block (section 3.3); None where there is none.
+    """The shortcut of one block (section 3.3); None if it has none.
 
-    A projection carries BN behind it in the original order and nothing in the
-    pre-activation order, where BN and ReLU come before it. Highway networks have ordinary
-    layers without a shortcut where the size changes.
+    A projection is followed by BN in order `post`. In order `pre` it has none, because BN and
+    ReLU come before it. Highway networks have ordinary layers without a shortcut where the size
+    changes.
     """
     same_size = in_channels == out_channels and stride == 1
     if kind == "none" or (kind == "highway" and not same_size):
@@ -79,24 +111,24 @@ class Block(nn.Module):
 
     With F the convolutions, each with its BN, and ReLU between them:
 
-    - order `post` (Equations 1 and 2): ReLU(F(x) + shortcut(x)), each BN behind its convolution;
-    - order `pre` (He et al. 2016b, Figure 1 right): F(x) + shortcut(x), BN and ReLU in front of
+    - order `post` (Equations 1 and 2): ReLU(F(x) + shortcut(x)), each BN after its convolution;
+    - order `pre` (He et al. 2016b, Figure 1 right): F(x) + shortcut(x), BN and ReLU before
       each convolution; a projection shares the first BN and ReLU with F;
-    - a `highway` shortcut (Srivastava et al. 2015, Equation 3): T(x) ReLU(F(x)) + (1 - T(x)) x,
-      with the gate T(x) a convolution of the size of F's first, with bias, and a sigmoid.
+    - a `highway` shortcut (Srivastava et al. 2015, Equation 3): T(x) ReLU(F(x)) + (1 - T(x)) x.
+      The gate T(x) is a convolution with bias, of the kernel size of F's first, and a sigmoid.
 
     Args:
         in_channels: channels of the block's input.
         convolutions: F's, from input to output.
         shortcut: `none`, an option of section 3.3, or `highway`.
-        order: where BN and ReLU stand.
+        order: whether BN and ReLU come after or before each convolution.
         activated: whether the input comes from a BN and ReLU, so that order `pre` does not
             repeat them: "the first activation right after conv1" of the paper's appendix.
     """
 
     downsample: nn.Module | None
     gate: nn.Conv2d | None
-    fused = False
+    operations: Operations = PYTORCH
 
     def __init__(
         self,
@@ -132,20 +164,7 @@ class Block(nn.Module):
         if self.gate is not None:
             opened = torch.sigmoid(self.gate(x))
             return opened * F.relu(self.branch(x)) + (1 - opened) * x
-        if self.fits_whole(x):
-            return block.basic_blocks([self.layers()], x, self.downsample is not None)
-        x, shortcut = self._begin(x)
-        return normalize(self._norm(self.length), self._convolve_on(x), shortcut)
-
-    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first convolution and the shortcut, of the block's input."""
-        first, down = self._convolutions()[0], self.downsample
-        if self.fused and self.training:
-            if isinstance(down, ZeroPadShortcut) and strided.fits(first, down, down.stride, x):
-                return strided.convolution_and_zero_pad(first, x, x.shape[1] + down.extra_channels)
-            if isinstance(down, nn.Sequential) and not watched(down):
-                return first(x), normalize(down[1], down[0](x), relu=False)
-        return first(x), None if down is None else down(x)
+        return self.operations.block(self, x)
 
     def _forward_pre(self, x: Tensor) -> Tensor:
         activated = self._activate(x)
@@ -157,137 +176,75 @@ class Block(nn.Module):
         return out + shortcut
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x): before the addition, in order `post` after the last BN."""
+        """F(x), the summand beside the shortcut; in order `post` the output of the last BN."""
         if self.order == "pre":
             return self._convolve(self._activate(x))
-        out: Tensor = self._norm(self.length)(self._convolve(x))
+        out: Tensor = self.norms()[-1](self._convolve(x))
         return out
 
-    def fits_whole(self, x: Tensor) -> bool:
-        """Whether kernels can do the block as one."""
-        down = self.downsample
-        if not (self.fused and self.training) or (down is not None and watched(down)):
-            return False
-        simple = down is None or isinstance(down, nn.Identity | ZeroPadShortcut)
-        return simple and block.fits(self._convolutions(), self._norms(), x)
-
-    def layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """Each convolution with the BN behind it, of a block that `fits_whole`."""
-        norms = cast(list[nn.BatchNorm2d], self._norms())
-        return list(zip(self._convolutions(), norms, strict=True))
-
-    def _convolutions(self) -> list[nn.Conv2d]:
+    def convolutions(self) -> list[nn.Conv2d]:
+        """F's convolutions, from input to output."""
         return [cast(nn.Conv2d, self.get_submodule(f"conv{i + 1}")) for i in range(self.length)]
 
-    def _norms(self) -> list[nn.Module]:
-        return [self._norm(i + 1) for i in range(self.length)]
+    def norms(self) -> list[nn.Module]:
+        """The BN after each convolution, in order `pre` before it; an identity if it has none."""
+        return [self.get_submodule(f"bn{i + 1}") for i in range(self.length)]
 
-    def _norm(self, number: int) -> nn.Module:
-        return self.get_submodule(f"bn{number}")
+    def convolve_rest(self, x: Tensor) -> Tensor:
+        """The output of F's last convolution for that of its first, without F's last BN."""
+        norms = self.norms()[1:] if self.order == "pre" else self.norms()[:-1]
+        for norm, convolution in zip(norms, self.convolutions()[1:], strict=True):
+            x = convolution(self.operations.norm_relu(norm, x))
+        return x
 
     def _activate(self, x: Tensor) -> Tensor:
-        """The first BN and ReLU of order `pre`; ReLU changes nothing of an activated input."""
-        return normalize(self._norm(1), x)
+        """The first BN and ReLU of order `pre`; ReLU does not change an activated input."""
+        return self.operations.norm_relu(self.norms()[0], x)
 
     def _convolve(self, x: Tensor) -> Tensor:
         """All convolutions, with BN and ReLU between them."""
-        return self._convolve_on(self._convolutions()[0](x))
-
-    def _convolve_on(self, x: Tensor) -> Tensor:
-        """What follows the first convolution."""
-        for number in range(2, self.length + 1):
-            x = normalize(self._norm(number if self.order == "pre" else number - 1), x)
-            x = self.get_submodule(f"conv{number}")(x)
-        return x
-
-
-def normalize(
-    norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, relu: bool = True
-) -> Tensor:
-    """ReLU(norm(x) + shortcut), by one kernel where `fuse` was called and it can be done."""
-    if norm.training and getattr(norm, "fused", False) and fused.fits(norm, x, shortcut):
-        return fused.norm_relu(cast(nn.BatchNorm2d, norm), x, shortcut, relu)
-    out: Tensor = norm(x)
-    if shortcut is not None:
-        out = out + shortcut
-    return F.relu(out) if relu else out
-
-
-def fuse(network: nn.Module) -> None:
-    """Have trainings on CPUs use this project's kernels, for all that those can do."""
-    for module in network.modules():
-        if isinstance(module, Block | nn.BatchNorm2d):
-            module.fused = True
+        return self.convolve_rest(self.convolutions()[0](x))
 
 
 class Stage(nn.Sequential):
-    """The blocks that share one size of map.
+    """The blocks whose maps have one size.
 
-    With `save_memory` set, training keeps the input of every few blocks only and computes
-    what lies between again in the backward pass: memory for the square root of the depth.
+    With `save_memory`, training keeps only the input of every few blocks and computes the
+    activations between them again in the backward pass: memory grows as the square root of depth.
     """
 
-    save_memory = False
+    save_memory: bool = False
+    operations: Operations = PYTORCH
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, H / stride, W / stride)."""
-        if not (self.save_memory and self.training and torch.is_grad_enabled()):
-            return _through(list(self), x)
         blocks = list(self)
-        several = math.isqrt(len(blocks))
-        for start in range(0, len(blocks), several):
-            segment = blocks[start : start + several]
+        if not (self.save_memory and self.training and torch.is_grad_enabled()):
+            return self.operations.blocks(blocks, x)
+        length = math.isqrt(len(blocks))
+        for start in range(0, len(blocks), length):
+            segment = blocks[start : start + length]
             x = checkpoint(
-                partial(_through, segment),
+                partial(self.operations.blocks, segment),
                 x,
                 use_reentrant=False,
                 preserve_rng_state=False,
-                context_fn=partial(_contexts, segment),
+                context_fn=partial(_checkpoint_contexts, segment),
             )
         return x
 
 
-def _through(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """x through blocks in a row; those that kernels can do together are done so."""
-    place = 0
-    while place < len(blocks):
-        together = _together(blocks[place:], x)
-        if together:
-            adds = together[0].downsample is not None
-            x = block.basic_blocks([each.layers() for each in together], x, adds)
-        else:
-            x = blocks[place](x)
-        place += len(together) or 1
-    return x
-
-
-def _together(blocks: Sequence[nn.Module], x: Tensor) -> list[Block]:
-    """The first blocks that are one operation: a stage's equals; one that halves the maps alone."""
-    found: list[Block] = []
-    for each in blocks:
-        if not isinstance(each, Block) or watched(each) or not each.fits_whole(x):
-            break
-        halves = each.layers()[0][0].stride != (1, 1)
-        if found and (halves or (each.downsample is None) != (found[0].downsample is None)):
-            break
-        found.append(each)
-        if halves:
-            break
-    return found
-
-
-def _contexts(
+def _checkpoint_contexts(
     blocks: Sequence[nn.Module],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the computation of some blocks, and its repetition."""
-    return nullcontext(), _still(blocks)
+    """The contexts of the first and of the repeated computation of some blocks."""
+    return nullcontext(), _no_statistics_update(blocks)
 
 
 @contextmanager
-def _still(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def _no_statistics_update(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Keep BN's running statistics from counting the same batch a second time."""
-    kind = nn.modules.batchnorm._BatchNorm  # of one process or of several
-    norms = [m for block in blocks for m in block.modules() if isinstance(m, kind)]
+    norms = [m for block in blocks for m in block.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -1,4 +1,4 @@
-"""What a network is made of and what it costs, counted on the built network."""
+"""Layers, shapes, parameters and multiply-adds, counted on the built network."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Description:
-    """Facts of a network, counted with one image of `image_size` pixels a side."""
+    """Facts about a network, for an image of `image_size` pixels a side."""
 
     name: str
     architecture: Architecture | None
@@ -52,22 +52,22 @@ class Description:
 
 
 def image_size(name: str) -> int:
-    """Side in pixels of the images that the paper shows to the network; 64 for small stems."""
+    """Side in pixels of the network's images in the paper; 64 for small stems."""
     if name.startswith("cifar-"):
         return 32
     return 64 if name.endswith(zoo.SMALL) else 224
 
 
 def parameters(network: nn.Module) -> int:
-    """Trainable numbers: weights, biases and BN's gamma and beta; no running statistics."""
+    """Number of trainable parameters: weights, biases, and BN's gamma and beta."""
     return sum(p.numel() for p in network.parameters())
 
 
 def multiply_adds(network: nn.Module, size: int) -> int:
     """Multiply-adds of convolutions and classifiers for one image (Table 1's FLOPs).
 
-    Nothing is computed: an empty batch goes through the network, and each layer's output has
-    the shape that it has for images.
+    The network is called with an empty batch: it computes nothing, but every output has the
+    shape that it has for images.
     """
     counts = []
 
@@ -78,24 +78,24 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [module.register_forward_hook(count) for module in weighted]
     with torch.no_grad():
-        network(_no_images(network, size))
+        network(_empty_batch(network, size))
     for hook in hooks:
         hook.remove()
     return sum(counts)
 
 
-def _no_images(network: nn.Module, size: int) -> Tensor:
-    """An empty batch on the network's device."""
+def _empty_batch(network: nn.Module, size: int) -> Tensor:
+    """A batch of no images, on the network's device."""
     return torch.empty(0, 3, size, size, device=next(network.parameters()).device)
 
 
 @cache
 def describe(name: str, size: int | None = None) -> Description:
-    """Count and list everything of the network called `name`.
+    """Count parameters and multiply-adds, and list stages and shortcuts, of a named network.
 
     Args:
         name: as in `zoo.build`.
-        size: side of the image in pixels; the paper's if not given.
+        size: side of the image in pixels; the paper's by default.
 
     Raises:
         UserError: if there is no such network.
@@ -103,44 +103,42 @@ def describe(name: str, size: int | None = None) -> Description:
     size = size or image_size(name)
     with torch.device("meta"):
         network = zoo.build(name).eval()
-    # To run on the meta device PyTorch would import its compiler; this memory is never touched.
+    # On the meta device PyTorch would import its compiler; this memory is never accessed.
     empty = {k: torch.empty(t.shape, dtype=t.dtype) for k, t in network.state_dict().items()}
     network.load_state_dict(empty, assign=True)
-    residual = isinstance(network, ResidualNetwork)
+    row = network.architecture if isinstance(network, ResidualNetwork) else None
     weighted = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules())
     return Description(
         name=name,
-        architecture=network.architecture if isinstance(network, ResidualNetwork) else None,
+        architecture=row,
         image_size=size,
-        layers=network.architecture.layers if isinstance(network, ResidualNetwork) else weighted,
+        layers=row.layers if row else weighted,
         parameters=parameters(network),
         multiply_adds=multiply_adds(network, size),
-        stages=tuple(_stages(network, size)) if residual else (),
-        shortcuts=tuple(_shortcuts(network)) if residual else (),
+        stages=tuple(_stages(network, size)) if row else (),
+        shortcuts=tuple(_shortcuts(network)) if row else (),
     )
 
 
 def _stages(network: nn.Module, size: int) -> list[Stage]:
     assert isinstance(network, ResidualNetwork)
     with torch.no_grad():
-        maps = network.features(_no_images(network, size))
+        maps = network.features(_empty_batch(network, size))
     row = network.architecture
-    stages = []
-    for name, shape in ((name, x.shape) for name, x in maps.items()):
-        depth = 0 if name == "stem" else row.depths[network.stage_names.index(name)]
-        stages.append(Stage(name, depth, row.block if depth else row.stem, *shape[1:]))
-    return stages
+    depths = {"stem": 0, **dict(zip(network.stage_names, row.depths, strict=True))}
+    return [
+        Stage(name, depths[name], row.block if depths[name] else row.stem, *x.shape[1:])
+        for name, x in maps.items()
+    ]
 
 
 def _shortcuts(network: nn.Module) -> list[Shortcut]:
     assert isinstance(network, ResidualNetwork)
     found = []
     for name, block in network.blocks():
-        convolutions = [m for n, m in block.named_children() if n.startswith("conv")]
+        convolutions = block.convolutions()
         first, last = convolutions[0], convolutions[-1]
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(last, nn.Conv2d)
-        stride = max(c.stride[0] for c in convolutions if isinstance(c, nn.Conv2d))
+        stride = max(convolution.stride[0] for convolution in convolutions)
         match block.downsample:
             case None:
                 kind = "none"

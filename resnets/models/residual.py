@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from resnets.models.blocks import (
     GATE_BIAS,
+    PYTORCH,
     Block,
     Convolution,
+    Operations,
     Order,
     ShortcutKind,
     Stage,
-    normalize,
 )
 
 BlockKind = Literal["single", "alternating", "basic", "bottleneck"]
@@ -39,7 +40,7 @@ class Architecture:
 
     Args:
         block: `basic` (two 3x3) or `bottleneck` (1x1, 3x3, 1x1), Figure 5; `single` (one 3x3:
-            y = W1 x + x of section 3.2), or `alternating` (one 3x3 and one 1x1 by turns).
+            y = W1 x + x of section 3.2), or `alternating` (one 3x3, then one 1x1, and so on).
         shortcut: `none` (a plain network), option `A`, `B`, `C` of section 3.3, or `highway`:
             an identity with a gate, and nothing where the size changes.
         depths: number of blocks in each stage.
@@ -47,13 +48,13 @@ class Architecture:
         stem: `imagenet` (7x7/2 and a 3x3/2 max pool), `cifar` (one 3x3), or `small` (one 3x3/2),
             which gives images of 64 pixels maps of 32, 16, 8 and 4.
         stride_in: the bottleneck convolution that carries the stride: `1x1` as in
-            the paper (v1) or `3x3` (v1.5). Without meaning for basic blocks.
+            the paper (v1) or `3x3` (v1.5). Basic blocks ignore it.
         classes: number of outputs.
         pool: how the `imagenet` stem's 3x3/2 max pool halves the map: `padded` by one pixel
-            on every side, or `ceil`, as the authors' framework does it: no padding, the last
-            window cut off at the border. The same size, shifted by one pixel.
-        order: `post`, the paper's, or `pre`: BN and ReLU in front of each convolution, and
-            once more behind the last block (He et al. 2016b).
+            on every side, or `ceil` as in the authors' framework, without padding and with the
+            last window cut off at the border. The maps have the same size, shifted by one pixel.
+        order: `post`, the paper's, or `pre`: BN and ReLU before each convolution, and once more
+            after the last block (He et al. 2016b).
 
     Raises:
         ValueError: if a choice is unknown, a size is not positive, or choices exclude each
@@ -90,30 +91,29 @@ class Architecture:
             raise ValueError("depths, widths and classes must be positive")
         if self.shortcut == "highway" and self.order == "pre":
             raise ValueError(
-                "shortcut 'highway' must be of order 'post': where its gate and what it carries "
-                "would be activated is not defined"
+                "shortcut 'highway' must be of order 'post': order 'pre' does not define its gate"
             )
 
     @property
     def layers(self) -> int:
-        """Weighted layers on the main path, as the paper counts depth."""
+        """Number of weighted layers on the main path, as the paper counts depth."""
         return len(self.convolutions(1, 1, 0)) * sum(self.depths) + 2
 
     @property
     def expansion(self) -> int:
-        """Channels of a stage's maps over its width."""
+        """Ratio of a stage's output channels to its width."""
         return BOTTLENECK_EXPANSION if self.block == "bottleneck" else 1
 
-    def convolutions(self, width: int, stride: int, place: int) -> tuple[Convolution, ...]:
+    def convolutions(self, width: int, stride: int, index: int) -> tuple[Convolution, ...]:
         """The convolutions of a block, from input to output.
 
         Args:
-            width: of the block's stage.
-            stride: of the block.
-            place: number of the block in its stage, from 0.
+            width: filters of the 3x3 convolutions.
+            stride: the block's.
+            index: number of the block in its stage, from 0.
         """
         if self.block == "single" or self.block == "alternating":
-            size = 1 if self.block == "alternating" and place % 2 else 3
+            size = 1 if self.block == "alternating" and index % 2 else 3
             return (Convolution(size, width, stride),)
         if self.block == "basic":
             return Convolution(3, width, stride), Convolution(3, width, 1)
@@ -134,7 +134,11 @@ class ResidualNetwork(nn.Module):
 
     Parameter names equal torchvision's `resnet`. Input (N, 3, H, W); output logits
     (N, classes).
+
+    `operations` computes BN and ReLU of the stem; stages and blocks have their own.
     """
+
+    operations: Operations = PYTORCH
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -158,7 +162,7 @@ class ResidualNetwork(nn.Module):
         self.reset_parameters()
 
     def _make_stage(self, stage: int, channels: int) -> Stage:
-        """A stage, counted from 0, whose input has so many channels."""
+        """Stage number `stage`, from 0, for an input of `channels` channels."""
         row, blocks = self.architecture, []
         width = row.widths[stage]
         for i in range(row.depths[stage]):
@@ -170,19 +174,19 @@ class ResidualNetwork(nn.Module):
         return Stage(*blocks)
 
     def reset_parameters(self) -> None:
-        """He initialisation, std sqrt(2 / fan-in); BN starts as the identity, gates nearly shut."""
+        """He initialisation, std sqrt(2 / fan-in); BN with gamma 1, beta 0; gates nearly closed."""
         if self.fc.weight.is_meta:
-            return  # no numbers, for which PyTorch would import its compiler: two seconds
+            return  # has no values; PyTorch would import its compiler for them, in two seconds
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                if module.bias is not None:  # only gates have one
+                if module.bias is not None:  # a gate's
                     nn.init.constant_(module.bias, GATE_BIAS)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
-                # The paper leaves the classifier's start open: unit-variance logits.
+                # The paper does not specify the classifier's initialisation: unit-variance logits.
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 nn.init.zeros_(module.bias)
 
@@ -196,17 +200,17 @@ class ResidualNetwork(nn.Module):
         ]
 
     def _stem(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.maxpool(normalize(self.bn1, self.conv1(x)))
+        maps: Tensor = self.maxpool(self.operations.norm_relu(self.bn1, self.conv1(x)))
         return maps
 
     def _end(self, x: Tensor) -> Tensor:
-        """What follows the last addition: BN and ReLU in order `pre`."""
-        return x if self.last_bn is None else normalize(self.last_bn, x)
+        """BN and ReLU after the last addition, which only order `pre` has."""
+        return x if self.last_bn is None else self.operations.norm_relu(self.last_bn, x)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Output maps (N, C, H, W) of the stem and of every stage, in order.
 
-        The last one is what `head` takes: in order `pre` after the last BN and ReLU.
+        The last one is the input of `head`: in order `pre` after the last BN and ReLU.
         """
         x = self._stem(x)
         maps = {"stem": x}
@@ -226,9 +230,9 @@ class ResidualNetwork(nn.Module):
 
         Args:
             x: last feature map, (N, C, H, W).
-            window: side of the average pool in front of the classifier; the training
-                crop's last map (7 for a 224 crop) gives the paper's dense test (section
-                3.4), 1 the logits of single locations.
+            window: side, or height and width, of the average pool before the classifier. The
+                size of the training crop's last map (7 for a crop of 224 pixels) is the paper's
+                dense test (section 3.4); 1 gives the logits of single locations.
 
         Returns:
             Logits (N, classes, H - window + 1, W - window + 1).

@@ -1,4 +1,4 @@
-"""The table of named networks: adding a depth is adding a row."""
+"""The table of named networks. A new network is a new row."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMAGENET_DEPTHS: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
 }
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # Table 6
 CIFAR_PLAIN_DEPTHS = (20, 32, 44, 56, 110)  # Figure 6 and section 4.2
-VGG_NAMES = ("vgg16", "vgg19")  # the complexity baseline of section 3.3, from torchvision
+VGG_NAMES = ("vgg16", "vgg19")  # torchvision's: the complexity baseline of section 3.3
 
 _CIFAR_NAME = re.compile(r"cifar-(resnet|plain)(\d+)(?:-([abc]))?")
 _SHORTCUTS: dict[str, ShortcutKind] = {"a": "A", "b": "B", "c": "C"}
 CEIL = "-ceil"
-"""Suffix of an ImageNet network whose stem pools as the authors' framework does."""
+"""Suffix of an ImageNet network whose max pool is that of the authors' framework."""
 SMALL = "-small"
-"""Suffix of an ImageNet network with a stem for photographs of 64 pixels."""
+"""Suffix of an ImageNet network with a stem for images of 64 pixels."""
 
 
 def _imagenet_rows() -> dict[str, Architecture]:
@@ -51,9 +51,9 @@ def _cifar_row(shortcut: ShortcutKind, depth: int) -> Architecture:
 
 
 def _cifar_relatives() -> dict[str, Architecture]:
-    """Highway networks of Table 6, and the networks of "Identity Mappings" beside their originals.
+    """Highway networks of Table 6; networks of "Identity Mappings" and their `post` originals.
 
-    164 = 6 * 27 + 2 is a depth of basic blocks too, hence the `-bottleneck` in names.
+    164 = 6 * 27 + 2 is also a depth of basic blocks, hence the `-bottleneck` in names.
     """
     highway = Architecture("single", "highway", (5, 6, 6), (32, 80, 128), "cifar", classes=10)
     rows = {
@@ -77,7 +77,7 @@ NAMED: dict[str, Architecture] = {
     **{f"cifar-plain{depth}": _cifar_row("none", depth) for depth in CIFAR_PLAIN_DEPTHS},
     **_cifar_relatives(),
 }
-"""Every listed network; `architecture` also knows any CIFAR depth 6n+2."""
+"""All rows of the table; `architecture` also accepts any CIFAR depth 6n+2."""
 
 
 def names() -> list[str]:
@@ -86,13 +86,13 @@ def names() -> list[str]:
 
 
 def architecture(name: str) -> Architecture:
-    """The row called `name`; CIFAR names take any depth 6n+2 and a shortcut suffix.
+    """The architecture called `name`; CIFAR names may have any depth 6n+2 and a shortcut suffix.
 
-    The ending `-ceil` on an ImageNet network means `Architecture.pool`, for weights that
-    come from the authors' framework; `-small` means the stem for small images.
+    ImageNet names may end in `-ceil`, for weights from the authors' framework (see
+    `Architecture.pool`), or in `-small`, for the stem for small images.
 
     Raises:
-        UserError: if there is no such network, naming the nearest ones.
+        UserError: if there is no such network; its hint names similar ones.
     """
     if name in NAMED:
         return NAMED[name]
@@ -120,11 +120,11 @@ def architecture(name: str) -> Architecture:
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:
-    """The network called `name`, freshly initialised from torch's global generator.
+    """The network called `name`, initialised with torch's global generator.
 
     Args:
         name: a row of the table, for example `cifar-resnet20` or `vgg16`.
-        classes: number of outputs; the row's own (10 or 1000) if not given.
+        classes: number of outputs; by default the row's, 10 or 1000.
 
     Raises:
         UserError: if there is no such network.

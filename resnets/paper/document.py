@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from resnets.paper.panels import Drawing
+from resnets.analysis.panels import Drawing
 from resnets.support.markdown import table as markdown_table
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
 from resnets.paper.document import Figure, Source, anchor
-from resnets.paper.panels import INK, Line, Panel, Points, draw
 from resnets.paper.results import CIFAR_ITERATIONS, Results, percent_text
 from resnets.paper.store import Group, Outcome
 
@@ -18,8 +18,6 @@ COLOURS = {
     44: "#2f9e44", 56: "#d9363e", 110: INK, 164: "#2f6fd6", 1001: "#c2489b", 1202: "#9b51d6",
 }  # fmt: skip
 """One colour for each depth in every figure; those of Figure 6 where the paper has the depth."""
-STEP_COLOURS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
-"""Colours of iterations of a training, first to last."""
 
 
 def network_title(network: str) -> str:
@@ -174,7 +172,7 @@ def signals(results: Results, group: Group) -> Figure | None:
                 Line([_numbered([row.get(what) for row in layers])], colour,
                      label=f"step {step:,}", width=1.2)
                 for (step, layers), colour in zip(
-                    steps.items(), _step_colours(len(steps)), strict=True
+                    steps.items(), step_colours(len(steps)), strict=True
                 )
             ]  # fmt: skip
             panels.append(
@@ -215,11 +213,6 @@ def _gradient_ratios(run: Outcome) -> str:
         if sizes:
             ratios.append(f"{max(sizes) / min(sizes):.3g} (step {step:,})")
     return f"{network_title(run.network)} {', '.join(ratios) or 'no gradients'}"
-
-
-def _step_colours(count: int) -> list[str]:
-    last = len(STEP_COLOURS) - 1
-    return [STEP_COLOURS[round(i * last / max(1, count - 1))] for i in range(count)]
 
 
 def against_base(results: Results, variant: Group) -> Figure | None:

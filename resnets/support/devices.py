@@ -1,4 +1,4 @@
-"""The devices of this machine, and what a result tells of it."""
+"""Devices of this machine, and the description of hardware and software for results."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from resnets.support.errors import UserError
 
 if TYPE_CHECKING:
-    import torch  # at run time only where it is needed: importing it takes seconds
+    import torch  # imported inside functions otherwise, because importing it takes seconds
 
 
 def is_surely_cpu(name: str) -> bool:
-    """Whether `find_device(name)` would be the CPU, as far as can be told without torch."""
+    """Whether `find_device(name)` is known, without importing torch, to be the CPU."""
     return name == "cpu" or (name == "auto" and not _may_have_gpu())
 
 
 def _may_have_gpu() -> bool:
-    """Whether a driver of NVIDIA or AMD is here; True where that cannot be told."""
+    """Whether a driver of NVIDIA or AMD is installed; True if that is unknown."""
     if sys.platform != "linux" or Path("/dev/kfd").exists():
         return True
     try:
@@ -34,7 +34,7 @@ def _may_have_gpu() -> bool:
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes a GPU where there is one.
+    """The device called `name`; `auto` is a GPU if there is one, else the CPU.
 
     Raises:
         UserError: if there is no such device.
@@ -43,18 +43,19 @@ def find_device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
-        raise UserError(f"no device {name!r} here", "--device", f"available: {', '.join(there)}")
+    available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in available and not (name == "cuda" and torch.cuda.is_available()):
+        hint = f"available: {', '.join(available)}"
+        raise UserError(f"no device {name!r} here", "--device", hint)
     device = torch.device(name)
     if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)  # for what takes no device: streams, waiting, graphs
+        torch.cuda.set_device(device)  # for calls without a device argument: streams, graphs
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 in hardware; emulation is slower than fp32."""
+    """Whether `device` multiplies bf16 in hardware; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         import torch
 
@@ -72,14 +73,14 @@ def cpu_has_bf16() -> bool:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a result's provenance says about machine and software."""
+    """Hardware, threads, versions and commit, for the provenance of a result."""
     import torch
 
     packages = {}
@@ -99,14 +100,18 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the source, with `+` where it was changed since; None if not from git."""
+    """The source's git commit, with `+` if files have changed since; None outside of git."""
     source = Path(__file__).parent
     git = ["git", "-C", str(source)]
     try:
         facts = [
             subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
             for command in (
-                ["ls-files", "--error-unmatch", Path(__file__).name],  # ours, not a neighbour's
+                [
+                    "ls-files",
+                    "--error-unmatch",
+                    Path(__file__).name,
+                ],  # fails in others' repositories
                 ["rev-parse", "HEAD"],
                 ["status", "--porcelain", "--", ".."],
             )
@@ -117,7 +122,7 @@ def _commit() -> str | None:
 
 
 def hardware_name(device: torch.device) -> str:
-    """The GPU's or the CPU's name, and what bf16 units the CPU has."""
+    """The GPU's name; or the CPU's, with its bf16 units and its number of cores."""
     if device.type == "cuda":
         import torch
 

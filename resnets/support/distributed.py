@@ -1,4 +1,7 @@
-"""Several processes at one task, as `torchrun` starts them; one process is a world of its own."""
+"""Processes that work on one task, as `torchrun` starts them, and their collective calls.
+
+A single process is a world of size 1, in which all calls return at once.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ from resnets.support.errors import UserError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others: one may be decoding or testing for a while."""
+"""How long a process waits for the others, which may be decoding or testing meanwhile."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those at the same task.
+    """This process and its number among those that work on the same task.
 
-    Every process must make the same calls in the same order; with one process they are free.
-    They raise `UserError` if another process ended meanwhile.
+    Every process must make the same calls in the same order. They raise `UserError` if another
+    process has ended.
 
     Args:
-        rank: the number of this process, from 0.
-        size: how many there are.
-        local_rank: its number among those on this machine, which is the number of its GPU.
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number among the processes of this machine, which is the number of its GPU.
     """
 
     rank: int = 0
@@ -43,54 +46,62 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints and writes for all."""
+        """Whether this is rank 0, which prints and writes for all."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has made this call."""
         if self.size > 1:
-            with _together():
+            with _collective():
                 dist.barrier()
 
     def gather_objects(self, obj: T) -> list[T] | None:
-        """Every process's object, in the order of the ranks, to rank 0; None to the others."""
+        """Every process's object by rank, on rank 0; None on the others."""
         if self.size == 1:
             return [obj]
         gathered: list[T | None] | None = [None] * self.size if self.is_main else None
-        with _together():
+        with _collective():
             dist.gather_object(obj, gathered)
         return gathered  # type: ignore[return-value]
 
     def each(self, action: Callable[[], T]) -> list[T] | None:
-        """What every process gets, like `gather_objects`; a `UserError` of any reaches all."""
-        mine: T | UserError
+        """Call `action` on every process; the results as from `gather_objects`.
+
+        Raises:
+            UserError: on every process, if `action` raises one on any of them.
+        """
+        result: T | UserError
         try:
-            mine = action()
+            result = action()
         except UserError as error:
             if self.size == 1:
                 raise
-            mine = error
-        gathered = self.gather_objects(mine)
+            result = error
+        gathered = self.gather_objects(result)
 
         def check() -> None:
-            for found in gathered or ():
-                if isinstance(found, UserError):
-                    raise found
+            for one in gathered or ():
+                if isinstance(one, UserError):
+                    raise one
 
         self.first(check)
         return gathered  # type: ignore[return-value]
 
     def broadcast_object(self, obj: T) -> T:
-        """Rank 0's object; what the others give is ignored."""
+        """Rank 0's object, on every process; the argument of the others is ignored."""
         if self.size == 1:
             return obj
         holder = [obj]
-        with _together():
+        with _collective():
             dist.broadcast_object_list(holder)
         return holder[0]
 
     def first(self, action: Callable[[], T]) -> T:
-        """What rank 0 gets by doing something for all; a `UserError` of its reaches all, too."""
+        """Call `action` on rank 0 only; its result on every process.
+
+        Raises:
+            UserError: on every process, if `action` raises one.
+        """
         result: T | UserError | None = None
         if self.is_main:
             try:
@@ -105,30 +116,30 @@ class World:
         return result  # type: ignore[return-value]
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """The sum of every process's tensor, in place of each."""
+        """The sum of the tensors of all processes, in place."""
         if self.size > 1:
-            with _together():
+            with _collective():
                 dist.all_reduce(tensor)
         return tensor
 
     def all_reduce_max(self, tensor: Tensor) -> Tensor:
-        """The largest of every process's tensors, element by element, in place of each."""
+        """The elementwise maximum of the tensors of all processes, in place."""
         if self.size > 1:
-            with _together():
+            with _collective():
                 dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
 
 @contextmanager
 def world() -> Iterator[World]:
-    """The processes that `torchrun` started together, from RANK and WORLD_SIZE; else this one.
+    """Join the processes that `torchrun` started, by RANK and WORLD_SIZE; else this one alone.
 
-    Tensors on the CPU and objects travel by gloo, tensors on GPUs by NCCL. On machines with
-    GPUs the process's own becomes the current one, which `torch.device("cuda")` means, in this
-    thread only. A process group that is there already is used and left.
+    Gloo transfers objects and tensors on the CPU, NCCL tensors on GPUs. On machines with GPUs
+    this process's GPU becomes the current device of this thread, which `torch.device("cuda")`
+    means. An initialised process group is used and left as it is.
 
     Raises:
-        UserError: if the environment is incomplete, or not all processes come.
+        UserError: if the environment is incomplete, or not all processes start in time.
     """
     if not dist.is_available():
         yield World()
@@ -153,54 +164,55 @@ def world() -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"the {size} processes did not meet ({line})", hint=_MEND) from error
+        raise UserError(f"the {size} processes did not meet ({line})", hint=_START) from error
     yield World(rank, size, local_rank)
-    # Not after a failure: the others may wait in another call, and closing would wait for them.
+    # Not after a failure: it would wait for processes that are in another call.
     dist.destroy_process_group()
 
 
 def _meet(store: Any, rank: int, size: int) -> str:
-    """A word that only the processes of this start know, to keep their keys in `store` apart.
+    """A token that only the processes of this start share, as a prefix of their keys in `store`.
 
-    When torchrun restarts processes it may give them the same store, in which the addresses
-    of the ones that died still stand. So rank 0 makes up a word and asks who is there; the
-    others answer with words of their own until rank 0 says theirs again.
+    When torchrun restarts processes, it may give them the old store, which still holds the
+    addresses of the processes that died. So rank 0 publishes a new token. The others answer it
+    with tokens of their own, until rank 0 has confirmed theirs.
     """
-    word = uuid.uuid4().hex
+    token = uuid.uuid4().hex
     if rank == 0:
-        store.set("resnets/word", word)
+        store.set("resnets/word", token)
         for other in range(1, size):
-            theirs = store.get(f"resnets/{word}/{other}").decode()  # waits for it
-            store.set(f"resnets/{theirs}", word)
-        return word
+            answer = store.get(f"resnets/{token}/{other}").decode()  # waits for it
+            store.set(f"resnets/{answer}", token)
+        return token
     end = time.monotonic() + TIMEOUT.total_seconds()
     while time.monotonic() < end:
-        asked = store.get("resnets/word").decode()  # perhaps of an earlier start
-        store.set(f"resnets/{asked}/{rank}", word)
-        if store.check([f"resnets/{word}"]):
-            agreed: str = store.get(f"resnets/{word}").decode()
-            return agreed
+        published = store.get("resnets/word").decode()  # perhaps of an earlier start
+        store.set(f"resnets/{published}/{rank}", token)
+        if store.check([f"resnets/{token}"]):
+            confirmed: str = store.get(f"resnets/{token}").decode()
+            return confirmed
         time.sleep(0.02)
     raise RuntimeError("no answer from process 0")
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _collective() -> Iterator[None]:
+    """Turn the errors of gloo and NCCL into a `UserError`."""
     try:
         yield
-    except RuntimeError as error:  # of gloo and NCCL alike; the cause stands with the other one
-        raise UserError("another process ended or does not answer", hint=_SEE) from error
+    except RuntimeError as error:
+        hint = "see its message"  # which has the cause
+        raise UserError("another process ended or does not answer", hint=hint) from error
 
 
-_SEE = "see its message"
-_MEND = "start them with torchrun, for example: torchrun --nproc-per-node 2 -m resnets ..."
+_START = "start them with torchrun, for example: torchrun --nproc-per-node 2 -m resnets ..."
 
 
 def _number(name: str, default: int | None = None) -> int:
-    """An environment variable as a number; raises `UserError` if it is none."""
+    """An environment variable as a number; raises `UserError` if it is not a number."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
     if text is None or not text.isdecimal():
-        raise UserError(f"{name} is {text!r}, not a number", "the environment", _MEND)
+        raise UserError(f"{name} is {text!r}, not a number", "the environment", _START)
     return int(text)

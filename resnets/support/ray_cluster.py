@@ -1,4 +1,4 @@
-"""A Ray cluster that somebody started, or one of this process on this machine."""
+"""Connection to a Ray cluster, or to a new one on this machine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from resnets.support.errors import UserError
 
 ANSWER = 5
-"""Seconds in which a cluster, or a job that is to end, answers."""
+"""Seconds to wait for an answer of a cluster, or for a job that is being stopped."""
 
 
 def connect(address: str | None) -> Any:
-    """Enter a cluster; returns the module `ray`, whose `shutdown` leaves it.
+    """Connect to a cluster; returns the module `ray`, whose `shutdown` disconnects.
 
     Args:
-        address: of the cluster, for example `auto` on one of its machines or `HOST:6379`; if
-            None, that in `RAY_ADDRESS`, else the one that `ray start` last started on this machine,
-            else a new one of this machine, which ends with the process.
+        address: of the cluster, for example `auto` on one of its machines or `HOST:6379`. If
+            None: `RAY_ADDRESS`, else the cluster that `ray start` last started on this machine,
+            else a new cluster on this machine, which ends with the process.
 
     Raises:
         UserError: if Ray is not installed, or the cluster does not answer.
@@ -31,9 +31,9 @@ def connect(address: str | None) -> Any:
     try:
         _knock(address or os.environ.get("RAY_ADDRESS", ""))
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except UnicodeEncodeError as error:  # it makes a note of the command
-        hint = "name the folder instead of the file"
-        raise UserError("Ray takes command lines of UTF-8 only", hint=hint) from error
+    except UnicodeEncodeError as error:  # Ray records the command line
+        hint = "give the folder instead of the file"
+        raise UserError("Ray accepts only command lines in UTF-8", hint=hint) from error
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the Ray cluster does not answer ({error})",
@@ -44,7 +44,7 @@ def connect(address: str | None) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` soon where nobody is at HOST:PORT; Ray itself takes minutes."""
+    """Raise `OSError` within seconds if HOST:PORT does not answer; Ray itself takes minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()

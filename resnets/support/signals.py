@@ -1,4 +1,4 @@
-"""Signal handlers that are set for a while, and what child processes do with signals."""
+"""Temporary signal handlers, and the signals of child processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 def handling(handler: Callable[[int], None], *numbers: signal.Signals) -> Iterator[None]:
     """Call `handler` with the number of each of these signals that arrives inside the block.
 
-    The handlers of before are put back at the end. Only the main thread may do this.
+    The previous handlers are restored at the end. Only the main thread may use this.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -32,10 +32,10 @@ def handling(handler: Callable[[int], None], *numbers: signal.Signals) -> Iterat
 
 
 def listen_in_child(unblock: bool = False) -> None:
-    """For a child process before it runs a command: receive SIGINT, and end with the parent.
+    """Receive SIGINT, and end with the parent; called in a child process before its command.
 
-    Shells make their background commands ignore SIGINT; this undoes it. On Linux the child gets
-    SIGTERM when the process that started it is killed.
+    Shells have background commands ignore SIGINT, which this undoes. On Linux the child receives
+    SIGTERM when its parent is killed.
 
     Args:
         unblock: also unblock SIGINT and SIGTERM, which Ray's processes block.

@@ -1,4 +1,4 @@
-"""Speeds measured by turns, so that what else the machine does falls on all alike."""
+"""Throughput of several contenders, measured in turn so that other load affects all alike."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from collections.abc import Callable, Mapping
 Run = Callable[[], object]
 
 
-def by_turns(
+def throughput(
     contenders: Mapping[str, Run],
     images: int,
     rounds: int,
     seconds: float,
     finish: Run = lambda: None,
 ) -> dict[str, list[float]]:
-    """Images per second of each contender, in rounds that alternate between them.
+    """Images per second of each contender in each round; rounds alternate between them.
 
     Args:
-        contenders: each call of one handles `images` images.
-        seconds: length of a round; three calls go before its clock starts.
-        finish: waits until the device has done what it was given.
+        contenders: functions by name; each call processes `images` images.
+        images: number of images of a call.
+        rounds: number of rounds of each contender.
+        seconds: length of a round, after three calls that are not timed.
+        finish: waits until the device has finished its work.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):

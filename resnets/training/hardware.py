@@ -80,7 +80,7 @@ def _kernel_obstacles(recipe: Recipe, device: torch.device) -> list[str]:
         "compile = true": recipe.compile is True,
         "channels_last = false": recipe.channels_last is False,
     }
-    return [text for text, holds in facts.items() if holds] or [native.why_not("norm")]
+    return [text for text, holds in facts.items() if holds] or [native.unavailable_reason("norm")]
 
 
 def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) -> str:
@@ -89,8 +89,10 @@ def missing_kernels(recipe: Recipe, device: torch.device, settings: Settings) ->
     if device.type != "cpu" or not wanted or settings.kernels == "blocks":
         return ""
     if settings.kernels == "norms":
-        return block.why_not(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
-    return native.why_not("norm")
+        return block.unavailable_reason(
+            torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        )
+    return native.unavailable_reason("norm")
 
 
 def _can_compile(device: torch.device) -> bool:

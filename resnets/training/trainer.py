@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
-from resnets.models.blocks import Stage, fuse
+from resnets.models.batch_norm import norms
+from resnets.models.blocks import Stage
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.hardware import Settings, compile_network
@@ -91,7 +93,7 @@ class Trainer:
         if settings.compile:
             compile_network(self.network, device)
         if settings.kernels != "none":
-            fuse(self.network)
+            use_cpu_kernels(self.network)
         self._shared = self._share_gradients()
         self._captured: CapturedUpdate | None = None
         if settings.graphs:
@@ -418,11 +420,6 @@ class MovingAverage:
             yield
         finally:
             network.load_state_dict(own)
-
-
-def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The BN layers of a network."""
-    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # type: ignore[misc]
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resnets.analysis.layers import main_path
-from resnets.analysis.responses import Moments, layer_responses
+from resnets.analysis.responses import Moments, layer_responses, main_path
 from resnets.support.errors import UserError
 from tests.analysis.nets import ROWS, batches, network, same, state
 
@@ -43,7 +42,7 @@ def by_hand(net, images, train):
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_running_statistics_give_the_deviation_over_all_images_and_places(kind):
+def test_running_statistics_give_the_deviation_over_all_images_and_pixels(kind):
     net, parts = network(kind), batches()
     expected = by_hand(net, torch.cat(parts), train=False)
     found = layer_responses(net, parts)
@@ -87,7 +86,7 @@ def test_the_main_path_is_in_order_and_has_no_shortcuts():
     assert all(layer.norm is not None for layer in path)
 
 
-def test_what_follows_a_convolution_is_known_in_a_deep_network_too():
+def test_the_bn_after_each_convolution_is_found_in_a_deep_network():
     path = main_path(network("cifar-preact110"))
     assert len(path) == 109
     assert [layer.norm is None for layer in path[1:]] == [False, True] * 54
@@ -129,7 +128,7 @@ class NormFirst(nn.Module):
         return x + self.conv2(F.relu(x))
 
 
-def test_what_has_no_bn_behind_it_or_no_3x3_layer_is_refused_in_one_line():
+def test_layers_without_bn_and_networks_without_3x3_layers_are_refused():
     with pytest.raises(UserError, match=r"conv2 is not followed by BN"):
         layer_responses(NormFirst(), batches((2,)))
     with pytest.raises(UserError, match="no 3x3 layers"):

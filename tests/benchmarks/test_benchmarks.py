@@ -29,7 +29,7 @@ def quiet(line):
 
 def test_rounds_alternate_and_count_images():
     calls = []
-    values = timing.by_turns(
+    values = timing.throughput(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 10, 3, 0.001
     )
     assert [len(found) for found in values.values()] == [3, 3]

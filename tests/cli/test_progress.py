@@ -63,9 +63,11 @@ def test_lines_say_what_compiles_and_when(capsys):
 
 def test_a_run_without_kernels_says_why(monkeypatch):
     run = fake_run(compiled=False)
-    monkeypatch.setattr(native, "why_not", lambda name, **macros: "")
+    monkeypatch.setattr(native, "unavailable_reason", lambda name, **macros: "")
     assert describe_run(run).endswith("eager, kernels for norms")
-    monkeypatch.setattr(native, "why_not", lambda name, **macros: "no C++ compiler (g++)")
+    monkeypatch.setattr(
+        native, "unavailable_reason", lambda name, **macros: "no C++ compiler (g++)"
+    )
     said = "kernels for norms, no C++ compiler (g++): PyTorch's convolutions"
     assert describe_run(run).endswith(said)
     run.settings = Settings("bf16", True, False)

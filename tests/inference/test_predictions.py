@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from resnets.data.images import read_image
-from resnets.data.preprocessing import Preprocessing, to_tensor
+from resnets.data.preprocessing import CentralCrop, Preprocessing, to_tensor
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import TorchRuntime
 from resnets.inference.image_inputs import find_images

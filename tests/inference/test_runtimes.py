@@ -15,7 +15,7 @@ from resnets.inference import conversion, predictor
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
-from resnets.models.batch_norm import fold
+from resnets.models.batch_norm import fold_batch_norm
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 
@@ -43,7 +43,7 @@ def used(name, classes=7, seed=0):
 def test_folding_batch_norm_keeps_the_outputs(name):
     network = used(name)
     x = torch.randn(2, 3, 32, 32)
-    folded = fold(network)
+    folded = fold_batch_norm(network)
     expected = network(x)
     torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3 * expected.std().item())
     before = sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())

@@ -1,4 +1,4 @@
-"""Blocks with this project's kernels, beside the same blocks in PyTorch and in float64."""
+"""Blocks with this project's kernels compute what PyTorch does, and in float64."""
 
 import copy
 from pathlib import Path
@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from resnets.kernels import block as whole
-from resnets.kernels import norm, shortcut
-from resnets.models.blocks import Block, Convolution, Stage, fuse
+from resnets.kernels import fuse, norm
+from resnets.kernels.fuse import use_cpu_kernels
+from resnets.models.blocks import Block, Convolution, Stage
 
 CL = torch.channels_last
 needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler, or not Linux")
@@ -17,7 +18,7 @@ needs_kernels = pytest.mark.skipif(not norm.available(), reason="no C++ compiler
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def dtype(request):
-    """Of maps that whole blocks can be done of here."""
+    """Types of maps for which this CPU has kernels for whole blocks."""
     if not norm.available():
         pytest.skip("no C++ compiler, or not Linux")
     flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -27,7 +28,7 @@ def dtype(request):
         possible = "avx512_bf16" in flags and "amx_bf16" not in flags
     if not possible:
         pytest.skip("whole blocks need AVX2 in float32, AVX-512 BF16 without AMX in bf16")
-    assert whole.available(request.param), whole.why_not(request.param)
+    assert whole.available(request.param), whole.unavailable_reason(request.param)
     return request.param
 
 
@@ -71,7 +72,7 @@ def worst(made, reference):
         (16, 2, 32, 32), (16, 2, 24, 24), (32, 2, 16, 16), (32, 2, 12, 12), (32, 2, 4, 8),
     ],
 )  # fmt: skip
-def test_a_whole_block_is_what_pytorch_does_in_float64(
+def test_a_whole_block_equals_pytorch_in_float64(
     channels, stride, height, width, kind, images, dtype
 ):
     block = make(channels, stride, kind)
@@ -88,8 +89,8 @@ def test_a_whole_block_is_what_pytorch_does_in_float64(
             block.bn1.bias += shift
             block.bn2.bias += shift
         fused = copy.deepcopy(block)
-        fuse(fused)
-        assert whole.fits(fused._convolutions(), fused._norms(), x)
+        use_cpu_kernels(fused)
+        assert whole.fits(fused.convolutions(), fused.norms(), x)
         reference = follow(copy.deepcopy(block).double(), x.double(), gradient, False)
         assert worst(follow(fused, x, gradient, half), reference) < tolerance
         with torch.no_grad():
@@ -101,11 +102,11 @@ def test_a_whole_block_is_what_pytorch_does_in_float64(
 @pytest.mark.parametrize(
     ("channels", "stride", "runs"), [(16, 1, [3]), (16, 2, [1, 2]), (64, 1, [3])]
 )
-def test_blocks_in_a_row_are_what_single_ones_are(monkeypatch, channels, stride, runs, kind, dtype):
+def test_blocks_in_a_row_equal_single_blocks(monkeypatch, channels, stride, runs, kind, dtype):
     width = channels * stride
     first, others = make(channels, stride, kind), [make(width, 1, kind) for _ in range(2)]
     stage = Stage(first, *others).to(memory_format=CL)
-    fuse(stage)
+    use_cpu_kernels(stage)
     half = dtype == torch.bfloat16
     x = torch.randn(3, channels, 12, 12).relu().to(dtype).to(memory_format=CL)
     gradient = torch.randn(3, width, 12 // stride, 12 // stride).to(dtype)
@@ -141,7 +142,7 @@ def test_threads_share_the_images(channels, stride, images, dtype, threads):
         for name, bias in stage.named_parameters():
             if "bn" in name and "bias" in name:
                 bias += 8  # ReLU open, as above
-    fuse(stage)
+    use_cpu_kernels(stage)
     x = torch.randn(images, channels, 12, 12).relu().to(dtype).to(memory_format=CL)
     side = 12 // stride
     gradient = torch.randn(images, channels * stride, side, side).to(dtype).to(memory_format=CL)
@@ -168,7 +169,7 @@ def double(tensor):
 
 def test_a_whole_block_gives_the_same_bits_again(dtype):
     block = make(16, 2)
-    fuse(block)
+    use_cpu_kernels(block)
     x = torch.randn(4, 16, 16, 16).to(dtype).to(memory_format=CL)
     gradient = torch.randn(4, 32, 8, 8).to(dtype).to(memory_format=CL)
     half = dtype == torch.bfloat16
@@ -176,9 +177,9 @@ def test_a_whole_block_gives_the_same_bits_again(dtype):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_what_is_no_number_stays_none(dtype):
+def test_nan_stays_nan(dtype):
     block = make(16)
-    fuse(block)
+    use_cpu_kernels(block)
     x = torch.randn(2, 16, 8, 8).to(dtype).to(memory_format=CL)
     x[0, 3, 5, 2] = float("nan")
     for made in follow(block, x, torch.ones_like(x), dtype == torch.bfloat16)[:3]:
@@ -188,8 +189,8 @@ def test_what_is_no_number_stays_none(dtype):
 def test_weights_in_any_order_of_memory(dtype):
     block = make(16)
     other = copy.deepcopy(block).to(memory_format=torch.contiguous_format)
-    fuse(block)
-    fuse(other)
+    use_cpu_kernels(block)
+    use_cpu_kernels(other)
     x = torch.randn(2, 16, 8, 8).to(dtype).to(memory_format=CL)
     gradient = torch.randn_like(x)
     half = dtype == torch.bfloat16
@@ -197,10 +198,10 @@ def test_weights_in_any_order_of_memory(dtype):
         assert torch.equal(a, b)
 
 
-def test_what_a_whole_block_is_not_for_is_left_alone(dtype):
+def test_fits_refuses_unsupported_blocks(dtype):
     def fits(block, *shape, dtype=dtype):
         x = torch.randn(*shape).to(dtype).to(memory_format=CL)
-        return whole.fits(block._convolutions(), block._norms(), x)
+        return whole.fits(block.convolutions(), block.norms(), x)
 
     assert fits(make(16), 2, 16, 8, 8)
     assert not fits(make(16), 2, 16, 8, 8, dtype=torch.float64)
@@ -225,9 +226,9 @@ def test_what_a_whole_block_is_not_for_is_left_alone(dtype):
     other_kind = make(16)
     other_kind.conv2.__class__ = type("Conv", (nn.Conv2d,), {})
     assert not fits(other_kind, 2, 16, 8, 8)
-    watched = make(16)
-    watched.conv2.register_forward_pre_hook(lambda *_: None)
-    assert not fits(watched, 2, 16, 8, 8)
+    hooked = make(16)
+    hooked.conv2.register_forward_pre_hook(lambda *_: None)
+    assert not fits(hooked, 2, 16, 8, 8)
     single = Block(16, [Convolution(3, 16, 1)], "A")
     assert not fits(single, 2, 16, 8, 8)
 
@@ -251,28 +252,43 @@ def test_every_kind_of_block_is_the_same_with_kernels_in_float32(kind, order, st
         gradient = torch.randn_like(block(x))
         block.zero_grad()
         fused = copy.deepcopy(block)
-        fuse(fused)
+        use_cpu_kernels(fused)
         reference = follow(copy.deepcopy(block).double(), x.double(), gradient, False)
         assert worst(follow(fused, x, gradient, False), reference) < 2e-5
 
 
+@pytest.mark.parametrize(("kind", "order"), [("A", "pre"), ("none", "pre"), ("highway", "post")])
+def test_stages_of_other_blocks_are_the_same_with_kernels(kind, order, dtype):
+    """Their layers have the sizes that whole blocks support, but compute something else."""
+    torch.manual_seed(0)
+    convolutions = [Convolution(3, 16, 1), Convolution(3, 16, 1)]
+    stage = Stage(*[Block(16, convolutions, kind, order) for _ in range(3)]).to(memory_format=CL)
+    x = torch.randn(2, 16, 8, 8).to(dtype).to(memory_format=CL)
+    gradient = torch.randn(2, 16, 8, 8).to(dtype).to(memory_format=CL)
+    fused = copy.deepcopy(stage)
+    use_cpu_kernels(fused)
+    half = dtype == torch.bfloat16
+    reference = follow(copy.deepcopy(stage).double(), x.double(), gradient, False)
+    assert worst(follow(fused, x, gradient, half), reference) < (0.3 if half else 2e-4)
+
+
 @needs_kernels
-def test_the_zero_pad_shortcut_takes_its_own_way_back():
+def test_the_zero_pad_shortcut_is_computed_with_the_convolution():
     block = make(16, 2)
     x = torch.randn(2, 16, 8, 8).to(memory_format=CL)
-    assert shortcut.fits(block.conv1, block.downsample, 2, x)
-    maps, padded = shortcut.convolution_and_zero_pad(block.conv1, x, 32)
+    assert fuse.fits_zero_pad(block.conv1, block.downsample, x)
+    maps, padded = fuse.convolve_and_zero_pad(block.conv1, block.downsample, x)
     assert torch.equal(maps, block.conv1(x))
     assert torch.equal(padded, block.downsample(x))
-    assert not shortcut.fits(block.conv1, block.downsample, 2, x.double())
-    assert not shortcut.fits(block.conv1, block.downsample, 2, x.contiguous())
-    assert not shortcut.fits(block.conv2, block.downsample, 2, x)
+    assert not fuse.fits_zero_pad(block.conv1, block.downsample, x.double())
+    assert not fuse.fits_zero_pad(block.conv1, block.downsample, x.contiguous())
+    assert not fuse.fits_zero_pad(block.conv2, block.downsample, x)
 
 
 @needs_kernels
 def test_a_network_with_kernels_is_exported_like_any_other():
     block = make(16, 2).eval()
-    fuse(block)
+    use_cpu_kernels(block)
     x = torch.randn(2, 16, 8, 8)
     program = torch.export.export(block, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
     more = torch.randn(5, 16, 8, 8)

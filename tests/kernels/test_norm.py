@@ -1,4 +1,4 @@
-"""BN, an addition and ReLU as one operation, beside PyTorch in float64."""
+"""BN, an addition and ReLU as one operation equal PyTorch's in float64."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def follow(function, norm, x, shortcut, relu, gradient):
     ("shape", "dtype", "adds", "relu"),
     list(itertools.product(SHAPES, (torch.float32, torch.bfloat16), (True, False), (True, False))),
 )
-def test_it_is_what_pytorch_does_in_float64(shape, dtype, adds, relu):
+def test_it_equals_pytorch_in_float64(shape, dtype, adds, relu):
     x, shortcut, gradient = given(shape, dtype)
     shortcut = shortcut if adds else None
     norm = layer(shape[1])
@@ -84,7 +84,7 @@ def test_the_same_bits_again():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_no_number_is_not_hidden(dtype):
+def test_nan_is_not_hidden(dtype):
     x, shortcut, gradient = given((2, 16, 4, 4), dtype)
     x[1, 3, 2, 2] = float("nan")
     out, to_x, *_ = follow(kernels.norm_relu, layer(16), x, shortcut, True, gradient)
@@ -93,7 +93,7 @@ def test_what_is_no_number_is_not_hidden(dtype):
     assert not out[:, :3].isnan().any()
 
 
-def test_what_it_is_not_for_is_left_to_pytorch():
+def test_fits_refuses_unsupported_layers():
     x = torch.randn(4, 16, 8, 8).to(memory_format=CL)
     assert kernels.fits(nn.BatchNorm2d(16), x, None)
     assert not kernels.fits(nn.BatchNorm2d(16).eval(), x, None)
@@ -109,6 +109,6 @@ def test_what_it_is_not_for_is_left_to_pytorch():
     assert not kernels.fits(nn.BatchNorm2d(32), x, None)
     assert not kernels.fits(nn.BatchNorm2d(16, device="meta"), x, None)
     for hook in ("forward_hook", "forward_pre_hook", "full_backward_hook"):
-        watched = nn.BatchNorm2d(16)
-        getattr(watched, f"register_{hook}")(lambda *_: None)
-        assert not kernels.fits(watched, x, None)
+        hooked = nn.BatchNorm2d(16)
+        getattr(hooked, f"register_{hook}")(lambda *_: None)
+        assert not kernels.fits(hooked, x, None)

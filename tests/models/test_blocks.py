@@ -87,7 +87,7 @@ def test_a_block_of_one_layer_is_w1_x_plus_x():
     assert torch.equal(block(x), F.relu(block.bn1(block.conv1(x)) + x))
 
 
-def test_alternating_blocks_and_their_gates_are_3x3_and_1x1_by_turns():
+def test_alternating_blocks_and_their_gates_alternate_between_3x3_and_1x1():
     stage = zoo.build("cifar-highway32").layer2
     assert [block.conv1.kernel_size[0] for block in stage] == [3, 1] * 5
     assert [block.gate.kernel_size[0] for block in stage if block.gate] == [

@@ -82,7 +82,7 @@ def test_multiply_adds_match_the_analytic_count(name, expected):
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet20-b", "cifar-highway19", "resnet50-ceil", "vgg16"])
-def test_multiply_adds_are_what_pytorchs_counter_sees(name):
+def test_multiply_adds_equal_pytorchs_counter(name):
     with torch.device("meta"):
         network = zoo.build(name).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -6,7 +6,6 @@ import pytest
 
 from resnets.paper import experiments, figures
 from resnets.paper.document import Figure
-from resnets.paper.panels import Line, Panel, _apart, draw
 from resnets.paper.results import Results
 from tests.paper import made_up
 
@@ -81,28 +80,6 @@ def test_responses_say_by_what_bn_normalised():
     )
     outcomes[0].values["statistics"] = "batch"
     assert "CIFAR-10 or running statistics, on" in made("fig7", outcomes).text
-
-
-def test_seeds_of_other_lengths_are_drawn_too():
-    lines = [Line([[(1, 2), (2, 3)], [(5, 6), (7, 8)], []]), Line([[]]), Line([])]
-    drawing = draw([Panel("title", lines, "x", "y")], "some-name", 1)
-    assert drawing.svg.startswith("<svg")
-
-
-def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_names_apart():
-    panel = Panel("a & b", [Line([[(0.0, 1.0), (1.0, 2.0)]], label="<line>")], "x", "y")
-    drawing = draw([panel, panel], "some-name", 2)
-    assert "currentColor" in drawing.svg
-    assert "http" not in drawing.svg
-    assert all(name.startswith("some-name-") for name in re.findall(r' id="(.*?)"', drawing.svg))
-    assert "a &amp; b" in drawing.svg
-    assert drawing == draw([panel, panel], "some-name", 2)
-
-
-def test_labels_keep_apart_and_in_order():
-    heights = _apart([1.0, 1.1, 1.2, 9.0], 1.0)
-    assert heights == pytest.approx([0.1, 1.1, 2.1, 9.0])
-    assert _apart([3.0], 1.0) == [3.0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Processes that work together: each collective gives what it says, alone and among others."""
+"""Collective calls, in a single process and among several."""
 
 import json
 import os
@@ -19,14 +19,15 @@ ROOT = Path(__file__).parents[2]
 TASK = """
 import json, sys, torch
 from resnets.support.distributed import world
-with world() as we:
-    we.barrier()
-    names = we.gather_objects(f"rank {we.rank}")
-    told = we.broadcast_object(f"from {we.rank}")
-    total = we.all_reduce_sum(torch.tensor([we.rank + 1.0, 2.0])).tolist()
+with world() as here:
+    here.barrier()
+    names = here.gather_objects(f"rank {here.rank}")
+    sent = here.broadcast_object(f"from {here.rank}")
+    total = here.all_reduce_sum(torch.tensor([here.rank + 1.0, 2.0])).tolist()
     with world() as inner:
-        same = inner == we
-    print(json.dumps([we.rank, we.size, we.local_rank, we.is_main, names, told, total, same]))
+        same = inner == here
+    numbers = [here.rank, here.size, here.local_rank, here.is_main]
+    print(json.dumps([*numbers, names, sent, total, same]))
 assert not torch.distributed.is_initialized()
 """
 
@@ -52,13 +53,13 @@ def start(task, size):
 
 def test_alone_every_call_is_the_identity(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with world() as we:
-        assert we == World(0, 1, 0)
-        assert we.is_main
-        we.barrier()
-        assert we.gather_objects("mine") == ["mine"]
-        assert we.broadcast_object("mine") == "mine"
-        assert we.all_reduce_sum(torch.ones(2)).tolist() == [1, 1]
+    with world() as here:
+        assert here == World(0, 1, 0)
+        assert here.is_main
+        here.barrier()
+        assert here.gather_objects("mine") == ["mine"]
+        assert here.broadcast_object("mine") == "mine"
+        assert here.all_reduce_sum(torch.ones(2)).tolist() == [1, 1]
 
 
 def test_three_processes_meet():
@@ -75,18 +76,18 @@ DESERTED = """
 import sys
 from resnets.support.distributed import world
 from resnets.support.errors import UserError
-with world() as we:
-    we.barrier()
-    if we.rank == 1:
+with world() as here:
+    here.barrier()
+    if here.rank == 1:
         sys.exit(3)
     try:
-        we.gather_objects(1)
+        here.gather_objects(1)
     except UserError as error:
         print(error)
 """
 
 
-def test_who_waits_for_a_process_that_ended_is_told():
+def test_waiting_for_a_process_that_ended_is_an_error():
     waiting, ended = start(DESERTED, 2)
     assert b"another process ended" in waiting.communicate(timeout=120)[0]
     assert ended.wait(timeout=120) == 3
@@ -100,7 +101,7 @@ def test_who_waits_for_a_process_that_ended_is_told():
         ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes did not meet"),
     ],
 )
-def test_an_incomplete_environment_is_told(monkeypatch, variables, message):
+def test_an_incomplete_environment_is_an_error(monkeypatch, variables, message):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -109,7 +110,7 @@ def test_an_incomplete_environment_is_told(monkeypatch, variables, message):
         pass
 
 
-def test_processes_meet_where_an_earlier_start_left_its_words():
+def test_processes_meet_where_an_earlier_start_left_its_tokens():
     """Restarted by torchrun, they may be given the store of the ones that died."""
     store = torch.distributed.HashStore()
     for key, word in (("word", "old"), ("old/1", "dead"), ("old/2", "dead"), ("dead", "old")):

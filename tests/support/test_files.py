@@ -1,4 +1,4 @@
-"""Files are whole or absent; the system's refusals become one line."""
+"""Files are written whole or not at all; failures are one line."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def test_a_write_replaces_the_whole_file(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_place_that_cannot_be_written_is_a_users_error(tmp_path):
+def test_an_unwritable_path_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         files.write_bytes(tmp_path / "absent" / "file", b"x")
 
@@ -48,7 +48,7 @@ def test_a_place_that_cannot_be_written_is_a_users_error(tmp_path):
         (lambda path, _: files.make_folder(path), "file/a/b", "the file .*/file is in the way"),
     ],
 )
-def test_what_is_in_the_way_of_a_file_or_folder_is_told(tmp_path, write, path, what):
+def test_the_error_names_what_is_in_the_way(tmp_path, write, path, what):
     (tmp_path / "file").write_text("kept")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"cannot write: {what}; move it away"):
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
             files.file_sha256(path)
 
 
-def test_an_error_is_one_line_of_what_where_and_mend():
+def test_an_error_is_one_line_of_location_message_and_hint():
     assert str(UserError("wrong", "here", "do that")) == "here: wrong; do that"
     assert str(UserError("wrong\n  twice")) == "wrong twice"
 

@@ -206,7 +206,7 @@ def test_kernels_that_are_not_possible_are_refused_with_the_reason(
     monkeypatch, changes, device, said
 ):
     monkeypatch.setattr(native, "library", lambda name: None)
-    monkeypatch.setattr(native, "why_not", lambda name: "no C++ compiler (g++)")
+    monkeypatch.setattr(native, "unavailable_reason", lambda name: "no C++ compiler (g++)")
     recipe = make_recipe(kernels=True, precision="fp32", **{"compile": False, **changes})
     with pytest.raises(UserError) as refusal:
         hardware.resolve(recipe, torch.device(device))

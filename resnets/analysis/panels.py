@@ -1,4 +1,4 @@
-"""Panels with lines, drawn with matplotlib: SVG text for the page, PNG bytes for Markdown."""
+"""Panels with curves, drawn with matplotlib: as SVG text for web pages, and as PNG bytes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from typing import Any
 Points = list[tuple[float, float]]
 
 INK = "#010203"
-"""Stands for the colour of the text around the figure; black in a PNG file."""
+"""Placeholder for the colour of the text around the figure; black in a PNG file."""
 FEW_POINTS = 15
-"""A line of fewer points shows them."""
+"""A line of fewer points has a marker at each."""
 MOST_POINTS = 320
-"""A line of more points is drawn through the means of neighbours."""
+"""A line of more points is thinned."""
+STEP_COLOURS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
+"""Colours of moments in a training, first to last."""
+
+
+def step_colours(count: int) -> list[str]:
+    """Colours for `count` moments in a training, spread over `STEP_COLOURS`."""
+    last = len(STEP_COLOURS) - 1
+    return [STEP_COLOURS[round(i * last / max(1, count - 1))] for i in range(count)]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve, as mean of its seeds with a band from the lowest to the highest.
+    """One curve: the mean over seeds, with a band from the lowest to the highest.
 
     Args:
         seeds: points (x, y) of each training.
         label: written at the line's right end, or in the legend; nothing if empty.
-        smooth: whether neighbours may be averaged (noisy readings of the training error).
+        smooth: whether neighbouring points may be averaged (noisy training errors).
     """
 
     seeds: Sequence[Points]
@@ -41,8 +49,11 @@ class Panel:
     """One set of axes.
 
     Args:
-        level: a height at which the paper draws a dotted line across.
-        legend: labels in a box instead of at the lines' ends.
+        across: label of the horizontal axis.
+        up: label of the vertical axis.
+        level: height of a dotted horizontal line.
+        level_label: its label in the legend.
+        legend: whether labels are in a box instead of at the lines' right ends.
     """
 
     title: str
@@ -52,13 +63,14 @@ class Panel:
     x_limits: tuple[float, float] | None = None
     y_limits: tuple[float, float] | None = None
     level: float | None = None
+    level_label: str = ""
     legend: bool = False
     logarithmic: bool = False
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The same picture twice."""
+    """One picture as an SVG element for HTML, and as a PNG file."""
 
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
@@ -90,8 +102,8 @@ def draw(
 
     Args:
         panels: one for each set of axes, row by row.
-        name: prefix of the identifiers inside the SVG, so that several can stand in one page.
-        columns: how many panels stand side by side.
+        name: prefix of the identifiers inside the SVG, which must be unique in a page.
+        columns: number of panels side by side.
         width: of one panel, in inches.
         height: of one panel, in inches.
     """
@@ -124,7 +136,7 @@ def _panel(axes: Any, panel: Panel) -> None:
     axes.grid(visible=True)
     ends = [end for line in panel.lines if (end := _line(axes, line, panel)) is not None]
     if panel.level is not None:
-        axes.axhline(panel.level, color=INK, lw=0.6, ls=":")
+        axes.axhline(panel.level, color=INK, lw=0.6, ls=":", label=panel.level_label or None)
     axes.set(title=panel.title, xlabel=panel.across, ylabel=panel.up)
     if panel.x_limits:
         axes.set_xlim(*panel.x_limits)
@@ -139,7 +151,7 @@ def _panel(axes: Any, panel: Panel) -> None:
 
 
 def _line(axes: Any, line: Line, panel: Panel) -> tuple[float, float, Line] | None:
-    """Draw a line; its right end if it has a label."""
+    """Draw a line; returns its right end and itself if it has a label."""
     seeds = [_thinned(points, line.smooth) for points in line.seeds if points]
     if not seeds:
         return None
@@ -178,7 +190,7 @@ def _thinned(points: Points, smooth: bool) -> Points:
 
 
 def _labels(axes: Any, ends: Sequence[tuple[float, float, Line]]) -> None:
-    """Write each line's name at its right end, apart from each other."""
+    """Write each line's label at its right end, without overlaps."""
     low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
     heights = _apart([min(max(y, low), high) for _, y, _ in ends], 0.062 * (high - low))
@@ -191,7 +203,7 @@ def _labels(axes: Any, ends: Sequence[tuple[float, float, Line]]) -> None:
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:
     """Rising heights moved as little as possible until neighbours are `least` apart."""
-    groups: list[list[float]] = []  # of heights less what the labels below them need
+    groups: list[list[float]] = []  # of heights minus the space of the labels below
     for number, height in enumerate(heights):
         groups.append([height - number * least])
         while len(groups) > 1 and _mean(groups[-2]) > _mean(groups[-1]):
@@ -205,7 +217,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _inline(svg: str, name: str, columns: int) -> str:
-    """An SVG file's text as an element of a page: own identifiers, the page's ink and letters."""
+    """The SVG as an HTML element: unique identifiers, the page's text colour and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""What a network can do wrong is a `SourceFailed`, not a traceback."""
+"""Network failures are a `SourceFailed`, not a traceback."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ def test_a_host_that_answers_badly_fails_as_a_source(tmp_path, answer):
         thread.join()
 
 
-def test_a_host_that_drips_is_given_up(tmp_path, monkeypatch):
+def test_a_download_that_is_too_slow_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SLOW_AFTER_SECONDS", 0.3)
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -129,7 +129,7 @@ def test_nothing_is_left_behind_and_threads_do_not_disturb_each_other(image):
     assert not together[0].logits.requires_grad
 
 
-def test_what_cannot_be_explained_is_refused(image):
+def test_networks_and_classes_that_cannot_be_explained_are_refused(image):
     with torch.device("meta"):
         vgg = zoo.build("vgg16", 2).eval()
     with pytest.raises(UserError, match="without stages"):

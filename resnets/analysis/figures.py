@@ -1,0 +1,101 @@
+"""Figures of one run or of some models, as PNG files: training curve, responses, signals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
+from resnets.analysis.signals import Signal
+
+NETWORK_COLOURS = (
+    "#d9363e", "#2f6fd6", "#2f9e44", "#b98a00", "#9b51d6", "#1496b0", "#c2489b", INK,
+)  # fmt: skip
+"""Colours of networks in one figure, first to last, then from the first again."""
+TRAIN_COLOUR, TEST_COLOUR = "#3b6ea5", "#b5482f"
+LEAST_RANGE = 60.0
+"""Percent that the axis of errors reaches at least."""
+
+
+def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: float | None) -> bytes:
+    """Training and test error against iterations, like the paper's Figure 6.
+
+    Args:
+        metrics: rows of a run's metrics, in the order of `step`.
+        title: of the figure.
+        paper_error: test error in percent that the paper reports, drawn as a dotted line.
+    """
+    train, test = _points(metrics, "train_error"), _points(metrics, "test_error")
+    final = [points[-1][1] for points in (train, test) if points]
+    last = max((x for points in (train, test) for x, _ in points), default=1.0)
+    panel = Panel(
+        title,
+        [
+            Line([train], TRAIN_COLOUR, "train", dashed=True, width=1.0, smooth=True),
+            Line([test], TEST_COLOUR, "test", width=2.0),
+        ],
+        across="iterations",
+        up="error (%)",
+        x_limits=(0.0, last),
+        y_limits=(0.0, max([LEAST_RANGE, *(1.2 * error for error in final)])),
+        level=paper_error,
+        level_label=f"paper, test: {paper_error} %",
+        legend=True,
+    )
+    return draw([panel], "training", 1, width=7, height=4.2).png
+
+
+def _points(metrics: Sequence[dict[str, Any]], key: str) -> Points:
+    return [(float(row["step"]), row[key]) for row in metrics if key in row]
+
+
+def responses_png(named: Sequence[tuple[str, bool, list[float]]]) -> bytes:
+    """Standard deviations of responses, like Figure 7.
+
+    In the order of the layers in the upper panel, from the largest to the smallest in the lower.
+
+    Args:
+        named: for each network its name, whether it is plain (dashed), and the deviations.
+    """
+    lines: list[Line] = []
+    ranked: list[Line] = []
+    for number, (name, plain, stds) in enumerate(named):
+        colour = NETWORK_COLOURS[number % len(NETWORK_COLOURS)]
+        for group, values in ((lines, stds), (ranked, sorted(stds, reverse=True))):
+            points = [(float(layer), std) for layer, std in enumerate(values, 1)]
+            group.append(Line([points], colour, name, dashed=plain, width=1.4))
+    top = 1.05 * max((std for _, _, stds in named for std in stds), default=1.0)
+    panels = [
+        Panel(title, group, across, "standard deviation", y_limits=(0.0, top), legend=True)
+        for title, group, across in (
+            ("layers in order", lines, "layer"),
+            ("layers by size of response", ranked, "rank of the layer"),
+        )
+    ]
+    return draw(panels, "responses", 1, width=8, height=3).png
+
+
+def signals_png(name: str, by_step: Mapping[int, Sequence[Signal]], dashed: bool = False) -> bytes:
+    """Forward signals and backward gradients of a network, each against the layer.
+
+    Args:
+        name: the network's.
+        by_step: its signals after certain numbers of updates.
+        dashed: how plain networks are drawn.
+    """
+    lines: dict[str, list[Line]] = {"forward": [], "gradient": []}
+    for (step, signals), colour in zip(
+        sorted(by_step.items()), step_colours(len(by_step)), strict=True
+    ):
+        for key, group in lines.items():
+            sizes = [(float(n), getattr(signal, key)) for n, signal in enumerate(signals, 1)]
+            label = f"{step:,} updates"
+            group.append(Line([sizes], colour, label, dashed=dashed, width=1.3))
+    panels = [
+        Panel(f"{name}: {what}", lines[key], "layer", up, legend=True, logarithmic=True)
+        for key, what, up in (
+            ("forward", "signal", "standard deviation of the response"),
+            ("gradient", "gradient", "gradient of an image's loss (RMS)"),
+        )
+    ]
+    return draw(panels, "signals", 2, width=5, height=4.2).png
