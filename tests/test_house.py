@@ -1,4 +1,4 @@
-"""The house keeps its order: imports run downhill, files stay small, docs tell the truth."""
+"""The house keeps its order: imports run downhill, words are plain, docs tell the truth."""
 
 import ast
 import re
@@ -13,9 +13,9 @@ from tools import tables
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "resnets").rglob("*.py"))
 FLOORS = {
-    "support": 0, "kernels": 1, "models": 2, "data": 3, "weights": 4, "training": 5, "doctor": 5,
-    "evaluation": 5, "analysis": 5, "detection": 6, "inference": 7, "paper": 8, "export": 8,
-    "serve": 9, "cli": 10,
+    "support": 0, "models": 1, "kernels": 2, "data": 2, "weights": 3, "evaluation": 4,
+    "analysis": 4, "training": 5, "doctor": 5, "detection": 6, "inference": 7, "paper": 8,
+    "export": 8, "serve": 8, "cli": 9,
 }  # fmt: skip
 BARE = {
     "torch",
@@ -49,7 +49,13 @@ def floor(path):
     return FLOORS.get(path.relative_to(ROOT / "resnets").parts[0])
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def each_source(function):
+    return pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))(
+        function
+    )
+
+
+@each_source
 def test_imports_run_downhill(path):
     mine = floor(path)
     if mine is None:
@@ -57,10 +63,47 @@ def test_imports_run_downhill(path):
     for name, _ in imports(path):
         parts = name.split(".")
         if parts[0] == "resnets" and len(parts) > 1 and parts[1] in FLOORS:
-            assert FLOORS[parts[1]] <= mine, f"{path.name} imports {name} from a higher floor"
+            own = parts[1] == path.relative_to(ROOT / "resnets").parts[0]
+            level = FLOORS[parts[1]]
+            assert own or level < mine, f"{path} imports {name}"
+        assert parts[0] not in ("benchmarks", "tools", "tests"), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def module_of(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def module_graph():
+    """The modules that each module imports, lazy imports included."""
+    known = {module_of(path) for path in SOURCES}
+    graph = {}
+    for path in SOURCES:
+        graph[module_of(path)] = targets = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names} & known
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= (whole & known) or ({node.module} & known)
+    return graph
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph, done = module_graph(), set()
+
+    def visit(module, way):
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph[module]):
+                visit(target, [*way, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, [])
+
+
+@each_source
 def test_the_training_path_needs_no_more_than_a_gpu_image_has(path):
     bare = ("support", "kernels", "models", "data", "weights", "training", "evaluation", "analysis")
     if path.relative_to(ROOT / "resnets").parts[0] not in bare:
@@ -76,8 +119,8 @@ def test_training_imports_where_everything_else_is_missing():
         "import sys\n"
         "for name in ('typer', 'click', 'rich', 'tensorboard', 'matplotlib', 'pytest'):\n"
         "    sys.modules[name] = None\n"
-        "import resnets.training.run, resnets.evaluation.figures, resnets.weights.model_file\n"
-        "import resnets.analysis.drawing, resnets.analysis.deepen, resnets.analysis.inputs\n"
+        "import resnets.training.run, resnets.evaluation.results, resnets.weights.model_file\n"
+        "import resnets.analysis.figures, resnets.analysis.deepen, resnets.analysis.inputs\n"
         "from resnets.training.run_folder import _event_writer\n"
         "from pathlib import Path\n"
         "assert _event_writer(Path('nowhere'), 0) is None\n"
@@ -85,9 +128,25 @@ def test_training_imports_where_everything_else_is_missing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_stay_small(path):
-    assert len(path.read_text().splitlines()) <= 500
+@each_source
+def test_files_hold_one_concept(path):
+    assert len(path.read_text().splitlines()) <= 700
+
+
+WORDS = (
+    "mend", "mends", "mended", "wishes", "heeded", "artefact", "artefacts", "could be had",
+    "was had", "goes on with", "gone on with", "beside it", "asked for by", "foreign", "tells of",
+)  # fmt: skip
+"""What DESIGN's readers stumbled over; hint, options, applied, export, resumes, imported say it."""
+
+
+@each_source
+def test_words_are_the_fields_own(path):
+    text = path.read_text()
+    if path.name == "problems.py":  # the deprecated key of problem documents
+        text = re.sub(r"\bmend\b", "", text)
+    found = [word for word in WORDS if re.search(rf"\b{word}\b", text, re.IGNORECASE)]
+    assert not found
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/networks.md"])
