@@ -185,7 +185,10 @@ def test_outputs_that_differ_leave_nothing(source, tmp_path, monkeypatch):
         (ExportOptions(engine="openvino", precision="int8"), "--calibrate FOLDER"),
         (ExportOptions(engine="openvino", calibrate="x"), "applies to --precision int8 only"),
         (ExportOptions(engine="torch-export", dense=True, test="x"), "a dense export has no test"),
-        (ExportOptions(engine="torch-export", images=["nowhere/*.png"]), "no file has such a name"),
+        (
+            ExportOptions(engine="torch-export", images=["nowhere/*.png"]),
+            "no file matches this pattern",
+        ),
         (ExportOptions(engine="torch-export", test="cifar10"), "not trained on CIFAR-10"),
         (
             ExportOptions(engine="onnx", precision="int8", calibrate="x", test="./x"),

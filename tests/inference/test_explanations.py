@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from resnets.analysis import activation_maps
-from resnets.data.images import central_box, centre, to_tensor
-from resnets.data.preprocessing import Preprocessing
+from resnets.data.preprocessing import Preprocessing, to_tensor
 from resnets.inference import explanations, export_folder
 from resnets.inference.explanations import ExplanationOptions
 from resnets.models import zoo
@@ -22,7 +21,9 @@ from tests.conftest import draw_photos
 from tests.inference.test_runtimes import used
 
 CLASSES = ["cat", "Cat", "bird", "twin", "twin", "2", "dog"]
-PREPROCESSING = Preprocessing(32, 36, torch.full((3, 1, 1), 0.45), torch.full((3, 1, 1), 0.25))
+PREPROCESSING = Preprocessing(
+    32, 36, mean=torch.full((3, 1, 1), 0.45), std=torch.full((3, 1, 1), 0.25)
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def run(model, images, folder, **options):
 
 def test_the_maps_are_those_of_the_networks_input(model, photos):
     image = Image.open(photos[0])
-    x = model.normalize(torch.device("cpu"))(to_tensor(centre(image, 36, 32))[None])
+    x = model.normalize(torch.device("cpu"))(to_tensor(PREPROCESSING.crop(image))[None])
     with torch.no_grad():
         logits = model.network(x)[0]
     found = explanations.explain(model, image)
@@ -60,7 +61,7 @@ def test_the_maps_are_those_of_the_networks_input(model, photos):
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (64, 64), (200, 41)])
 def test_pictures_show_the_part_that_the_network_saw(model, tmp_path, width, height):
     """The crop that the network sees is white, the rest black: the pictures are white."""
-    left, top, right, bottom = central_box(width, height, PREPROCESSING.resize, PREPROCESSING.size)
+    left, top, right, bottom = PREPROCESSING.box(width, height)
     assert right - left == pytest.approx(bottom - top, rel=0.02)
     assert right - left == pytest.approx(min(width, height) * 32 / 36, rel=0.02)
     assert left + right == pytest.approx(width, abs=2.5)  # as whole pixels of the scaled image

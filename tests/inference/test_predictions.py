@@ -25,7 +25,7 @@ CLASSES = [f"class {number}" for number in range(10)]
 def model():
     torch.manual_seed(0)
     network = zoo.build("cifar-resnet8", 10).eval()
-    preprocessing = Preprocessing(32, 36, torch.full((3, 32, 32), 0.4))
+    preprocessing = Preprocessing(32, 36, mean=torch.full((3, 32, 32), 0.4))
     return Model(network, make_card("cifar-resnet8", CLASSES, {}, []), preprocessing)
 
 
@@ -81,7 +81,9 @@ def test_images_that_cannot_be_read_have_an_error_among_the_others(model, images
 def test_networks_without_pooled_features_say_so(images):
     network = zoo.build("vgg16", 2)
     model = Model(
-        network, make_card("vgg16", ["a", "b"], {}, []), Preprocessing(32, 32, torch.zeros(3, 1, 1))
+        network,
+        make_card("vgg16", ["a", "b"], {}, []),
+        Preprocessing(32, 32, mean=torch.zeros(3, 1, 1)),
     )
     with pytest.raises(UserError, match="no pooled features"):
         next(predictor(model).iter_predictions(images, embeddings=True))

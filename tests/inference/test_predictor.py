@@ -11,7 +11,7 @@ from PIL import Image
 from resnets.inference.predictions import ClassProbability, Prediction
 from resnets.inference.predictor import open_predictor
 from resnets.support.errors import UserError
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 
 SAMPLES = Path(str(resources.files("resnets"))) / "serve" / "samples"
 NAMES = ["horse", "ship", "cat"]
@@ -111,7 +111,7 @@ def test_things_that_are_no_images_are_refused(model):
 
 
 def test_features_are_the_networks(model, arrays):
-    network = model_file.load("cifar-resnet20")
+    network = hub.load("cifar-resnet20")
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         maps = network.network.features(network.normalize(torch.device("cpu"))(pixels))
@@ -180,7 +180,7 @@ def test_results_are_readable_as_text_and_in_notebooks(model):
 
 
 def test_classes_have_the_identifiers_of_the_card(model, tmp_path):
-    shipped = model_file.load("cifar-resnet20")
+    shipped = hub.load("cifar-resnet20")
     ids = [f"n{number:08}" for number in range(10)]
     card = model_file.make_card("cifar-resnet20", shipped.classes, {}, [], ids)
     path = tmp_path / "named.safetensors"

@@ -58,7 +58,7 @@ def saved(tmp_path):
     """A model file with a mean image."""
     torch.manual_seed(1)
     preprocessing = Preprocessing(
-        32, 36, torch.rand(3, 32, 32), torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+        32, 36, mean=torch.rand(3, 32, 32), std=torch.tensor([0.2, 0.3, 0.4])[:, None, None]
     )
     network = used("cifar-resnet8")
     path = tmp_path / "mine.safetensors"
