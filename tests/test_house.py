@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,21 @@ def test_tables_in_the_docs_are_the_generated_ones(document):
     assert blocks
     for name, table in blocks:
         assert table == tables.TABLES[name](), f"{document}: run python -m tools.tables"
+
+
+def test_the_package_data_hold_every_file_that_is_not_python():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["packages"]["find"]["include"] == ["resnets*"]  # no benchmarks, no tools
+    package = ROOT / "resnets"
+    shipped = {p for glob in settings["package-data"]["resnets"] for p in package.glob(glob)}
+    files = {p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert {p for p in files if p.suffix != ".py"} <= shipped
+
+
+def test_importing_the_package_imports_no_more_than_the_standard_library():
+    code = (
+        "import sys, resnets; resnets.list_models\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'typer', 'pydantic', 'openvino'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
