@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: train test lint clean
 
-train: .venv/ready  ## train cifar-resnet20 on CIFAR-10 to the paper's error; go on if stopped
+train: .venv/ready  ## train cifar-resnet20 on CIFAR-10 to the paper's error; resume if it was stopped
 	$(BIN)/resnets train cifar10-fast --resume
 
 test: .venv/ready  ## run the tests
