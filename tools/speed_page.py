@@ -26,6 +26,12 @@ SHOWN = {
     "serve": ("openvino", "fastapi", "uvicorn"),
 }
 """Packages, other than torch, whose versions are shown below a benchmark's tables."""
+FORMER_COMMANDS = (
+    ("python benchmarks/training.py ", "python -m benchmarks train "),
+    ("python benchmarks/input.py ", "python -m benchmarks input "),
+    ("resnets bench ", "python -m benchmarks "),
+)
+"""Benchmarks were scripts at first, and then a verb of `resnets`; their options are the same."""
 
 
 def report(name: str) -> dict[str, Any] | None:
@@ -42,12 +48,17 @@ def markdown(document: dict[str, Any]) -> str:
     names = ("torch", *(SHOWN.get(document["bench"], ())))
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
     where = f"{document['hardware']}, {document['threads']} threads; {versions}"
-    # Reports keep the command that was run; benchmarks were a verb of `resnets` before.
-    command = document["command"].replace("resnets bench ", "python -m benchmarks ")
-    parts.append(f"`{command}`, {document['date']}, {where}.")
+    parts.append(f"`{_command(document['command'])}`, {document['date']}, {where}.")
     if document["bench"] == "scale":
         parts.append(f"![Time and memory for an image]({Path(PLOT).name})")
     return "\n\n".join(parts)
+
+
+def _command(command: str) -> str:
+    """The command that makes a report today; reports keep the one that was run."""
+    for old, new in FORMER_COMMANDS:
+        command = command.replace(old, new)
+    return command
 
 
 def _table(table: dict[str, Any]) -> str:

@@ -1,0 +1,152 @@
+"""The docs are right: their Python runs, their commands and options exist, their links resolve."""
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmarks.__main__ import app as benchmarks_app
+from resnets.cli.main import app as resnets_app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
+]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+DOWNLOADS = re.compile(r'load\("\w+@')
+PROGRAMS = {
+    "resnets": typer.main.get_command(resnets_app),
+    "benchmarks": typer.main.get_command(benchmarks_app),
+}
+SHELL = {"|", ">", "&&", ";"}
+"""Tokens that end a command."""
+
+
+def each_page(function):
+    return pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)(function)
+
+
+def blocks(text):
+    """The code blocks of a Markdown document: language and content."""
+    return [(match[1], match[2]) for match in BLOCK.finditer(text)]
+
+
+def command_lines(text):
+    """Lines of code blocks, and code within sentences, in which a command may be."""
+    for language, code in blocks(text):
+        if language in ("console", "ini", ""):
+            yield from code.replace("\\\n", " ").splitlines()
+    yield from INLINE.findall(BLOCK.sub("", text))
+
+
+def parsed(line):
+    """The program and the arguments of a command line of ours; None if it is another's."""
+    line = line.removeprefix("$ ").removeprefix("ExecStart=")
+    try:
+        tokens = shlex.split(line, comments=True)
+    except ValueError:  # a code of one character, such as a quote
+        return None
+    while tokens and re.match(r"[A-Z_]+=", tokens[0]):
+        del tokens[0]
+    if "-m" in tokens:
+        tokens = tokens[tokens.index("-m") + 1 :]
+    if not tokens or Path(tokens[0]).name not in PROGRAMS or len(tokens) == 1:
+        return None
+    end = next((i for i, token in enumerate(tokens) if token in SHELL), len(tokens))
+    return Path(tokens[0]).name, tokens[1:end]
+
+
+def options_of(command):
+    options = {name for parameter in command.params for name in parameter.opts}
+    return options | {"--help"}
+
+
+def unknown_parts(program, arguments):
+    """The verbs and options of a command line that the program does not have."""
+    command = PROGRAMS[program]
+    for token in arguments:
+        if token.startswith("--"):
+            if token.partition("=")[0] not in options_of(command):
+                yield token
+        elif hasattr(command, "commands") and token not in ("VERB", "..."):
+            if token not in command.commands:
+                yield token
+                return
+            command = command.commands[token]
+
+
+@each_page
+def test_commands_in_the_docs_exist(page):
+    text, wrong = page.read_text("utf-8"), []
+    for line in command_lines(text):
+        if found := parsed(line):
+            wrong += [f"{part} in: {line}" for part in unknown_parts(*found)]
+    assert not wrong
+
+
+def test_options_in_sentences_exist():
+    known = {"--nproc-per-node", "--max-restarts", "--rdzv-backend"}  # torchrun's
+    for program in PROGRAMS.values():
+        waiting = [program]
+        for command in waiting:
+            known |= options_of(command)
+            waiting += getattr(command, "commands", {}).values()
+    for page in PAGES:
+        for code in INLINE.findall(BLOCK.sub("", page.read_text("utf-8"))):
+            if match := re.match(r"--[a-z][\w-]*", code):
+                assert match[0] in known, f"{page.name}: {code}"
+
+
+@each_page
+def test_relative_links_resolve(page):
+    text, wrong = BLOCK.sub("", page.read_text("utf-8")), []
+    for target in LINK.findall(text):
+        path, _, anchor = target.partition("#")
+        if ":" in path:
+            continue
+        file = page.parent / path if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
+            wrong.append(target)
+    assert not wrong
+
+
+def anchors(text):
+    """The names that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_wrong_commands_are_found():
+    assert list(unknown_parts(*parsed("$ resnets tain cifar10-fast"))) == ["tain"]
+    assert list(unknown_parts(*parsed("RANK=0 resnets eval a b --vews dense  # so"))) == ["--vews"]
+    assert list(unknown_parts(*parsed("python -m benchmarks train --dali"))) == ["--dali"]
+    assert not list(unknown_parts(*parsed("torchrun --x 8 -m resnets paper run fig6 --jobs 2")))
+    assert parsed("$ podman build -t resnets .") is None
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_in_the_docs_runs_and_prints_what_they_say(page, cache, tmp_path, monkeypatch):
+    samples = ROOT / "resnets" / "serve" / "samples"
+    for picture in samples.glob("*.png"):
+        shutil.copy(picture, tmp_path)
+    shutil.copy(samples / "horse.png", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    found = blocks((ROOT / page).read_text("utf-8"))
+    assert "python" in dict(found)
+    for (language, code), (following, expected) in pairwise([*found, ("", "")]):
+        if language == "python" and not DOWNLOADS.search(code):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page, "exec"), names)
+            if following == "text":
+                assert printed.getvalue() == expected
