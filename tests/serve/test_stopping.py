@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 
+from resnets.inference.predictor import open_predictor
 from resnets.serve import server as process
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError
 from tests.serve.conftest import picture
 from tests.serve.wire import GET, answer_to, connect, request, status
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ENDLESS = """
 import sys, time
 from resnets.cli.main import main
@@ -143,7 +144,11 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
 def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
     with process._bind("127.0.0.1", 0) as other, monkeypatch.context() as change:
         # Bound as ours will be, it listens while we open models.
-        change.setattr(process, "device_for", lambda *given: other.listen())
+        def open_late(*arguments, **options):
+            other.listen()
+            return open_predictor(*arguments, **options)
+
+        change.setattr(process, "open_predictor", open_late)
         port = other.getsockname()[1]
         options = process.ServerOptions([str(models[0])], "127.0.0.1", port, runtime="torch")
         with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen on this address"):
