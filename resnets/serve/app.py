@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from resnets.inference import TOP
 from resnets.serve import schemas, static_files
 from resnets.serve.bodies import BodyMemory, Reserve, read_image, read_images
 from resnets.serve.limits import Limits
@@ -28,7 +29,7 @@ Errors are problem documents (RFC 9457)."""
 
 
 @dataclass
-class State:
+class ServerState:
     """The state that all routes share.
 
     Args:
@@ -89,12 +90,12 @@ def create_app(
     *,
     limits: Limits,
     metrics: Metrics,
-    samples: static_files.Samples,
+    samples: static_files.SampleImages,
     token: str | None = None,
     log: RequestLog | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The server's application; `app.state.shared` is its `State`.
+    """The server's application; `app.state.shared` is its `ServerState`.
 
     Args:
         models: the first one is the default.
@@ -105,7 +106,7 @@ def create_app(
         log: of requests; None for no log.
         hosts: allowed `Host` names; any if None.
     """
-    state = State({model.name: model for model in models}, limits, token)
+    state = ServerState({model.name: model for model in models}, limits, token)
     app = FastAPI(
         title="resnets",
         version=__version__,
@@ -146,7 +147,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem.response(request_id(request))
 
 
-def _add_model_routes(app: FastAPI, state: State) -> None:
+def _add_model_routes(app: FastAPI, state: ServerState) -> None:
     limits = state.limits
 
     @app.post(
@@ -156,7 +157,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         tags=["answers"],
     )
     async def predict(
-        request: Request, model: str | None = None, top: schemas.Top = 5
+        request: Request, model: str | None = None, top: schemas.Top = TOP
     ) -> schemas.Prediction:
         """Predict the most probable classes of an image."""
         start = time.perf_counter()
@@ -168,7 +169,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
             with served.batcher.accept(1) as accepted:
                 async with _cancelled_on_disconnect(request):
                     image, result = await served.predict(content, accepted)
-        facts = {
+        answer = {
             "model": served.name,
             "top": served.top(result.logits, top),
             "image": image.facts,
@@ -180,7 +181,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
             },
             "batch": result.batch,
         }
-        return schemas.Prediction.model_validate(facts)
+        return schemas.Prediction.model_validate(answer)
 
     @app.post(
         "/v1/predict/batch",
@@ -190,7 +191,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         tags=["answers"],
     )
     async def predict_batch(
-        request: Request, model: str | None = None, top: schemas.Top = 5
+        request: Request, model: str | None = None, top: schemas.Top = TOP
     ) -> schemas.Predictions:
         """Predict the classes of several images; unreadable ones do not stop the others."""
         start = time.perf_counter()
@@ -215,8 +216,8 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
                 image, computed = result
                 answers.append({"top": served.top(computed.logits, top), "image": image.facts})
         total = _milliseconds(time.perf_counter() - start)
-        facts = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
-        return schemas.Predictions.model_validate(facts)
+        response = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
+        return schemas.Predictions.model_validate(response)
 
     @app.post(
         "/v1/explain",
@@ -228,7 +229,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         request: Request,
         model: str | None = None,
         class_: schemas.ClassIndex = None,
-        top: schemas.Top = 5,
+        top: schemas.Top = TOP,
     ) -> schemas.Explanation:
         """Map the evidence for a class in an image, for each stage of the network."""
         start = time.perf_counter()
@@ -241,24 +242,24 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
                 async with _cancelled_on_disconnect(request):
                     image = await served.decode(content)
                     decoded = time.perf_counter()
-                    found = await served.explain(image, class_)
+                    explanation = await served.explain(image, class_)
         now = time.perf_counter()
-        facts = {
+        answer = {
             "model": served.name,
-            "class": served.predictor.classes[found.index],
-            "index": found.index,
-            "probability": round(float(found.probabilities[found.index]), 6),
-            "top": served.top(found.logits.numpy(), top),
+            "class": served.predictor.classes[explanation.index],
+            "index": explanation.index,
+            "probability": round(float(explanation.probabilities[explanation.index]), 6),
+            "top": served.top(explanation.logits.numpy(), top),
             "crop": image.crop,
             "image": image.facts,
-            "stages": [schemas.StageMap.of(stage) for stage in found.stages],
+            "stages": [schemas.StageMap.of(stage) for stage in explanation.stages],
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
                 "explain": _milliseconds(now - decoded),
                 "total": _milliseconds(now - start),
             },
         }
-        return schemas.Explanation.model_validate(facts)
+        return schemas.Explanation.model_validate(answer)
 
     @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
@@ -272,7 +273,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         return schemas.Models.model_validate({"models": listed, "limits": bounds})
 
 
-def _add_operation_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
+def _add_operation_routes(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
         """Check that the process runs."""

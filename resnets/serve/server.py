@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from resnets.inference.predictor import Predictor, device_for, open_predictor
+from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
-from resnets.serve.app import State, create_app
+from resnets.serve.app import ServerState, create_app
 from resnets.serve.connections import limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
@@ -29,8 +29,6 @@ from resnets.support.errors import UserError
 
 STOP_GRACE = 5.0
 """Seconds that a stop may take beyond `Limits.timeout`."""
-KEEP_ALIVE = 30
-"""Seconds after which uvicorn closes a connection without requests."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
             server_header=False,
             proxy_headers=False,
             backlog=limits.connections,
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=limits.keep_alive,
         )
         server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))
         try:
@@ -131,7 +129,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server, with a stop that has a time limit and counts as a success."""
 
     def __init__(
-        self, config: uvicorn.Config, state: State, on_started: Callable[[], None]
+        self, config: uvicorn.Config, state: ServerState, on_started: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._state, self._on_started = state, on_started
@@ -170,11 +168,12 @@ def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Pre
             message = f"two models called {name!r}" if name else "a model without a name"
             raise UserError(message, argument, "give each a name: NAME=MODEL")
         models[name] = model
-    runtime, precision = options.runtime, options.precision
     for name, model in models.items():
-        torch_device = device_for(model, runtime, device)
         # Not int8 unless requested, so that predictions agree with the explanations on the page.
-        yield name, open_predictor(model, runtime, precision, torch_device, allow_int8=False)
+        yield (
+            name,
+            open_predictor(model, options.runtime, options.precision, device, allow_int8=False),
+        )
 
 
 def _fit_to_system(limits: Limits) -> Limits:

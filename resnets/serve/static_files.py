@@ -54,8 +54,8 @@ class StaticFile:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Sample images.
+class SampleImages:
+    """Images to try on the page.
 
     Args:
         names: the displayed name of each key; keys are used in URLs.
@@ -66,12 +66,12 @@ class Samples:
     files: Mapping[str, StaticFile]
 
 
-def shipped_samples() -> Samples:
+def shipped_samples() -> SampleImages:
     """Ten test images of CIFAR-10."""
     return samples_in(_FOLDER / "samples")
 
 
-def samples_in(folder: Path) -> Samples:
+def samples_in(folder: Path) -> SampleImages:
     """The first images of a folder, without subfolders.
 
     Raises:
@@ -93,10 +93,10 @@ def samples_in(folder: Path) -> Samples:
         files = {key: StaticFile.read(path) for key, path in paths.items()}
     except OSError as error:
         raise UserError(f"an image cannot be read ({error})", location) from error
-    return Samples({key: path.stem for key, path in paths.items()}, files)
+    return SampleImages({key: path.stem for key, path in paths.items()}, files)
 
 
-def add_routes(app: FastAPI, samples: Samples) -> None:
+def add_routes(app: FastAPI, samples: SampleImages) -> None:
     """Read the page's files, and add the routes of all files."""
     page = _FOLDER / "page"
     files = {
