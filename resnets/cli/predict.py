@@ -20,6 +20,7 @@ from resnets.cli.options import (
     PrecisionOption,
     RuntimeOption,
 )
+from resnets.inference import TOP
 from resnets.support.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 LAUNCHERS = ("local", "ray")
 FEW = 20
-"""Up to so many images each gets bars of its probabilities."""
+"""Most images whose probabilities are shown as bars."""
 
 
 def predict(
@@ -38,7 +39,7 @@ def predict(
         Path | None,
         typer.Option(help="Write .jsonl, .csv or .parquet; continues a file.", metavar="FILE"),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = TOP,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Write the pooled features too.")
     ] = False,

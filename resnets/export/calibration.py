@@ -24,8 +24,7 @@ from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
 from resnets.evaluation.evaluator import image_name, labels_for
 from resnets.inference import image_inputs
-from resnets.inference.conversion import without_warnings
-from resnets.inference.engines import INPUT, nncf
+from resnets.inference.engines import INPUT, nncf, without_warnings
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads

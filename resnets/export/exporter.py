@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from resnets.export import calibration, model_card, network_file, parity
+from resnets.export import acceptance, calibration, model_card, network_file
 from resnets.export.calibration import CalibrationOptions
-from resnets.export.parity import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
@@ -64,7 +63,7 @@ class ExportOptions(CalibrationOptions):
 
 
 def export(
-    name: str, out: Path, options: ExportOptions, report: Report = lambda line: None
+    name: str, out: Path, options: ExportOptions, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Write the export of a model; returns its config.
 
@@ -116,7 +115,7 @@ def export(
             )
         write_json(folder / export_folder.CONFIG, config)
         runtime = open_engine(export_folder.read(folder), keep=False)
-        config |= parity.check(
+        config |= acceptance.check(
             model,
             runtime,
             images,

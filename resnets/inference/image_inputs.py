@@ -88,7 +88,7 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]
     return cast(Iterable[ImageInput], images)
 
 
-def image_name(image: ImageInput, number: int) -> str:
+def input_name(image: ImageInput, number: int) -> str:
     """How an image is named in results: its path, or `images[number]`."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
@@ -101,7 +101,7 @@ def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Imag
     Args:
         image: see `ImageInput`.
         shorter_side: pixels that the shorter side needs; large JPEG files may be decoded at a
-            smaller scale that keeps so many.
+            smaller scale that still has them.
 
     Raises:
         UserError: if a file cannot be read as an image.

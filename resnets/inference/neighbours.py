@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data.folders import walk
-from resnets.inference.explanations import Nearest, Neighbour
-from resnets.inference.predictions import Prediction
-from resnets.inference.predictor import GRAPH_VERSION, Predictor
+from resnets.inference.openvino_model import GRAPH_VERSION
+from resnets.inference.predictions import DIGITS, Prediction
+from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
 
@@ -31,6 +32,39 @@ _FileState = tuple[int, int]
 """Size and time of change of a file; features are computed again if one of them differs."""
 _Entry = tuple[_FileState, Tensor]
 """State of an image's file, and its features."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of a folder that is similar to another image.
+
+    Args:
+        image: its file.
+        label: name of the folder that contains it; empty for the searched folder itself.
+        similarity: cosine of the angle between the two pooled features; 1 is identical.
+    """
+
+    image: str
+    label: str
+    similarity: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The neighbour as JSON."""
+        similarity = round(self.similarity, DIGITS)
+        return {"image": self.image, "class": self.label, "similarity": similarity}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The most similar images of a folder.
+
+    Args:
+        neighbours: the most similar first.
+        itself: whether the image lies in the folder; it is then left out of its neighbours.
+    """
+
+    neighbours: list[Neighbour]
+    itself: bool
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def open_file(
         try:
             lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
         except Timeout as error:
-            raise UserError("another process writes here", str(path), "wait for its end") from error
+            raise UserError(
+                "another process writes here", str(path), "wait until it has finished"
+            ) from error
     with lock:
         record = path.with_name(path.name + ".json")
         _refuse_other_maker(path, record, maker)

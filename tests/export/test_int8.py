@@ -15,9 +15,10 @@ import torch
 from resnets.data.preprocessing import Preprocessing
 from resnets.export import accuracy, calibration, exporter, int8
 from resnets.export.calibration import CalibrationOptions
-from resnets.inference import conversion, int8_file
+from resnets.inference import int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
+from resnets.inference.openvino_model import to_openvino
 from resnets.inference.predictor import open_predictor
 from resnets.models import zoo
 from resnets.support import files
@@ -76,7 +77,7 @@ def test_the_unpacked_network_is_the_calibrated_one(made, tmp_path):
     model = model_file.load(str(made[0] / "mine.safetensors"))
     network = Deployable(model.network, model.preprocessing).eval()
     images = [torch.from_numpy(image) for image in pixels(20)]
-    quantized = calibration.quantize(conversion.to_openvino(network, 32), "openvino", images)
+    quantized = calibration.quantize(to_openvino(network, 32), "openvino", images)
     file = tmp_path / "other.int8"
     file.write_bytes(int8.pack(quantized, network.weights(), "these"))
     int8_file.unpack(int8_file.read(file), network.weights(), tmp_path / "model.xml")
