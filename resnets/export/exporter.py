@@ -78,7 +78,7 @@ def export(
         UserError: if the options do not fit the model or the machine, outputs differ from the
             source's by more than the tolerance, or too much top-1 is lost. Nothing is then written.
     """
-    check_options(out, options)
+    check_export(out, options)
     path = export_folder.source_of(name)
     model = model_file.load(str(path))
     network = str(model.card["network"])
@@ -144,15 +144,15 @@ def _licence(model: Model, path: Path) -> str | None:
 
 def made_by() -> dict[str, Any]:
     """Provenance of an export: this machine, the versions of packages, the date."""
-    facts = environment(torch.device("cpu"))
+    machine = environment(torch.device("cpu"))
     for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
         with suppress(PackageNotFoundError):
-            facts["packages"][name] = version(name)
+            machine["packages"][name] = version(name)
     date = datetime.now(UTC).date().isoformat()
-    return {"made_by": {"resnets": __version__, **facts}, "date": date}
+    return {"made_by": {"resnets": __version__, **machine}, "date": date}
 
 
-def check_options(out: Path, options: ExportOptions) -> None:
+def check_export(out: Path, options: ExportOptions) -> None:
     """Raise `UserError` for mistakes that can be found before anything is computed."""
     for kind, value, known, flag in (
         ("engine", options.engine, tuple(export_folder.FILES), "--to"),

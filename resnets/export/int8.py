@@ -70,7 +70,7 @@ def quantize(
         trial.write_bytes(pack(quantized, network.weights(), fingerprint))
         packed = int8_file.read(trial)
         int8_file.unpack(packed, network.weights(), xml := Path(folder) / "model.xml")
-        facts = {
+        results = {
             "network": model.card["network"],
             "licence": provenance_of(model.card).get("licence"),
             "calibrated_with": images.calibrated_with,
@@ -90,7 +90,7 @@ def quantize(
         }
     if int8_file.fingerprint(path) != fingerprint:
         raise UserError("the model file changed during calibration", str(path), "run it again")
-    card = {**facts, **packed.card}
+    card = {**results, **packed.card}
     write_bytes(file, safetensors.numpy.save(packed.tensors, {"card": json.dumps(card)}))
     return {**card, "file": str(file)}
 

@@ -84,14 +84,14 @@ def _find_int8(
     if requested and runtime == "torch":
         raise UserError("int8 runs in OpenVINO only", "--precision int8", "leave --runtime out")
     suits = precision == "auto" and runtime == "openvino" and allow_int8 and int8_is_faster()
-    found = int8_file.find(path) if requested or suits else None
-    if requested and found is None:
+    file = int8_file.find(path) if requested or suits else None
+    if requested and file is None:
         raise UserError(
             f"{name} has not been calibrated",
             "--precision int8",
             f"resnets quantize {name} --calibrate FOLDER",
         )
-    return found
+    return file
 
 
 def int8_is_faster() -> bool:

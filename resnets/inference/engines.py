@@ -143,8 +143,8 @@ class OpenVinoRuntime(_ArrayRuntime):
             ) from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        found = self._compiled(images, share_inputs=True)
-        return OutputArrays(np.array(found[0], np.float32), np.array(found[1], np.float32))
+        outputs = self._compiled(images, share_inputs=True)
+        return OutputArrays(np.array(outputs[0], np.float32), np.array(outputs[1], np.float32))
 
 
 class OnnxRuntime(_ArrayRuntime):
@@ -174,8 +174,8 @@ class OnnxRuntime(_ArrayRuntime):
             ) from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        found = self._session.run(list(OUTPUTS), {INPUT: images})
-        return OutputArrays(np.asarray(found[0], np.float32), np.asarray(found[1], np.float32))
+        logits, features = self._session.run(list(OUTPUTS), {INPUT: images})
+        return OutputArrays(np.asarray(logits, np.float32), np.asarray(features, np.float32))
 
 
 class TorchExportRuntime(_TensorRuntime):
@@ -240,9 +240,9 @@ def core() -> Any:
 def nncf() -> Any:
     """The package `nncf`, logging errors only; raises `UserError` if it is not installed."""
     _disable_telemetry()
-    found = package("nncf", "resnets[export]")
-    found.set_log_level(logging.ERROR)
-    return found
+    module = package("nncf", "resnets[export]")
+    module.set_log_level(logging.ERROR)
+    return module
 
 
 def _disable_telemetry() -> None:

@@ -53,10 +53,10 @@ class ImageExplanation:
         Raises:
             UserError: if there is no map of such a stage.
         """
-        for found in self.stages:
-            if found.stage == stage:
-                return overlays.overlay(self.photo, found.values, opacity)
-        raise _unknown_stage(stage, [found.stage for found in self.stages])
+        for one in self.stages:
+            if one.stage == stage:
+                return overlays.overlay(self.photo, one.values, opacity)
+        raise _unknown_stage(stage, [one.stage for one in self.stages])
 
     def sheet(self, opacity: float = 0.5) -> Image.Image:
         """The network's input and the maps of all stages side by side, with captions."""
@@ -153,15 +153,15 @@ def explain(
     network_input = model.preprocessing.crop(image)
     device = next(model.network.parameters()).device
     pixels = to_tensor(network_input)[None].to(device)
-    found = activation_maps.stage_maps(model.network, model.normalize(device)(pixels), index)
-    logits = found.logits.numpy()
+    maps = activation_maps.stage_maps(model.network, model.normalize(device)(pixels), index)
+    logits = maps.logits.numpy()
     (ranked,) = top_classes(logits[None], len(logits), model.classes, model.class_ids)
     box = model.preprocessing.box(*image.size)
     return ImageExplanation(
         image=name,
-        explained=next(entry for entry in ranked if entry.index == found.index),
+        explained=next(entry for entry in ranked if entry.index == maps.index),
         top=ranked[:TOP],
-        stages=found.stages,
+        stages=maps.stages,
         logits=logits,
         photo=resized_crop(image, box, overlays.SIDE),
         network_input=network_input,

@@ -38,7 +38,7 @@ def find_images(names: Sequence[str]) -> list[str]:
     Raises:
         UserError: if a folder or a pattern has no images, or a folder cannot be read.
     """
-    found: dict[str, str] = {}
+    by_location: dict[str, str] = {}
 
     @cache
     def absolute(folder: str) -> str:
@@ -51,8 +51,8 @@ def find_images(names: Sequence[str]) -> list[str]:
             return list(dict.fromkeys(files))
         for file in files:
             folder, base = os.path.split(file)
-            found.setdefault(f"{absolute(folder)}/{base}", file)
-    return list(found.values())
+            by_location.setdefault(f"{absolute(folder)}/{base}", file)
+    return list(by_location.values())
 
 
 def _expand(name: str) -> Iterator[str]:

@@ -83,9 +83,9 @@ def find(model: Path) -> Int8File | None:
     shipped = Path(str(resources.files("resnets"))) / "weights" / "shipped" / own.name
     for path in (own, shipped):
         if path.is_file():
-            found = read(path)
-            if found.card["made_for"] == fingerprint(model):
-                return found
+            file = read(path)
+            if file.card["made_for"] == fingerprint(model):
+                return file
     return None
 
 
@@ -193,10 +193,10 @@ def compress(content: bytes) -> NDArray[np.uint8]:
 def _decompress(content: NDArray[np.uint8]) -> bytes:
     """The bytes of a compressed tensor; raises `ValueError` if incomplete or too large."""
     expander = zlib.decompressobj()
-    found = expander.decompress(content.tobytes(), _MAX_BYTES)
+    expanded = expander.decompress(content.tobytes(), _MAX_BYTES)
     if not expander.eof or expander.unused_data:
         raise ValueError("a compressed part is incomplete")
-    return found
+    return expanded
 
 
 def round_weights(weights: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:

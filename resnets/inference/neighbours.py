@@ -164,7 +164,7 @@ def nearest(
     Returns:
         The neighbours by image; images that cannot be read are left out.
     """
-    found = {}
+    similar = {}
     for prediction in predictor.iter_predictions(images, 1, batch=batch, embeddings=True):
         if prediction.error is not None:
             continue
@@ -177,8 +177,8 @@ def nearest(
             _neighbour(index, number, similarity)
             for number, similarity in zip(order.tolist(), best.tolist(), strict=True)
         ]
-        found[prediction.image] = Nearest(neighbours, itself=bool(own))
-    return found
+        similar[prediction.image] = Nearest(neighbours, itself=bool(own))
+    return similar
 
 
 def _neighbour(index: FolderIndex, number: int, similarity: float) -> Neighbour:

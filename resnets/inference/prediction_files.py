@@ -164,15 +164,15 @@ def _refuse_other_maker(path: Path, record: Path, maker: dict[str, Any]) -> None
             raise UserError("was not written by this command", str(path), "give another --out")
         return
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))
+        earlier = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read ({error})", str(record), "give another --out") from error
-    if not isinstance(facts, dict) or not facts.keys() >= {"model", "weights"}:
+    if not isinstance(earlier, dict) or not earlier.keys() >= {"model", "weights"}:
         raise UserError("was not written by this command", str(record), "give another --out")
-    if path.exists() and facts != maker:
-        before, now = facts.get("runtime"), maker.get("runtime")
+    if path.exists() and earlier != maker:
+        before, now = earlier.get("runtime"), maker.get("runtime")
         varying = {"weights": None, "runtime": None}  # the digest of weights differs in int8
-        if before != now and {**facts, **varying} == {**maker, **varying}:
+        if before != now and {**earlier, **varying} == {**maker, **varying}:
             raise UserError(
                 f"was made in {before}, not in {now}",
                 str(path),

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from resnets.inference.explanations import ImageExplanation
     from resnets.weights.model_file import Model
 
+_Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Computes features of inputs: uint8 (N, 3, H, W) to float32 (N, channels, ...)."""
 DECODE_MARGIN = 2
 """Large JPEGs are decoded at a smaller scale, at least this many times the network's resolution."""
 
@@ -121,12 +123,6 @@ class Predictor:
     def input_array(self, image: Image.Image) -> NDArray[np.uint8]:
         """Scale and crop an upright RGB image to the network's input: uint8 (3, size, size)."""
         return to_array(self.preprocessing.crop(image))
-
-    def input_tensor(self, image: Image.Image) -> Tensor:
-        """The same as `input_array`, as a tensor."""
-        import torch
-
-        return torch.from_numpy(self.input_array(image))
 
     def predict(
         self, images: ImageInput | Iterable[ImageInput], top: int = TOP, *, batch: int = 16
@@ -216,25 +212,26 @@ class Predictor:
             UserError: if an image cannot be read, or the network has no such features.
             ValueError: if there are no images.
         """
-        compute = self._pooled_features if stage is None else self._stage_features(stage)
-        if stage is None:
-            self.require_features("")
-        found = []
+        compute = self._pooled_features() if stage is None else self._stage_features(stage)
+        outputs = []
         for group in self._batches(images, batch):
             inputs = []
             for _, pixels in group:
                 if isinstance(pixels, UserError):
                     raise pixels
                 inputs.append(pixels)
-            found.append(compute(np.stack(inputs)))
-        if not found:
+            outputs.append(compute(np.stack(inputs)))
+        if not outputs:
             raise ValueError("no images were given")
-        return np.concatenate(found)
+        return np.concatenate(outputs)
 
-    def _pooled_features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._float_runtime.arrays(pixels).features
+    def _pooled_features(self) -> _Features:
+        """The function that computes pooled features; raises `UserError` if there are none."""
+        self.require_features("")
+        runtime = self._float_runtime
+        return lambda pixels: runtime.arrays(pixels).features
 
-    def _stage_features(self, stage: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    def _stage_features(self, stage: str) -> _Features:
         """The function that computes a stage's output; raises `UserError` if there is none."""
         import torch
 
@@ -280,9 +277,9 @@ class Predictor:
         if stage is not None:
             explanations.check_stage(model, stage)
         name = input_name(image, 0)
-        found = explanations.explain(model, open_image(image), index, name)
-        chosen = tuple(one for one in found.stages if stage in (None, one.stage))
-        return replace(found, stages=chosen)
+        explanation = explanations.explain(model, open_image(image), index, name)
+        chosen = tuple(one for one in explanation.stages if stage in (None, one.stage))
+        return replace(explanation, stages=chosen)
 
     @cached_property
     def torch_model(self) -> Model:
@@ -401,43 +398,46 @@ def _open_in_torch(
 
 def _open_export(name: str, runtime: str, precision: str, device: torch.device | None) -> Predictor:
     """An exported model in its own engine."""
-    found = export_folder.read(Path(name))
-    for word, own, option in (
-        (runtime, found.engine, "--runtime"),
-        (precision, found.precision, "--precision"),
+    export = export_folder.read(Path(name))
+    for requested, own, option in (
+        (runtime, export.engine, "--runtime"),
+        (precision, export.precision, "--precision"),
     ):
-        if word not in ("auto", own):
-            hint = "leave the option out, or name the exported model's source"
-            raise UserError(f"this export is for {own}, not {word}", f"{option} {word}", hint)
+        if requested not in ("auto", own):
+            raise UserError(
+                f"this export is for {own}, not {requested}",
+                f"{option} {requested}",
+                "leave the option out, or name the exported model's source",
+            )
     if device is not None:
         raise UserError(f"exported models run on CPUs, not on {device}", name)
-    if found.dense:
+    if export.dense:
         raise UserError(
             "a dense export predicts locations of an image, not images",
             name,
             "export without --dense",
         )
-    engine = open_engine(found)
-    return Predictor(name, found.card, found.preprocessing, engine, _digest_of_export(found))
+    engine = open_engine(export)
+    return Predictor(name, export.card, export.preprocessing, engine, _digest_of_export(export))
 
 
-def open_engine(found: export_folder.Export, keep: bool = True) -> Runtime:
+def open_engine(export: export_folder.Export, keep: bool = True) -> Runtime:
     """The network of an exported model in its engine, on the CPU.
 
     Args:
-        found: the export.
+        export: the export.
         keep: whether OpenVINO keeps the compiled network in the cache for the next start.
     """
-    precision: Precision = found.precision  # type: ignore[assignment]
-    if found.engine == "openvino":
-        return OpenVinoRuntime(found.file, precision, compiled_folder() if keep else None)
-    if found.engine == "onnx":
-        return OnnxRuntime(found.file, precision)
-    return TorchExportRuntime(found.file, precision)
+    precision: Precision = export.precision  # type: ignore[assignment]
+    if export.engine == "openvino":
+        return OpenVinoRuntime(export.file, precision, compiled_folder() if keep else None)
+    if export.engine == "onnx":
+        return OnnxRuntime(export.file, precision)
+    return TorchExportRuntime(export.file, precision)
 
 
-def _digest_of_export(found: export_folder.Export) -> str:
+def _digest_of_export(export: export_folder.Export) -> str:
     """SHA-256 of the network's file, OpenVINO's weights if there are any, and the config."""
-    files = (found.file, found.file.with_suffix(".bin"), found.folder / export_folder.CONFIG)
+    files = (export.file, export.file.with_suffix(".bin"), export.folder / export_folder.CONFIG)
     digests = "".join(file_sha256(file) for file in files if file.exists())
     return hashlib.sha256(digests.encode()).hexdigest()

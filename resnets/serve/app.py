@@ -117,7 +117,9 @@ def create_app(
     app.state.shared = state
     app.add_middleware(Middleware, metrics=metrics, log=log or RequestLog(None), hosts=hosts)
     _add_error_handlers(app)
-    _add_model_routes(app, state)
+    _add_prediction_routes(app, state)
+    _add_explanation_route(app, state)
+    _add_model_list(app, state)
     _add_operation_routes(app, state, metrics)
     static_files.add_routes(app, samples)
     return app
@@ -147,7 +149,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem.response(request_id(request))
 
 
-def _add_model_routes(app: FastAPI, state: ServerState) -> None:
+def _add_prediction_routes(app: FastAPI, state: ServerState) -> None:
     limits = state.limits
 
     @app.post(
@@ -172,7 +174,7 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
         answer = {
             "model": served.name,
             "top": served.top(result.logits, top),
-            "image": image.facts,
+            "image": image.properties,
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
                 "queue": _milliseconds(result.queue_seconds),
@@ -214,11 +216,13 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
                 raise result
             else:
                 image, computed = result
-                answers.append({"top": served.top(computed.logits, top), "image": image.facts})
+                answers.append({"top": served.top(computed.logits, top), "image": image.properties})
         total = _milliseconds(time.perf_counter() - start)
         response = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
         return schemas.Predictions.model_validate(response)
 
+
+def _add_explanation_route(app: FastAPI, state: ServerState) -> None:
     @app.post(
         "/v1/explain",
         responses=schemas.EXPLAIN_PROBLEMS,
@@ -237,7 +241,7 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
         served = state.model(model)
         served.check_explanations()
         async with state.accept_body() as reserve:
-            content = await read_image(request, limits, reserve)
+            content = await read_image(request, state.limits, reserve)
             with served.accept_explanation():
                 async with _cancelled_on_disconnect(request):
                     image = await served.decode(content)
@@ -251,7 +255,7 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
             "probability": round(float(explanation.probabilities[explanation.index]), 6),
             "top": served.top(explanation.logits.numpy(), top),
             "crop": image.crop,
-            "image": image.facts,
+            "image": image.properties,
             "stages": [schemas.StageMap.of(stage) for stage in explanation.stages],
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
@@ -261,6 +265,8 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
         }
         return schemas.Explanation.model_validate(answer)
 
+
+def _add_model_list(app: FastAPI, state: ServerState) -> None:
     @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
         """List the models, and the limits of a request."""
@@ -269,7 +275,7 @@ def _add_model_routes(app: FastAPI, state: ServerState) -> None:
             {**served.description, "default": number == 0}
             for number, served in enumerate(state.models.values())
         ]
-        bounds = {key: getattr(limits, key) for key in ("bytes", "pixels", "images")}
+        bounds = {key: getattr(state.limits, key) for key in ("bytes", "pixels", "images")}
         return schemas.Models.model_validate({"models": listed, "limits": bounds})
 
 

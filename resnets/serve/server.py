@@ -16,11 +16,12 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import uvicorn
+from fastapi import FastAPI
 
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
 from resnets.serve.app import ServerState, create_app
-from resnets.serve.connections import limited_protocol
+from resnets.serve.connections import LimitedProtocol, limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics, RequestLog, rejection_recorder
@@ -79,11 +80,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
-    samples = (
-        static_files.samples_in(options.samples)
-        if options.samples
-        else static_files.shipped_samples()
-    )
+    samples = static_files.samples_in(options.samples or static_files.SHIPPED_SAMPLES)
     limits = _fit_to_system(options.limits)
     log = RequestLog(options.log, options.log_as_json)
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:
@@ -105,17 +102,8 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         for model in models:
             model.warm_up()
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
-        config = uvicorn.Config(
-            app,
-            http=limited_protocol(limits, rejection_recorder(metrics, log)),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=limits.connections,
-            timeout_keep_alive=limits.keep_alive,
-        )
+        protocol = limited_protocol(limits, rejection_recorder(metrics, log))
+        config = _uvicorn_config(app, protocol, limits)
         server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))
         try:
             listener.listen(limits.connections)  # uvloop would not report a failure
@@ -123,6 +111,22 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
             raise _cannot_listen(error, options.host, options.port) from error
         server.run([listener])
         return not server.force_exit
+
+
+def _uvicorn_config(
+    app: FastAPI, protocol: type[LimitedProtocol], limits: Limits
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=limits.connections,
+        timeout_keep_alive=limits.keep_alive,
+    )
 
 
 class _Server(uvicorn.Server):

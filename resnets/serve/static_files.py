@@ -18,6 +18,8 @@ from resnets.serve.problems import Problem
 from resnets.support.errors import UserError
 
 _FOLDER = Path(str(resources.files("resnets.serve")))
+SHIPPED_SAMPLES = _FOLDER / "samples"
+"""Ten test images of CIFAR-10."""
 _TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -66,11 +68,6 @@ class SampleImages:
     files: Mapping[str, StaticFile]
 
 
-def shipped_samples() -> SampleImages:
-    """Ten test images of CIFAR-10."""
-    return samples_in(_FOLDER / "samples")
-
-
 def samples_in(folder: Path) -> SampleImages:
     """The first images of a folder, without subfolders.
 
@@ -80,11 +77,11 @@ def samples_in(folder: Path) -> SampleImages:
     location = f"--samples {folder}"
     if not folder.is_dir():
         raise UserError("no such folder", location)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not found:
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not images:
         raise UserError("no images in this folder", location)
     paths = {
-        f"{number}{path.suffix.lower()}": path for number, path in enumerate(found[:MAX_SAMPLES])
+        f"{number}{path.suffix.lower()}": path for number, path in enumerate(images[:MAX_SAMPLES])
     }
     try:
         if sum(path.stat().st_size for path in paths.values()) > MAX_SAMPLE_BYTES:

@@ -42,7 +42,7 @@ class Client:
             )
             for path in models
         ]
-        samples = samples or static_files.shipped_samples()
+        samples = samples or static_files.samples_in(static_files.SHIPPED_SAMPLES)
         self.app = create_app(
             self.served, limits=limits, metrics=metrics, samples=samples, token=token
         )
@@ -494,9 +494,9 @@ def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client
     exif[0x0112] = 6
     Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
     picture = asyncio.run(client.served[0].decode(file.getvalue()))
-    assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
+    assert picture.properties == {"width": 600, "height": 800, "format": "JPEG"}
     predictor = client.served[0].predictor
-    whole = predictor.input_tensor(decode(file.getvalue(), ""))
+    whole = torch.from_numpy(predictor.input_array(decode(file.getvalue(), "")))
     assert (picture.pixels.float() - whole.float()).abs().mean() < 1
 
 
