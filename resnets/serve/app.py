@@ -29,7 +29,7 @@ Errors are problem documents (RFC 9457)."""
 
 
 @dataclass
-class ServerState:
+class AppState:
     """The state that all routes share.
 
     Args:
@@ -95,7 +95,7 @@ def create_app(
     log: RequestLog | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The server's application; `app.state.shared` is its `ServerState`.
+    """The server's application; `app.state.shared` is its `AppState`.
 
     Args:
         models: the first one is the default.
@@ -106,7 +106,7 @@ def create_app(
         log: of requests; None for no log.
         hosts: allowed `Host` names; any if None.
     """
-    state = ServerState({model.name: model for model in models}, limits, token)
+    state = AppState({model.name: model for model in models}, limits, token)
     app = FastAPI(
         title="resnets",
         version=__version__,
@@ -149,7 +149,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem.response(request_id(request))
 
 
-def _add_prediction_routes(app: FastAPI, state: ServerState) -> None:
+def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
     limits = state.limits
 
     @app.post(
@@ -222,7 +222,7 @@ def _add_prediction_routes(app: FastAPI, state: ServerState) -> None:
         return schemas.Predictions.model_validate(response)
 
 
-def _add_explanation_route(app: FastAPI, state: ServerState) -> None:
+def _add_explanation_route(app: FastAPI, state: AppState) -> None:
     @app.post(
         "/v1/explain",
         responses=schemas.EXPLAIN_PROBLEMS,
@@ -266,7 +266,7 @@ def _add_explanation_route(app: FastAPI, state: ServerState) -> None:
         return schemas.Explanation.model_validate(answer)
 
 
-def _add_model_list(app: FastAPI, state: ServerState) -> None:
+def _add_model_list(app: FastAPI, state: AppState) -> None:
     @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
         """List the models, and the limits of a request."""
@@ -279,7 +279,7 @@ def _add_model_list(app: FastAPI, state: ServerState) -> None:
         return schemas.Models.model_validate({"models": listed, "limits": bounds})
 
 
-def _add_operation_routes(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
+def _add_operation_routes(app: FastAPI, state: AppState, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
         """Check that the process runs."""

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
-from resnets.serve.app import ServerState, create_app
+from resnets.serve.app import AppState, create_app
 from resnets.serve.connections import LimitedProtocol, limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
@@ -133,7 +133,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server, with a stop that has a time limit and counts as a success."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, on_started: Callable[[], None]
+        self, config: uvicorn.Config, state: AppState, on_started: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._state, self._on_started = state, on_started

@@ -161,7 +161,7 @@ def test_a_second_start_hashes_nothing(copied, monkeypatch):
         open_predictor(str(copied))
 
 
-def test_other_weights_are_not_run_with_it(copied):
+def test_other_weights_ignore_the_int8_file(copied):
     int8s = open_predictor(str(copied)).digest
     save(copied, 4)
     found = open_predictor(str(copied))
@@ -172,7 +172,7 @@ def test_other_weights_are_not_run_with_it(copied):
 
 
 def rewrite(file, change):
-    """Change the tensors and the card of a file in their places."""
+    """Change the tensors and the card of a file."""
     found = int8_file.read(file)
     change(found.tensors, found.card)
     file.write_bytes(safetensors.numpy.save(found.tensors, {"card": json.dumps(found.card)}))
@@ -310,7 +310,7 @@ def test_mistakes_are_found_before_anything_is_computed(made, tmp_path):
             int8.quantize(str(name), options, lambda line: None)
 
 
-def test_the_shipped_one_fits_the_shipped_weights():
+def test_the_shipped_int8_file_fits_the_shipped_weights():
     model = hub.resolve("cifar-resnet20")
     found = int8_file.find(model)
     assert found is not None
@@ -322,15 +322,15 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
-def test_a_server_computes_in_float_unless_asked(precision, name):
+def test_a_server_computes_in_float_by_default(precision, name):
     server = pytest.importorskip("resnets.serve.server", reason="no server's packages")
     options = server.ServerOptions(["cifar-resnet20"], precision=precision)
     ((_, predictor),) = server._open_models(options, "cpu")
     assert predictor.runtime.name == name
 
 
-def test_a_named_source_has_its_file_in_the_package(tmp_path):
-    """Another model of the same name is not taken for it."""
+def test_a_named_source_has_its_int8_file_in_the_package(tmp_path):
+    """It is not used for another model of the same name."""
     name = "resnet50@msra"
     shipped = Path(str(resources.files("resnets"))) / "weights" / "shipped" / f"{name}.int8"
     card = int8_file.read(shipped).card
@@ -340,7 +340,7 @@ def test_a_named_source_has_its_file_in_the_package(tmp_path):
     assert int8_file.find(model) is None
 
 
-def test_the_shipped_one_fits_the_authors_weights(monkeypatch):
+def test_the_shipped_int8_file_fits_the_authors_weights(monkeypatch):
     name = "resnet50@msra"
     monkeypatch.delenv("RESNETS_CACHE")
     model = cache_folder("weights", f"{name}.safetensors")

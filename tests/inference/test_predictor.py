@@ -105,7 +105,7 @@ def test_arrays_of_other_shapes_and_types_are_refused(model, image):
         model.predict(image)
 
 
-def test_things_that_are_no_images_are_refused(model):
+def test_other_types_are_refused(model):
     with pytest.raises(TypeError, match="not an image: int"):
         model.predict([3])
 

@@ -158,6 +158,12 @@ def test_unknown_engines_and_precisions_are_errors(saved):
         predictor.open_predictor(str(saved), precision="fp16")
 
 
+def test_unknown_precisions_are_errors_before_a_model_is_downloaded(monkeypatch):
+    monkeypatch.setattr(predictor.hub, "resolve", lambda name: pytest.fail("downloaded"))
+    with pytest.raises(UserError, match="unknown precision 'fp16'"):
+        predictor.open_predictor("resnet50@msra", precision="fp16")
+
+
 def test_the_torch_engine_takes_networks_without_pooled_features():
     network = used("vgg16", 3)
     engine = TorchRuntime(Deployable(network, imagenet()), CPU, "fp32")

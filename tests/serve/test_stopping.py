@@ -1,4 +1,4 @@
-"""Signals to a real server: what was taken is finished, unless somebody has no patience."""
+"""Signals to a real server: accepted requests are finished, unless a second signal comes."""
 
 import asyncio
 import http.client
@@ -58,14 +58,14 @@ def processes(models, tmp_path_factory):
 
 
 def address_of(server):
-    """Where a process serves, once it does."""
+    """The URL of a server process, once it accepts requests."""
     for line in server.stderr:
         if found := re.search(r"http://\S+", line):
             return found[0]
     raise AssertionError("the server did not start")
 
 
-def test_a_stop_finishes_what_was_taken(processes):
+def test_a_stop_finishes_accepted_requests(processes):
     server = processes["usual"]
     address = address_of(server)
     assert status(answer_to(address, request(picture()))) == 401
@@ -115,7 +115,7 @@ def test_a_second_signal_ends_at_once(processes):
 
 
 @pytest.mark.parametrize("seconds", [0.3, 30.0])
-def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, seconds):
+def test_a_stop_has_a_time_limit(monkeypatch, seconds):
     monkeypatch.setattr(process, "STOP_GRACE", 0.9)
 
     async def app(scope, receive, send):
@@ -141,7 +141,7 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
         assert (status(asked[0].recv(1000)) == 200) == (seconds < 1)
 
 
-def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
+def test_only_a_failure_to_listen_is_reported_as_one(models, monkeypatch):
     with process._bind("127.0.0.1", 0) as other, monkeypatch.context() as change:
         # Bound as ours will be, it listens while we open models.
         def open_late(*arguments, **options):
@@ -162,7 +162,7 @@ def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
         process.serve(options, "cpu", gone)
 
 
-def test_a_port_in_use_is_told_before_models_are_opened():
+def test_a_port_in_use_is_an_error_before_models_are_opened():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
