@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -236,8 +235,7 @@ def comparison_images(
         return _read_samples(test, random_indices(len(test), COMPARED), preprocessing, dense)
     if images.calibration:
         return list(images.calibration[:COMPARED])
-    folder = resources.files("resnets") / "serve" / "samples"
-    return _read_files(image_inputs.find_images([str(folder)]), preprocessing, dense)
+    return _read_files(image_inputs.find_images([str(image_inputs.SAMPLES)]), preprocessing, dense)
 
 
 def _draw_cifar10(images: Images, count: int) -> list[Tensor]:

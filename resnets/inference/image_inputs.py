@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
@@ -21,6 +22,8 @@ from resnets.support.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAMPLES = Path(str(resources.files("resnets.inference"))) / "samples"
+"""Folder with ten test images of CIFAR-10, to try a model."""
 ImageInput: TypeAlias = Union[str, os.PathLike[str], Image.Image, NDArray[np.uint8], "Tensor"]
 """One image: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB."""
 

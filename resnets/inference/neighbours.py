@@ -150,7 +150,7 @@ def _unit_features(prediction: Prediction) -> Tensor:
 
 
 def nearest(
-    predictor: Predictor, index: FolderIndex, images: Sequence[str], count: int = 5, batch: int = 16
+    predictor: Predictor, index: FolderIndex, images: Sequence[str], count: int = 5
 ) -> dict[str, Nearest]:
     """Find the images of an index most similar to each of some image files.
 
@@ -159,13 +159,12 @@ def nearest(
         index: of a folder.
         images: files; one that lies in the folder is not its own neighbour.
         count: neighbours of each image, at most.
-        batch: images that the network computes at a time.
 
     Returns:
         The neighbours by image; images that cannot be read are left out.
     """
     similar = {}
-    for prediction in predictor.iter_predictions(images, 1, batch=batch, embeddings=True):
+    for prediction in predictor.iter_predictions(images, 1, embeddings=True):
         if prediction.error is not None:
             continue
         status = os.stat(prediction.image)  # noqa: PTH116 (a string)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
+from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
 from resnets.serve.app import AppState, create_app
@@ -80,7 +81,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
-    samples = static_files.samples_in(options.samples or static_files.SHIPPED_SAMPLES)
+    samples = static_files.samples_in(options.samples or SAMPLES)
     limits = _fit_to_system(options.limits)
     log = RequestLog(options.log, options.log_as_json)
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:

@@ -18,8 +18,6 @@ from resnets.serve.problems import Problem
 from resnets.support.errors import UserError
 
 _FOLDER = Path(str(resources.files("resnets.serve")))
-SHIPPED_SAMPLES = _FOLDER / "samples"
-"""Ten test images of CIFAR-10."""
 _TYPES = {
     ".html": "text/html",
     ".css": "text/css",

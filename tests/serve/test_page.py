@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from resnets.inference.image_inputs import SAMPLES
 from tests.serve.conftest import picture
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -154,9 +155,7 @@ def pick(page, content, name="x.png"):
 
 
 def sample(name):
-    from importlib import resources
-
-    return (resources.files("resnets.serve") / "samples" / f"{name}.png").read_bytes()
+    return (SAMPLES / f"{name}.png").read_bytes()
 
 
 def encoded(image, **options):

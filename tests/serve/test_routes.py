@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
+from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import open_predictor
 from resnets.serve import decoding, static_files
 from resnets.serve.app import create_app
@@ -42,7 +43,7 @@ class Client:
             )
             for path in models
         ]
-        samples = samples or static_files.samples_in(static_files.SHIPPED_SAMPLES)
+        samples = samples or static_files.samples_in(SAMPLES)
         self.app = create_app(
             self.served, limits=limits, metrics=metrics, samples=samples, token=token
         )
