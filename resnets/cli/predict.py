@@ -173,9 +173,9 @@ def _write(
 
     out, top = request.out, min(request.top, identity.classes)
     assert out is not None
-    maker = prediction_files.made_by(identity, top=top, embeddings=request.embeddings)
+    origin = prediction_files.origin_of(identity, top=top, embeddings=request.embeddings)
     opened = prediction_files.open_file(
-        out, maker, top=top, embeddings=request.embeddings, retry=request.retry
+        out, origin, top=top, embeddings=request.embeddings, retry=request.retry
     )
     memory, bar = enough_memory(SMALLER_BATCH), progress_bar("images")
     with memory, _resumable(out), opened as output, bar as progress:

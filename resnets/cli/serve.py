@@ -135,5 +135,5 @@ def _token(path: Path | None) -> str | None:
         return None
     token = given.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError("is no single word of ASCII characters", where)
+        raise UserError("is not a single word of ASCII characters", where)
     return token

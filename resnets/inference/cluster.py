@@ -88,7 +88,7 @@ class Cluster:
     def iter_predictions(self, images: Sequence[str]) -> Iterator[Prediction]:
         """Yield a prediction for each image file, in the order in which they are computed.
 
-        The work of machines that are lost meanwhile is repeated by the others.
+        The work of machines that are lost is repeated by the others.
 
         Raises:
             UserError: if a machine has other weights or another engine, or the cluster fails.

@@ -189,7 +189,7 @@ def _image_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The image files of a folder and its subfolders, with their status."""
     for _, _, files in walk(folder):
         for name in files:
-            with suppress(FileNotFoundError):  # removed meanwhile
+            with suppress(FileNotFoundError):  # removed in the meantime
                 yield name, (folder / name).stat()
 
 

@@ -43,7 +43,7 @@ class PredictionFile(Protocol):
 
 @contextmanager
 def open_file(
-    path: Path, maker: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
+    path: Path, origin: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
 ) -> Iterator[PredictionFile]:
     """Open or create a file of predictions, in the format of its extension; its content is kept.
 
@@ -51,8 +51,8 @@ def open_file(
 
     Args:
         path: ends in `.jsonl`, `.csv` or `.parquet` (a folder of Parquet files).
-        maker: see `made_by`. It is stored next to `path`, in a file with `.json` appended to the
-            name, and must be equal to resume.
+        origin: what `origin_of` returns. It is stored next to `path`, in a file with `.json`
+            appended to the name; a file is resumed only with the same origin.
         top: classes of each prediction.
         embeddings: whether predictions hold the pooled features.
         retry: remove the images that could not be read, so that they are tried again.
@@ -71,8 +71,8 @@ def open_file(
             ) from error
     with lock:
         record = path.with_name(path.name + ".json")
-        _refuse_other_maker(path, record, maker)
-        write_json(record, maker)
+        _refuse_other_origin(path, record, origin)
+        write_json(record, origin)
         output = _formats()[path.suffix](path, top, retry)
         try:
             yield output
@@ -126,8 +126,8 @@ def write_predictions(
     return Written(computed=done, skipped=len(images) - len(todo), failed=failed)
 
 
-def made_by(identity: Identity, *, top: int, embeddings: bool) -> dict[str, Any]:
-    """On what the predictions in a file depend, as `open_file` compares and stores it."""
+def origin_of(identity: Identity, *, top: int, embeddings: bool) -> dict[str, Any]:
+    """What the predictions in a file depend on, as `open_file` compares and stores it."""
     return {
         "model": identity.network,
         "weights": identity.weights,
@@ -157,7 +157,7 @@ def _formats() -> dict[str, Callable[[Path, int, bool], PredictionFile]]:
     return {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
 
 
-def _refuse_other_maker(path: Path, record: Path, maker: dict[str, Any]) -> None:
+def _refuse_other_origin(path: Path, record: Path, origin: dict[str, Any]) -> None:
     """Raise `UserError` if the file was not written by this program, or in another way."""
     if not record.exists():
         if path.exists():
@@ -169,10 +169,10 @@ def _refuse_other_maker(path: Path, record: Path, maker: dict[str, Any]) -> None
         raise UserError(f"cannot be read ({error})", str(record), "give another --out") from error
     if not isinstance(earlier, dict) or not earlier.keys() >= {"model", "weights"}:
         raise UserError("was not written by this command", str(record), "give another --out")
-    if path.exists() and earlier != maker:
-        before, now = earlier.get("runtime"), maker.get("runtime")
+    if path.exists() and earlier != origin:
+        before, now = earlier.get("runtime"), origin.get("runtime")
         varying = {"weights": None, "runtime": None}  # the digest of weights differs in int8
-        if before != now and {**earlier, **varying} == {**maker, **varying}:
+        if before != now and {**earlier, **varying} == {**origin, **varying}:
             raise UserError(
                 f"was made in {before}, not in {now}",
                 str(path),

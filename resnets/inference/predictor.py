@@ -50,7 +50,7 @@ DECODE_MARGIN = 2
 
 
 class Identity(NamedTuple):
-    """On what predictions depend, apart from images and options.
+    """What predictions depend on, apart from images and options.
 
     Args:
         network: its name.
@@ -110,7 +110,7 @@ class Predictor:
 
     @property
     def identity(self) -> Identity:
-        """On what predictions depend, apart from images and options."""
+        """What predictions depend on, apart from images and options."""
         return Identity(
             self.card["network"], self.digest, self.runtime.name, len(self.card["classes"])
         )
