@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,27 +42,25 @@ class OutputArrays(NamedTuple):
     features: NDArray[np.float32]
 
 
-class Runtime(Protocol):
-    """A network in an engine. Several threads may call it, one at a time."""
+class Runtime:
+    """A network in an engine. Several threads may call it, one at a time.
 
-    @property
-    def name(self) -> str:
-        """Engine and precision, such as `openvino bf16`."""
+    An engine computes with arrays or with tensors: it overrides `arrays` or `__call__`, and the
+    other of the two converts.
+    """
+
+    name: str
+    """Engine and precision, such as `openvino bf16`."""
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         """Run the network on uint8 RGB images (N, 3, H, W)."""
+        import torch
+
+        logits, features = self(torch.from_numpy(images))
+        return OutputArrays(logits.numpy(), features.numpy())
 
     def __call__(self, images: Tensor) -> Outputs:
         """Run the network on uint8 RGB images (N, 3, H, W), a tensor on the CPU."""
-
-
-class _ArrayRuntime:
-    """Base of engines that compute with arrays: calls with tensors are converted."""
-
-    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        raise NotImplementedError
-
-    def __call__(self, images: Tensor) -> Outputs:
         import torch
 
         from resnets.inference.deployable import Outputs
@@ -71,20 +69,7 @@ class _ArrayRuntime:
         return Outputs(torch.from_numpy(logits), torch.from_numpy(features))
 
 
-class _TensorRuntime:
-    """Base of engines that compute with tensors: calls with arrays are converted."""
-
-    def __call__(self, images: Tensor) -> Outputs:
-        raise NotImplementedError
-
-    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        import torch
-
-        logits, features = self(torch.from_numpy(images))
-        return OutputArrays(logits.numpy(), features.numpy())
-
-
-class TorchRuntime(_TensorRuntime):
+class TorchRuntime(Runtime):
     """PyTorch in eager mode.
 
     Args:
@@ -113,7 +98,7 @@ class TorchRuntime(_TensorRuntime):
             return Outputs(logits.cpu(), features.cpu())
 
 
-class OpenVinoRuntime(_ArrayRuntime):
+class OpenVinoRuntime(Runtime):
     """OpenVINO on the CPU.
 
     Args:
@@ -147,7 +132,7 @@ class OpenVinoRuntime(_ArrayRuntime):
         return OutputArrays(np.array(outputs[0], np.float32), np.array(outputs[1], np.float32))
 
 
-class OnnxRuntime(_ArrayRuntime):
+class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU.
 
     Args:
@@ -178,7 +163,7 @@ class OnnxRuntime(_ArrayRuntime):
         return OutputArrays(np.asarray(logits, np.float32), np.asarray(features, np.float32))
 
 
-class TorchExportRuntime(_TensorRuntime):
+class TorchExportRuntime(Runtime):
     """A network exported by `torch.export`, on the CPU.
 
     Args:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -25,20 +25,32 @@ ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
 
 
-class PredictionFile(Protocol):
+class PredictionFile:
     """An open file of predictions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done: dict[str, bool] = {}
+        """By image, whether the file has an error for it."""
 
     def holds(self, image: str) -> bool:
         """Whether the file has a prediction for the image, or its error."""
+        return self._key(image) in self._done
 
     def failed(self, image: str) -> bool:
         """Whether the file has an error for the image."""
+        return self._done.get(self._key(image), False)
+
+    def _key(self, image: str) -> str:
+        return normalized(image)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Append predictions; raises `UserError` if the disk is full or read-only."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Write what is buffered, and close the file."""
+        raise NotImplementedError
 
 
 @contextmanager
@@ -194,18 +206,18 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-class _TextFile:
+class _TextFile(PredictionFile):
     """A text file to which lines are appended; an incomplete last line is removed."""
 
     def __init__(self, path: Path, top: int, retry: bool) -> None:
-        self.path, self.top = path, top
+        super().__init__(path)
+        self.top = top
         if retry and path.exists():
             self._forget_failed()
         with writing(path):
             self._file: IO[bytes] = path.open("a+b")
         self._file.seek(0)
         length = 0  # of all complete lines
-        self._done: dict[str, bool] = {}
         for line in self._records(self._file):
             length += len(line)
             if length > len(line) or line != self._header():
@@ -251,12 +263,6 @@ class _TextFile:
     def _add(self, content: bytes) -> None:
         self._file.write(content)
         self._file.flush()
-
-    def holds(self, image: str) -> bool:
-        return normalized(image) in self._done
-
-    def failed(self, image: str) -> bool:
-        return self._done.get(normalized(image), False)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         with writing(self.path):
@@ -331,14 +337,13 @@ class _Csv(_TextFile):
         return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-class _Parquet:
+class _Parquet(PredictionFile):
     """A folder of Parquet files, which readers treat as one table; each is complete or absent."""
 
     def __init__(self, path: Path, top: int, retry: bool) -> None:
         self._arrow, self._parquet = arrow, parquet = _pyarrow(path)
-        self.path = make_folder(path)
+        super().__init__(make_folder(path))
         self._buffer: list[Prediction] = []
-        self._done: dict[str, bool] = {}
         self._parts = sorted(path.glob("part-*.parquet"))
         for part in self._parts:
             try:
@@ -357,11 +362,8 @@ class _Parquet:
             good = self._parquet.read_table(part).filter(errors.is_null())
             atomic_write(part, lambda file: self._parquet.write_table(good, file))
 
-    def holds(self, image: str) -> bool:
-        return normalized(_utf8(image)) in self._done
-
-    def failed(self, image: str) -> bool:
-        return self._done.get(normalized(_utf8(image)), False)
+    def _key(self, image: str) -> str:
+        return normalized(_utf8(image))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         self._buffer += predictions

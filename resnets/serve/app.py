@@ -34,7 +34,6 @@ class AppState:
 
     Args:
         models: by name; the first one is the default.
-        limits: of requests.
         token: that requests need; None if they need none.
         stopping: whether the server only finishes accepted requests.
     """
@@ -99,9 +98,6 @@ def create_app(
 
     Args:
         models: the first one is the default.
-        limits: of requests.
-        metrics: for `/metrics`.
-        samples: images to try on the page.
         token: that requests need; None if they need none.
         log: of requests; None for no log.
         hosts: allowed `Host` names; any if None.
