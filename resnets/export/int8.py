@@ -70,27 +70,28 @@ def quantize(
         trial.write_bytes(pack(quantized, network.weights(), fingerprint))
         packed = int8_file.read(trial)
         int8_file.unpack(packed, network.weights(), xml := Path(folder) / "model.xml")
-        results = {
-            "network": model.card["network"],
-            "licence": provenance_of(model.card).get("licence"),
-            "calibrated_with": images.calibrated_with,
-            **exporter.made_by(),
-            **acceptance.check(
-                model,
-                OpenVinoRuntime(xml, "int8"),
-                images,
-                real=calibration.comparison_images((), images, model.preprocessing, False),
-                precision="int8",
-                max_loss=options.max_loss,
-                baseline=OpenVinoRuntime(plain, default_precision(None)),
-                hint=_HINT,
-                loss_hint=f"{_HINT}, or allow it with --max-loss",
-                report=report,
-            ),
-        }
+        results = acceptance.check(
+            model,
+            OpenVinoRuntime(xml, "int8"),
+            images,
+            real=calibration.comparison_images((), images, model.preprocessing, False),
+            precision="int8",
+            max_loss=options.max_loss,
+            baseline=OpenVinoRuntime(plain, default_precision(None)),
+            hint=_HINT,
+            loss_hint=f"{_HINT}, or allow it with --max-loss",
+            report=report,
+        )
     if int8_file.fingerprint(path) != fingerprint:
         raise UserError("the model file changed during calibration", str(path), "run it again")
-    card = {**results, **packed.card}
+    card = {
+        "network": model.card["network"],
+        "licence": provenance_of(model.card).get("licence"),
+        "calibrated_with": images.calibrated_with,
+        **exporter.made_by(),
+        **results,
+        **packed.card,
+    }
     write_bytes(file, safetensors.numpy.save(packed.tensors, {"card": json.dumps(card)}))
     return {**card, "file": str(file)}
 
