@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from benchmarks.measure import Report, Table, peak, rows
 from resnets.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from resnets.export.calibration import quantize
-from resnets.inference import conversion
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import (
     OpenVinoRuntime,
@@ -37,6 +36,7 @@ from resnets.inference.engines import (
     openvino,
     threads,
 )
+from resnets.inference.openvino_model import to_openvino
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
 from resnets.support.timing import Run, throughput
@@ -146,7 +146,7 @@ def _contenders(
     runtime: Runtime
     precision = default_precision(device)
     if device.type == "cpu" and has_openvino():
-        model = conversion.to_openvino(ours, size)
+        model = to_openvino(ours, size)
         runtime = OpenVinoRuntime(model, precision)
         made[f"resnets, {runtime.name} (the default)"] = runtime
         if find_spec("nncf"):

@@ -65,7 +65,7 @@ def evaluate(
     import torch
 
     from resnets.evaluation import results
-    from resnets.inference.predictor import device_for
+    from resnets.inference.engine_choice import device_for
     from resnets.support.devices import environment
     from resnets.support.distributed import world as processes
     from resnets.weights.model_file import Model
@@ -152,12 +152,11 @@ def _classifier(
     model: Model | Predictor, device: torch.device, views: Views | None = None
 ) -> Classifier:
     from resnets.evaluation import evaluator
-    from resnets.export import accuracy
     from resnets.weights.model_file import Model
 
     if isinstance(model, Model):
         return evaluator.classifier_of(model, device, views)
-    return accuracy.classifier_of(model)
+    return model.classifier()
 
 
 def _test_cifar10(

@@ -15,7 +15,8 @@ from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
 
 if TYPE_CHECKING:
-    from resnets.inference.explanations import ExplainedFile, Nearest
+    from resnets.inference.explanation_files import ExplainedFile
+    from resnets.inference.neighbours import Nearest
 
 COUNT = 5
 """Similar images that are shown by default."""
@@ -56,7 +57,7 @@ def explain(
 
     Exits with 1 if an image is unreadable.
     """
-    from resnets.inference import explanations
+    from resnets.inference import explanation_files, explanations
     from resnets.inference.image_inputs import find_images
     from resnets.support.devices import find_device
     from resnets.support.files import existing_folder
@@ -69,8 +70,8 @@ def explain(
     found_device = find_device(device)
     opened = explanations.load_network(model)
     index = None if class_name is None else explanations.find_class(opened.classes, class_name)
-    options = explanations.ExplanationOptions(index=index, stage=stage, opacity=opacity)
-    explanations.prepare_folder(opened, out, stage)
+    options = explanation_files.ExplanationOptions(index=index, stage=stage, opacity=opacity)
+    explanation_files.prepare_folder(opened, out, stage)
     failed = 0
     with enough_memory(MORE_MEMORY):
         near = None
@@ -78,11 +79,11 @@ def explain(
             near = _nearest(model, files, folder=nearest, count=count or COUNT, device=device,
                             as_json=json)  # fmt: skip
         opened.network.to(found_device)
-        for one in explanations.explain_files(opened, files, out, options, near):
+        for one in explanation_files.explain_files(opened, files, out, options, near):
             _print(one, json)
             failed += one.error is not None
     if not json:
-        print(f"Drawn in {out / explanations.PAGE}")
+        print(f"Drawn in {out / explanation_files.PAGE}")
     if failed:
         sys.exit(1)
 

@@ -20,6 +20,7 @@ from resnets.cli.options import (
     PrecisionOption,
     RuntimeOption,
 )
+from resnets.inference import TOP
 from resnets.support.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 LAUNCHERS = ("local", "ray")
 FEW = 20
-"""Up to so many images each gets bars of its probabilities."""
+"""Most images whose probabilities are shown as bars."""
 
 
 def predict(
@@ -38,7 +39,7 @@ def predict(
         Path | None,
         typer.Option(help="Write .jsonl, .csv or .parquet; continues a file.", metavar="FILE"),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = TOP,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Write the pooled features too.")
     ] = False,
@@ -172,9 +173,9 @@ def _write(
 
     out, top = request.out, min(request.top, identity.classes)
     assert out is not None
-    maker = prediction_files.made_by(identity, top=top, embeddings=request.embeddings)
+    origin = prediction_files.origin_of(identity, top=top, embeddings=request.embeddings)
     opened = prediction_files.open_file(
-        out, maker, top=top, embeddings=request.embeddings, retry=request.retry
+        out, origin, top=top, embeddings=request.embeddings, retry=request.retry
     )
     memory, bar = enough_memory(SMALLER_BATCH), progress_bar("images")
     with memory, _resumable(out), opened as output, bar as progress:

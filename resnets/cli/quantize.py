@@ -29,7 +29,7 @@ def quantize(
     """
     from resnets.export import int8
     from resnets.export.calibration import CalibrationOptions
-    from resnets.inference.predictor import int8_is_faster
+    from resnets.inference.engine_choice import int8_is_faster
 
     options = CalibrationOptions(calibrate=calibrate, test=test, limit=limit, max_loss=max_loss)
     with enough_memory(MORE_MEMORY):

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
+from resnets.serve.limits import Limits
 from resnets.support.errors import UserError, nearest
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
@@ -43,16 +44,18 @@ def serve(
         list[str] | None,
         typer.Option(help="The server's name behind a proxy; repeatable.", metavar="NAME"),
     ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait.", metavar="N")] = 256,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Images that may wait.", metavar="N")
+    ] = Limits.queue,
     max_mb: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest request body.", metavar="N")
-    ] = 32,
+    ] = Limits.bytes // 1_000_000,
     max_megapixels: Annotated[
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
-    ] = 50,
+    ] = Limits.pixels // 1_000_000,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, help="For an answer.", metavar="SECONDS")
-    ] = 30.0,
+    ] = Limits.timeout,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -63,7 +66,6 @@ def serve(
     """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""
     _check(log, timeout, allow_host or [])
     from resnets.serve import server
-    from resnets.serve.limits import Limits
 
     token = _token(token_file)
     options = server.ServerOptions(
@@ -133,5 +135,5 @@ def _token(path: Path | None) -> str | None:
         return None
     token = given.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError("is no single word of ASCII characters", where)
+        raise UserError("is not a single word of ASCII characters", where)
     return token

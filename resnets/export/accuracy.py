@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from resnets.data.cifar10 import Images
 from resnets.data.preprocessing import Preprocessing
@@ -29,23 +28,9 @@ BATCH = 16
 CPU = torch.device("cpu")
 MAX_LOSS = 0.5
 """Points of top-1 that int8 may lose by default."""
-Report = Callable[[str], None]
 
 
-def classifier_of(predictor: Predictor) -> Classifier:
-    """An export in its engine, on the CPU; it takes images of its preprocessing's size only."""
-
-    def score(images: Tensor) -> Tensor:
-        probabilities: Tensor = predictor.runtime(images).logits.float().softmax(1)
-        return probabilities
-
-    ids = predictor.card.get("class_ids")
-    return Classifier(predictor.card["network"], score, predictor.classes, ids)
-
-
-def run_test(
-    classifier: Classifier, preprocessing: Preprocessing, images: Samples | Images
-) -> Scores:
+def _test(classifier: Classifier, preprocessing: Preprocessing, images: Samples | Images) -> Scores:
     """The scores of a classifier for the centre of each image, or for CIFAR-10's whole images.
 
     Raises:
@@ -123,7 +108,7 @@ def compare(
     data: ExportImages,
     allowed: float,
     hint: str,
-    report: Report,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Top-1 of a model and of its export, if there are images to test on.
 
@@ -143,20 +128,20 @@ def compare(
     report(f"testing source and export on {data.tested_on}")
     model.network.to(memory_format=torch.channels_last)
     assert isinstance(predictor.preprocessing, Preprocessing)  # an export's
-    before = run_test(evaluator.classifier_of(model, CPU), model.preprocessing, data.test)
-    after = run_test(classifier_of(predictor), predictor.preprocessing, data.test)
-    found = loss(before, after)
-    if found.points > allowed + 1e-9:
-        low, high = found.interval
+    before = _test(evaluator.classifier_of(model, CPU), model.preprocessing, data.test)
+    after = _test(predictor.classifier(), predictor.preprocessing, data.test)
+    change = loss(before, after)
+    if change.points > allowed + 1e-9:
+        low, high = change.interval
         raise UserError(
-            f"{predictor.runtime.name.split()[-1]} loses {found.points:.2f} points of top-1 on "
-            f"{data.tested_on} ({found.lost} images lost, {found.gained} gained; 95 % interval "
+            f"{predictor.runtime.name.split()[-1]} loses {change.points:.2f} points of top-1 on "
+            f"{data.tested_on} ({change.lost} images lost, {change.gained} gained; 95 % interval "
             f"{low:.2f} to {high:.2f}), more than {allowed:g}",
             hint=hint,
         )
     return {
         "accuracy": {
-            **found.as_dict(),
+            **change.as_dict(),
             **_probability_changes(before, after),
             "tested_on": data.tested_on,
             "protocol": after.protocol,

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
 from resnets.evaluation.evaluator import image_name, labels_for
 from resnets.inference import image_inputs
-from resnets.inference.conversion import without_warnings
-from resnets.inference.engines import INPUT, nncf
+from resnets.inference.engines import INPUT, nncf, without_warnings
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
@@ -237,8 +235,7 @@ def comparison_images(
         return _read_samples(test, random_indices(len(test), COMPARED), preprocessing, dense)
     if images.calibration:
         return list(images.calibration[:COMPARED])
-    folder = resources.files("resnets") / "serve" / "samples"
-    return _read_files(image_inputs.find_images([str(folder)]), preprocessing, dense)
+    return _read_files(image_inputs.find_images([str(image_inputs.SAMPLES)]), preprocessing, dense)
 
 
 def _draw_cifar10(images: Images, count: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from resnets.export import calibration, model_card, network_file, parity
+from resnets.export import acceptance, calibration, model_card, network_file
 from resnets.export.calibration import CalibrationOptions
-from resnets.export.parity import Report
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
@@ -64,7 +63,7 @@ class ExportOptions(CalibrationOptions):
 
 
 def export(
-    name: str, out: Path, options: ExportOptions, report: Report = lambda line: None
+    name: str, out: Path, options: ExportOptions, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Write the export of a model; returns its config.
 
@@ -79,7 +78,7 @@ def export(
         UserError: if the options do not fit the model or the machine, outputs differ from the
             source's by more than the tolerance, or too much top-1 is lost. Nothing is then written.
     """
-    check_options(out, options)
+    check_export(out, options)
     path = export_folder.source_of(name)
     model = model_file.load(str(path))
     network = str(model.card["network"])
@@ -116,7 +115,7 @@ def export(
             )
         write_json(folder / export_folder.CONFIG, config)
         runtime = open_engine(export_folder.read(folder), keep=False)
-        config |= parity.check(
+        config |= acceptance.check(
             model,
             runtime,
             images,
@@ -145,15 +144,15 @@ def _licence(model: Model, path: Path) -> str | None:
 
 def made_by() -> dict[str, Any]:
     """Provenance of an export: this machine, the versions of packages, the date."""
-    facts = environment(torch.device("cpu"))
+    machine = environment(torch.device("cpu"))
     for name in ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"):
         with suppress(PackageNotFoundError):
-            facts["packages"][name] = version(name)
+            machine["packages"][name] = version(name)
     date = datetime.now(UTC).date().isoformat()
-    return {"made_by": {"resnets": __version__, **facts}, "date": date}
+    return {"made_by": {"resnets": __version__, **machine}, "date": date}
 
 
-def check_options(out: Path, options: ExportOptions) -> None:
+def check_export(out: Path, options: ExportOptions) -> None:
     """Raise `UserError` for mistakes that can be found before anything is computed."""
     for kind, value, known, flag in (
         ("engine", options.engine, tuple(export_folder.FILES), "--to"),

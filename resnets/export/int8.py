@@ -1,9 +1,13 @@
-"""Calibrate a model for int8, test it, and write its int8 file (`resnets quantize`)."""
+"""Calibrate a model for int8, test it, and write its int8 file (`resnets quantize`).
+
+`resnets.inference.engine_choice` says when predictions use that file.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,13 +16,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from resnets.export import calibration, exporter, parity
+from resnets.export import acceptance, calibration, exporter
 from resnets.export.calibration import CalibrationOptions
-from resnets.export.parity import Report
-from resnets.inference import conversion, export_folder, int8_file
+from resnets.inference import export_folder, int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision, openvino
 from resnets.inference.int8_file import SCALE, Weights
+from resnets.inference.openvino_model import save_openvino, to_openvino
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes, writing
 from resnets.weights import hub, model_file
@@ -27,7 +31,9 @@ from resnets.weights.card import provenance_of
 _HINT = "nothing was written; calibrate with more images like those of the test"
 
 
-def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str, Any]:
+def quantize(
+    name: str, options: CalibrationOptions, report: Callable[[str], None]
+) -> dict[str, Any]:
     """Write the int8 file of a model; returns its card, and the file's path as `file`.
 
     Args:
@@ -56,7 +62,7 @@ def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str
         )
     report(f"calibrating {model.card['network']} with {images.calibrated_with}")
     network = Deployable(model.network, model.preprocessing).eval()
-    plain = conversion.to_openvino(network, model.preprocessing.size)
+    plain = to_openvino(network, model.preprocessing.size)
     quantized = calibration.quantize(plain.clone(), "openvino", images.calibration)
     # What is tested is what `predict` will run: the file, unpacked. Windows keeps some files open.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -64,27 +70,28 @@ def quantize(name: str, options: CalibrationOptions, report: Report) -> dict[str
         trial.write_bytes(pack(quantized, network.weights(), fingerprint))
         packed = int8_file.read(trial)
         int8_file.unpack(packed, network.weights(), xml := Path(folder) / "model.xml")
-        facts = {
-            "network": model.card["network"],
-            "licence": provenance_of(model.card).get("licence"),
-            "calibrated_with": images.calibrated_with,
-            **exporter.made_by(),
-            **parity.check(
-                model,
-                OpenVinoRuntime(xml, "int8"),
-                images,
-                real=calibration.comparison_images((), images, model.preprocessing, False),
-                precision="int8",
-                max_loss=options.max_loss,
-                baseline=OpenVinoRuntime(plain, default_precision(None)),
-                hint=_HINT,
-                loss_hint=f"{_HINT}, or allow it with --max-loss",
-                report=report,
-            ),
-        }
+        results = acceptance.check(
+            model,
+            OpenVinoRuntime(xml, "int8"),
+            images,
+            real=calibration.comparison_images((), images, model.preprocessing, False),
+            precision="int8",
+            max_loss=options.max_loss,
+            baseline=OpenVinoRuntime(plain, default_precision(None)),
+            hint=_HINT,
+            loss_hint=f"{_HINT}, or allow it with --max-loss",
+            report=report,
+        )
     if int8_file.fingerprint(path) != fingerprint:
         raise UserError("the model file changed during calibration", str(path), "run it again")
-    card = {**facts, **packed.card}
+    card = {
+        "network": model.card["network"],
+        "licence": provenance_of(model.card).get("licence"),
+        "calibrated_with": images.calibrated_with,
+        **exporter.made_by(),
+        **results,
+        **packed.card,
+    }
     write_bytes(file, safetensors.numpy.save(packed.tensors, {"card": json.dumps(card)}))
     return {**card, "file": str(file)}
 
@@ -183,5 +190,5 @@ def _ir(model: Any) -> tuple[bytes, bytearray]:
     """The XML and the constants of an OpenVINO model."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.xml"
-        conversion.save_openvino(model, file)
+        save_openvino(model, file)
         return file.read_bytes(), bytearray(file.with_suffix(".bin").read_bytes())

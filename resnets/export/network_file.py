@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnets.export import calibration
-from resnets.inference import conversion
-from resnets.inference.conversion import example_images, without_warnings
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import (
     INPUT,
@@ -29,7 +27,9 @@ from resnets.inference.engines import (
     Runtime,
     openvino,
     package,
+    without_warnings,
 )
+from resnets.inference.openvino_model import save_openvino, to_openvino
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -62,14 +62,14 @@ def write(
     if file.suffix == ".pt2":
         _write_torch_export(network, file, size, precision, text)
     elif file.suffix == ".xml":
-        model = conversion.to_openvino(network, size)
+        model = to_openvino(network, size)
         if precision == "bf16":
             _store_bf16_openvino(model)
         if precision == "int8":
             baseline = OpenVinoRuntime(model, "fp32")
             model = calibration.quantize(model, "openvino", images)
         model.set_rt_info(text, ["resnets", "config"])
-        conversion.save_openvino(model, file)
+        save_openvino(model, file)
     else:
         onnx = package("onnx", "resnets[export]")
         model = _to_onnx(network, size)
@@ -174,7 +174,7 @@ def _write_torch_export(
 
 def _to_torch_export(network: Deployable, size: int) -> torch.export.ExportedProgram:
     """A program of `torch.export`: uint8 images to a tuple of logits and features."""
-    example = example_images(network, size)
+    example = network.example_images(size)
     free = {axis: torch.export.Dim.DYNAMIC for axis in (_AXES if network.dense else (0,))}
     with torch.no_grad(), without_warnings():
         program = torch.export.export(

@@ -1,37 +1,28 @@
-"""How an export compares with its source model: outputs, accuracy, speed."""
+"""Outputs of an export against those of its source model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.export import accuracy
-from resnets.export.calibration import ExportImages
 from resnets.inference.deployable import Outputs, of_channels
-from resnets.inference.engines import OpenVinoRuntime, Runtime
-from resnets.inference.predictor import Predictor
+from resnets.inference.engines import Runtime
 from resnets.models.residual import ResidualNetwork
-from resnets.support.devices import hardware_name, has_bf16
 from resnets.support.errors import UserError
-from resnets.support.timing import throughput
 from resnets.weights.model_file import Model
 
 BATCHES = (1, 3, 8)
 """Batch sizes at which outputs are compared."""
 RANDOM_PIXELS, REAL_IMAGES = "random pixels", "real images"
-_TIMED_BATCHES = (1, 16)
-_CPU = torch.device("cpu")
 
 Reference = Callable[[Tensor], Outputs]
 """The source model: uint8 images (N, 3, H, W) to the outputs that the export should have."""
-Report = Callable[[str], None]
 
 
 class Tolerance(NamedTuple):
@@ -99,62 +90,11 @@ class Comparison:
         return {**values, "tolerance": self.tolerance and self.tolerance._asdict()}
 
 
-def check(
-    model: Model,
-    runtime: Runtime,
-    images: ExportImages,
-    *,
-    real: Sequence[Tensor],
-    precision: str,
-    dense: bool = False,
-    max_loss: float | None = None,
-    baseline: Runtime | None = None,
-    hint: str = "nothing was written; try another --precision or --to",
-    loss_hint: str = "nothing was written; allow it with --max-loss",
-    report: Report,
-) -> dict[str, Any]:
-    """Compare an export with its source in outputs, top-1 and speed.
-
-    Args:
-        model: the source.
-        runtime: the export.
-        images: the test set for top-1; dense exports are not tested.
-        real: real images to compare outputs on, uint8 (3, H, W).
-        max_loss: most points of top-1 that may be lost; None for `accuracy.MAX_LOSS`.
-        baseline: a float network to compare the speed with, if any.
-        hint, loss_hint: what the user can do if outputs differ, or too much top-1 is lost.
-        report: called with a line of text at the start of each step.
-
-    Returns:
-        `parity`, `accuracy` and, with a baseline, `speed`, as JSON.
-
-    Raises:
-        UserError: if outputs differ by more than the tolerance, or too much top-1 is lost.
-    """
-    report(f"comparing with the source on {len(real)} images and random pixels")
-    size = model.preprocessing.size
-    comparisons = compare_outputs(
-        runtime, reference(model, dense), real,
-        precision=precision, size=size, dense=dense, hint=hint,
-    )  # fmt: skip
-    results: dict[str, Any] = {"parity": [one.as_dict() for one in comparisons]}
-    if dense:
-        results |= {"accuracy": None, "not_tested": "a dense export has no test"}
-    else:
-        predictor = Predictor(runtime.name, model.card, model.preprocessing, runtime, "")
-        allowed = accuracy.MAX_LOSS if max_loss is None else max_loss
-        results |= accuracy.compare(model, predictor, images, allowed, loss_hint, report)
-    if baseline is not None:
-        report("measuring the speed")
-        results["speed"] = compare_speed(baseline, runtime, size)
-    return results
-
-
 def reference(model: Model, dense: bool) -> Reference:
     """The model as it was trained: PyTorch, float32, BN not folded, preprocessing applied."""
     network = model.network
     preprocessing = of_channels(model.preprocessing) if dense else model.preprocessing
-    normalize = preprocessing.normalize(_CPU)
+    normalize = preprocessing.normalize(torch.device("cpu"))
 
     @torch.inference_mode()
     def outputs(images: Tensor) -> Outputs:
@@ -203,10 +143,10 @@ def compare_outputs(
         whole = expected(noise)
         singles = [runtime(noise[i : i + 1]) for i in range(len(noise))]
         for batch in BATCHES:
-            found = runtime(noise[:batch])
-            _check_batch_independence(found, singles[:batch], BATCH_TOLERANCES[precision])
+            outputs = runtime(noise[:batch])
+            _check_batch_independence(outputs, singles[:batch], BATCH_TOLERANCES[precision])
             part = Outputs(whole.logits[:batch], whole.features[:batch])
-            comparisons.append(_compare([(found, part)], RANDOM_PIXELS, batch, random_tolerance))
+            comparisons.append(_compare([(outputs, part)], RANDOM_PIXELS, batch, random_tolerance))
     for batch in BATCHES:
         pairs = [(runtime(images), expected(images)) for images in _batches(real, batch)]
         comparisons.append(_compare(pairs, REAL_IMAGES, batch, tolerance))
@@ -232,10 +172,12 @@ def _batches(images: Sequence[Tensor], batch: int) -> Iterator[Tensor]:
             yield torch.stack(group[start : start + batch])
 
 
-def _check_batch_independence(found: Outputs, singles: Sequence[Outputs], tolerance: float) -> None:
+def _check_batch_independence(
+    outputs: Outputs, singles: Sequence[Outputs], tolerance: float
+) -> None:
     """Raise `UserError` if the outputs of a batch differ from those of its single images."""
     expected = (torch.cat(parts) for parts in zip(*singles, strict=True))
-    difference = _largest(_relative(a, b) for a, b in zip(found, expected, strict=True))
+    difference = _largest(_relative(a, b) for a, b in zip(outputs, expected, strict=True))
     if not difference <= tolerance:
         raise UserError(
             f"the export's outputs depend on the batch size: at {len(singles)} they differ by "
@@ -249,13 +191,13 @@ def _largest(values: Iterable[float]) -> float:
     return float(np.max(list(values)))
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative(actual: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest expected value; infinite if shapes differ."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
     if not expected.numel():
         return 0.0
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
 def _relative_rms(pairs: Sequence[tuple[Outputs, Outputs]], output: int) -> float:
@@ -281,34 +223,3 @@ def _compare(
         agreement=float(same.mean()),
         tolerance=tolerance,
     )
-
-
-def compare_speed(baseline: Runtime, runtime: Runtime, size: int) -> dict[str, Any]:
-    """Speed of an int8 network and of its float `baseline`, on images of `size` pixels.
-
-    Returns:
-        `images_per_second` by runtime and batch size, a `verdict` in words, and the `hardware`.
-    """
-    shape = (max(_TIMED_BATCHES), 3, size, size)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    rates: dict[str, dict[str, float]] = {baseline.name: {}, runtime.name: {}}
-    for batch in _TIMED_BATCHES:
-        runs = {one.name: partial(one, pixels[:batch]) for one in (baseline, runtime)}
-        for name, values in throughput(runs, batch, rounds=3, seconds=0.5).items():
-            rates[name][str(batch)] = float(f"{sorted(values)[1]:.4g}")
-    factors = {
-        batch: rate / rates[baseline.name][batch] for batch, rate in rates[runtime.name].items()
-    }
-    float_name = baseline.name.split()[-1].replace("fp32", "float32")
-    if min(factors.values()) >= 1:
-        relation = "faster than"
-    elif max(factors.values()) < 1:
-        relation = "SLOWER than"
-    else:
-        relation = "not always faster than"
-    listed = " and ".join(f"{factor:.2f} x at batch {batch}" for batch, factor in factors.items())
-    verdict = f"int8 is {relation} {float_name} on this machine: {listed}"
-    if float_name != "bf16" and has_bf16(_CPU) and isinstance(runtime, OpenVinoRuntime):
-        verdict += "; this CPU multiplies bf16 too, which loses less: compare with that"
-    return {"images_per_second": rates, "verdict": verdict, "hardware": hardware_name(_CPU)}

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from resnets.inference import export_folder
+from resnets.inference import TOP, export_folder
+from resnets.inference.engine_choice import check_engine
 from resnets.inference.predictions import ClassProbability, Prediction
-from resnets.inference.predictor import Identity, Predictor, check_options, open_predictor
+from resnets.inference.predictor import Identity, Predictor, open_predictor
 from resnets.support import ray_cluster
 from resnets.support.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
 PART = 256
-"""Images that a machine gets at a time, at most; a stop loses so many of each worker's."""
+"""Most images that a worker gets at a time; a stop loses what it has computed of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class ClusterOptions:
     runtime: str = "auto"
     precision: str = "auto"
     device: str = "auto"
-    top: int = 5
+    top: int = TOP
     batch: int = 16
     embeddings: bool = False
 
@@ -62,7 +63,7 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, options: ClusterOptions) -> None:
-        check_options(options.model, options.runtime, options.precision)
+        check_engine(options.model, options.runtime, options.precision)
         if options.device not in DEVICES:
             hint = f"known: {', '.join(DEVICES)}"
             raise UserError(f"unknown device {options.device!r} of a cluster", "--device", hint)
@@ -87,7 +88,7 @@ class Cluster:
     def iter_predictions(self, images: Sequence[str]) -> Iterator[Prediction]:
         """Yield a prediction for each image file, in the order in which they are computed.
 
-        The work of machines that are lost meanwhile is repeated by the others.
+        The work of machines that are lost is repeated by the others.
 
         Raises:
             UserError: if a machine has other weights or another engine, or the cluster fails.
@@ -104,14 +105,14 @@ class Cluster:
             {"names": json.dumps(images[start : start + size])}
             for start in range(0, len(images), size)
         ]
-        found = data.from_items(parts, override_num_blocks=len(parts)).map(
+        rows = data.from_items(parts, override_num_blocks=len(parts)).map(
             _Worker,
             fn_constructor_args=(self._options, self._folder, self.identity),
             compute=data.ActorPoolStrategy(min_size=1, max_size=self._workers),
             **self._resources,
         )
         try:
-            for row in found.iter_rows():
+            for row in rows.iter_rows():
                 yield from _unpacked(row["predictions"], row["embeddings"])
         except self._ray.exceptions.RayError as error:
             raise _user_error(error) from error
@@ -183,10 +184,10 @@ class _Worker:
 
     def __init__(self, options: ClusterOptions, folder: str, expected: Identity) -> None:
         self._options, self._predictor = options, _open_on_machine(options, folder)
-        found = self._predictor.identity
-        if found != tuple(expected):
+        own = self._predictor.identity
+        if own != tuple(expected):
             raise UserError(
-                f"machines of the cluster differ: {found.runtime}, weights {found.weights[:12]} "
+                f"machines of the cluster differ: {own.runtime}, weights {own.weights[:12]} "
                 f"and {expected.runtime}, weights {expected.weights[:12]}",
                 options.model,
                 "give --runtime and --precision, and share the model file",
@@ -194,14 +195,16 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         options = self._options
-        found = list(
+        predictions = list(
             self._predictor.iter_predictions(
                 json.loads(row["names"]), options.top, batch=options.batch,
                 embeddings=options.embeddings,
             )
         )  # fmt: skip
-        features = [one.embedding for one in found if one.embedding is not None]
-        rows = [[one.image, [astuple(entry) for entry in one.top], one.error] for one in found]
+        features = [one.embedding for one in predictions if one.embedding is not None]
+        rows = [
+            [one.image, [astuple(entry) for entry in one.top], one.error] for one in predictions
+        ]
         return {
             "predictions": json.dumps(rows),
             "embeddings": np.asarray(features, np.float32).tobytes(),

@@ -79,6 +79,15 @@ class Deployable(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear)
         }
 
+    def example_images(self, size: int) -> Tensor:
+        """Images to trace with, uint8 (2, 3, H, W).
+
+        For a dense network they are large and not square: a feature map of one pixel, or equal
+        sides, would be traced as constants.
+        """
+        side = max(size, 96) if self.dense else size
+        return torch.zeros(2, 3, side, side + 32 if self.dense else side, dtype=torch.uint8)
+
     @property
     def dtype(self) -> torch.dtype:
         """In which the network computes; preprocessing is always float32."""

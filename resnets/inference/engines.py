@@ -6,13 +6,16 @@ and predictions by the other engines do without it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,27 +42,25 @@ class OutputArrays(NamedTuple):
     features: NDArray[np.float32]
 
 
-class Runtime(Protocol):
-    """A network in an engine. Several threads may call it, one at a time."""
+class Runtime:
+    """A network in an engine. Several threads may call it, one at a time.
 
-    @property
-    def name(self) -> str:
-        """Engine and precision, such as `openvino bf16`."""
+    An engine computes with arrays or with tensors: it overrides `arrays` or `__call__`, and the
+    other of the two converts.
+    """
+
+    name: str
+    """Engine and precision, such as `openvino bf16`."""
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         """Run the network on uint8 RGB images (N, 3, H, W)."""
+        import torch
+
+        logits, features = self(torch.from_numpy(images))
+        return OutputArrays(logits.numpy(), features.numpy())
 
     def __call__(self, images: Tensor) -> Outputs:
         """Run the network on uint8 RGB images (N, 3, H, W), a tensor on the CPU."""
-
-
-class _ArrayRuntime:
-    """Base of engines that compute with arrays: calls with tensors are converted."""
-
-    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        raise NotImplementedError
-
-    def __call__(self, images: Tensor) -> Outputs:
         import torch
 
         from resnets.inference.deployable import Outputs
@@ -68,20 +69,7 @@ class _ArrayRuntime:
         return Outputs(torch.from_numpy(logits), torch.from_numpy(features))
 
 
-class _TensorRuntime:
-    """Base of engines that compute with tensors: calls with arrays are converted."""
-
-    def __call__(self, images: Tensor) -> Outputs:
-        raise NotImplementedError
-
-    def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        import torch
-
-        logits, features = self(torch.from_numpy(images))
-        return OutputArrays(logits.numpy(), features.numpy())
-
-
-class TorchRuntime(_TensorRuntime):
+class TorchRuntime(Runtime):
     """PyTorch in eager mode.
 
     Args:
@@ -110,7 +98,7 @@ class TorchRuntime(_TensorRuntime):
             return Outputs(logits.cpu(), features.cpu())
 
 
-class OpenVinoRuntime(_ArrayRuntime):
+class OpenVinoRuntime(Runtime):
     """OpenVINO on the CPU.
 
     Args:
@@ -140,11 +128,11 @@ class OpenVinoRuntime(_ArrayRuntime):
             ) from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        found = self._compiled(images, share_inputs=True)
-        return OutputArrays(np.array(found[0], np.float32), np.array(found[1], np.float32))
+        outputs = self._compiled(images, share_inputs=True)
+        return OutputArrays(np.array(outputs[0], np.float32), np.array(outputs[1], np.float32))
 
 
-class OnnxRuntime(_ArrayRuntime):
+class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU.
 
     Args:
@@ -171,11 +159,11 @@ class OnnxRuntime(_ArrayRuntime):
             ) from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
-        found = self._session.run(list(OUTPUTS), {INPUT: images})
-        return OutputArrays(np.asarray(found[0], np.float32), np.asarray(found[1], np.float32))
+        logits, features = self._session.run(list(OUTPUTS), {INPUT: images})
+        return OutputArrays(np.asarray(logits, np.float32), np.asarray(features, np.float32))
 
 
-class TorchExportRuntime(_TensorRuntime):
+class TorchExportRuntime(Runtime):
     """A network exported by `torch.export`, on the CPU.
 
     Args:
@@ -237,9 +225,9 @@ def core() -> Any:
 def nncf() -> Any:
     """The package `nncf`, logging errors only; raises `UserError` if it is not installed."""
     _disable_telemetry()
-    found = package("nncf", "resnets[export]")
-    found.set_log_level(logging.ERROR)
-    return found
+    module = package("nncf", "resnets[export]")
+    module.set_log_level(logging.ERROR)
+    return module
 
 
 def _disable_telemetry() -> None:
@@ -265,6 +253,22 @@ def package(name: str, extra: str, alternative: str = "") -> Any:
     except ImportError as error:
         hint = f"pip install {extra}{alternative}"
         raise UserError(f"{name} is not installed", hint=hint) from error
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Suppress the warnings of converters, which concern the code of this package only."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
@@ -21,6 +22,8 @@ from resnets.support.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAMPLES = Path(str(resources.files("resnets.inference"))) / "samples"
+"""Folder with ten test images of CIFAR-10, to try a model."""
 ImageInput: TypeAlias = Union[str, os.PathLike[str], Image.Image, NDArray[np.uint8], "Tensor"]
 """One image: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB."""
 
@@ -38,7 +41,7 @@ def find_images(names: Sequence[str]) -> list[str]:
     Raises:
         UserError: if a folder or a pattern has no images, or a folder cannot be read.
     """
-    found: dict[str, str] = {}
+    by_location: dict[str, str] = {}
 
     @cache
     def absolute(folder: str) -> str:
@@ -51,8 +54,8 @@ def find_images(names: Sequence[str]) -> list[str]:
             return list(dict.fromkeys(files))
         for file in files:
             folder, base = os.path.split(file)
-            found.setdefault(f"{absolute(folder)}/{base}", file)
-    return list(found.values())
+            by_location.setdefault(f"{absolute(folder)}/{base}", file)
+    return list(by_location.values())
 
 
 def _expand(name: str) -> Iterator[str]:
@@ -88,7 +91,7 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]
     return cast(Iterable[ImageInput], images)
 
 
-def image_name(image: ImageInput, number: int) -> str:
+def input_name(image: ImageInput, number: int) -> str:
     """How an image is named in results: its path, or `images[number]`."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
@@ -101,7 +104,7 @@ def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Imag
     Args:
         image: see `ImageInput`.
         shorter_side: pixels that the shorter side needs; large JPEG files may be decoded at a
-            smaller scale that keeps so many.
+            smaller scale that still has them.
 
     Raises:
         UserError: if a file cannot be read as an image.

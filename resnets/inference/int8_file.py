@@ -2,7 +2,8 @@
 
 It holds OpenVINO's int8 graph and the scales of the weights, but not the weights: they are
 rounded from the model file when the network is first opened. So a model of 100 MB needs 0.3 MB for
-int8, and neither calibration images nor NNCF. `resnets.export.int8` writes such files.
+int8, and neither calibration images nor NNCF. `resnets.export.int8` writes such files;
+`resnets.inference.engine_choice` says when a model is run with one.
 
 Format `resnets-int8-1`: safetensors with the tensors `graph` (XML) and `rest` (the constants of the
 graph with zeros instead of weights), both compressed by zlib, and `scale.LAYER`, the step between
@@ -36,7 +37,7 @@ FORMAT = "resnets-int8-1"
 SUFFIX = ".int8"
 GRAPH, REST, SCALE = "graph", "rest", "scale."
 """Names of the tensors; `scale.` is followed by the name of the layer."""
-HINT = "move it away, or make it anew: resnets quantize --help"
+HINT = "move it away, or calibrate again: resnets quantize --help"
 _LARGEST_WEIGHT = 64
 """7 bits, for CPUs that add products in 16 bits."""
 _MAX_BYTES = 1 << 28
@@ -82,9 +83,9 @@ def find(model: Path) -> Int8File | None:
     shipped = Path(str(resources.files("resnets"))) / "weights" / "shipped" / own.name
     for path in (own, shipped):
         if path.is_file():
-            found = read(path)
-            if found.card["made_for"] == fingerprint(model):
-                return found
+            file = read(path)
+            if file.card["made_for"] == fingerprint(model):
+                return file
     return None
 
 
@@ -192,10 +193,10 @@ def compress(content: bytes) -> NDArray[np.uint8]:
 def _decompress(content: NDArray[np.uint8]) -> bytes:
     """The bytes of a compressed tensor; raises `ValueError` if incomplete or too large."""
     expander = zlib.decompressobj()
-    found = expander.decompress(content.tobytes(), _MAX_BYTES)
+    expanded = expander.decompress(content.tobytes(), _MAX_BYTES)
     if not expander.eof or expander.unused_data:
         raise ValueError("a compressed part is incomplete")
-    return found
+    return expanded
 
 
 def round_weights(weights: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data.folders import walk
-from resnets.inference.explanations import Nearest, Neighbour
-from resnets.inference.predictions import Prediction
-from resnets.inference.predictor import GRAPH_VERSION, Predictor
+from resnets.inference.openvino_model import GRAPH_VERSION
+from resnets.inference.predictions import DIGITS, Prediction
+from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
 
@@ -31,6 +32,39 @@ _FileState = tuple[int, int]
 """Size and time of change of a file; features are computed again if one of them differs."""
 _Entry = tuple[_FileState, Tensor]
 """State of an image's file, and its features."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of a folder that is similar to another image.
+
+    Args:
+        image: its file.
+        label: name of the folder that contains it; empty for the searched folder itself.
+        similarity: cosine of the angle between the two pooled features; 1 is identical.
+    """
+
+    image: str
+    label: str
+    similarity: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The neighbour as JSON."""
+        similarity = round(self.similarity, DIGITS)
+        return {"image": self.image, "class": self.label, "similarity": similarity}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The most similar images of a folder.
+
+    Args:
+        neighbours: the most similar first.
+        itself: whether the image lies in the folder; it is then left out of its neighbours.
+    """
+
+    neighbours: list[Neighbour]
+    itself: bool
 
 
 @dataclass(frozen=True)
@@ -116,7 +150,7 @@ def _unit_features(prediction: Prediction) -> Tensor:
 
 
 def nearest(
-    predictor: Predictor, index: FolderIndex, images: Sequence[str], count: int = 5, batch: int = 16
+    predictor: Predictor, index: FolderIndex, images: Sequence[str], count: int = 5
 ) -> dict[str, Nearest]:
     """Find the images of an index most similar to each of some image files.
 
@@ -125,13 +159,12 @@ def nearest(
         index: of a folder.
         images: files; one that lies in the folder is not its own neighbour.
         count: neighbours of each image, at most.
-        batch: images that the network computes at a time.
 
     Returns:
         The neighbours by image; images that cannot be read are left out.
     """
-    found = {}
-    for prediction in predictor.iter_predictions(images, 1, batch=batch, embeddings=True):
+    similar = {}
+    for prediction in predictor.iter_predictions(images, 1, embeddings=True):
         if prediction.error is not None:
             continue
         status = os.stat(prediction.image)  # noqa: PTH116 (a string)
@@ -143,8 +176,8 @@ def nearest(
             _neighbour(index, number, similarity)
             for number, similarity in zip(order.tolist(), best.tolist(), strict=True)
         ]
-        found[prediction.image] = Nearest(neighbours, itself=bool(own))
-    return found
+        similar[prediction.image] = Nearest(neighbours, itself=bool(own))
+    return similar
 
 
 def _neighbour(index: FolderIndex, number: int, similarity: float) -> Neighbour:
@@ -156,7 +189,7 @@ def _image_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The image files of a folder and its subfolders, with their status."""
     for _, _, files in walk(folder):
         for name in files:
-            with suppress(FileNotFoundError):  # removed meanwhile
+            with suppress(FileNotFoundError):  # removed in the meantime
                 yield name, (folder / name).stat()
 
 

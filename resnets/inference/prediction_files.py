@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -25,25 +25,37 @@ ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
 
 
-class PredictionFile(Protocol):
+class PredictionFile:
     """An open file of predictions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done: dict[str, bool] = {}
+        """By image, whether the file has an error for it."""
 
     def holds(self, image: str) -> bool:
         """Whether the file has a prediction for the image, or its error."""
+        return self._key(image) in self._done
 
     def failed(self, image: str) -> bool:
         """Whether the file has an error for the image."""
+        return self._done.get(self._key(image), False)
+
+    def _key(self, image: str) -> str:
+        return normalized(image)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Append predictions; raises `UserError` if the disk is full or read-only."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Write what is buffered, and close the file."""
+        raise NotImplementedError
 
 
 @contextmanager
 def open_file(
-    path: Path, maker: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
+    path: Path, origin: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
 ) -> Iterator[PredictionFile]:
     """Open or create a file of predictions, in the format of its extension; its content is kept.
 
@@ -51,8 +63,8 @@ def open_file(
 
     Args:
         path: ends in `.jsonl`, `.csv` or `.parquet` (a folder of Parquet files).
-        maker: see `made_by`. It is stored next to `path`, in a file with `.json` appended to the
-            name, and must be equal to resume.
+        origin: what `origin_of` returns. It is stored next to `path`, in a file with `.json`
+            appended to the name; a file is resumed only with the same origin.
         top: classes of each prediction.
         embeddings: whether predictions hold the pooled features.
         retry: remove the images that could not be read, so that they are tried again.
@@ -66,11 +78,13 @@ def open_file(
         try:
             lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
         except Timeout as error:
-            raise UserError("another process writes here", str(path), "wait for its end") from error
+            raise UserError(
+                "another process writes here", str(path), "wait until it has finished"
+            ) from error
     with lock:
         record = path.with_name(path.name + ".json")
-        _refuse_other_maker(path, record, maker)
-        write_json(record, maker)
+        _refuse_other_origin(path, record, origin)
+        write_json(record, origin)
         output = _formats()[path.suffix](path, top, retry)
         try:
             yield output
@@ -124,8 +138,8 @@ def write_predictions(
     return Written(computed=done, skipped=len(images) - len(todo), failed=failed)
 
 
-def made_by(identity: Identity, *, top: int, embeddings: bool) -> dict[str, Any]:
-    """On what the predictions in a file depend, as `open_file` compares and stores it."""
+def origin_of(identity: Identity, *, top: int, embeddings: bool) -> dict[str, Any]:
+    """What the predictions in a file depend on, as `open_file` compares and stores it."""
     return {
         "model": identity.network,
         "weights": identity.weights,
@@ -155,22 +169,22 @@ def _formats() -> dict[str, Callable[[Path, int, bool], PredictionFile]]:
     return {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
 
 
-def _refuse_other_maker(path: Path, record: Path, maker: dict[str, Any]) -> None:
+def _refuse_other_origin(path: Path, record: Path, origin: dict[str, Any]) -> None:
     """Raise `UserError` if the file was not written by this program, or in another way."""
     if not record.exists():
         if path.exists():
             raise UserError("was not written by this command", str(path), "give another --out")
         return
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))
+        earlier = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read ({error})", str(record), "give another --out") from error
-    if not isinstance(facts, dict) or not facts.keys() >= {"model", "weights"}:
+    if not isinstance(earlier, dict) or not earlier.keys() >= {"model", "weights"}:
         raise UserError("was not written by this command", str(record), "give another --out")
-    if path.exists() and facts != maker:
-        before, now = facts.get("runtime"), maker.get("runtime")
+    if path.exists() and earlier != origin:
+        before, now = earlier.get("runtime"), origin.get("runtime")
         varying = {"weights": None, "runtime": None}  # the digest of weights differs in int8
-        if before != now and {**facts, **varying} == {**maker, **varying}:
+        if before != now and {**earlier, **varying} == {**origin, **varying}:
             raise UserError(
                 f"was made in {before}, not in {now}",
                 str(path),
@@ -192,18 +206,18 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-class _TextFile:
+class _TextFile(PredictionFile):
     """A text file to which lines are appended; an incomplete last line is removed."""
 
     def __init__(self, path: Path, top: int, retry: bool) -> None:
-        self.path, self.top = path, top
+        super().__init__(path)
+        self.top = top
         if retry and path.exists():
             self._forget_failed()
         with writing(path):
             self._file: IO[bytes] = path.open("a+b")
         self._file.seek(0)
         length = 0  # of all complete lines
-        self._done: dict[str, bool] = {}
         for line in self._records(self._file):
             length += len(line)
             if length > len(line) or line != self._header():
@@ -249,12 +263,6 @@ class _TextFile:
     def _add(self, content: bytes) -> None:
         self._file.write(content)
         self._file.flush()
-
-    def holds(self, image: str) -> bool:
-        return normalized(image) in self._done
-
-    def failed(self, image: str) -> bool:
-        return self._done.get(normalized(image), False)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         with writing(self.path):
@@ -329,14 +337,13 @@ class _Csv(_TextFile):
         return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-class _Parquet:
+class _Parquet(PredictionFile):
     """A folder of Parquet files, which readers treat as one table; each is complete or absent."""
 
     def __init__(self, path: Path, top: int, retry: bool) -> None:
         self._arrow, self._parquet = arrow, parquet = _pyarrow(path)
-        self.path = make_folder(path)
+        super().__init__(make_folder(path))
         self._buffer: list[Prediction] = []
-        self._done: dict[str, bool] = {}
         self._parts = sorted(path.glob("part-*.parquet"))
         for part in self._parts:
             try:
@@ -355,11 +362,8 @@ class _Parquet:
             good = self._parquet.read_table(part).filter(errors.is_null())
             atomic_write(part, lambda file: self._parquet.write_table(good, file))
 
-    def holds(self, image: str) -> bool:
-        return normalized(_utf8(image)) in self._done
-
-    def failed(self, image: str) -> bool:
-        return self._done.get(normalized(_utf8(image)), False)
+    def _key(self, image: str) -> str:
+        return normalized(_utf8(image))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         self._buffer += predictions

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.inference import TOP
+
 DIGITS = 5
 """Digits after the decimal point of probabilities in files and JSON."""
-_SHOWN = 5
-"""Classes in the text of a prediction."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         """Such as `<Prediction of a.jpg: horse 99.9 %, deer 0.1 %>`."""
-        text = ", ".join(map(str, self.top[:_SHOWN])) if self.error is None else self.error
+        text = ", ".join(map(str, self.top[:TOP])) if self.error is None else self.error
         return f"<Prediction of {self.image}: {text}>"
 
     def _repr_html_(self) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -14,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnets.data.preprocessing import CentralCrop, to_array
-from resnets.inference import export_folder, int8_file
+from resnets.inference import TOP, export_folder
+from resnets.inference.engine_choice import check_engine, choose_engine, device_for
 from resnets.inference.engines import (
     OnnxRuntime,
     OpenVinoRuntime,
@@ -26,17 +23,13 @@ from resnets.inference.engines import (
     Runtime,
     TorchExportRuntime,
     TorchRuntime,
-    default_precision,
-    has_openvino,
-    openvino,
     threads,
 )
-from resnets.inference.image_inputs import ImageInput, as_images, image_name, open_image
-from resnets.inference.int8_file import Int8File
+from resnets.inference.image_inputs import ImageInput, as_images, input_name, open_image
+from resnets.inference.openvino_model import compiled_folder, open_in_openvino
 from resnets.inference.predictions import Prediction, top_classes
-from resnets.support.devices import find_device, is_surely_cpu
-from resnets.support.errors import UserError, nearest
-from resnets.support.files import cache_folder, file_sha256, make_folder, sync, writing
+from resnets.support.errors import UserError
+from resnets.support.files import file_sha256
 from resnets.support.parallel import in_threads
 from resnets.weights import hub
 from resnets.weights.card import read_card
@@ -46,19 +39,18 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from resnets.evaluation.evaluator import Classifier
     from resnets.inference.explanations import ImageExplanation
     from resnets.weights.model_file import Model
 
-RUNTIMES = ("auto", "torch", "openvino")
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
+_Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Computes features of inputs: uint8 (N, 3, H, W) to float32 (N, channels, ...)."""
 DECODE_MARGIN = 2
 """Large JPEGs are decoded at a smaller scale, at least this many times the network's resolution."""
-GRAPH_VERSION = 1
-"""To be increased with every change of `Deployable`: caches of older graphs are then not used."""
 
 
 class Identity(NamedTuple):
-    """On what predictions depend, apart from images and options.
+    """What predictions depend on, apart from images and options.
 
     Args:
         network: its name.
@@ -118,7 +110,7 @@ class Predictor:
 
     @property
     def identity(self) -> Identity:
-        """On what predictions depend, apart from images and options."""
+        """What predictions depend on, apart from images and options."""
         return Identity(
             self.card["network"], self.digest, self.runtime.name, len(self.card["classes"])
         )
@@ -132,14 +124,8 @@ class Predictor:
         """Scale and crop an upright RGB image to the network's input: uint8 (3, size, size)."""
         return to_array(self.preprocessing.crop(image))
 
-    def input_tensor(self, image: Image.Image) -> Tensor:
-        """The same as `input_array`, as a tensor."""
-        import torch
-
-        return torch.from_numpy(self.input_array(image))
-
     def predict(
-        self, images: ImageInput | Iterable[ImageInput], top: int = 5, *, batch: int = 16
+        self, images: ImageInput | Iterable[ImageInput], top: int = TOP, *, batch: int = 16
     ) -> list[Prediction]:
         """Predict the most probable classes of images.
 
@@ -165,7 +151,7 @@ class Predictor:
     def iter_predictions(
         self,
         images: ImageInput | Iterable[ImageInput],
-        top: int = 5,
+        top: int = TOP,
         *,
         batch: int = 16,
         embeddings: bool = False,
@@ -226,25 +212,26 @@ class Predictor:
             UserError: if an image cannot be read, or the network has no such features.
             ValueError: if there are no images.
         """
-        compute = self._pooled_features if stage is None else self._stage_features(stage)
-        if stage is None:
-            self.require_features("")
-        found = []
+        compute = self._pooled_features() if stage is None else self._stage_features(stage)
+        outputs = []
         for group in self._batches(images, batch):
             inputs = []
             for _, pixels in group:
                 if isinstance(pixels, UserError):
                     raise pixels
                 inputs.append(pixels)
-            found.append(compute(np.stack(inputs)))
-        if not found:
+            outputs.append(compute(np.stack(inputs)))
+        if not outputs:
             raise ValueError("no images were given")
-        return np.concatenate(found)
+        return np.concatenate(outputs)
 
-    def _pooled_features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._float_runtime.arrays(pixels).features
+    def _pooled_features(self) -> _Features:
+        """The function that computes pooled features; raises `UserError` if there are none."""
+        self.require_features("")
+        runtime = self._float_runtime
+        return lambda pixels: runtime.arrays(pixels).features
 
-    def _stage_features(self, stage: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    def _stage_features(self, stage: str) -> _Features:
         """The function that computes a stage's output; raises `UserError` if there is none."""
         import torch
 
@@ -289,10 +276,10 @@ class Predictor:
         index = None if class_name is None else explanations.find_class(self.classes, class_name)
         if stage is not None:
             explanations.check_stage(model, stage)
-        name = image_name(image, 0)
-        found = explanations.explain(model, open_image(image), index, name)
-        chosen = tuple(one for one in found.stages if stage in (None, one.stage))
-        return replace(found, stages=chosen)
+        name = input_name(image, 0)
+        explanation = explanations.explain(model, open_image(image), index, name)
+        chosen = tuple(one for one in explanation.stages if stage in (None, one.stage))
+        return replace(explanation, stages=chosen)
 
     @cached_property
     def torch_model(self) -> Model:
@@ -316,6 +303,19 @@ class Predictor:
             return self.runtime
         return open_predictor(self.name, "openvino", allow_int8=False).runtime
 
+    def classifier(self) -> Classifier:
+        """What a test of `resnets.evaluation` needs of the model, in its engine, on the CPU.
+
+        It takes crops of the preprocessing's size only.
+        """
+        from resnets.evaluation.evaluator import Classifier
+
+        def score(images: Tensor) -> Tensor:
+            probabilities: Tensor = self.runtime(images).logits.softmax(1)
+            return probabilities
+
+        return Classifier(self.card["network"], score, self.classes, self.class_ids)
+
     def require_features(self, option: str = "--embeddings") -> None:
         """Raise `UserError` if the network has no pooled features, which `option` requests."""
         from resnets.models import zoo  # imports torch
@@ -333,38 +333,11 @@ class Predictor:
 
     def _load(self, numbered: tuple[int, ImageInput]) -> tuple[str, NDArray[np.uint8] | UserError]:
         number, image = numbered
-        name = image_name(image, number)
+        name = input_name(image, number)
         try:
             return name, self.input_array(open_image(image, self.shorter_side))
         except UserError as error:
             return name, error
-
-
-def check_options(name: str, runtime: str, precision: str) -> None:
-    """Raise `UserError` if there is no such engine or precision for the model `name`."""
-    for kind, value, known in (
-        ("runtime", runtime, RUNTIMES),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in known:
-            exported = value in export_folder.FILES
-            hint = f"export the model: resnets export {name} --help" if exported else ""
-            raise UserError(f"unknown {kind} {value!r}", f"--{kind}", hint or nearest(value, known))
-
-
-def device_for(name: str, runtime: str, device: str) -> torch.device | None:
-    """The device that a model runs on; None is the CPU, chosen without torch where possible.
-
-    Args:
-        name: of the model.
-        runtime: as for `open_predictor`.
-        device: as for `find_device`; with `auto`, exports and OpenVINO stay on the CPU.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    on_cpu = device == "auto" and (runtime == "openvino" or export_folder.is_export(name))
-    return None if on_cpu or is_surely_cpu(device) else find_device(device)
 
 
 def open_predictor(
@@ -396,72 +369,17 @@ def open_predictor(
         device = None
     if export_folder.is_export(name):
         return _open_export(name, runtime, precision, device)
-    check_options(name, runtime, precision)
+    check_engine(name, runtime, precision)  # before a model is downloaded
     path = hub.resolve(name)
     digest = file_sha256(path)
-    if runtime == "auto":
-        openvino_suits = device is None and (has_openvino() or precision == "int8")
-        runtime = "openvino" if openvino_suits else "torch"
-    int8 = _find_int8(name, path, runtime, precision, device, allow_int8)
-    chosen: Precision = default_precision(device) if precision == "auto" else precision  # type: ignore[assignment]
-    if runtime == "torch":
-        return _open_in_torch(name, path, digest, device, chosen)
-    if device is not None:
-        raise UserError(f"OpenVINO runs on CPUs, not on {device}", "--runtime openvino")
-    if int8 is not None:
-        chosen, digest = "int8", hashlib.sha256((digest + int8.digest).encode()).hexdigest()
+    choice = choose_engine(name, path, runtime, precision, device, allow_int8=allow_int8)
+    if choice.runtime == "torch":
+        return _open_in_torch(name, path, digest, device, choice.precision)
+    if choice.int8 is not None:
+        digest = hashlib.sha256((digest + choice.int8.digest).encode()).hexdigest()
     card, crop = read_card(path)
-    return Predictor(name, card, crop, _in_openvino(path, digest, chosen, int8), digest)
-
-
-def _find_int8(
-    name: str,
-    path: Path,
-    runtime: str,
-    precision: str,
-    device: torch.device | None,
-    allow_int8: bool,
-) -> Int8File | None:
-    """The file with which a model is to run in int8; None if it runs in another precision.
-
-    `--precision int8` always runs in int8, or raises `UserError`. `auto` does so if the model has
-    been calibrated, OpenVINO runs it, and int8 is faster on this machine.
-    """
-    requested = precision == "int8"
-    if requested and device is not None:
-        raise UserError("int8 runs on CPUs only", "--precision int8", "add --device cpu")
-    if requested and runtime == "torch":
-        raise UserError("int8 runs in OpenVINO only", "--precision int8", "leave --runtime out")
-    suits = precision == "auto" and runtime == "openvino" and allow_int8 and int8_is_faster()
-    found = int8_file.find(path) if requested or suits else None
-    if requested and found is None:
-        raise UserError(
-            f"{name} has not been calibrated",
-            "--precision int8",
-            f"resnets quantize {name} --calibrate FOLDER",
-        )
-    return found
-
-
-def int8_is_faster() -> bool:
-    """Whether int8 was measured to be faster on CPUs of this machine's kind (docs/speed.md)."""
-    return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def _in_openvino(
-    path: Path, digest: str, precision: Precision, int8: Int8File | None
-) -> OpenVinoRuntime:
-    """A model file in OpenVINO; a converted network in the cache that does not run is replaced."""
-    compiled, converted = _compiled_folder(), _converted_file(digest)
-    if converted.exists():
-        with suppress(UserError):
-            return OpenVinoRuntime(converted, precision, compiled)
-    try:
-        return OpenVinoRuntime(_convert(path, converted, int8), precision, compiled)
-    except UserError as error:
-        if int8 is None or error.location != str(converted):
-            raise
-        raise UserError(error.message, str(int8.path), int8_file.HINT) from error
+    engine = open_in_openvino(path, digest, choice.precision, choice.int8)
+    return Predictor(name, card, crop, engine, digest)
 
 
 def _open_in_torch(
@@ -480,95 +398,46 @@ def _open_in_torch(
 
 def _open_export(name: str, runtime: str, precision: str, device: torch.device | None) -> Predictor:
     """An exported model in its own engine."""
-    found = export_folder.read(Path(name))
-    for word, own, option in (
-        (runtime, found.engine, "--runtime"),
-        (precision, found.precision, "--precision"),
+    export = export_folder.read(Path(name))
+    for requested, own, option in (
+        (runtime, export.engine, "--runtime"),
+        (precision, export.precision, "--precision"),
     ):
-        if word not in ("auto", own):
-            hint = "leave the option out, or name the exported model's source"
-            raise UserError(f"this export is for {own}, not {word}", f"{option} {word}", hint)
+        if requested not in ("auto", own):
+            raise UserError(
+                f"this export is for {own}, not {requested}",
+                f"{option} {requested}",
+                "leave the option out, or name the exported model's source",
+            )
     if device is not None:
         raise UserError(f"exported models run on CPUs, not on {device}", name)
-    if found.dense:
+    if export.dense:
         raise UserError(
             "a dense export predicts locations of an image, not images",
             name,
             "export without --dense",
         )
-    engine = open_engine(found)
-    return Predictor(name, found.card, found.preprocessing, engine, _digest_of_export(found))
+    engine = open_engine(export)
+    return Predictor(name, export.card, export.preprocessing, engine, _digest_of_export(export))
 
 
-def open_engine(found: export_folder.Export, keep: bool = True) -> Runtime:
+def open_engine(export: export_folder.Export, keep: bool = True) -> Runtime:
     """The network of an exported model in its engine, on the CPU.
 
     Args:
-        found: the export.
+        export: the export.
         keep: whether OpenVINO keeps the compiled network in the cache for the next start.
     """
-    precision: Precision = found.precision  # type: ignore[assignment]
-    if found.engine == "openvino":
-        return OpenVinoRuntime(found.file, precision, _compiled_folder() if keep else None)
-    if found.engine == "onnx":
-        return OnnxRuntime(found.file, precision)
-    return TorchExportRuntime(found.file, precision)
+    precision: Precision = export.precision  # type: ignore[assignment]
+    if export.engine == "openvino":
+        return OpenVinoRuntime(export.file, precision, compiled_folder() if keep else None)
+    if export.engine == "onnx":
+        return OnnxRuntime(export.file, precision)
+    return TorchExportRuntime(export.file, precision)
 
 
-def _digest_of_export(found: export_folder.Export) -> str:
+def _digest_of_export(export: export_folder.Export) -> str:
     """SHA-256 of the network's file, OpenVINO's weights if there are any, and the config."""
-    files = (found.file, found.file.with_suffix(".bin"), found.folder / export_folder.CONFIG)
+    files = (export.file, export.file.with_suffix(".bin"), export.folder / export_folder.CONFIG)
     digests = "".join(file_sha256(file) for file in files if file.exists())
     return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def _compiled_folder() -> Path:
-    return cache_folder("openvino", "compiled")
-
-
-def _converted_file(digest: str) -> Path:
-    """The IR file in the cache for weights with this digest; it need not exist."""
-    version = openvino().get_version().split("-")[0]
-    return cache_folder("openvino", f"{digest[:24]}-{GRAPH_VERSION}-{version}") / "model.xml"
-
-
-def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
-    """Convert a model file to the IR file `converted`, and return it.
-
-    Raises:
-        UserError: if the disk is full or the folder read-only.
-    """
-    folder = make_folder(converted.parent)
-    before = _file_state(converted)
-    with writing(folder), FileLock(folder / ".lock"):
-        if _file_state(converted) == before:  # else another process has just written it
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                _write_ir(path, Path(temporary) / converted.name, int8)
-                for suffix in (".bin", ".xml"):  # the .xml last: it marks a complete pair
-                    file = converted.with_suffix(suffix)
-                    sync(Path(temporary) / file.name)
-                    (Path(temporary) / file.name).replace(file)
-    return converted
-
-
-def _write_ir(path: Path, xml: Path, int8: Int8File | None) -> None:
-    """Write a model file's network as an IR file (.xml, and .bin with the weights)."""
-    from resnets.inference import conversion
-    from resnets.inference.deployable import Deployable
-    from resnets.weights import model_file
-
-    model = model_file.load(str(path))
-    network = Deployable(model.network, model.preprocessing)
-    if int8 is None:
-        converted = conversion.to_openvino(network, model.preprocessing.size)
-        conversion.save_openvino(converted, xml)
-    else:
-        int8_file.unpack(int8, network.weights(), xml)
-
-
-def _file_state(file: Path) -> tuple[int, int] | None:
-    """Inode and time of change of a file, which its replacement does not share; None if absent."""
-    with suppress(FileNotFoundError):
-        status = file.stat()
-        return status.st_ino, status.st_mtime_ns
-    return None

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from resnets.inference import TOP
 from resnets.serve import schemas, static_files
 from resnets.serve.bodies import BodyMemory, Reserve, read_image, read_images
 from resnets.serve.limits import Limits
@@ -28,12 +29,11 @@ Errors are problem documents (RFC 9457)."""
 
 
 @dataclass
-class State:
+class AppState:
     """The state that all routes share.
 
     Args:
         models: by name; the first one is the default.
-        limits: of requests.
         token: that requests need; None if they need none.
         stopping: whether the server only finishes accepted requests.
     """
@@ -89,23 +89,20 @@ def create_app(
     *,
     limits: Limits,
     metrics: Metrics,
-    samples: static_files.Samples,
+    samples: static_files.SampleImages,
     token: str | None = None,
     log: RequestLog | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The server's application; `app.state.shared` is its `State`.
+    """The server's application; `app.state.shared` is its `AppState`.
 
     Args:
         models: the first one is the default.
-        limits: of requests.
-        metrics: for `/metrics`.
-        samples: images to try on the page.
         token: that requests need; None if they need none.
         log: of requests; None for no log.
         hosts: allowed `Host` names; any if None.
     """
-    state = State({model.name: model for model in models}, limits, token)
+    state = AppState({model.name: model for model in models}, limits, token)
     app = FastAPI(
         title="resnets",
         version=__version__,
@@ -116,7 +113,9 @@ def create_app(
     app.state.shared = state
     app.add_middleware(Middleware, metrics=metrics, log=log or RequestLog(None), hosts=hosts)
     _add_error_handlers(app)
-    _add_model_routes(app, state)
+    _add_prediction_routes(app, state)
+    _add_explanation_route(app, state)
+    _add_model_list(app, state)
     _add_operation_routes(app, state, metrics)
     static_files.add_routes(app, samples)
     return app
@@ -146,7 +145,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem.response(request_id(request))
 
 
-def _add_model_routes(app: FastAPI, state: State) -> None:
+def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
     limits = state.limits
 
     @app.post(
@@ -156,7 +155,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         tags=["answers"],
     )
     async def predict(
-        request: Request, model: str | None = None, top: schemas.Top = 5
+        request: Request, model: str | None = None, top: schemas.Top = TOP
     ) -> schemas.Prediction:
         """Predict the most probable classes of an image."""
         start = time.perf_counter()
@@ -168,10 +167,10 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
             with served.batcher.accept(1) as accepted:
                 async with _cancelled_on_disconnect(request):
                     image, result = await served.predict(content, accepted)
-        facts = {
+        answer = {
             "model": served.name,
             "top": served.top(result.logits, top),
-            "image": image.facts,
+            "image": image.properties,
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
                 "queue": _milliseconds(result.queue_seconds),
@@ -180,7 +179,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
             },
             "batch": result.batch,
         }
-        return schemas.Prediction.model_validate(facts)
+        return schemas.Prediction.model_validate(answer)
 
     @app.post(
         "/v1/predict/batch",
@@ -190,7 +189,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         tags=["answers"],
     )
     async def predict_batch(
-        request: Request, model: str | None = None, top: schemas.Top = 5
+        request: Request, model: str | None = None, top: schemas.Top = TOP
     ) -> schemas.Predictions:
         """Predict the classes of several images; unreadable ones do not stop the others."""
         start = time.perf_counter()
@@ -213,11 +212,13 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
                 raise result
             else:
                 image, computed = result
-                answers.append({"top": served.top(computed.logits, top), "image": image.facts})
+                answers.append({"top": served.top(computed.logits, top), "image": image.properties})
         total = _milliseconds(time.perf_counter() - start)
-        facts = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
-        return schemas.Predictions.model_validate(facts)
+        response = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
+        return schemas.Predictions.model_validate(response)
 
+
+def _add_explanation_route(app: FastAPI, state: AppState) -> None:
     @app.post(
         "/v1/explain",
         responses=schemas.EXPLAIN_PROBLEMS,
@@ -228,7 +229,7 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         request: Request,
         model: str | None = None,
         class_: schemas.ClassIndex = None,
-        top: schemas.Top = 5,
+        top: schemas.Top = TOP,
     ) -> schemas.Explanation:
         """Map the evidence for a class in an image, for each stage of the network."""
         start = time.perf_counter()
@@ -236,30 +237,32 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
         served = state.model(model)
         served.check_explanations()
         async with state.accept_body() as reserve:
-            content = await read_image(request, limits, reserve)
+            content = await read_image(request, state.limits, reserve)
             with served.accept_explanation():
                 async with _cancelled_on_disconnect(request):
                     image = await served.decode(content)
                     decoded = time.perf_counter()
-                    found = await served.explain(image, class_)
+                    explanation = await served.explain(image, class_)
         now = time.perf_counter()
-        facts = {
+        answer = {
             "model": served.name,
-            "class": served.predictor.classes[found.index],
-            "index": found.index,
-            "probability": round(float(found.probabilities[found.index]), 6),
-            "top": served.top(found.logits.numpy(), top),
+            "class": served.predictor.classes[explanation.index],
+            "index": explanation.index,
+            "probability": round(float(explanation.probabilities[explanation.index]), 6),
+            "top": served.top(explanation.logits.numpy(), top),
             "crop": image.crop,
-            "image": image.facts,
-            "stages": [schemas.StageMap.of(stage) for stage in found.stages],
+            "image": image.properties,
+            "stages": [schemas.StageMap.of(stage) for stage in explanation.stages],
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
                 "explain": _milliseconds(now - decoded),
                 "total": _milliseconds(now - start),
             },
         }
-        return schemas.Explanation.model_validate(facts)
+        return schemas.Explanation.model_validate(answer)
 
+
+def _add_model_list(app: FastAPI, state: AppState) -> None:
     @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
         """List the models, and the limits of a request."""
@@ -268,11 +271,11 @@ def _add_model_routes(app: FastAPI, state: State) -> None:
             {**served.description, "default": number == 0}
             for number, served in enumerate(state.models.values())
         ]
-        bounds = {key: getattr(limits, key) for key in ("bytes", "pixels", "images")}
+        bounds = {key: getattr(state.limits, key) for key in ("bytes", "pixels", "images")}
         return schemas.Models.model_validate({"models": listed, "limits": bounds})
 
 
-def _add_operation_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
+def _add_operation_routes(app: FastAPI, state: AppState, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
         """Check that the process runs."""

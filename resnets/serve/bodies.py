@@ -168,8 +168,8 @@ async def _read_json(request: Request, limits: Limits, key: str, reserve: Reserv
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"not JSON ({str(error)[:100]})") from error
-    found = document.get(key) if isinstance(document, dict) else None
-    images = [found] if key == "image" else found
+    value = document.get(key) if isinstance(document, dict) else None
+    images = [value] if key == "image" else value
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         form = '{"image": "<base64>"}' if key == "image" else '{"images": ["<base64>", ...]}'
         raise Problem(400, f"the JSON has no {key} in base64", f"send {form}")

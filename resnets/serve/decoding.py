@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resnets.data.images import Header, decode, read_header
@@ -31,13 +32,13 @@ class DecodedImage:
 
     Args:
         pixels: uint8 (3, size, size).
-        facts: width, height and format of the upright image.
+        properties: width, height and format of the upright image.
         crop: the part of it that the network sees: left, top, width and height in its pixels.
         seconds: how long decoding took.
     """
 
     pixels: Tensor
-    facts: dict[str, Any]
+    properties: dict[str, Any]
     crop: dict[str, float]
     seconds: float
 
@@ -97,14 +98,14 @@ class DecoderPool:
             if header.width * header.height > max_pixels:
                 return None
             image = decode(content, "", predictor.shorter_side)
-            pixels = predictor.input_tensor(image)
+            pixels = torch.from_numpy(predictor.input_array(image))
         except UserError as error:
             raise Problem(422, error.message, error.hint) from error
         # JPEGs may have been decoded at a smaller scale.
         width, height = header.upright_size if header.codec == "jpeg" else image.size
-        facts = {"width": width, "height": height, "format": header.format}
+        properties = {"width": width, "height": height, "format": header.format}
         crop = _crop_of(width, height, predictor.preprocessing)
-        return DecodedImage(pixels, facts, crop, time.perf_counter() - start)
+        return DecodedImage(pixels, properties, crop, time.perf_counter() - start)
 
     def _check(self, header: Header) -> None:
         if header.width * header.height > self._limits.pixels:

@@ -1,4 +1,4 @@
-"""The limits of a server."""
+"""The limits of a server, and their defaults."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Limits:
         headers: bytes of the request line and headers.
         connections: open at the same time.
         pipeline: requests that may wait on one connection.
+        keep_alive: seconds after which a connection without requests is closed.
         batch: images that the network computes at a time.
         batch_wait: seconds that an idle network waits for images which are being decoded.
     """
@@ -37,5 +38,6 @@ class Limits:
     headers: int = 32_768
     connections: int = 1024
     pipeline: int = 16
+    keep_alive: int = 30
     batch: int = 16
     batch_wait: float = 0.004

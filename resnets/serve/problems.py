@@ -45,9 +45,9 @@ class Problem(Exception):
         self.status, self.detail, self.hint = status, " ".join(detail.split()), hint
         self.headers = headers or {}
 
-    def document(self, request_id: str = "") -> ProblemDocument:
-        """The error as data."""
-        return ProblemDocument(
+    def as_dict(self, request_id: str = "") -> dict[str, Any]:
+        """The error as JSON."""
+        document = ProblemDocument(
             type="about:blank",
             title=_title(self.status),
             status=self.status,
@@ -56,10 +56,7 @@ class Problem(Exception):
             mend=self.hint or None,
             instance=request_id or None,
         )
-
-    def as_dict(self, request_id: str = "") -> dict[str, Any]:
-        """The error as JSON."""
-        return self.document(request_id).model_dump(exclude_none=True)
+        return document.model_dump(exclude_none=True)
 
     def response(self, request_id: str = "") -> Response:
         """The error as an HTTP response."""

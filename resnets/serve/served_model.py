@@ -41,10 +41,7 @@ class ServedModel:
 
     Args:
         name: by which requests name it.
-        predictor: the model itself.
-        limits: of the server.
-        metrics: of the server.
-        decoders: shared by all models of the server.
+        decoders: shared, like `limits` and `metrics`, by all models of the server.
     """
 
     name: str

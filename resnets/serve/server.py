@@ -16,11 +16,13 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import uvicorn
+from fastapi import FastAPI
 
-from resnets.inference.predictor import Predictor, device_for, open_predictor
+from resnets.inference.image_inputs import SAMPLES
+from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
-from resnets.serve.app import State, create_app
-from resnets.serve.connections import limited_protocol
+from resnets.serve.app import AppState, create_app
+from resnets.serve.connections import LimitedProtocol, limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics, RequestLog, rejection_recorder
@@ -29,8 +31,6 @@ from resnets.support.errors import UserError
 
 STOP_GRACE = 5.0
 """Seconds that a stop may take beyond `Limits.timeout`."""
-KEEP_ALIVE = 30
-"""Seconds after which uvicorn closes a connection without requests."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
-    samples = (
-        static_files.samples_in(options.samples)
-        if options.samples
-        else static_files.shipped_samples()
-    )
+    samples = static_files.samples_in(options.samples or SAMPLES)
     limits = _fit_to_system(options.limits)
     log = RequestLog(options.log, options.log_as_json)
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:
@@ -107,17 +103,8 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         for model in models:
             model.warm_up()
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
-        config = uvicorn.Config(
-            app,
-            http=limited_protocol(limits, rejection_recorder(metrics, log)),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=limits.connections,
-            timeout_keep_alive=KEEP_ALIVE,
-        )
+        protocol = limited_protocol(limits, rejection_recorder(metrics, log))
+        config = _uvicorn_config(app, protocol, limits)
         server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))
         try:
             listener.listen(limits.connections)  # uvloop would not report a failure
@@ -127,11 +114,27 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         return not server.force_exit
 
 
+def _uvicorn_config(
+    app: FastAPI, protocol: type[LimitedProtocol], limits: Limits
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=limits.connections,
+        timeout_keep_alive=limits.keep_alive,
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, with a stop that has a time limit and counts as a success."""
 
     def __init__(
-        self, config: uvicorn.Config, state: State, on_started: Callable[[], None]
+        self, config: uvicorn.Config, state: AppState, on_started: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._state, self._on_started = state, on_started
@@ -170,11 +173,12 @@ def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Pre
             message = f"two models called {name!r}" if name else "a model without a name"
             raise UserError(message, argument, "give each a name: NAME=MODEL")
         models[name] = model
-    runtime, precision = options.runtime, options.precision
     for name, model in models.items():
-        torch_device = device_for(model, runtime, device)
         # Not int8 unless requested, so that predictions agree with the explanations on the page.
-        yield name, open_predictor(model, runtime, precision, torch_device, allow_int8=False)
+        yield (
+            name,
+            open_predictor(model, options.runtime, options.precision, device, allow_int8=False),
+        )
 
 
 def _fit_to_system(limits: Limits) -> Limits:

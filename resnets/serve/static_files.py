@@ -54,8 +54,8 @@ class StaticFile:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Sample images.
+class SampleImages:
+    """Images to try on the page.
 
     Args:
         names: the displayed name of each key; keys are used in URLs.
@@ -66,12 +66,7 @@ class Samples:
     files: Mapping[str, StaticFile]
 
 
-def shipped_samples() -> Samples:
-    """Ten test images of CIFAR-10."""
-    return samples_in(_FOLDER / "samples")
-
-
-def samples_in(folder: Path) -> Samples:
+def samples_in(folder: Path) -> SampleImages:
     """The first images of a folder, without subfolders.
 
     Raises:
@@ -80,11 +75,11 @@ def samples_in(folder: Path) -> Samples:
     location = f"--samples {folder}"
     if not folder.is_dir():
         raise UserError("no such folder", location)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not found:
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not images:
         raise UserError("no images in this folder", location)
     paths = {
-        f"{number}{path.suffix.lower()}": path for number, path in enumerate(found[:MAX_SAMPLES])
+        f"{number}{path.suffix.lower()}": path for number, path in enumerate(images[:MAX_SAMPLES])
     }
     try:
         if sum(path.stat().st_size for path in paths.values()) > MAX_SAMPLE_BYTES:
@@ -93,10 +88,10 @@ def samples_in(folder: Path) -> Samples:
         files = {key: StaticFile.read(path) for key, path in paths.items()}
     except OSError as error:
         raise UserError(f"an image cannot be read ({error})", location) from error
-    return Samples({key: path.stem for key, path in paths.items()}, files)
+    return SampleImages({key: path.stem for key, path in paths.items()}, files)
 
 
-def add_routes(app: FastAPI, samples: Samples) -> None:
+def add_routes(app: FastAPI, samples: SampleImages) -> None:
     """Read the page's files, and add the routes of all files."""
     page = _FOLDER / "page"
     files = {

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from resnets.inference import explanations
+from resnets.inference import explanation_files
 from tests.conftest import draw_photos
 from tests.inference.test_explanations import CLASSES, PREPROCESSING, save
 
@@ -92,7 +92,7 @@ def test_a_lack_of_memory_names_no_option_that_the_verb_lacks(resnets, folder, m
     def refuse(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr(explanations, "explain", refuse)
+    monkeypatch.setattr(explanation_files, "explain", refuse)
     code, _, err = resnets("explain", "m.safetensors", "photos", "--out", "why")
     assert code == 2
     assert "out of memory; close other programs" in one_line(err)

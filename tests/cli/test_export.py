@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.inference.predictor import int8_is_faster
+from resnets.inference.engine_choice import int8_is_faster
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
 

@@ -226,7 +226,7 @@ def test_only_earlier_exports_are_replaced(exported, tmp_path):
     assert (out / "config.json").read_bytes() == before
     (out / "notes.txt").unlink()
     with pytest.raises(UserError, match="holds an export for torch-export"):
-        exporter.check_options(out, ExportOptions(engine="openvino"))
+        exporter.check_export(out, ExportOptions(engine="openvino"))
     exporter.export(
         str(out), out, ExportOptions(engine="torch-export", precision="bf16")
     )  # of its own source
@@ -239,7 +239,7 @@ def test_folders_that_cannot_be_renamed_are_refused_at_once(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for out, words in ((".", "that you are in"), (tmp_path, "that you are in"), ("/proc", "mount")):
         with pytest.raises(UserError, match=words):
-            exporter.check_options(Path(out), ExportOptions(engine="torch-export"))
+            exporter.check_export(Path(out), ExportOptions(engine="torch-export"))
 
 
 def test_ctrl_c_between_the_renames_leaves_the_old_export(tmp_path, monkeypatch):
@@ -263,9 +263,9 @@ def test_ctrl_c_between_the_renames_leaves_the_old_export(tmp_path, monkeypatch)
 
 def test_other_engines_do_not_need_openvino(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    exporter.check_options(tmp_path / "out", ExportOptions(engine="torch-export"))
+    exporter.check_export(tmp_path / "out", ExportOptions(engine="torch-export"))
     with pytest.raises(UserError, match="openvino is not installed"):
-        exporter.check_options(tmp_path / "out", ExportOptions(engine="openvino"))
+        exporter.check_export(tmp_path / "out", ExportOptions(engine="openvino"))
 
 
 def test_an_export_without_its_source_cannot_be_exported(exported, tmp_path):

@@ -15,9 +15,10 @@ import torch
 from resnets.data.preprocessing import Preprocessing
 from resnets.export import accuracy, calibration, exporter, int8
 from resnets.export.calibration import CalibrationOptions
-from resnets.inference import conversion, int8_file
+from resnets.inference import int8_file
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision
+from resnets.inference.openvino_model import to_openvino
 from resnets.inference.predictor import open_predictor
 from resnets.models import zoo
 from resnets.support import files
@@ -76,7 +77,7 @@ def test_the_unpacked_network_is_the_calibrated_one(made, tmp_path):
     model = model_file.load(str(made[0] / "mine.safetensors"))
     network = Deployable(model.network, model.preprocessing).eval()
     images = [torch.from_numpy(image) for image in pixels(20)]
-    quantized = calibration.quantize(conversion.to_openvino(network, 32), "openvino", images)
+    quantized = calibration.quantize(to_openvino(network, 32), "openvino", images)
     file = tmp_path / "other.int8"
     file.write_bytes(int8.pack(quantized, network.weights(), "these"))
     int8_file.unpack(int8_file.read(file), network.weights(), tmp_path / "model.xml")
@@ -160,7 +161,7 @@ def test_a_second_start_hashes_nothing(copied, monkeypatch):
         open_predictor(str(copied))
 
 
-def test_other_weights_are_not_run_with_it(copied):
+def test_other_weights_ignore_the_int8_file(copied):
     int8s = open_predictor(str(copied)).digest
     save(copied, 4)
     found = open_predictor(str(copied))
@@ -171,7 +172,7 @@ def test_other_weights_are_not_run_with_it(copied):
 
 
 def rewrite(file, change):
-    """Change the tensors and the card of a file in their places."""
+    """Change the tensors and the card of a file."""
     found = int8_file.read(file)
     change(found.tensors, found.card)
     file.write_bytes(safetensors.numpy.save(found.tensors, {"card": json.dumps(found.card)}))
@@ -309,7 +310,7 @@ def test_mistakes_are_found_before_anything_is_computed(made, tmp_path):
             int8.quantize(str(name), options, lambda line: None)
 
 
-def test_the_shipped_one_fits_the_shipped_weights():
+def test_the_shipped_int8_file_fits_the_shipped_weights():
     model = hub.resolve("cifar-resnet20")
     found = int8_file.find(model)
     assert found is not None
@@ -321,15 +322,15 @@ def test_the_shipped_one_fits_the_shipped_weights():
 
 
 @pytest.mark.parametrize(("precision", "name"), [("auto", FLOAT), ("int8", "openvino int8")])
-def test_a_server_computes_in_float_unless_asked(precision, name):
+def test_a_server_computes_in_float_by_default(precision, name):
     server = pytest.importorskip("resnets.serve.server", reason="no server's packages")
     options = server.ServerOptions(["cifar-resnet20"], precision=precision)
     ((_, predictor),) = server._open_models(options, "cpu")
     assert predictor.runtime.name == name
 
 
-def test_a_named_source_has_its_file_in_the_package(tmp_path):
-    """Another model of the same name is not taken for it."""
+def test_a_named_source_has_its_int8_file_in_the_package(tmp_path):
+    """It is not used for another model of the same name."""
     name = "resnet50@msra"
     shipped = Path(str(resources.files("resnets"))) / "weights" / "shipped" / f"{name}.int8"
     card = int8_file.read(shipped).card
@@ -339,7 +340,7 @@ def test_a_named_source_has_its_file_in_the_package(tmp_path):
     assert int8_file.find(model) is None
 
 
-def test_the_shipped_one_fits_the_authors_weights(monkeypatch):
+def test_the_shipped_int8_file_fits_the_authors_weights(monkeypatch):
     name = "resnet50@msra"
     monkeypatch.delenv("RESNETS_CACHE")
     model = cache_folder("weights", f"{name}.safetensors")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from resnets.analysis import activation_maps
 from resnets.data.preprocessing import Preprocessing, to_tensor
-from resnets.inference import explanations, export_folder
-from resnets.inference.explanations import ExplanationOptions
+from resnets.inference import explanation_files, explanations, export_folder
+from resnets.inference.explanation_files import ExplanationOptions
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -40,8 +40,8 @@ def photos(tmp_path):
 
 def run(model, images, folder, **options):
     options = ExplanationOptions(**options)
-    explanations.prepare_folder(model, folder, options.stage)
-    return list(explanations.explain_files(model, images, folder, options))
+    explanation_files.prepare_folder(model, folder, options.stage)
+    return list(explanation_files.explain_files(model, images, folder, options))
 
 
 def test_the_maps_are_those_of_the_networks_input(model, photos):
@@ -152,13 +152,13 @@ def test_folders_with_other_files_are_refused(model, photos, tmp_path):
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds other files"):
-        explanations.prepare_folder(model, other)
+        explanation_files.prepare_folder(model, other)
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="in the way"):
-        explanations.prepare_folder(model, other / "thesis.tex")
+        explanation_files.prepare_folder(model, other / "thesis.tex")
     out = tmp_path / "out"
     with pytest.raises(UserError, match="known: all, stem, layer1, layer2, layer3"):
-        explanations.prepare_folder(model, out, "layer4")
+        explanation_files.prepare_folder(model, out, "layer4")
     assert not out.exists()
     run(model, photos[:1], out)
     run(model, photos[1:2], out)  # its own may be used again

@@ -14,7 +14,7 @@ from resnets.inference import prediction_files
 from resnets.inference.predictions import ClassProbability, Prediction
 from resnets.support.errors import UserError
 
-MADE_BY = {"model": "m", "weights": "w", "top": 2, "embeddings": False}
+ORIGIN = {"model": "m", "weights": "w", "top": 2, "embeddings": False}
 NAMES = [
     "plain.jpg",
     'quo"te.jpg',
@@ -36,12 +36,12 @@ PREDICTIONS = [prediction(name, "cat", 0.75, 'd"og, big', 0.25) for name in NAME
 PREDICTIONS[2] = Prediction(NAMES[2], error="the file is empty")
 
 
-def opened(path, made_by=MADE_BY):
-    return prediction_files.open_file(path, made_by, top=2, embeddings=made_by["embeddings"])
+def opened(path, origin=ORIGIN):
+    return prediction_files.open_file(path, origin, top=2, embeddings=origin["embeddings"])
 
 
 def written(path, predictions, retry=False):
-    opened = prediction_files.open_file(path, MADE_BY, top=2, embeddings=False, retry=retry)
+    opened = prediction_files.open_file(path, ORIGIN, top=2, embeddings=False, retry=retry)
     with opened as output:
         output.write([one for one in predictions if not output.holds(one.image)])
 
@@ -99,8 +99,8 @@ def test_parquet_has_embeddings_and_parts(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(prediction_files, "ROWS_PER_PART", 2)
     path = tmp_path / "out.parquet"
-    made_by = {**MADE_BY, "embeddings": True}
-    with prediction_files.open_file(path, made_by, top=2, embeddings=True) as output:
+    origin = {**ORIGIN, "embeddings": True}
+    with prediction_files.open_file(path, origin, top=2, embeddings=True) as output:
         for number in range(5):
             one = prediction(f"{number}.png", "a", 0.5, "b", 0.5)
             output.write([replace(one, embedding=(1.0, float(number)))])
@@ -114,7 +114,7 @@ def test_a_file_of_another_model_or_program_is_refused(tmp_path):
     path = tmp_path / "out.jsonl"
     written(path, PREDICTIONS)
     before = path.read_bytes()
-    others = {**MADE_BY, "weights": "others"}
+    others = {**ORIGIN, "weights": "others"}
     with pytest.raises(UserError, match="another model"), opened(path, others):
         pass
     notes = tmp_path / "notes.jsonl"
@@ -133,7 +133,7 @@ def test_a_file_of_another_model_or_program_is_refused(tmp_path):
     ],
 )
 def test_refused_outputs_leave_no_files(tmp_path, name, embeddings, message):
-    output = prediction_files.open_file(tmp_path / name, MADE_BY, top=2, embeddings=embeddings)
+    output = prediction_files.open_file(tmp_path / name, ORIGIN, top=2, embeddings=embeddings)
     with pytest.raises(UserError, match=message), output:
         pass
     assert list(tmp_path.iterdir()) == []

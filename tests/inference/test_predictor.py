@@ -1,19 +1,16 @@
 """A predictor in Python, on the shipped model: every kind of image; predictions, features, maps."""
 
-from importlib import resources
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictions import ClassProbability, Prediction
 from resnets.inference.predictor import open_predictor
 from resnets.support.errors import UserError
 from resnets.weights import hub, model_file
 
-SAMPLES = Path(str(resources.files("resnets"))) / "serve" / "samples"
 NAMES = ["horse", "ship", "cat"]
 FILES = [SAMPLES / f"{name}.png" for name in NAMES]
 
@@ -105,7 +102,7 @@ def test_arrays_of_other_shapes_and_types_are_refused(model, image):
         model.predict(image)
 
 
-def test_things_that_are_no_images_are_refused(model):
+def test_other_types_are_refused(model):
     with pytest.raises(TypeError, match="not an image: int"):
         model.predict([3])
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from resnets.data.preprocessing import Preprocessing, imagenet
-from resnets.inference import conversion, predictor
+from resnets.inference import openvino_model, predictor
 from resnets.inference.deployable import Deployable
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
@@ -101,7 +101,7 @@ def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_pat
     def refuse(*args):
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(conversion, "to_openvino", refuse)
+    monkeypatch.setattr(openvino_model, "to_openvino", refuse)
     predictor.open_predictor(str(saved), "openvino", "fp32")
     content = saved.read_bytes()
     saved.write_bytes(content[:-4] + b"\0\0\0\0")
@@ -158,6 +158,12 @@ def test_unknown_engines_and_precisions_are_errors(saved):
         predictor.open_predictor(str(saved), precision="fp16")
 
 
+def test_unknown_precisions_are_errors_before_a_model_is_downloaded(monkeypatch):
+    monkeypatch.setattr(predictor.hub, "resolve", lambda name: pytest.fail("downloaded"))
+    with pytest.raises(UserError, match="unknown precision 'fp16'"):
+        predictor.open_predictor("resnet50@msra", precision="fp16")
+
+
 def test_the_torch_engine_takes_networks_without_pooled_features():
     network = used("vgg16", 3)
     engine = TorchRuntime(Deployable(network, imagenet()), CPU, "fp32")
@@ -172,13 +178,13 @@ SIGNAL_AFTER_USE = """
 import faulthandler, os, signal, threading
 faulthandler.enable()
 import torch
-from resnets.inference import conversion
 from resnets.inference.engines import OpenVinoRuntime
+from resnets.inference.openvino_model import to_openvino
 from resnets.data.preprocessing import imagenet
 from resnets.inference.deployable import Deployable
 from resnets.models import zoo
 
-model = conversion.to_openvino(Deployable(zoo.build("cifar-resnet8").eval(), imagenet()), 32)
+model = to_openvino(Deployable(zoo.build("cifar-resnet8").eval(), imagenet()), 32)
 kept = [OpenVinoRuntime(model, "fp32")]
 kept[0](torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 dropping = threading.Thread(target=kept.clear)

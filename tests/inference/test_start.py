@@ -1,4 +1,4 @@
-"""Predictions start soon: what takes seconds to import is imported where it is needed only."""
+"""Commands start fast: packages that take seconds to import are imported only where needed."""
 
 import subprocess
 import sys
@@ -49,6 +49,6 @@ def test_facts_of_a_network_need_no_more_than_torch():
     ("cpu", True, True), ("cpu", False, True), ("auto", False, True),
     ("auto", True, False), ("cuda", False, False), ("gpu", False, False),
 ])  # fmt: skip
-def test_torch_is_asked_for_devices_unless_the_cpu_is_sure(monkeypatch, name, driver, sure):
+def test_the_cpu_is_chosen_without_torch_where_there_can_be_no_gpu(monkeypatch, name, driver, sure):
     monkeypatch.setattr(devices, "_may_have_gpu", lambda: driver)
     assert devices.is_surely_cpu(name) == sure

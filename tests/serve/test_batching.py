@@ -1,4 +1,4 @@
-"""Images of many requests share batches; each gets its own answer, whatever happens to others."""
+"""Images of many requests share batches; errors and disconnects of one do not affect the others."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from resnets.serve.problems import Problem
 
 
 def mean_of(images):
-    """A network whose answer tells which image it was."""
+    """A network whose logit is the mean of the image, so that results can be told apart."""
     return Outputs(images.float().mean((1, 2, 3))[:, None], torch.empty(len(images), 0))
 
 
@@ -52,7 +52,7 @@ def test_each_request_gets_its_own_answer_in_shared_batches():
     assert all(answered.network_seconds >= 0.01 for answered in found)
 
 
-def test_an_idle_network_starts_at_once_and_waits_briefly_for_what_is_coming():
+def test_an_idle_network_waits_briefly_for_images_being_decoded_only():
     async def run(limits):
         sizes = []
         batcher = Batcher(mean_of, limits, lambda size, seconds: sizes.append(size))
@@ -94,7 +94,7 @@ def test_a_full_queue_refuses_and_recovers():
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_takes_nothing_from_the_others():
+def test_images_of_disconnected_clients_are_not_computed():
     async def run():
         sizes = []
 
@@ -118,7 +118,7 @@ def test_a_client_that_leaves_takes_nothing_from_the_others():
     asyncio.run(run())
 
 
-def test_an_engine_that_fails_fails_that_batch_only():
+def test_an_error_of_the_engine_fails_its_batch_only():
     async def run():
         def moody(images):
             if (images == 13).any():
@@ -136,7 +136,7 @@ def test_an_engine_that_fails_fails_that_batch_only():
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_an_idle_network_leaves_no_work_behind():
+def test_a_disconnected_client_does_not_keep_the_worker_busy():
     async def run():
         batcher = Batcher(mean_of, Limits(batch_wait=0.05))
         with batcher.accept(1):  # another image is coming, so the network waits for it
@@ -153,7 +153,7 @@ def test_a_client_that_leaves_an_idle_network_leaves_no_work_behind():
     asyncio.run(run())
 
 
-def test_an_engine_that_loses_images_fails_and_the_next_batch_is_answered():
+def test_too_few_results_fail_the_batch_and_the_next_one_is_computed():
     async def run():
         batcher = Batcher(lambda images: mean_of(images[: 1 - len(images)]), Limits())
         with pytest.raises(Problem, match="the network failed"):

@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures in, answers, maps and errors out."""
+"""The page in a real browser: images in, predictions, maps and errors out."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from resnets.inference.image_inputs import SAMPLES
 from tests.serve.conftest import picture
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -52,7 +53,7 @@ def address(models):
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page; afterwards it must have asked nobody else, and complained of nothing."""
+    """Opens the page; at the end it must have contacted no other host and logged no error."""
     contexts, hosts, errors = [], set(), []
 
     def complain(message):
@@ -154,9 +155,7 @@ def pick(page, content, name="x.png"):
 
 
 def sample(name):
-    from importlib import resources
-
-    return (resources.files("resnets.serve") / "samples" / f"{name}.png").read_bytes()
+    return (SAMPLES / f"{name}.png").read_bytes()
 
 
 def encoded(image, **options):
@@ -262,7 +261,7 @@ def test_another_class_is_explained_when_it_is_chosen(page):
     assert page.locator("#news").inner_text() == f"Map for {name} on cifar-resnet20"
 
 
-def test_a_broken_file_is_an_error_and_what_was_there_stays(page):
+def test_a_broken_file_is_an_error_and_the_last_result_stays(page):
     try_sample(page, "frog")
     explained(page)
     hand_over(page, "drop", b"not an image", "image/png", "broken.png")
@@ -280,7 +279,7 @@ def test_a_broken_file_is_an_error_and_what_was_there_stays(page):
     wait_for_words(page, ".answer", "deer")
 
 
-def test_what_is_no_picture_is_told_at_once(page):
+def test_a_file_that_is_not_an_image_is_an_error_at_once(page):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     for how in ("drop", "paste"):
@@ -297,14 +296,14 @@ def test_what_is_no_picture_is_told_at_once(page):
     assert asked == []
 
 
-def test_a_format_that_browsers_do_not_know_is_answered_without_picture(page):
+def test_a_format_unknown_to_browsers_is_predicted_without_a_picture(page):
     hand_over(page, "drop", picture(0, kind="TIFF"), "image/tiff", "one.tif")
     explained(page)
     assert page.locator(".answer").count() == 5
     assert "cannot show this format" in page.locator(".blank").inner_text()
 
 
-def test_two_models_look_at_one_picture(page):
+def test_two_models_predict_one_picture(page):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     try_sample(page, "truck")
@@ -329,7 +328,7 @@ def test_two_models_look_at_one_picture(page):
 
 
 def test_the_last_picture_wins(page):
-    """A slow answer for one picture does not come over the next one's."""
+    """A slow response for one picture does not replace that of the next."""
     held = []
 
     def hold_the_first(route):
@@ -356,7 +355,7 @@ def test_the_last_picture_wins(page):
     assert page.get_by_role("alert").is_hidden()
 
 
-def test_what_failed_can_be_tried_again(page):
+def test_a_failed_request_can_be_repeated(page):
     page.route("**/v1/explain*", lambda route: route.abort())
     try_sample(page, "bird")
     page.get_by_role("alert").wait_for()
@@ -394,7 +393,7 @@ def test_one_of_two_models_may_fail(page):
     assert page.locator(".answer").count() == 10
 
 
-def test_a_map_that_a_broken_file_interrupted_still_comes(page):
+def test_a_broken_file_does_not_cancel_the_map_of_the_last_picture(page):
     held = []
 
     def hold_the_first(route):
@@ -413,7 +412,7 @@ def test_a_map_that_a_broken_file_interrupted_still_comes(page):
     assert page.get_by_role("alert").is_visible()
 
 
-def test_a_token_is_asked_for_and_kept(open_page):
+def test_the_page_asks_for_a_token_and_keeps_it(open_page):
     def guarded(page):
         def check(route):
             if route.request.headers.get("authorization") == "Bearer right":
@@ -439,7 +438,7 @@ def test_a_token_is_asked_for_and_kept(open_page):
 
 
 @pytest.mark.parametrize("stages", [True, False])
-def test_a_model_that_does_not_explain_answers_only(open_page, stages):
+def test_a_model_without_explanations_predicts_only(open_page, stages):
     """An export without its weights has stages to draw; VGG has none."""
 
     def silent(route):

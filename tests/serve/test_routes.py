@@ -1,4 +1,4 @@
-"""What requests get: the offline answers, or a problem document."""
+"""Responses are the predictions that the library gives, or problem documents."""
 
 import asyncio
 import base64
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
+from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import open_predictor
 from resnets.serve import decoding, static_files
 from resnets.serve.app import create_app
@@ -42,7 +43,7 @@ class Client:
             )
             for path in models
         ]
-        samples = samples or static_files.shipped_samples()
+        samples = samples or static_files.samples_in(SAMPLES)
         self.app = create_app(
             self.served, limits=limits, metrics=metrics, samples=samples, token=token
         )
@@ -107,7 +108,7 @@ def check_problem(answer, status):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("way", ["raw", "image", "form", "json"])
-def test_one_image_gets_the_offline_answer(client, models, tmp_path, kind, way):
+def test_one_image_gets_the_librarys_prediction(client, models, tmp_path, kind, way):
     content = picture(3, (90, 60), kind)
     body = {
         "raw": raw(content),
@@ -126,7 +127,7 @@ def test_one_image_gets_the_offline_answer(client, models, tmp_path, kind, way):
         assert set(found["milliseconds"]) == {"decode", "queue", "network", "total"}
 
 
-def test_many_requests_at_once_get_their_own_answers(client, models, tmp_path):
+def test_many_requests_at_once_get_their_own_predictions(client, models, tmp_path):
     contents = [picture(seed) for seed in range(40)]
     requests = [("POST", "/v1/predict?top=3", raw(content)) for content in contents]
     found = client.several(requests)
@@ -155,7 +156,7 @@ def test_several_images_keep_their_order_and_bad_ones_have_problems(client, mode
     assert "empty" in found[3]["problem"]["detail"]
 
 
-def test_maps_add_up_and_say_what_they_cover(client, models):
+def test_maps_come_with_their_stages_and_the_crop_they_cover(client, models):
     content = picture(5, (100, 60))
     answer = client("POST", "/v1/explain?class=2", **raw(content))
     assert answer.status_code == 200, answer.text
@@ -247,7 +248,7 @@ WHOLE = {
     )
 )
 @pytest.mark.parametrize("name", WHOLE)
-def test_no_damage_to_a_request_makes_the_server_fail(strict, name, changes):
+def test_damaged_requests_never_give_a_500(strict, name, changes):
     content, headers = WHOLE[name]["content"], WHOLE[name]["headers"]
     for place, drop, put in changes:
         at = int(place * len(content))
@@ -260,7 +261,7 @@ def test_no_damage_to_a_request_makes_the_server_fail(strict, name, changes):
     assert strict.app.state.shared.bodies.held == 0
 
 
-def test_whole_requests_of_these_kinds_are_answered(strict):
+def test_undamaged_requests_of_these_kinds_are_predicted(strict):
     for request in WHOLE.values():
         assert strict("POST", "/v1/predict", **request).status_code == 200
 
@@ -326,7 +327,7 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header(models):
     assert client("POST", "/v1/predict", **raw(picture(0, (25, 40)))).status_code == 200
 
 
-def test_a_token_guards_answers_but_not_health(models):
+def test_a_token_is_needed_for_models_but_not_for_health(models):
     client = Client(models[:1], token="sesame")
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
         for method, path in (
@@ -342,7 +343,7 @@ def test_a_token_guards_answers_but_not_health(models):
     assert client("GET", "/healthz").json() == {"status": "ok"}
 
 
-def test_a_stopping_server_is_not_ready_and_takes_nothing(models):
+def test_a_stopping_server_is_not_ready_and_refuses_requests(models):
     client = Client(models[:1])
     assert client("GET", "/readyz").status_code == 200
     client.app.state.shared.stopping = True
@@ -352,7 +353,7 @@ def test_a_stopping_server_is_not_ready_and_takes_nothing(models):
     assert client("GET", "/healthz").status_code == 200
 
 
-def test_what_takes_too_long_ends(models):
+def test_requests_end_at_the_time_limit(models):
     client = Client(models[:1], Limits(timeout=0.2))
     go = threading.Event()
     network = client.served[0].predictor.runtime
@@ -361,7 +362,7 @@ def test_what_takes_too_long_ends(models):
     go.set()
 
 
-def test_a_failing_engine_is_a_problem_without_its_words(models):
+def test_a_problem_does_not_quote_the_engines_error(models):
     client = Client(models[:1])
 
     def fail(images):
@@ -373,7 +374,7 @@ def test_a_failing_engine_is_a_problem_without_its_words(models):
     assert "secret" not in answer.text
 
 
-def test_files_are_served_with_their_kinds_and_kept(client):
+def test_files_have_media_types_and_are_not_sent_twice(client):
     page = client("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -423,7 +424,7 @@ def test_metrics_and_the_description_name_the_routes(models):
     assert "//cdn" not in docs
 
 
-def test_bodies_held_at_a_time_are_bounded_and_given_back(models):
+def test_the_memory_for_bodies_is_bounded_and_released(models):
     client = Client(models[:1], Limits(memory=3000))
     content = picture(0, (300, 300), "JPEG")
     assert len(content) > 3000
@@ -461,7 +462,7 @@ def test_large_images_are_decoded_one_after_the_other_with_the_same_answer(model
     assert [answer.json()["top"][0]["class"] for answer in answers] == [expected[0]["class"]] * 5
 
 
-def test_what_nobody_waits_for_still_takes_its_turn_and_its_bytes(models, monkeypatch):
+def test_decoding_of_abandoned_requests_still_counts_its_memory_and_thread(models, monkeypatch):
     content = picture(1, (300, 300), "BMP")
     client = Client(
         models[:1], Limits(large_pixels=100, memory=int(2.5 * len(content)), timeout=0.2)
@@ -494,13 +495,13 @@ def test_large_photographs_have_nearly_the_same_pixels_at_a_smaller_scale(client
     exif[0x0112] = 6
     Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
     picture = asyncio.run(client.served[0].decode(file.getvalue()))
-    assert picture.facts == {"width": 600, "height": 800, "format": "JPEG"}
+    assert picture.properties == {"width": 600, "height": 800, "format": "JPEG"}
     predictor = client.served[0].predictor
-    whole = predictor.input_tensor(decode(file.getvalue(), ""))
+    whole = torch.from_numpy(predictor.input_array(decode(file.getvalue(), "")))
     assert (picture.pixels.float() - whole.float()).abs().mean() < 1
 
 
-def test_a_client_that_leaves_frees_its_place(models):
+def test_a_disconnected_client_frees_its_place_in_the_queue(models):
     client = Client(models[:1])
     served, statuses = client.served[0], []
     go = threading.Event()
@@ -534,7 +535,7 @@ def test_a_client_that_leaves_frees_its_place(models):
     assert statuses[0] == 499
 
 
-def test_a_token_is_told_by_any_spelling_of_bearer(models):
+def test_bearer_is_accepted_in_any_letter_case(models):
     client = Client(models[:1], token="sesame")
     for word in ("Bearer sesame", "bearer  sesame", "BEARER sesame"):
         answer = client("GET", "/v1/models", headers={"authorization": word})

@@ -1,4 +1,4 @@
-"""A real server: what it says to bad connections."""
+"""A real server: what bad connections get."""
 
 import asyncio
 import http.client
@@ -26,7 +26,7 @@ def log():
 
 @pytest.fixture(scope="module")
 def address(models, log):
-    """A server in a thread of this process, with little patience."""
+    """A server in a thread of this process, with a short time limit for clients."""
     found, started = [], threading.Event()
 
     def ready(where):
@@ -75,7 +75,7 @@ def test_connections_get_a_status_whatever_they_send(address, parts, expected):
         assert document["status"] == expected
 
 
-def test_a_sender_that_dribbles_is_cut_off(address, monkeypatch):
+def test_headers_sent_byte_by_byte_end_at_the_time_limit(address, monkeypatch):
     monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.3)
     start = time.perf_counter()
     said = answer_to(address, *[bytes([byte]) for byte in HEAD[:40]], pause=0.1)
@@ -83,7 +83,7 @@ def test_a_sender_that_dribbles_is_cut_off(address, monkeypatch):
     assert time.perf_counter() - start < 10
 
 
-def test_idle_connections_end_and_take_nothing(address):
+def test_idle_connections_are_closed_and_do_not_block_others(address):
     idle = [connect(address) for _ in range(50)]
     assert status(answer_to(address, request(picture()))) == 200
     for connection in idle:
@@ -105,7 +105,7 @@ def test_a_connection_is_kept_for_many_requests(address):
         assert (response.status, response.read()[:1]) == (422, b"{")
 
 
-def test_answers_keep_their_order_and_a_refusal_comes_after_them(address):
+def test_responses_keep_their_order_and_a_rejection_comes_last(address):
     first = request(picture()).replace(b"Connection: close\r\n", b"")
     said = answer_to(address, first + GET + b"\r\n" + b"nonsense\r\n\r\n")
     places = [said.find(words) for words in (b'"top"', b'{"status":"ok"}', b"400 Bad Request")]
@@ -126,12 +126,12 @@ def test_pipelines_are_short(address):
         b"1;" + b"a" * 200_000,  # an extension of a chunk
     ],
 )
-def test_words_beside_a_body_are_bounded_too(address, after):
+def test_trailers_and_chunk_extensions_are_bounded(address, after):
     head = HEAD + b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
     assert status(answer_to(address, head + b"3\r\nabc\r\n" + after)) == 431
 
 
-def test_the_log_tells_the_status_of_a_body_that_breaks(address, log):
+def test_the_log_has_the_status_of_a_malformed_body(address, log):
     kind = b"Transfer-Encoding: chunked\r\nContent-Type: image/png\r\nX-Request-Id: broken\r\n\r\n"
     said = answer_to(address, HEAD + kind + b"3\r\nabc\r\n", b"ZZ\r\n", pause=0.1)
     assert status(said) == 400
@@ -140,7 +140,7 @@ def test_the_log_tells_the_status_of_a_body_that_breaks(address, log):
     assert (line["status"], line["route"]) == (400, "/v1/predict")
 
 
-def test_a_refused_body_is_not_awaited(address):
+def test_a_refused_body_is_not_read_to_its_end(address):
     """The rest of it is dropped for a while, so that the client can read why."""
     head = HEAD.replace(b"Connection: close\r\n", b"") + b"Content-Length: 900000\r\n"
     start = time.perf_counter()
@@ -151,7 +151,7 @@ def test_a_refused_body_is_not_awaited(address):
 
 
 class Wire(asyncio.Transport):
-    """A connection whose other end takes nothing."""
+    """A connection whose other end reads nothing."""
 
     def __init__(self):
         super().__init__()
@@ -180,7 +180,7 @@ class Wire(asyncio.Transport):
 
 
 @pytest.mark.parametrize("way", ["full", "closing", "refused"])
-def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
+def test_connections_of_clients_that_do_not_read_are_aborted(way, monkeypatch):
     monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.05)
 
     async def run():
@@ -205,7 +205,7 @@ def test_readers_that_do_not_read_are_cut_off(way, monkeypatch):
     asyncio.run(run())
 
 
-def test_names_of_others_are_not_ours(address):
+def test_other_host_names_are_refused(address):
     for host, expected in ((b"evil.example", 421), (b"127.0.0.1:1", 200), (b"[::1]:80", 200)):
         head = b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: " + host
         assert status(answer_to(address, head + b"\r\n\r\n")) == expected
@@ -213,7 +213,7 @@ def test_names_of_others_are_not_ours(address):
     assert status(answer_to(address, without)) == 421
 
 
-def test_connections_are_bounded_and_places_come_back(models):
+def test_the_number_of_connections_is_bounded(models):
 
     found, started = [], threading.Event()
     options = server.ServerOptions(

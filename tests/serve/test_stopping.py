@@ -1,4 +1,4 @@
-"""Signals to a real server: what was taken is finished, unless somebody has no patience."""
+"""Signals to a real server: accepted requests are finished, unless a second signal comes."""
 
 import asyncio
 import http.client
@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 
+from resnets.inference.predictor import open_predictor
 from resnets.serve import server as process
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError
 from tests.serve.conftest import picture
 from tests.serve.wire import GET, answer_to, connect, request, status
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ENDLESS = """
 import sys, time
 from resnets.cli.main import main
@@ -57,14 +58,14 @@ def processes(models, tmp_path_factory):
 
 
 def address_of(server):
-    """Where a process serves, once it does."""
+    """The URL of a server process, once it accepts requests."""
     for line in server.stderr:
         if found := re.search(r"http://\S+", line):
             return found[0]
     raise AssertionError("the server did not start")
 
 
-def test_a_stop_finishes_what_was_taken(processes):
+def test_a_stop_finishes_accepted_requests(processes):
     server = processes["usual"]
     address = address_of(server)
     assert status(answer_to(address, request(picture()))) == 401
@@ -114,7 +115,7 @@ def test_a_second_signal_ends_at_once(processes):
 
 
 @pytest.mark.parametrize("seconds", [0.3, 30.0])
-def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, seconds):
+def test_a_stop_has_a_time_limit(monkeypatch, seconds):
     monkeypatch.setattr(process, "STOP_GRACE", 0.9)
 
     async def app(scope, receive, send):
@@ -140,10 +141,14 @@ def test_a_stop_that_cannot_finish_in_time_ends_and_tells_it(monkeypatch, second
         assert (status(asked[0].recv(1000)) == 200) == (seconds < 1)
 
 
-def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
+def test_only_a_failure_to_listen_is_reported_as_one(models, monkeypatch):
     with process._bind("127.0.0.1", 0) as other, monkeypatch.context() as change:
         # Bound as ours will be, it listens while we open models.
-        change.setattr(process, "device_for", lambda *given: other.listen())
+        def open_late(*arguments, **options):
+            other.listen()
+            return open_predictor(*arguments, **options)
+
+        change.setattr(process, "open_predictor", open_late)
         port = other.getsockname()[1]
         options = process.ServerOptions([str(models[0])], "127.0.0.1", port, runtime="torch")
         with pytest.raises(UserError, match=rf"127.0.0.1:{port}: cannot listen on this address"):
@@ -157,7 +162,7 @@ def test_only_a_failure_to_listen_is_told_as_one(models, monkeypatch):
         process.serve(options, "cpu", gone)
 
 
-def test_a_port_in_use_is_told_before_models_are_opened():
+def test_a_port_in_use_is_an_error_before_models_are_opened():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

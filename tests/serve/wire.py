@@ -19,7 +19,7 @@ def connect(address):
 
 
 def answer_to(address, *parts, pause=0.0):
-    """All that the server says to these bytes, until it closes or falls silent."""
+    """All that the server sends in response to these bytes, until it closes or pauses."""
     with connect(address) as connection:
         for part in parts:
             try:

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as network from "./network.js";
-import { draw, whole } from "./picture.js";
+import { draw, coversImage } from "./picture.js";
 
 const LEGEND = "std: standard deviation of the stage's output; active: share of it above zero.";
 
@@ -134,7 +134,7 @@ export class Panel {
     if (!map) return "";
     const { crop, class: name } = this.explanation;
     const size = `${map.height}×${map.width}`;
-    const frame = this.picture.image && !whole(crop, this.picture.image)
+    const frame = this.picture.image && !coversImage(crop, this.picture.image)
       ? " The network sees only what is framed." : "";
     if (!map.values.some((value) => value > 0)) return `No evidence in ${map.stage} for “${name}”.${frame}`;
     const method = map.method === "cam"

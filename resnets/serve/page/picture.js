@@ -46,7 +46,7 @@ function heat(map) {
   return sheet;
 }
 
-export const whole = (crop, image) => crop.width > image.width - 1 && crop.height > image.height - 1;
+export const coversImage = (crop, image) => crop.width > image.width - 1 && crop.height > image.height - 1;
 
 /** Draw an image as large as the canvas allows, and over its crop a map, if not null, with an opacity of 0 to 1. */
 export function draw(canvas, image, crop, map, opacity) {
@@ -62,7 +62,7 @@ export function draw(canvas, image, crop, map, opacity) {
   if (!crop) return;
   const box = [corner[0] + crop.left * scale, corner[1] + crop.top * scale, crop.width * scale, crop.height * scale];
   if (map && opacity > 0) drawMap(context, box, map, opacity);
-  if (whole(crop, image)) return;
+  if (coversImage(crop, image)) return;
   context.beginPath();
   context.rect(...corner, ...size);
   context.rect(...box);
