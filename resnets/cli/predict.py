@@ -16,6 +16,7 @@ from resnets.cli.console import SMALLER_BATCH, enough_memory, printable, progres
 from resnets.cli.options import (
     DeviceOption,
     ImagesArgument,
+    LauncherOption,
     ModelArgument,
     PrecisionOption,
     RuntimeOption,
@@ -48,9 +49,7 @@ def predict(
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Images at a time.", metavar="N")
     ] = 16,
-    launcher: Annotated[
-        str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")
-    ] = "local",
+    launcher: LauncherOption = "local",
     device: DeviceOption = "auto",
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",

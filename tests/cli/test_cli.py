@@ -50,6 +50,14 @@ def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     assert not verb or f"Example: resnets {verb}" in out
 
 
+@pytest.mark.parametrize("verb", [(), ("paper",)])
+def test_without_a_verb_the_help_goes_to_stderr_with_exit_code_2(resnets, verb):
+    code, out, err = resnets(*verb)
+    assert (code, out) == (2, "")
+    assert err == resnets(*verb, "-h")[1]
+    assert "completion" not in err
+
+
 def test_info_shows_stages_shortcuts_and_the_papers_figures(resnets):
     code, out, _ = resnets("info", "cifar-resnet110")
     assert code == 0
@@ -322,6 +330,9 @@ def test_mistakes_are_one_line_with_a_mend_and_leave_nothing(
         (("predict", "m", "a.png", "--top", "0"), "--top must be greater than or equal to 1"),
         (("info", "--image-size"), "option '--image-size' requires an argument"),
         (("info", "resnet50", "resnet18"), "unexpected extra argument"),
+        (("--verison",), "unknown option --verison; did you mean --version"),
+        (("predict", "m", "a.png", "--json=3"), "option '--json' does not take a value"),
+        (("predict", "m", "a.png", "-t"), "predict: unknown option -t"),
     ],
 )
 def test_the_parsers_errors_are_one_line_that_names_the_nearest_word(resnets, arguments, message):
