@@ -283,7 +283,7 @@ def _error_line(what: str, wrong: int, images: int) -> str:
 
 
 def _print_matrix(result: Result, classes: tuple[str, ...]) -> None:
-    print("\nRows: true class and its error; columns: answers.\n")
+    print("\nRows: true class and its error; columns: predicted class.\n")
     print(" " * 20 + "".join(f"{name[:5]:>6}" for name in classes))
     for name, error, counts in zip(classes, result.class_errors(), result.confusion, strict=True):
         share = "     -  " if error != error else f"{error:6.2f} %"
@@ -299,6 +299,6 @@ def _print_worst(result: Result, names: list[str], count: int = 5) -> None:
     print("\nWorst classes (error, images):")
     for error, name, images in sorted((row for row in errors if row[0] > 0), reverse=True)[:count]:
         print(f"  {error:6.2f} % of {images:4}  {name}")
-    print("\nMost frequent mistakes (images, true class, answer):")
+    print("\nMost frequent mistakes (images, true class, predicted):")
     for pair in result.worst_pairs(count):
         print(f"  {pair.images:4} of {pair.of:4}  {names[pair.true]} -> {names[pair.answer]}")

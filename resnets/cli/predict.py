@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LAUNCHERS = ("local", "ray")
 FEW = 20
-"""Up to so many images each gets bars of its probabilities."""
+"""With at most this many images, each gets bars of its probabilities."""
 
 
 def predict(

@@ -51,7 +51,7 @@ def serve(
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
     ] = 50,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="For an answer.", metavar="SECONDS")
+        float, typer.Option(min=0.1, max=3600, help="Longest time for a response.", metavar="SECONDS")
     ] = 30.0,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
@@ -133,5 +133,5 @@ def _token(path: Path | None) -> str | None:
         return None
     token = given.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError("is no single word of ASCII characters", where)
+        raise UserError("must be one word of ASCII characters", where)
     return token
