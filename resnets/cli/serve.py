@@ -51,7 +51,8 @@ def serve(
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
     ] = 50,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Longest time for a response.", metavar="SECONDS")
+        float,
+        typer.Option(min=0.1, max=3600, help="Longest time for a response.", metavar="SECONDS"),
     ] = 30.0,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",

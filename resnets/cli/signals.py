@@ -29,7 +29,10 @@ def signals(
         int, typer.Option(min=0, help="Of initial weights and order.", metavar="N")
     ] = 0,
     steps: Annotated[
-        str, typer.Option(help="Measure after these numbers of updates; 0: a new network.", metavar="N,N,...")
+        str,
+        typer.Option(
+            help="Measure after these numbers of updates; 0: a new network.", metavar="N,N,..."
+        ),
     ] = "0,100",
     data: DataOption = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them.", metavar="FILE.png")] = None,
