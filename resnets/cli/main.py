@@ -1,8 +1,4 @@
-"""The command line: `resnets VERB`.
-
-Each verb is a file of its own here: its flags, its printing, its exit code. Verbs import what they
-need when they are called, so that `resnets --help` is quick.
-"""
+"""The list of verbs; a mistake of the user is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
