@@ -1,4 +1,4 @@
-"""What several verbs print: progress bars, tables, durations, errors of memory."""
+"""What several verbs print: progress bars, tables, durations, out-of-memory errors."""
 
 from __future__ import annotations
 

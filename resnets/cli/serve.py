@@ -52,7 +52,7 @@ def serve(
     ] = 50,
     timeout: Annotated[
         float,
-        typer.Option(min=0.1, max=3600, help="Longest time for a response.", metavar="SECONDS"),
+        typer.Option(min=0.1, max=3600, help="For a response.", metavar="SECONDS"),
     ] = 30.0,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",

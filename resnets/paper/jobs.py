@@ -208,7 +208,7 @@ class Training(Job):
         return plan if self.data.size is None else plan.at_size(self.data.size)
 
     def options(self) -> list[str]:
-        """The command line's words for recipe, network, seed and settings."""
+        """Command-line arguments for recipe, network, seed and settings."""
         words = [self.recipe, "--network", self.network, "--seed", str(self.seed)]
         return words + [word for setting in self.settings for word in ("--set", setting)]
 
