@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnets.cli.main import run
-from resnets.cli.options import DeviceOption, example
+from resnets.cli.options import DeviceOption, command_line, example
 from resnets.support.devices import find_device
 from resnets.support.errors import UserError
 from resnets.support.files import write_json
@@ -22,11 +22,7 @@ from resnets.support.files import write_json
 if TYPE_CHECKING:
     from benchmarks.measure import Table
 
-app = typer.Typer(
-    help="Measure speed: ratios to named peers in the same run. Let nothing else run.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = command_line("Measure speed: ratios to named peers in the same run. Let nothing else run.")
 RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; the median counts.", metavar="N")]
 SecondsOption = Annotated[
     float, typer.Option(min=0.1, help="Length of a contender's round.", metavar="SECONDS")

@@ -120,8 +120,8 @@ def measure(plan: Plan, report: Report) -> list[Table]:
     if plan.data is not None and not plan.data.is_dir():
         raise UserError("no such folder", f"--data {plan.data}")
     predictor = open_predictor(plan.model, allow_int8=False)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         count = _images(plan, predictor, folder)
         _expected(predictor, folder, count)
         with serving(plan.model) as server:
@@ -213,14 +213,14 @@ def _load(
 ) -> list[Table]:
     """Measure throughput, offline throughput and latency; append the results of wrk to `runs`."""
     batch = Limits.batch
-    served = f"resnets serve, {plan.connections} connections"
-    found: dict[str, list[float]] = {OFFLINE: [], served: []}
+    server_row = f"resnets serve, {plan.connections} connections"
+    found: dict[str, list[float]] = {OFFLINE: [], server_row: []}
     wrk(server, folder, count, plan.connections, 3)
     for number in range(plan.rounds):
         report(f"load, round {number + 1} of {plan.rounds}")
         found[OFFLINE].append(_offline(predictor, batch, plan.seconds))
         runs.append(wrk(server, folder, count, plan.connections, plan.seconds))
-        found[served].append(runs[-1]["compared"] / runs[-1]["seconds"])
+        found[server_row].append(runs[-1]["compared"] / runs[-1]["seconds"])
     latencies = {
         f"{name}, {plan.connections} connections": [run[key] for run in runs]
         for name, key in (("median", "p50"), ("99th percentile", "p99"))

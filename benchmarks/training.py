@@ -241,7 +241,7 @@ class OneBatchClassification(Classification):
         self._batch = batch
 
     def batches(self, *arguments: Any) -> OneBatch:
-        """The batch, whatever the parts."""
+        """The same batch for all arguments."""
         return self._batch
 
     def test(self, *arguments: Any) -> TestMetrics:

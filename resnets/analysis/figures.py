@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
+from resnets.analysis.panels import NETWORK_COLOURS, Line, Panel, Points, draw, step_colours
 from resnets.analysis.signals import Signal
 
-NETWORK_COLOURS = (
-    "#d9363e", "#2f6fd6", "#2f9e44", "#b98a00", "#9b51d6", "#1496b0", "#c2489b", INK,
-)  # fmt: skip
-"""Colours of networks in one figure, first to last, then from the first again."""
 TRAIN_COLOUR, TEST_COLOUR = "#3b6ea5", "#b5482f"
 LEAST_RANGE = 60.0
 """Percent that the axis of errors reaches at least."""
 
 
 def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: float | None) -> bytes:
-    """Training and test error against iterations, like the paper's Figure 6.
+    """Training error (dashed) and test error (bold) against iterations.
+
+    The colours tell the two curves apart. Those of Figure 6, one for each depth, are in
+    `resnets.paper.figures`.
 
     Args:
         metrics: rows of a run's metrics, in the order of `step`.

@@ -12,11 +12,15 @@ Points = list[tuple[float, float]]
 
 INK = "#010203"
 """Placeholder for the colour of the text around the figure; black in a PNG file."""
+RED, BLUE, GREEN, OCHRE = "#d9363e", "#2f6fd6", "#2f9e44", "#b98a00"
+VIOLET, TEAL, PINK, GREY = "#9b51d6", "#1496b0", "#c2489b", "#8a8f98"
 FEW_POINTS = 15
 """A line of fewer points has a marker at each."""
 MOST_POINTS = 320
 """A line of more points is thinned."""
-STEP_COLOURS = ("#7b52c9", "#2f6fd6", "#1496b0", "#2f9e44", "#b98a00", "#d9363e", INK)
+NETWORK_COLOURS = (RED, BLUE, GREEN, OCHRE, VIOLET, TEAL, PINK, INK)
+"""Colours of networks in one figure, first to last, then from the first again."""
+STEP_COLOURS = ("#7b52c9", BLUE, TEAL, GREEN, OCHRE, RED, INK)
 """Colours of moments in a training, first to last."""
 
 

@@ -1,4 +1,4 @@
-"""What several verbs print: progress bars, tables, durations, errors of memory."""
+"""What several verbs print: progress bars, tables, durations, out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IG
 
 
 def to_stderr(line: str) -> None:
-    """Print a line that is no part of the result."""
+    """Print a line that does not belong to the result."""
     print(line, file=sys.stderr)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,66 +70,62 @@ def evaluate(
     from resnets.support.distributed import world as processes
     from resnets.weights.model_file import Model
 
-    request = _Request(
-        dataset=dataset, data=Path(data) if data else None, views=views, image_size=image_size,
-        limit=limit, batch=batch,
-    )  # fmt: skip
-    request.check()
+    _refuse_contradictions(dataset, data, views, image_size)
     refuse_plot(plot)
     refuse_unwritable(save_scores, "--save-scores")
     with processes() as world:
         chosen = device_for(model, "auto", device) or torch.device("cpu")
-        opened = _open(model, request, chosen)
+        opened = _open(model, views, image_size, chosen)
         if plot and len(opened.classes) > results.MAX_MATRIX_CLASSES:
             raise UserError(f"{len(opened.classes)} classes do not fit a picture", "--plot")
         if isinstance(opened, Model):
             opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()
         with enough_memory(SMALLER_BATCH):
-            test = _test_cifar10 if dataset == "cifar10" else _test_photos
-            scores = test(opened, request, chosen, world)
+            if dataset == "cifar10":
+                scores = _test_cifar10(opened, data, chosen, world, limit=limit, batch=batch)
+            else:
+                scores = _test_photos(
+                    opened, dataset, chosen, world,
+                    views=views, image_size=image_size, limit=limit, batch=batch,
+                )  # fmt: skip
         if scores is None:
             return
         speed = len(scores) / (time.perf_counter() - start)
         network = opened.card["network"]
         scores = replace(scores, model=network if model == network else f"{network} ({model})")
         # A full disk must not cost the result: it is printed first.
-        _print(opened, scores, request, speed, environment(chosen) if json else None)
-        _write(scores, f"{network} on {request.dataset_name}", save_scores, plot, quiet=json)
+        if json:
+            _print_json(opened, scores, dataset, speed, environment(chosen))
+        else:
+            _print(opened, scores, dataset, speed)
+        title = f"{network} on {_title(dataset)}"
+        _write(scores, title, save_scores=save_scores, plot=plot, quiet=json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What is tested on, and how."""
+def _refuse_contradictions(
+    dataset: str, data: str | None, views: str, image_size: int | None
+) -> None:
+    """Raise `UserError` for options that do not fit together, before anything is computed."""
+    from resnets.evaluation import protocols
 
-    dataset: str
-    data: Path | None
-    views: str
-    image_size: int | None
-    limit: int | None
-    batch: int | None
-
-    @property
-    def dataset_name(self) -> str:
-        return "CIFAR-10's test set" if self.dataset == "cifar10" else self.dataset
-
-    def check(self) -> None:
-        """Raise `UserError` for what can be known to fail before anything is computed."""
-        from resnets.evaluation import protocols
-
-        protocols.refuse_unknown(self.views)
-        if self.dataset != "cifar10" and self.data:
-            raise UserError(
-                "works with cifar10 only", "--data", "give the folder as the second argument"
-            )
-        if self.dataset == "cifar10" and (self.views != "center" or self.image_size):
-            option = "--image-size" if self.views == "center" else f"--views {self.views}"
-            raise UserError(
-                "CIFAR-10 is tested on a single view of its 32x32 images", option, "leave it out"
-            )
+    protocols.refuse_unknown(views)
+    if dataset != "cifar10" and data:
+        raise UserError(
+            "works with cifar10 only", "--data", "give the folder as the second argument"
+        )
+    if dataset == "cifar10" and (views != "center" or image_size):
+        option = "--image-size" if views == "center" else f"--views {views}"
+        raise UserError(
+            "CIFAR-10 is tested on a single view of its 32x32 images", option, "leave it out"
+        )
 
 
-def _open(name: str, request: _Request, device: torch.device) -> Model | Predictor:
+def _title(dataset: str) -> str:
+    return "CIFAR-10's test set" if dataset == "cifar10" else dataset
+
+
+def _open(name: str, views: str, image_size: int | None, device: torch.device) -> Model | Predictor:
     """The model in PyTorch in float32; an export in its own engine and precision."""
     from resnets.inference import export_folder
     from resnets.inference.predictor import open_predictor
@@ -138,8 +134,8 @@ def _open(name: str, request: _Request, device: torch.device) -> Model | Predict
     if not export_folder.is_export(name):
         return hub.load(name)
     for given, option in (
-        (request.views == "dense", "--views dense"),
-        (request.image_size is not None, "--image-size"),
+        (views == "dense", "--views dense"),
+        (image_size is not None, "--image-size"),
     ):
         if given:
             raise UserError(
@@ -160,7 +156,13 @@ def _classifier(
 
 
 def _test_cifar10(
-    model: Model | Predictor, request: _Request, device: torch.device, world: World
+    model: Model | Predictor,
+    data: str | None,
+    device: torch.device,
+    world: World,
+    *,
+    limit: int | None,
+    batch: int | None,
 ) -> Scores | None:
     """A test on CIFAR-10, which is small: the first process does it alone."""
     from resnets.data import cifar10
@@ -168,79 +170,87 @@ def _test_cifar10(
 
     if not world.is_main:
         return None
-    images = cifar10.load(request.data, to_stderr).test
-    with image_bar(min(len(images), request.limit or len(images))) as done:
+    images = cifar10.load(Path(data) if data else None, to_stderr).test
+    with image_bar(min(len(images), limit or len(images))) as done:
         return evaluator.run_cifar10(
             _classifier(model, device),
             images,
-            batch=request.batch,
-            limit=request.limit,
+            batch=batch,
+            limit=limit,
             progress=done,
         )
 
 
 def _test_photos(
-    model: Model | Predictor, request: _Request, device: torch.device, world: World
+    model: Model | Predictor,
+    dataset: str,
+    device: torch.device,
+    world: World,
+    *,
+    views: str,
+    image_size: int | None,
+    limit: int | None,
+    batch: int | None,
 ) -> Scores | None:
     from resnets.data.datasets import open_test
     from resnets.data.preprocessing import Preprocessing
     from resnets.evaluation import evaluator, protocols
     from resnets.weights.model_file import Model
 
-    samples = open_test(request.dataset)
+    samples = open_test(dataset)
     if samples.quarantined and world.is_main:
-        to_stderr(f"{request.dataset}: {samples.quarantined:,} in quarantine left out")
-    images = min(len(samples), request.limit or len(samples))
+        to_stderr(f"{dataset}: {samples.quarantined:,} in quarantine left out")
+    images = min(len(samples), limit or len(samples))
     network = model.network if isinstance(model, Model) else None
     assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
-    views = protocols.make(request.views, network, model.preprocessing, request.image_size)
-    batch = request.batch or (256 if device.type == "cuda" else 32)
+    shown = protocols.make(views, network, model.preprocessing, image_size)
     with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
         return evaluator.run_test(
-            _classifier(model, device, views),
+            _classifier(model, device, shown),
             samples,
-            views,
-            batch=batch,
-            limit=request.limit,
+            shown,
+            batch=batch or (256 if device.type == "cuda" else 32),
+            limit=limit,
             world=world,
             progress=done,
         )
 
 
-def _print(
+def _print_json(
     model: Model | Predictor,
     scores: Scores,
-    request: _Request,
+    dataset: str,
     speed: float,
-    machine: dict[str, Any] | None,
+    machine: dict[str, Any],
 ) -> None:
-    """Print a result; as JSON, with the facts of the machine, unless they are None."""
+    """Print a result with the facts of the machine."""
+    facts = {"model": model.card["network"], "dataset": dataset}
+    if runtime := getattr(model, "runtime", None):  # of an export
+        facts["runtime"] = runtime.name
+    measured = scores.result().as_dict(scores.classes)
+    measured["images_per_second"] = round(speed, 2)
+    print(json_format.dumps({**facts, **measured, **machine}, indent=2))
+
+
+def _print(model: Model | Predictor, scores: Scores, dataset: str, speed: float) -> None:
     import torch
 
     from resnets.models import complexity, zoo
     from resnets.paper.numbers import cifar10_error
 
-    result = scores.result()
-    network, runtime = model.card["network"], getattr(model, "runtime", None)
-    if machine is not None:
-        facts = {"model": network, "dataset": request.dataset}
-        if runtime is not None:
-            facts["runtime"] = runtime.name
-        measured = {**result.as_dict(scores.classes), "images_per_second": round(speed, 2)}
-        print(json_format.dumps({**facts, **measured, **machine}, indent=2))
-        return
+    network = model.card["network"]
     with torch.device("meta"):
         parameters = complexity.parameters(zoo.build(network, len(model.classes)))
-    print(f"{scores.model} ({parameters:,} parameters) on {request.dataset_name}")
-    paper = cifar10_error(network) if request.dataset == "cifar10" else None
-    print_result(result, scores.classes, paper)
+    print(f"{scores.model} ({parameters:,} parameters) on {_title(dataset)}")
+    paper = cifar10_error(network) if dataset == "cifar10" else None
+    print_result(scores.result(), scores.classes, paper)
     print(f"\n{speed:,.1f} images/s")
 
 
 def _write(
-    scores: Scores, title: str, save_scores: Path | None, plot: Path | None, *, quiet: bool
+    scores: Scores, title: str, *, save_scores: Path | None, plot: Path | None, quiet: bool
 ) -> None:
-    """Write the files that were asked for."""
+    """Write the files of `--save-scores` and `--plot`."""
     from resnets.evaluation import results
     from resnets.evaluation import scores as score_files
 
@@ -282,7 +292,7 @@ def _error_line(what: str, wrong: int, images: int) -> str:
 
 
 def _print_matrix(result: Result, classes: tuple[str, ...]) -> None:
-    print("\nRows: true class and its error; columns: answers.\n")
+    print("\nRows: true class and its error; columns: predicted class.\n")
     print(" " * 20 + "".join(f"{name[:5]:>6}" for name in classes))
     for name, error, counts in zip(classes, result.class_errors(), result.confusion, strict=True):
         share = "     -  " if error != error else f"{error:6.2f} %"
@@ -298,6 +308,6 @@ def _print_worst(result: Result, names: list[str], count: int = 5) -> None:
     print("\nWorst classes (error, images):")
     for error, name, images in sorted((row for row in errors if row[0] > 0), reverse=True)[:count]:
         print(f"  {error:6.2f} % of {images:4}  {name}")
-    print("\nMost frequent mistakes (images, true class, answer):")
+    print("\nMost frequent mistakes (images, true class, predicted):")
     for pair in result.worst_pairs(count):
         print(f"  {pair.images:4} of {pair.of:4}  {names[pair.true]} -> {names[pair.answer]}")

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,30 +42,32 @@ def info(
 ) -> None:
     """Show a network (stages, shortcuts, parameters, multiply-adds, the paper's figures), or
     a model (network, classes, preprocessing, measured error, origin)."""
-    from resnets.models import zoo
-    from resnets.weights import hub
-
     if name is None:
         _show_table(json)
         return
-    model = _model(name)
-    if model is None:
-        if not _is_network(name):
-            known = [*zoo.names(), *hub.shipped(), *hub.sources()]
-            raise UserError(f"no network or model called {name!r}", hint=nearest(name, known))
-        _show_network(name, image_size, json)
-        return
-    if image_size is not None and not _is_network(name):
+    from resnets.inference import model_facts
+    from resnets.models import zoo
+    from resnets.models.complexity import describe
+    from resnets.weights import hub
+
+    is_network, model = _is_network(name), model_facts.find(name)
+    if model is None and not is_network:
+        known = [*zoo.names(), *hub.shipped(), *hub.sources()]
+        raise UserError(f"no network or model called {name!r}", hint=nearest(name, known))
+    if image_size is not None and not is_network:
         raise UserError("works with networks only", "--image-size", "leave it out")
-    if json and not _is_network(name):
-        print(json_format.dumps(model, indent=2))
-    elif json:
-        _show_network(name, image_size, json, model)
-    elif _is_network(name):
-        _show_network(name, image_size, json)
+    if json:
+        facts = model
+        if is_network:
+            facts = {**asdict(describe(name, image_size)), "paper": _paper(name)}
+            facts |= {"model": model} if model else {}
+        print(json_format.dumps(facts, indent=2))
+        return
+    if is_network:
+        _print_network(describe(name, image_size))
+    if is_network and model:
         print("\nTrained weights come with this package:")
-        _print_model(model)
-    else:
+    if model:
         _print_model(model)
 
 
@@ -78,90 +79,6 @@ def _is_network(name: str) -> bool:
         return name in zoo.VGG_NAMES or zoo.architecture(name) is not None
     except UserError:
         return False
-
-
-def _model(name: str) -> dict[str, Any] | None:
-    """The facts of a model, or None if no model is called so."""
-    from resnets.inference import export_folder
-    from resnets.support.files import cache_folder
-    from resnets.weights import hub
-    from resnets.weights.card import read_card
-
-    if export_folder.is_export(name):
-        export = export_folder.read(Path(name))
-        facts = _facts(name, export.file, export.card)
-        return facts | {"engine": export.engine, "precision": export.precision}
-    path = Path(name)
-    if (path / "recipe.json").exists() and not (path / "model.safetensors").exists():
-        return _unfinished(path)
-    if "@" in name and name in hub.sources():
-        cached = cache_folder("weights", f"{name}.safetensors")
-        if not cached.exists():  # showing a model must not fetch a hundred megabytes
-            row = hub.sources()[name]
-            return {
-                "name": name,
-                "network": row["network"],
-                "origin": {"about": row["about"], "licence": row["licence"]},
-                "downloaded": False,
-            }
-    elif not path.exists() and name not in hub.shipped() and "@" not in name:
-        if path.suffix or "/" in name:
-            hub.resolve(name)  # raises
-        return None
-    file = hub.resolve(name)
-    return _facts(name, file, read_card(file)[0])
-
-
-def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """What the card of a model says, without what a person would not read."""
-    from resnets.weights.card import measurements_of, provenance_of
-
-    provenance = provenance_of(card)
-    preprocessing = card["preprocessing"]
-    measured = [
-        {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error")
-         if key in test}
-        for test in measurements_of(card)
-    ]  # fmt: skip
-    trained = {
-        key: provenance[key]
-        for key in ("command", "recipe_hash", "finished", "hardware", "commit")
-        if key in provenance
-    }
-    origin = {key: provenance[key] for key in ("source", "about", "licence") if key in provenance}
-    return {
-        "name": name,
-        "network": card["network"],
-        "file": str(file),
-        "megabytes": round(file.stat().st_size / 1e6, 2),
-        "classes": card["classes"],
-        "preprocessing": {
-            key: preprocessing[key] for key in ("size", "resize", "interpolation", "std")
-            if key in preprocessing
-        },
-        "measured": measured,
-        **({"trained": trained} if trained else {}),
-        **({"origin": origin} if origin else {}),
-    }  # fmt: skip
-
-
-def _unfinished(folder: Path) -> dict[str, Any]:
-    """A run that has no model yet."""
-    from resnets.training import run_folder
-
-    recipe = run_folder.read_recipe(folder)
-    last: dict[str, Any] = {}
-    for line in run_folder.read_metrics(folder):
-        last |= line
-    return {
-        "name": str(folder),
-        "network": recipe.network,
-        "run": {
-            "iteration": last.get("step", 0),
-            "of": recipe.steps,
-            **{key: last[key] for key in ("train_error", "test_error") if key in last},
-        },
-    }
 
 
 def _print_model(facts: dict[str, Any]) -> None:
@@ -203,19 +120,6 @@ def _print_file(facts: dict[str, Any]) -> None:
         f"preprocessing: shorter side {made['resize']}, centre {made['size']}, "
         f"{made['interpolation']}"
     )
-
-
-def _show_network(
-    name: str, size: int | None, as_json: bool, model: dict[str, Any] | None = None
-) -> None:
-    from resnets.models.complexity import describe
-
-    description = describe(name, size)
-    if not as_json:
-        _print_network(description)
-        return
-    facts = {**asdict(description), "paper": _paper(name)}
-    print(json_format.dumps(facts | ({"model": model} if model else {}), indent=2))
 
 
 def _paper(name: str) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""The command line: `resnets VERB`.
-
-Each verb is a file of its own here: its flags, its printing, its exit code. Verbs import what they
-need when they are called, so that `resnets --help` is quick.
-"""
+"""The list of verbs; a mistake of the user is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from resnets.cli.evaluate import evaluate
 from resnets.cli.explain import explain
 from resnets.cli.export import export
 from resnets.cli.info import info
-from resnets.cli.options import example
+from resnets.cli.options import command_line, example
 from resnets.cli.predict import predict
 from resnets.cli.quantize import quantize
 from resnets.cli.responses import responses
@@ -34,15 +30,7 @@ from resnets.cli.signals import signals
 from resnets.cli.train import resume, train
 from resnets.support.errors import UserError, nearest
 
-app = typer.Typer(
-    name="resnets",
-    help="Deep residual networks, their plain twins, and the paper's experiments.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+app = command_line("Deep residual networks, their plain twins, and the paper's experiments.")
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """The parser's own error; typer does not export it."""
 
@@ -98,7 +86,7 @@ def run(program: typer.Typer, name: str) -> None:
     except UserError as error:
         _fail(error)
     except UsageError as error:
-        _fail(_explained(error))
+        _fail(_explained(error, name))
     except typer.Abort:
         sys.exit(130)
 
@@ -109,14 +97,15 @@ def _fail(error: UserError) -> None:
     sys.exit(2)
 
 
-def _explained(error: Any) -> UserError:
-    """What the parser refused, in one line that names the nearest option or verb."""
+def _explained(error: Any, name: str) -> UserError:
+    """What the parser of program `name` refused, with the nearest option or verb."""
     context, kind = error.ctx, type(error).__name__
-    command = context.command_path if context else "resnets"
-    verb, see = command.removeprefix("resnets").strip(), f"see: {command} --help"
+    command = context.command_path if context else name
+    verb = command.removeprefix(name).strip()
+    see = f"see: {command} --help" if context else ""  # without context the verb is unknown
     message = error.format_message().strip().rstrip(".")
     if kind == "NoArgsIsHelpError":
-        print(context.get_help())
+        print(context.get_help(), file=sys.stderr)
         sys.exit(2)
     if kind == "NoSuchOption":
         hint = f"{nearest(error.option_name, _options(context))} (all: {command} --help)"

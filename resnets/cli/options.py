@@ -21,8 +21,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
+LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-PlotOption = typer.Option(help="Draw it.", metavar="FILE.png")
 TestOption = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +46,17 @@ ModelArgument = Annotated[
 ImagesArgument = Annotated[
     list[str], typer.Argument(help="Image files, folders, patterns.", metavar="IMAGE...")
 ]
+
+
+def command_line(help: str) -> typer.Typer:
+    """A program of verbs: plain help for `-h`, and no options for the shell's completion."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
 
 
 def example(text: str) -> str:

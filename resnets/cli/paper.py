@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.options import DataOption, JsonOption, example
+from resnets.cli.options import (
+    DataOption,
+    ImageSizeOption,
+    JsonOption,
+    LauncherOption,
+    command_line,
+    example,
+)
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
 
@@ -17,16 +24,9 @@ if TYPE_CHECKING:
     from resnets.paper.jobs import Job, Workspace
     from resnets.paper.workload import Status
 
-verbs = typer.Typer(
-    help="The paper's tables and figures: list them, run them, report their results.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+verbs = command_line("The paper's tables and figures: list them, run them, report their results.")
 BudgetOption = Annotated[str, typer.Option(help="full, short or smoke.", metavar="NAME")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="Trainings of each network.")]
-ImageSizeOption = Annotated[
-    int | None, typer.Option(min=8, max=2048, help="Pixels a side of photographs.")
-]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Trainings of each network.", metavar="N")]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of results.", metavar="FOLDER")]
 RunsOption = Annotated[Path, typer.Option(help="Folder for the runs.", metavar="FOLDER")]
 RESULTS, RUNS = Path("results/paper"), Path("runs/paper")
@@ -114,10 +114,10 @@ def run(
     ] = None,
     data: DataOption = None,
     image_size: ImageSizeOption = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", metavar="N")] = None,
     results: ResultsOption = RESULTS,
     runs: RunsOption = RUNS,
-    launcher: Annotated[str, typer.Option(help="local, or ray: a cluster.")] = "local",
+    launcher: LauncherOption = "local",
 ) -> None:
     """Run what is missing of tables and figures. Stop it at any time; repeat it to resume."""
     from resnets.paper import experiments, runner, workload

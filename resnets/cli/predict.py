@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_format
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from resnets.cli.console import SMALLER_BATCH, enough_memory, printable, progres
 from resnets.cli.options import (
     DeviceOption,
     ImagesArgument,
+    LauncherOption,
     ModelArgument,
     PrecisionOption,
     RuntimeOption,
@@ -24,12 +25,16 @@ from resnets.inference import TOP
 from resnets.support.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from resnets.inference.cluster import Cluster
+    from resnets.inference.prediction_files import PredictionFile
     from resnets.inference.predictions import Prediction
-    from resnets.inference.predictor import Identity, Predictor
+    from resnets.inference.predictor import Predictor
+
+    Predictions = Callable[[list[str]], Iterator[Prediction]]
 
 LAUNCHERS = ("local", "ray")
 FEW = 20
-"""Most images whose probabilities are shown as bars."""
+"""With at most this many images, each gets bars of its probabilities."""
 
 
 def predict(
@@ -49,9 +54,7 @@ def predict(
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Images at a time.", metavar="N")
     ] = 16,
-    launcher: Annotated[
-        str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")
-    ] = "local",
+    launcher: LauncherOption = "local",
     device: DeviceOption = "auto",
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
@@ -60,78 +63,69 @@ def predict(
     """Name what is on images. Exits with 1 if an image could not be read."""
     from resnets.inference.image_inputs import find_images
 
-    request = _Request(
-        model=model, out=out, top=top, embeddings=embeddings, retry=retry, batch=batch,
-        device=device, runtime=runtime, precision=precision, as_json=json,
-    )  # fmt: skip
-    _refuse_contradictions(request, launcher)
+    _refuse_contradictions(
+        out=out, embeddings=embeddings, retry=retry, as_json=json, launcher=launcher
+    )
     files = find_images(images)
-    failed = _on_cluster(request, files) if launcher == "ray" else _here(request, files)
+    with ExitStack() as stack:
+        if launcher == "ray":
+            from resnets.inference import prediction_files
+            from resnets.inference.cluster import Cluster, ClusterOptions
+
+            assert out is not None
+            prediction_files.check_path(out, embeddings)  # before the cluster starts work
+            options = ClusterOptions(
+                model=model, runtime=runtime, precision=precision, device=device, top=top,
+                batch=batch, embeddings=embeddings,
+            )  # fmt: skip
+            source: Predictor | Cluster = stack.enter_context(closing(Cluster(None, options)))
+            predictions: Predictions = source.iter_predictions
+        else:
+            source = _open(model, runtime, precision, device, allow_int8=not embeddings)
+            if embeddings:
+                source.require_features()
+            predictions = partial(
+                source.iter_predictions, top=top, batch=batch, embeddings=embeddings
+            )
+        if out is None:
+            with enough_memory(SMALLER_BATCH):
+                failed = _print(predictions(files), len(files), json)
+        else:
+            from resnets.inference import prediction_files
+
+            top = min(top, source.identity.classes)
+            origin = prediction_files.origin_of(source.identity, top=top, embeddings=embeddings)
+            output = prediction_files.open_file(
+                out, origin, top=top, embeddings=embeddings, retry=retry
+            )
+            failed = _write(output, out, files, predictions, batch)
     if failed:
         sys.exit(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """The options of a call."""
-
-    model: str
-    out: Path | None
-    top: int
-    embeddings: bool
-    retry: bool
-    batch: int
-    device: str
-    runtime: str
-    precision: str
-    as_json: bool
-
-
-def _refuse_contradictions(request: _Request, launcher: str) -> None:
+def _refuse_contradictions(
+    *, out: Path | None, embeddings: bool, retry: bool, as_json: bool, launcher: str
+) -> None:
     if launcher not in LAUNCHERS:
         hint = nearest(launcher, LAUNCHERS)
         raise UserError(f"unknown launcher {launcher!r}", "--launcher", hint)
-    if request.embeddings and not (request.out or request.as_json):
+    if embeddings and not (out or as_json):
         raise UserError("embeddings are not printed", "--embeddings", "add --out FILE or --json")
-    if request.out and request.as_json:
+    if out and as_json:
         raise UserError("cannot be combined with --out", "--json", "leave one of them out")
-    if request.retry and not request.out:
+    if retry and not out:
         raise UserError("retries the images of a file", "--retry", "add --out FILE")
-    if launcher == "ray" and not request.out:
+    if launcher == "ray" and not out:
         raise UserError("a cluster writes to a file", "--launcher ray", "add --out FILE")
 
 
-def _here(request: _Request, files: list[str]) -> int:
-    """Predict on this machine; returns how many images could not be read."""
-    model = _open(request)
-    if request.embeddings:
-        model.require_features()
-
-    def predictions(todo: list[str]) -> Iterator[Prediction]:
-        return model.iter_predictions(
-            todo, request.top, batch=request.batch, embeddings=request.embeddings
-        )
-
-    if request.out is None:
-        with enough_memory(SMALLER_BATCH):
-            return _print(predictions(files), len(files), request.as_json)
-    return _write(request, files, model.identity, predictions)
-
-
-def _open(request: _Request) -> Predictor:
+def _open(name: str, runtime: str, precision: str, device: str, *, allow_int8: bool) -> Predictor:
     """The model; an image in the model's position gets its own hint."""
     from resnets.data.images import EXTENSIONS
     from resnets.inference.predictor import open_predictor
 
-    name = request.model
     try:
-        return open_predictor(
-            name,
-            request.runtime,
-            request.precision,
-            request.device,
-            allow_int8=not request.embeddings,
-        )
+        return open_predictor(name, runtime, precision, device, allow_int8=allow_int8)
     except UserError as error:
         if Path(name).suffix.lower() in EXTENSIONS and Path(name).exists():
             hint = f"for example: resnets predict resnet50@msra {name}"
@@ -139,51 +133,23 @@ def _open(request: _Request) -> Predictor:
         raise
 
 
-def _on_cluster(request: _Request, files: list[str]) -> int:
-    """Predict on a Ray cluster; returns how many images could not be read."""
-    from resnets.inference import prediction_files
-    from resnets.inference.cluster import Cluster, ClusterOptions
-
-    assert request.out is not None
-    prediction_files.check_path(request.out, request.embeddings)  # before the cluster starts work
-    options = ClusterOptions(
-        model=request.model,
-        runtime=request.runtime,
-        precision=request.precision,
-        device=request.device,
-        top=request.top,
-        batch=request.batch,
-        embeddings=request.embeddings,
-    )
-    cluster = Cluster(None, options)
-    try:
-        return _write(request, files, cluster.identity, cluster.iter_predictions)
-    finally:
-        cluster.close()
-
-
 def _write(
-    request: _Request,
+    opened: AbstractContextManager[PredictionFile],
+    path: Path,
     files: list[str],
-    identity: Identity,
-    predictions: Callable[[list[str]], Iterator[Prediction]],
+    predictions: Predictions,
+    batch: int,
 ) -> int:
     """Write what the file does not hold yet; returns how many images could not be read."""
     from resnets.inference import prediction_files
 
-    out, top = request.out, min(request.top, identity.classes)
-    assert out is not None
-    origin = prediction_files.origin_of(identity, top=top, embeddings=request.embeddings)
-    opened = prediction_files.open_file(
-        out, origin, top=top, embeddings=request.embeddings, retry=request.retry
-    )
     memory, bar = enough_memory(SMALLER_BATCH), progress_bar("images")
-    with memory, _resumable(out), opened as output, bar as progress:
+    with memory, _resumable(path), opened as output, bar as progress:
         written = prediction_files.write_predictions(
-            output, files, predictions, batch=request.batch, progress=progress
+            output, files, predictions, batch=batch, progress=progress
         )
     before = f", {written.skipped:,} were there already" if written.skipped else ""
-    print(f"{written.computed:,} images predicted in {out}{before}")
+    print(f"{written.computed:,} images predicted in {path}{before}")
     if written.failed:
         print(f"resnets: {written.failed:,} images could not be read", file=sys.stderr)
     return written.failed

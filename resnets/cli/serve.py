@@ -54,7 +54,7 @@ def serve(
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
     ] = Limits.pixels // 1_000_000,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="For an answer.", metavar="SECONDS")
+        float, typer.Option(min=0.1, max=3600, help="For a response.", metavar="SECONDS")
     ] = Limits.timeout,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
@@ -135,5 +135,5 @@ def _token(path: Path | None) -> str | None:
         return None
     token = given.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError("is not a single word of ASCII characters", where)
+        raise UserError("must be one word of ASCII characters", where)
     return token

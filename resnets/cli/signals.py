@@ -1,4 +1,4 @@
-"""`resnets signals`: signals and gradients through the layers (section 4.1)."""
+"""`resnets signals`: forward signals and gradients of the layers (section 4.1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def signals(
         int, typer.Option(min=0, help="Of initial weights and order.", metavar="N")
     ] = 0,
     steps: Annotated[
-        str, typer.Option(help="After so many updates; 0: a new network.", metavar="N,N,...")
+        str,
+        typer.Option(
+            help="Measure after these numbers of updates; 0: a new network.", metavar="N,N,..."
+        ),
     ] = "0,100",
     data: DataOption = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them.", metavar="FILE.png")] = None,

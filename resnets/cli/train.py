@@ -224,6 +224,8 @@ def _draw(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _report(folder: Path, summary: dict[str, Any]) -> None:
+    from resnets.weights.card import RUN_MODEL
+
     measured, network = summary["measured"], summary["network"]
     held_out = "held-out" if measured.get("split") == "45k/5k" else "test"
     paper = _paper(summary)
@@ -235,5 +237,5 @@ def _report(folder: Path, summary: dict[str, Any]) -> None:
         f"{summary['iterations']:,} iterations in {duration(summary['provenance']['seconds'])} "
         f"on {summary['provenance']['hardware']}"
     )
-    print(f"Model: {folder / 'model.safetensors'}")
+    print(f"Model: {folder / RUN_MODEL}")
     print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")

@@ -1,4 +1,8 @@
-"""The table of named networks. A new network is a new row."""
+"""The table of named networks.
+
+A new network is a new row. `python -m tools.complexity` then counts its parameters and
+multiply-adds into `resnets/paper/complexity.json`.
+"""
 
 from __future__ import annotations
 

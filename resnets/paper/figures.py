@@ -8,14 +8,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
+from resnets.analysis.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    OCHRE,
+    PINK,
+    RED,
+    TEAL,
+    VIOLET,
+    Line,
+    Panel,
+    Points,
+    draw,
+    step_colours,
+)
 from resnets.paper.document import Figure, Source, anchor
 from resnets.paper.results import CIFAR_ITERATIONS, Results, percent_text
 from resnets.paper.store import Group, Outcome
 
-COLOURS = {
-    8: "#8a8f98", 14: "#8a8f98", 18: "#1496b0", 20: "#b98a00", 32: "#1496b0", 34: "#d9363e",
-    44: "#2f9e44", 56: "#d9363e", 110: INK, 164: "#2f6fd6", 1001: "#c2489b", 1202: "#9b51d6",
+DEPTH_COLOURS = {
+    8: GREY, 14: GREY, 18: TEAL, 20: OCHRE, 32: TEAL, 34: RED, 44: GREEN, 56: RED, 110: INK,
+    164: BLUE, 1001: PINK, 1202: VIOLET,
 }  # fmt: skip
 """One colour for each depth in every figure; those of Figure 6 where the paper has the depth."""
 
@@ -124,7 +139,7 @@ def responses(results: Results, group: Group, networks: Sequence[str]) -> Figure
     for network, found in runs.items():
         stds = [run.responses() for run in found]
         style: dict[str, Any] = {
-            "colour": COLOURS.get(depth(network), INK), "label": network_title(network),
+            "colour": DEPTH_COLOURS.get(depth(network), INK), "label": network_title(network),
             "dashed": "plain" in network, "width": 1.3,
         }  # fmt: skip
         ordered.append(Line([_numbered(s) for s in stds], **style))
@@ -306,7 +321,7 @@ class _Axes:
         seeds: list[Points] = [[(x / self.unit, y) for x, y in run.curve(curve)] for run in runs]
         if label is None:
             label = f"{depth(network)}-layer" if bold else ""
-        colour, width = COLOURS.get(depth(network), INK), 1.9 if bold else 0.8
+        colour, width = DEPTH_COLOURS.get(depth(network), INK), 1.9 if bold else 0.8
         return Line(seeds, colour, label, dashed, width, smooth=curve == "train_curve")
 
     def panel(self, title: str, lines: Sequence[Line], y_label: str) -> Panel:

@@ -13,9 +13,10 @@ from resnets.paper.store import Budget, Group, Outcome, Store
 from resnets.support.errors import UserError
 from resnets.training import recipe_file, run_folder
 from resnets.training.recipe import Recipe
+from resnets.weights.card import RUN_MODEL
 
 LAST = 5
-"""The training error at the end is the mean of so many last log entries."""
+"""The training error at the end is the mean of this many last log entries."""
 ENVIRONMENT = ("hardware", "threads", "python", "system", "packages", "commit")
 """Keys of a command's JSON output that describe the machine and the software."""
 
@@ -207,7 +208,7 @@ class Training(Job):
         return plan if self.data.size is None else plan.at_size(self.data.size)
 
     def options(self) -> list[str]:
-        """The command line's words for recipe, network, seed and settings."""
+        """Command-line arguments for recipe, network, seed and settings."""
         words = [self.recipe, "--network", self.network, "--seed", str(self.seed)]
         return words + [word for setting in self.settings for word in ("--set", setting)]
 
@@ -231,7 +232,7 @@ class Training(Job):
     def file(self, workspace: Workspace) -> Path:
         """The trained network: in the store, else in the run folder."""
         kept = workspace.store.weights(self.key)
-        return kept if kept.exists() else workspace.run_folder(self.key) / "model.safetensors"
+        return kept if kept.exists() else workspace.run_folder(self.key) / RUN_MODEL
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -257,7 +258,7 @@ class Training(Job):
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise UserError(f"is missing or damaged ({error})", str(path)) from error
         if self.seed == 0 and self.budget != "smoke":
-            workspace.store.keep_weights(self.key, folder / "model.safetensors")
+            workspace.store.keep_weights(self.key, folder / RUN_MODEL)
         return self.outcome(values, provenance)
 
     def steps(self) -> int:

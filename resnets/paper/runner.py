@@ -134,7 +134,7 @@ def check_launcher(launcher: str) -> None:
 
 
 def make_pool(launcher: str, threads: int) -> Pool:
-    """The pool of a launcher, with so many threads for each job.
+    """The pool of a launcher, whose jobs have `threads` threads each.
 
     Raises:
         UserError: if the cluster cannot be used.
@@ -158,7 +158,7 @@ def side_by_side(jobs: Sequence[Job], limit: int | None, launcher: str) -> tuple
     """How many jobs run at a time, and with how many threads each.
 
     Args:
-        limit: at most so many; by default as many as the machine's GPUs, else its cores, allow.
+        limit: the most jobs at a time; by default what the GPUs, or without them the cores, allow.
     """
     if launcher == "ray":  # the cluster has its own limits
         return limit or len(jobs), 1

@@ -132,7 +132,7 @@ class Outcome:
     def damaged(self, where: str) -> UserError:
         """The error to raise if a value is missing or malformed."""
         return UserError(
-            f"the result holds no whole {where!r}", f"{self.key}.json", "move it away and run again"
+            f"{where!r} is missing or malformed", f"{self.key}.json", "move it away and run again"
         )
 
     def number(self, *path: str) -> float:
@@ -229,7 +229,7 @@ class Store:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"is not a whole result file ({error})", str(path), "move it away and run again"
+                f"is not a valid result file ({error})", str(path), "move it away and run again"
             ) from error
 
     def prepare(self) -> None:

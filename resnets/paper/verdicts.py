@@ -4,7 +4,7 @@ Two networks differ clearly if the difference of their means exceeds the half-wi
 confidence interval, from the seeds' pooled standard deviation (Student's t). A single seed has no
 spread: its standard deviation is then taken to be the largest of three: that of the other network;
 2.4 % of the value, as in the paper's five runs of ResNet-110 (6.61 +- 0.16); and the binomial
-deviation of an error counted on so many images.
+deviation of an error counted on the images of the test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Temporary signal handlers, and the signals of child processes."""
+"""Temporary handlers of POSIX signals, and the POSIX signals of child processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A contender that is busy for a minute, beside a process that it started."""
+"""A contender that is busy for a minute, and so is a process that it started."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""Benchmarks run, compare what they name, and compute ratios and lines rightly."""
+"""Benchmarks run, compare what they name, and compute ratios and lines correctly."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import __main__ as main
 from benchmarks import inference, inputs, measure, scaling, startup, training
 from benchmarks.isolated import IsolatedContender
 from resnets.data import cifar10
@@ -36,6 +37,23 @@ def test_rounds_alternate_and_count_images():
     assert all(rate > 0 for found in values.values() for rate in found)
     order = [x for i, x in enumerate(calls) if i == 0 or calls[i - 1] != x]
     assert order == ["a", "b"] * 3
+
+
+def test_the_command_line_has_short_help_and_one_line_errors(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main.run(main.app, "python -m benchmarks")
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    code, out, err = call("-h")
+    assert (code, err) == (0, "")
+    assert "scale" in out
+    assert "completion" not in out
+    code, out, err = call("scale", "--depest", "20")
+    assert (code, out) == (2, "")
+    assert err.startswith("resnets: scale: unknown option --depest; did you mean --deepest")
+    assert call()[:2] == (2, "")
 
 
 def test_rows_are_medians_ratios_and_shares_of_the_peak():

@@ -1,4 +1,4 @@
-"""The load generator notices wrong answers; the attack is refused, whatever its kind."""
+"""The load generator notices wrong predictions; malformed requests of every kind are refused."""
 
 import shutil
 import threading

@@ -22,8 +22,8 @@ def write(path, name, classes=cifar10.CLASSES):
     torch.manual_seed(0)
     net = scramble(zoo.build(name, len(classes)))
     card = model_file.make_card(name, list(classes), {"recipe": "none"}, [{"error": 5.0}])
-    look = Preprocessing(32, 36, mean=torch.full((3, 1, 1), 0.4))
-    model_file.save(path, net.state_dict(), look, card)
+    preprocessing = Preprocessing(32, 36, mean=torch.full((3, 1, 1), 0.4))
+    model_file.save(path, net.state_dict(), preprocessing, card)
     return path
 
 

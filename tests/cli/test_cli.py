@@ -1,4 +1,4 @@
-"""The command line as a user meets it: answers, one-line errors, exit codes."""
+"""The command line as a user meets it: output, one-line errors, exit codes."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def model(tmp_path):
     path = tmp_path / "model.safetensors"
     network = zoo.build("cifar-resnet8", 10)
     card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), {}, [])
-    look = Preprocessing(32, 32, mean=model_file.torch.zeros(3, 32, 32))
-    model_file.save(path, network.state_dict(), look, card)
+    preprocessing = Preprocessing(32, 32, mean=model_file.torch.zeros(3, 32, 32))
+    model_file.save(path, network.state_dict(), preprocessing, card)
     return path
 
 
@@ -48,6 +48,14 @@ def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     assert code == 0
     assert len(out.splitlines()) <= (24 if verb else 27)  # the list of verbs may be longer
     assert not verb or f"Example: resnets {verb}" in out
+
+
+@pytest.mark.parametrize("verb", [(), ("paper",)])
+def test_without_a_verb_the_help_goes_to_stderr_with_exit_code_2(resnets, verb):
+    code, out, err = resnets(*verb)
+    assert (code, out) == (2, "")
+    assert err == resnets(*verb, "-h")[1]
+    assert "completion" not in err
 
 
 def test_info_shows_stages_shortcuts_and_the_papers_figures(resnets):
@@ -122,7 +130,7 @@ def test_names_do_not_break_lines_or_move_the_cursor(resnets, model, tmp_path):
     assert "empty\\n.png: the file is empty" in one_line(err)
 
 
-def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
+def test_predict_retries_images_that_could_not_be_read(resnets, model, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
     (tmp_path / "late.png").touch()
     command = ("predict", model, "good.png", "late.png", "./good.png", "--out", "a.csv")
@@ -141,18 +149,18 @@ def test_predict_tries_again_what_could_not_be_read(resnets, model, tmp_path):
 
 
 def test_the_bar_of_predictions_ends_at_the_last_image(resnets, model, tmp_path, monkeypatch):
-    told = []
+    reports = []
     monkeypatch.setattr(
-        predict, "progress_bar", lambda what: nullcontext(lambda *at: told.append(at))
+        predict, "progress_bar", lambda what: nullcontext(lambda *at: reports.append(at))
     )
     for number in range(5):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     images = [f"{number}.png" for number in range(5)]
     assert resnets("predict", model, *images, "--batch", "2", "--out", "a.csv")[0] == 0
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert reports == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
+def test_predict_reads_images_of_all_formats(resnets, model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
     Image.fromarray(noise[..., :3]).save(tmp_path / "rgb.jpg")
     Image.fromarray(noise).save(tmp_path / "alpha.png")
@@ -167,12 +175,12 @@ def test_predict_names_formats_of_all_kinds(resnets, model, tmp_path):
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["image"] for row in rows] == names
     for row in rows:
-        chances = [answer["probability"] for answer in row["top"]]
+        chances = [entry["probability"] for entry in row["top"]]
         assert len(chances) == 3
         assert chances == sorted(chances, reverse=True)
 
 
-def test_predict_writes_folders_of_answers_and_goes_on(resnets, model, tmp_path):
+def test_predict_writes_the_predictions_of_folders_and_resumes(resnets, model, tmp_path):
     for number in range(3):
         path = tmp_path / "photos" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -220,11 +228,11 @@ def test_a_batch_too_large_for_the_memory_is_one_line(resnets, model, tmp_path, 
 
 def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, monkeypatch):
     card = model_file.make_card("vgg16", ["a", "b"], {}, [])
-    look = Preprocessing(32, 32, mean=torch.zeros(3, 1, 1))
-    vgg = model_file.Model(nn.Identity(), card, look)
+    preprocessing = Preprocessing(32, 32, mean=torch.zeros(3, 1, 1))
+    vgg = model_file.Model(nn.Identity(), card, preprocessing)
     monkeypatch.setattr(model_file, "load", lambda name: vgg)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    model_file.save(tmp_path / "m.safetensors", {}, look, card)
+    model_file.save(tmp_path / "m.safetensors", {}, preprocessing, card)
     before = sorted(tmp_path.iterdir())
     command = ("predict", "m.safetensors", "a.png", "--runtime", "torch", "--embeddings")
     code, _, err = resnets(*command, "--out", "a.jsonl")
@@ -234,7 +242,7 @@ def test_embeddings_of_a_network_without_any_leave_nothing(resnets, tmp_path, mo
 
 
 def bad_image(path):
-    """Make the bad file that its name asks for."""
+    """Make a bad file; its name says of which kind."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     match path.stem:
         case "empty":
@@ -267,7 +275,7 @@ def bad_image(path):
         ("spoilt.avif", "cannot be read"),
     ],
 )
-def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
+def test_a_bad_image_is_one_line_and_the_good_ones_are_predicted(
     resnets, model, tmp_path, name, message
 ):
     bad_image(tmp_path / name)
@@ -297,7 +305,7 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_answered(
         (("predict", "cifar-resnet21", "photo.jpg"), "did you mean cifar-resnet20"),
     ],
 )
-def test_mistakes_are_one_line_with_a_mend_and_leave_nothing(
+def test_mistakes_are_one_line_with_a_hint_and_leave_nothing(
     resnets, model, tmp_path, arguments, message
 ):
     before = sorted(tmp_path.rglob("*"))
@@ -322,6 +330,9 @@ def test_mistakes_are_one_line_with_a_mend_and_leave_nothing(
         (("predict", "m", "a.png", "--top", "0"), "--top must be greater than or equal to 1"),
         (("info", "--image-size"), "option '--image-size' requires an argument"),
         (("info", "resnet50", "resnet18"), "unexpected extra argument"),
+        (("--verison",), "unknown option --verison; did you mean --version"),
+        (("predict", "m", "a.png", "--json=3"), "option '--json' does not take a value"),
+        (("predict", "m", "a.png", "-t"), "predict: unknown option -t"),
     ],
 )
 def test_the_parsers_errors_are_one_line_that_names_the_nearest_word(resnets, arguments, message):
@@ -400,7 +411,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run")[0] == 0
 
 
-def test_a_read_only_place_is_one_line(resnets, real_shape, tmp_path):
+def test_an_unwritable_folder_is_one_line(resnets, real_shape, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "file/run")
     assert code == 2

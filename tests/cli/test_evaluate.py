@@ -63,8 +63,8 @@ def test_images_in_quarantine_are_counted(resnets, here):
     (here / "photos/.quarantine").write_text("ant/0.png\nant/nowhere.png\n")
     code, out, err = resnets("eval", "m.safetensors", "photos", "--json", "--limit", "4")
     assert (code, err) == (0, "photos: 1 in quarantine left out\n")
-    told = "1 in quarantine left out; 4 of 12 images at random"
-    assert json.loads(out)["protocol"].endswith(told)
+    ending = "1 in quarantine left out; 4 of 12 images at random"
+    assert json.loads(out)["protocol"].endswith(ending)
 
 
 def test_an_ensemble(resnets, here):

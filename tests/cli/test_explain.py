@@ -102,7 +102,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
     (folder / "mine").mkdir()
     (folder / "mine" / "notes.txt").write_text("notes")
     image = "photos/ant/0.png"
-    for arguments, words in (
+    for arguments, message in (
         (("m.safetensors", image, "--class", "brid"), "did you mean bird"),
         (("m.safetensors", image, "--class", "7"), "numbers go from 0 to 6"),
         (("m.safetensors", image, "--stage", "layer9"), "known: all, stem, layer1"),
@@ -114,7 +114,7 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
     ):
         code, out, err = resnets("explain", *arguments, "--out", "why")
         assert (code, out) == (2, ""), err
-        assert words in one_line(err)
+        assert message in one_line(err)
         assert not (folder / "why").exists()
     code, _, err = resnets("explain", "m.safetensors", image, "--out", "mine")
     assert code == 2

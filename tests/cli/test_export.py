@@ -97,9 +97,9 @@ def test_a_model_is_quantized_and_then_predicts_in_int8(resnets, here):
     assert "predict now runs m.safetensors in int8 on CPUs" in out
     assert "probabilities moved by at most" in out
     assert (here / "m.int8").exists()
-    for asked, name in ((), INT8), (("--embeddings",), "openvino fp32|openvino bf16"):
-        out = f"answers{len(asked)}.jsonl"
-        code, _, err = resnets("predict", "m.safetensors", "photos", "--out", out, *asked)
+    for options, name in ((), INT8), (("--embeddings",), "openvino fp32|openvino bf16"):
+        out = f"answers{len(options)}.jsonl"
+        code, _, err = resnets("predict", "m.safetensors", "photos", "--out", out, *options)
         assert (code, err) == (0, "")
         assert json.loads((here / f"{out}.json").read_text())["runtime"] in name.split("|")
     answers = ("predict", "m.safetensors", "photos", "--out", "answers0.jsonl")
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(here, engine):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert found.returncode == 2
-    told = found.stderr.strip().splitlines()
-    assert told[-1].startswith(f"resnets: m-{engine}-fp32: cannot write: ")
-    assert len(told) == 2  # and what it was doing
+    lines = found.stderr.strip().splitlines()
+    assert lines[-1].startswith(f"resnets: m-{engine}-fp32: cannot write: ")
+    assert len(lines) == 2  # the other says what was being done
     assert sorted(here.glob("*")) == before

@@ -85,7 +85,7 @@ def test_other_folders_and_only_one_network(resnets, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["pear"], ["unknown experiment 'pear'", "pair"]),
         (["pair", "--budget", "shrot"], ["--budget", "short"]),
@@ -93,10 +93,10 @@ def test_other_folders_and_only_one_network(resnets, small, tmp_path):
         (["pair", "--launcher", "slurm"], ["--launcher", "local"]),
     ],
 )
-def test_mistakes_get_one_line(resnets, small, arguments, words):
+def test_mistakes_get_one_line(resnets, small, arguments, message):
     code, _, err = resnets("paper", "run", *arguments)
     assert code == 2
-    for word in words:
+    for word in message:
         assert word in one_line(err)
 
 

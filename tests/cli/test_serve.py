@@ -25,12 +25,12 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
 @pytest.mark.parametrize(
     ("word", "token"), [("sesame\n", "sesame"), ("", None), ("two words", 2), ("\n", 2)]
 )
-def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, word, token):
+def test_a_token_of_the_environment_is_read_like_that_of_a_file(resnets, monkeypatch, word, token):
     pytest.importorskip("fastapi")
     from resnets.serve import server
 
-    asked = []
-    monkeypatch.setattr(server, "serve", lambda options, *rest: asked.append(options) or True)
+    calls = []
+    monkeypatch.setattr(server, "serve", lambda options, *rest: calls.append(options) or True)
     monkeypatch.setenv("RESNETS_TOKEN", word)
     code, _, err = resnets("serve")
     if token == 2:
@@ -38,7 +38,7 @@ def test_the_word_of_the_environment_is_read_as_a_files(resnets, monkeypatch, wo
         assert "RESNETS_TOKEN" in one_line(err)
     else:
         assert code == 0
-        assert asked[0].token == token
+        assert calls[0].token == token
 
 
 def test_a_time_that_is_no_number_is_refused(tmp_path):
@@ -50,19 +50,19 @@ def test_a_time_that_is_no_number_is_refused(tmp_path):
 def test_mistakes_are_one_line(resnets, tmp_path):
     pytest.importorskip("fastapi")
     model = save_model(tmp_path / "tiny.safetensors")
-    (tmp_path / "words").write_text("two words")
+    (tmp_path / "two-words").write_text("two words")
     (tmp_path / "empty").mkdir()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for arguments, words in (
+        for arguments, message in (
             ([model, "--port", port], "in use"),
             (["resnet999"], "unknown model"),
             ([model, model], "two models called 'tiny'"),
             ([f"={model}"], "without a name"),
             ([model, "--token-file", "absent"], "--token-file"),
-            ([model, "--token-file", "words"], "single word"),
+            ([model, "--token-file", "two-words"], "must be one word"),
             ([model, "--samples", "empty"], "no images"),
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
@@ -74,4 +74,4 @@ def test_mistakes_are_one_line(resnets, tmp_path):
         ):
             code, _, err = resnets("serve", "--port", 0, *arguments)
             assert code == 2, err
-            assert words in one_line(err)
+            assert message in one_line(err)

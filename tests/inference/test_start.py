@@ -43,6 +43,7 @@ def test_help_imports_nothing_slow():
 
 def test_facts_of_a_network_need_no_more_than_torch():
     assert imported("info", "cifar-resnet20")[0] == ["rich", "torch"]
+    assert imported("info")[0] == ["rich"]
 
 
 @pytest.mark.parametrize(("name", "driver", "sure"), [

@@ -1,4 +1,4 @@
-"""Made-up outcomes of every kind, plausible enough to look at."""
+"""Made-up outcomes of every kind, with plausible numbers."""
 
 import math
 import random

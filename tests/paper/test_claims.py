@@ -384,7 +384,7 @@ def test_the_networks_of_all_statements_are_in_the_zoo():
 def test_a_damaged_result_is_one_line():
     run = trained(CIFAR, P[0], 10.0)[0]
     del run.values["train_error"]
-    with pytest.raises(UserError, match=r"seed0\.json: the result holds no whole 'train_error'"):
+    with pytest.raises(UserError, match=r"seed0\.json: 'train_error' is missing or malformed"):
         verdict_of(BY_ID["plain-depth"], [run], CIFAR)
 
 
@@ -393,7 +393,7 @@ def test_a_layer_without_a_signal_is_damage(key):
     (run, *_) = signals(key, (0.5, 0.5))
     run.values["steps"]["100"][1] = {}
     statement = {"forward": "signals-forward", "gradient": "signals-backward"}[key]
-    with pytest.raises(UserError, match=f"holds no whole 'steps, {key}'"):
+    with pytest.raises(UserError, match=f"'steps, {key}' is missing or malformed"):
         verdict_of(BY_ID[statement], [run], CIFAR)
 
 

@@ -54,7 +54,7 @@ def test_a_figure_without_results_is_none(experiment):
 
 def test_a_depth_has_one_colour_in_plain_and_residual_networks():
     figure = made("fig6", made_up.cifar())
-    assert figure.drawing.svg.count(figures.COLOURS[56]) >= 4
+    assert figure.drawing.svg.count(figures.DEPTH_COLOURS[56]) >= 4
 
 
 def test_only_what_was_drawn_is_a_source():

@@ -15,12 +15,12 @@ name, wait, until = sys.argv[1:]
 folder = pathlib.Path("said")
 folder.mkdir(exist_ok=True)
 
-def told(number, frame):
+def handler(number, frame):
     (folder / f"{name}.{signal.Signals(number).name}").touch()
     sys.exit(7)
 
-signal.signal(signal.SIGINT, told)
-signal.signal(signal.SIGTERM, told)
+signal.signal(signal.SIGINT, handler)
+signal.signal(signal.SIGTERM, handler)
 print("out", os.environ["GREETING"], flush=True)
 print("log", file=sys.stderr, flush=True)
 (folder / f"{name}.begun").touch()
@@ -41,11 +41,11 @@ def ended(pool, count):
     """The next `count` jobs that end."""
     found = {}
 
-    def look():
+    def have_ended():
         found.update(pool.finished(timeout=0.5))
         return len(found) >= count
 
-    wait_for(look)
+    wait_for(have_ended)
     return found
 
 

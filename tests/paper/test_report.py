@@ -309,7 +309,7 @@ def test_a_key_of_no_experiment_is_an_error(tmp_path, key):
     content = {**json.loads(written.read_text()), "key": key}
     store.path(key).parent.mkdir(exist_ok=True)
     store.path(key).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"{key}.json: is not a whole result file"):
+    with pytest.raises(UserError, match=f"{key}.json: is not a valid result file"):
         list(store.everything())
 
 

@@ -78,9 +78,9 @@ def test_damaged_results_are_named(workspace, text):
     path = workspace.store.path(small().key)
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(UserError, match="not a whole result file"):
+    with pytest.raises(UserError, match="not a valid result file"):
         missing([small()], workspace)
-    with pytest.raises(UserError, match="not a whole result file"):
+    with pytest.raises(UserError, match="not a valid result file"):
         list(workspace.store.everything())
 
 
