@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data import random_streams
 from resnets.support.errors import UserError
 
 
@@ -141,12 +142,12 @@ class Subset(Samples):
 
 def epoch_permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A random permutation of `count` images that depends on nothing but the arguments."""
-    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+    return np.random.default_rng([seed, random_streams.EPOCH, epoch]).permutation(count)
 
 
 def random_indices(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
     """Indices below `count`, at most `limit`, drawn without replacement, in ascending order."""
-    return np.sort(np.random.default_rng([seed, 3]).permutation(count)[:limit])
+    return np.sort(np.random.default_rng([seed, random_streams.SUBSET]).permutation(count)[:limit])
 
 
 def random_subset(samples: Samples, limit: int | None, seed: int = 0) -> Samples:
@@ -180,7 +181,7 @@ def split_train_val(samples: Samples, seed: int, val_fraction: float) -> PhotoSe
     Raises:
         UserError: if no class has two images.
     """
-    random = np.random.default_rng([seed, 2])
+    random = np.random.default_rng([seed, random_streams.TEST_SPLIT])
     held_out = np.zeros(len(samples), bool)
     for label in range(len(samples.classes or ())):
         members = np.flatnonzero(samples.labels == label)

@@ -21,6 +21,7 @@ from resnets.data import folders, label_files
 from resnets.data.images import Header, ImageError, decode, png_checksums_match, read_header
 from resnets.doctor import duplicates
 from resnets.doctor.report import KINDS, Report
+from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder, write_bytes
 from resnets.support.parallel import in_threads
@@ -56,7 +57,7 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     report = Report(existing_folder(folder, "give a folder of images"))
     images = _Listing(report).images()
     report.images = len(images.files)
-    _check_files(images, report, threads or os.cpu_count() or 1, progress)
+    _check_files(images, report, threads or cores(), progress)
     _check_classes(report)
     order = list(KINDS)
     report.findings.sort(key=lambda f: (order.index(f.kind), f.paths))

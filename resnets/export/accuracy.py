@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.data.cifar10 import Images
+from resnets.data.cifar10 import ImageArrays
 from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import Samples
 from resnets.evaluation import evaluator
@@ -44,7 +44,7 @@ def classifier_of(predictor: Predictor) -> Classifier:
 
 
 def run_test(
-    classifier: Classifier, preprocessing: Preprocessing, images: Samples | Images
+    classifier: Classifier, preprocessing: Preprocessing, images: Samples | ImageArrays
 ) -> Scores:
     """The scores of a classifier for the centre of each image, or for CIFAR-10's whole images.
 
@@ -52,7 +52,7 @@ def run_test(
         UserError: if the classifier does not know the images' classes, or an image cannot be
             read.
     """
-    if isinstance(images, Images):
+    if isinstance(images, ImageArrays):
         return evaluator.run_cifar10(classifier, images, batch=10 * BATCH)
     scores = evaluator.run_test(classifier, images, Center(preprocessing), batch=BATCH)
     assert scores is not None  # there is no other process
@@ -160,7 +160,9 @@ def compare(
             **_probability_changes(before, after),
             "tested_on": data.tested_on,
             "protocol": after.protocol,
-            "dataset": calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on,
+            "dataset": calibration.CIFAR10
+            if isinstance(data.test, ImageArrays)
+            else data.tested_on,
             "allowed": allowed,
         }
     }

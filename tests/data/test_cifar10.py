@@ -229,7 +229,7 @@ def test_the_45k_5k_split_parts_the_training_images(seed):
     pixels = labels.astype(np.uint16).view(np.uint8).reshape(-1, 2)
     images = np.zeros((50_000, 3, 1, 1), np.uint8)
     images[:, :2, 0, 0] = pixels
-    data = Cifar10(cifar10.Images(images, labels.astype(np.uint8)), synthetic(5, 0))
+    data = Cifar10(cifar10.ImageArrays(images, labels.astype(np.uint8)), synthetic(5, 0))
     kept, held_out = data.split("45k/5k", seed)
     assert (len(kept), len(held_out)) == (45_000, 5_000)
 

@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import Images
+from resnets.data.cifar10 import ImageArrays
 from resnets.data.cifar10_batches import Cifar10Batches, resized
 from tests.conftest import synthetic
 
 CPU = torch.device("cpu")
 
 
-def numbered(count: int) -> Images:
+def numbered(count: int) -> ImageArrays:
     """Images that carry their own number in the label (below 256)."""
     data = synthetic(count, 0)
-    return Images(data.images, np.arange(count).astype(np.uint8))
+    return ImageArrays(data.images, np.arange(count).astype(np.uint8))
 
 
 def make(count=50, batch=16, seed=0, pad=4, flip="random"):

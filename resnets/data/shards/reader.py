@@ -16,7 +16,7 @@ from tarfile import BLOCKSIZE
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data import folders, label_files
+from resnets.data import folders, label_files, random_streams
 from resnets.data.samples import PhotoSet, Samples, split_train_val
 from resnets.data.shards.index import MANIFEST, Index, Manifest, expand_braces, scan
 from resnets.data.shards.store import (
@@ -97,7 +97,7 @@ class Shards(Samples):
         """
         if not self._store.remote:
             return super().order(seed, epoch)
-        random = np.random.default_rng([seed, 1, epoch])
+        random = np.random.default_rng([seed, random_streams.EPOCH, epoch])
         rank = np.empty(len(self._files), np.int64)
         rank[random.permutation(len(self._files))] = np.arange(len(self._files))
         mixed = random.permutation(len(self))
