@@ -1,7 +1,8 @@
 """Training batches of CIFAR-10 as a pure function of (seed, step), with section 4.2's augmentation.
 
 Images stay on the training device. A few tensor operations crop and flip a whole batch, without
-worker processes.
+worker processes. The section [augment] of a recipe describes crops and flips; those of
+photographs are in `augmentation`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FlipKind = Literal["none", "random", "alternating"]
 
 
 class Cifar10Batches:
-    """Endless training batches: each epoch shows every image once, in a new random order.
+    """Endless training batches: each epoch has every image once, in a new random order.
 
     Epochs follow each other without a gap: if the batch size does not divide the number of
     images, a batch takes the last images of one epoch and the first of the next.

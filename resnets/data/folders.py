@@ -96,13 +96,12 @@ class ImageFolder(Samples):
         return ImageFolder(self.root, names, self.labels[keep], self.classes, quarantined)
 
 
-def load(folder: Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoSet:
+def load(folder: Path, split_seed: int = 0) -> PhotoSet:
     """The training and test images of a folder.
 
     Args:
         folder: in one of the first two layouts above.
         split_seed: chooses the images to set aside in a folder without `val`.
-        val_fraction: fraction of each class to set aside in such a folder.
 
     Raises:
         UserError: if there are no images, fewer than two classes, classes in `val` that
@@ -112,7 +111,7 @@ def load(folder: Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoS
     samples = _require_two_classes(load_class_folders(train or folder, folder))
     val = None if train is None else subfolder(folder, VAL)
     if val is None:
-        return split_train_val(samples, split_seed, val_fraction)
+        return split_train_val(samples, split_seed)
     return PhotoSet(samples, _load_val(val, samples.classes or (), folder))
 
 
@@ -176,7 +175,7 @@ def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
 def flat_layout(root: Path) -> tuple[Path, Path] | None:
     """The folder of the images and the label file, if `root` is a flat folder with a label file.
 
-    A folder with class folders is not flat, even if a label file lies in it.
+    A folder with class folders is not flat, even if it contains a label file.
     """
     label_file = label_files.find_class_names(root)
     if label_file is None:

@@ -40,7 +40,7 @@ class Part:
     """Some images of a batch while they are read.
 
     Args:
-        augmentation: how they are shown.
+        augmentation: how they are cropped, mirrored and recoloured.
         indices: which images of the data set, int64 (n,).
         epochs: the epoch of each image, int64 (n,).
         pixels: uint8 (n, size, size, 3).
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(kw_only=True, eq=False)
 class PhotoBatches:
-    """Endless training batches of photographs: each epoch shows every image once.
+    """Endless training batches of photographs: each epoch has every image once.
 
     Batches continue from one epoch into the next without a gap, as in `Cifar10Batches`. An image
     that cannot be read is left out of its batch and recorded in `bad`, by name with the reason.

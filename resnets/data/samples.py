@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from resnets.data import random_streams
 from resnets.support.errors import UserError
 
+VAL_FRACTION = 0.2
+"""Share of each class that is set aside for testing where a data set has no test images."""
+
 
 class Samples(ABC):
     """A data set of labelled images. Reading is safe from several threads.
@@ -175,8 +178,8 @@ def select_classes(samples: Samples, names: Sequence[str]) -> Samples:
     return Subset(samples, indices, labels[indices], tuple(names))
 
 
-def split_train_val(samples: Samples, seed: int, val_fraction: float) -> PhotoSet:
-    """Set a fraction of each class aside for testing, at least one image where a class has two.
+def split_train_val(samples: Samples, seed: int) -> PhotoSet:
+    """Set `VAL_FRACTION` of each class aside for testing, at least one image of two or more.
 
     Raises:
         UserError: if no class has two images.
@@ -185,7 +188,7 @@ def split_train_val(samples: Samples, seed: int, val_fraction: float) -> PhotoSe
     held_out = np.zeros(len(samples), bool)
     for label in range(len(samples.classes or ())):
         members = np.flatnonzero(samples.labels == label)
-        count = min(max(1, round(val_fraction * len(members))), len(members) - 1)
+        count = min(max(1, round(VAL_FRACTION * len(members))), len(members) - 1)
         held_out[random.permutation(members)[:count]] = True
     if not held_out.any():
         raise UserError(

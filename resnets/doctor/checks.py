@@ -1,6 +1,7 @@
 """What is wrong with a folder of images, found before a training fails or learns from it.
 
-No fault of the folder stops the examination: each becomes a finding of the report.
+No fault of the folder stops the examination: each becomes a finding of the report. The line of a
+finding is worded here, at `report.add`; the heading of its kind in `resnets.doctor.report.KINDS`.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class _Listing:
         self._splits.append(list(self.report.splits).index(split))
 
     def _add_listed(self, split: str, root: Path, listing: Path) -> None:
-        """Images of a flat folder whose classes stand in a file, by name or number."""
+        """Images of a flat folder whose classes are listed in a file, by name or number."""
         self.report.splits[split] = {}
         try:
             listed: Sequence[label_files.Entry[Any]]

@@ -38,7 +38,11 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate": ("note", "the same image more than once in a class"),
     "wrong-ending": ("note", "files whose content is of another format than their ending says"),
 }
-"""Severity and meaning of each kind of finding, the worst first."""
+"""Severity and heading of each kind of finding, the worst first.
+
+The details of a finding are worded where it is made, in `resnets.doctor.checks` (and, for faults
+of single images, in `resnets.data.images`): search for its kind.
+"""
 
 UNREADABLE = ("unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large")
 """Kinds of findings whose files no training can read; those of `ImageError`."""

@@ -65,6 +65,16 @@ def test_content_depends_on_seed_and_step_only(samples):
     assert not torch.equal(make(samples, seed=1)(0)[0], wanted[0][0])
 
 
+def test_random_choices_are_those_of_version_0_1(samples):
+    """A training that is resumed depends on them."""
+    batches = make(samples, batch=23, seed=7)
+    part = batches._begin(1)
+    for row in (0, 22):
+        expected = np.random.default_rng([7, 4, 1, int(part.indices[row])])
+        assert batches._generator(part, row).random(4).tolist() == expected.random(4).tolist()
+    batches.close()
+
+
 def test_parts_of_processes_make_up_the_batch(samples):
     whole = make(samples, batch=6)
     ranks = [make(samples, batch=6, parts=parts) for parts in ([(0, 1), (1, 3)], [(3, 6)])]

@@ -155,14 +155,13 @@ def are_shards(location: str | Path) -> bool:
     return bool(_tar_files(folder)) and not folders.has_class_folders(folder)
 
 
-def load(location: str | Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoSet:
+def load(location: str | Path, split_seed: int = 0) -> PhotoSet:
     """The training and test images of a set of shards.
 
     Args:
         location: a folder or its URL; for shards from other writers also the URL of tar files,
             such as `https://host/{train,val}-{0000..0009}.tar`.
         split_seed: chooses the images to set aside if the shards have no test split.
-        val_fraction: fraction of each class to set aside in that case.
 
     Raises:
         UserError: if shards are missing or truncated, or cannot be downloaded.
@@ -172,7 +171,7 @@ def load(location: str | Path, split_seed: int = 0, val_fraction: float = 0.2) -
         raise UserError("only one class; a classifier needs two or more", str(location))
     train = shards.split("train")
     if "val" not in shards.manifest.splits:
-        return split_train_val(train, split_seed, val_fraction)
+        return split_train_val(train, split_seed)
     return PhotoSet(train, shards.split("val"))
 
 

@@ -19,9 +19,9 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.weights.convert import layers
+from resnets.weights.convert import caffe_convention
+from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
-from resnets.weights.convert.layers import BN_EPS
 
 MODEL, GRAPH = ".caffemodel", ".prototxt"
 _TENSORS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
@@ -90,7 +90,7 @@ def read(path: Path) -> ImportedWeights:
     for layer in graph.layer:
         if layer.type not in _TENSORS:
             continue
-        module = layers.module_of(layer.name)
+        module = caffe_convention.module_of(layer.name)
         location = f"{model_path}, layer {layer.name!r}"
         if module is None:
             raise UserError("no network of the paper has this layer", location)
@@ -110,12 +110,12 @@ def read(path: Path) -> ImportedWeights:
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
     biases = any(bias is not None for _, bias in convolutions.values())
     return ImportedWeights(
-        state=layers.rgb_state_dict(convolutions, norms, classifier, str(model_path)),
+        state=caffe_convention.rgb_state_dict(convolutions, norms, classifier, str(model_path)),
         origin="Caffe",
         location=str(model_path),
         stride_in=_stride_in(graph),
         pool=_pool(graph, graph_path),
-        preprocessing=layers.caffe_preprocessing(*_input(graph, graph_path)),
+        preprocessing=caffe_convention.caffe_preprocessing(*_input(graph, graph_path)),
         notes={
             "colours": "BGR, folded into the first convolution",
             "graph": graph_path.name,
@@ -193,7 +193,7 @@ def _stride(layer: Any) -> int:
 def _stride_in(graph: Any) -> StrideIn | None:
     """Which convolution has the stride, in the first block that halves the feature map."""
     for layer in graph.layer:
-        module = layers.module_of(layer.name) or ""
+        module = caffe_convention.module_of(layer.name) or ""
         first = layer.type == "Convolution" and module.endswith((".0.conv1", ".0.conv2"))
         if first and _stride(layer) == 2:
             return "1x1" if list(layer.convolution_param.kernel_size) == [1] else "3x3"
@@ -250,12 +250,12 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
     graph = _CaffeGraph(preprocessing.size)  # first, for its message if protobuf is missing
     from google.protobuf import text_format
 
-    layers.write_graph(network.architecture, graph, "Caffe")
+    caffe_convention.write_graph(network.architecture, graph, "Caffe")
     net = graph.net
     text = text_format.MessageToString(net)
-    state = layers.bgr_state_dict(network, preprocessing)
+    state = caffe_convention.bgr_state_dict(network, preprocessing)
     for layer in net.layer:
-        module = layers.module_of(layer.name)
+        module = caffe_convention.module_of(layer.name)
         if module is None:
             continue
         if layer.type == "BatchNorm":
@@ -295,7 +295,7 @@ class _CaffeGraph:
         return "data"
 
     def conv(self, suffix: str, x: str, filters: int, size: int, stride: int) -> str:
-        name, norm = layers.conv_and_bn_names(suffix)
+        name, norm = caffe_convention.conv_and_bn_names(suffix)
         conv = self._layer(name, "Convolution", name, x).convolution_param
         conv.num_output, conv.bias_term = filters, False
         conv.kernel_size.append(size)

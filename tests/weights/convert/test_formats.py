@@ -12,7 +12,7 @@ import torch
 from resnets.models import zoo
 from resnets.models.residual import Architecture
 from resnets.support.errors import UserError
-from resnets.weights.convert import caffe, formats, layers
+from resnets.weights.convert import caffe, caffe_convention, formats
 from tests.weights.convert.nets import ROWS, answers, model, tiny_preprocessing, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
@@ -108,7 +108,7 @@ def test_biases_and_another_eps_are_folded_exactly():
     gamma, beta, mean = torch.randn(3, 5)
     variance = torch.rand(5) * 0.01
     norms = {"bn1": (gamma, beta, mean, variance, 1e-3)}
-    state = layers.rgb_state_dict({"conv1": (weight, bias)}, norms, None)
+    state = caffe_convention.rgb_state_dict({"conv1": (weight, bias)}, norms, None)
     rgb = torch.randn(2, 3, 9, 9)
     there = torch.nn.functional.conv2d(rgb.flip(1), weight, bias)
     there = torch.nn.functional.batch_norm(there, mean, variance, gamma, beta, eps=1e-3)
@@ -136,14 +136,14 @@ def test_biases_and_another_eps_are_folded_exactly():
     ],
 )
 def test_names_of_layers(layer, module):
-    assert layers.module_of(layer) == module
+    assert caffe_convention.module_of(layer) == module
 
 
 def test_layers_of_101_are_named_as_the_authors_do():
     depths = (3, 4, 23, 3)
-    assert layers.layer_suffix("layer3.22.conv3", depths) == "4b22_branch2c"
-    assert layers.layer_suffix("layer1.2.conv1", depths) == "2c_branch2a"
-    assert layers.layer_suffix("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
+    assert caffe_convention.layer_suffix("layer3.22.conv3", depths) == "4b22_branch2c"
+    assert caffe_convention.layer_suffix("layer1.2.conv1", depths) == "2c_branch2a"
+    assert caffe_convention.layer_suffix("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])

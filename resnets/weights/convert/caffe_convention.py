@@ -1,8 +1,8 @@
-"""What files of Caffe and Keras have in common: layer names, the graph, and BGR weights.
+"""The convention of the authors' Caffe models, which Keras follows: layer names, graph, BGR.
 
-Both name layers as the authors' Caffe models do, hold a graph of layers, and take BGR images of
-0..255 less a mean, where networks of this package take RGB. Converting is exact: colours, biases
-in front of BN, and another eps are folded into the weights.
+Files of both name layers alike, hold a graph of layers, and take BGR images of 0..255 less a
+mean, where networks of this package take RGB. Converting is exact: colours, biases before BN,
+and another eps are folded into the weights.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def rgb_state_dict(
 ) -> dict[str, Tensor]:
     """The state dict of a network for RGB images, from the layers of one for BGR images; exact.
 
-    A convolution's bias b goes into the mean of the BN behind it: (x + b) - m = x - (m - b).
+    A convolution's bias b goes into the mean of the BN after it: (x + b) - m = x - (m - b).
     Another eps goes into the variance: v + eps = (v + eps - 1e-5) + 1e-5.
 
     Args:
