@@ -109,7 +109,11 @@ class _Listing:
         self._classes: dict[str, int] = {}
         self._labels: list[int] = []
         self._splits: list[int] = []
-        self._quarantined = set(folders.read_quarantine(self.folder))
+        try:
+            self._quarantined = set(folders.read_quarantine(self.folder))
+        except UserError as error:
+            self._quarantined = set()
+            report.add("unreadable", error.message, folders.QUARANTINE)
 
     def images(self) -> _Images:
         """List the images."""
@@ -129,7 +133,10 @@ class _Listing:
         return _Images(files, list(self.report.splits), list(self._classes), self._splits)
 
     def _add_split(self, split: str, root: Path) -> None:
-        flat = folders.flat_layout(root) if split == "val" else None
+        try:
+            flat = folders.flat_layout(root) if split == "val" else None
+        except UserError:  # reported by `_entries` below
+            flat = None
         if flat is not None:
             self._add_listed(split, *flat)
             return
@@ -177,16 +184,16 @@ class _Listing:
     def _add_listed(self, split: str, root: Path, listing: Path) -> None:
         """Images of a flat folder whose classes are listed in a file, by name or number."""
         self.report.splits[split] = {}
+        entries = {entry.name: entry for entry in self._entries(root)}
         try:
             listed: Sequence[label_files.Entry[Any]]
             if listing.name == label_files.CLASS_INDEX_FILE:
                 listed = label_files.read_class_indices(listing)
             else:
-                listed = label_files.read_class_names(listing, root)
+                listed = label_files.read_class_names(listing, entries)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(listing))
             return
-        entries = {entry.name: entry for entry in self._entries(root)}
         for name, label, line in listed:
             if name in entries or label_files.image_exists(root, name):
                 self._add_image(split, str(label), self._relative(root / name))

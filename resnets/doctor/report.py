@@ -191,7 +191,8 @@ def _overview(report: Report) -> list[str]:
     lines = []
     for split, counts in report.splits.items():
         filled = [count for count in counts.values() if count]
-        line = f"{split}: {sum(filled):,} images of {_counted(len(filled), 'class', 'classes')}"
+        classes = _counted(len(filled), "class", "classes")
+        line = f"{split}: {_counted(sum(filled), 'image')} of {classes}"
         if filled and split != "listed":
             line += f", {min(filled):,} to {max(filled):,} in each"
         lines.append(line)

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import markupsafe
 import numpy as np
@@ -359,6 +360,39 @@ def test_an_unreadable_folder_is_a_finding(clean):
     kinds = [kind for kind, _ in found(clean)]
     (clean / "train/cat").chmod(0o755)
     assert "unreadable" in kinds
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything can be read here")
+@pytest.mark.parametrize("label_file", ["val/val_map.txt", "val_map.txt"])
+def test_an_unreadable_val_is_a_finding(clean, label_file):
+    (clean / label_file).write_text("x.jpg cat")
+    (clean / "val").chmod(0)
+    kinds = [kind for kind, _ in found(clean)]
+    (clean / "val").chmod(0o755)
+    assert "unreadable" in kinds
+
+
+def test_an_unreadable_quarantine_is_a_finding(clean):
+    (clean / ".quarantine").mkdir()
+    assert found(clean) == [("unreadable", (".quarantine",))]
+
+
+@pytest.mark.parametrize("name", ["val/val_map.txt", "labels.tsv"])
+def test_an_unreadable_label_file_is_a_finding(clean, monkeypatch, name):
+    (clean / "val/x.jpg").write_bytes(b"")
+    (clean / name).touch()
+
+    real = Path.open
+
+    def refuse(path, *args, **options):
+        if path == clean / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert ("label-file", (name,)) in found(clean)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(Permission denied\)"):
+        folders.load_test(clean)
 
 
 def test_a_fault_is_of_the_kind_that_the_error_names(clean, monkeypatch):

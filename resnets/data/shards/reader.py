@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def are_shards(location: str | Path) -> bool:
     if "://" in str(location):
         return True
     folder = Path(location)
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (never raises)
         return True
     if not folder.is_dir() or label_files.find_class_indices(folder):
         return False
