@@ -155,9 +155,8 @@ class DaliBatches(PhotoBatches):
             inputs["roi_start"].append((np.array([top, left]) - origin).astype(np.float32))
             inputs["roi_end"].append((np.array([bottom, right]) - origin).astype(np.float32))
             inputs["size"].append(np.array([side, side], np.float32))
-        (batch,) = self._pipeline(part.augmentation.interpolation).run(
-            **inputs
-        )  # waits for the GPU
+        pipeline = self._pipeline(part.augmentation.interpolation)
+        (batch,) = pipeline.run(**inputs)  # waits for the GPU
         decoded: Tensor = from_dlpack(batch.as_tensor())
         return decoded
 

@@ -56,7 +56,7 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     """
     began = monotonic()
     report = Report(existing_folder(folder, "give a folder of images"))
-    images = _Listing(report).images()
+    images = _FolderWalk(report).images()
     report.images = len(images.files)
     _check_files(images, report, threads or cores(), progress)
     _check_classes(report)
@@ -100,7 +100,7 @@ class _Images:
     split_of: list[int]
 
 
-class _Listing:
+class _FolderWalk:
     """Walks once through `report.folder` and reports what file names alone show to be wrong."""
 
     def __init__(self, report: Report) -> None:

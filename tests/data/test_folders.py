@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeyp
     assert len(folders.load_class_folders(root)) == 2
 
 
-def test_a_folder_can_be_sent_to_another_process(tmp_path):
+def test_a_folder_can_be_pickled(tmp_path):
     images = folders.load(fill(tmp_path, *TWO)).train
     assert listing(pickle.loads(pickle.dumps(images))) == listing(images)
 

@@ -31,7 +31,7 @@ def test_packed_names_are_the_names(names, data):
     assert [selected[i] for i in range(len(selected))] == expected
 
 
-def test_bytes_that_are_no_utf8_survive_packing():
+def test_names_that_are_not_utf8_survive_packing():
     assert PackedNames.pack(["\udcff", "b"])[0] == "\udcff"
 
 

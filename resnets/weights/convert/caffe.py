@@ -90,23 +90,16 @@ def read(path: Path) -> ImportedWeights:
     for layer in graph.layer:
         if layer.type not in _TENSORS:
             continue
-        module = caffe_convention.module_of(layer.name)
         location = f"{model_path}, layer {layer.name!r}"
-        if module is None:
-            raise UserError("no network of the paper has this layer", location)
-        arrays = [_array(blob, location) for blob in blobs.get(layer.name, ())]
-        if len(arrays) < _TENSORS[layer.type]:
-            raise UserError(
-                f"the layer has {len(arrays)} tensors instead of {_TENSORS[layer.type]}", location
-            )
+        module, tensors = _tensors(layer, blobs.get(layer.name, ()), location)
         if layer.type == "Convolution":
-            convolutions[module] = (arrays[0], arrays[1] if len(arrays) > 1 else None)
+            convolutions[module] = (tensors[0], tensors[1] if len(tensors) > 1 else None)
         elif layer.type == "BatchNorm":
-            statistics[module] = _statistics(layer, arrays, location)
+            statistics[module] = _statistics(layer, tensors, location)
         elif layer.type == "Scale":
-            affine[module] = (arrays[0], arrays[1])
+            affine[module] = (tensors[0], tensors[1])
         else:
-            classifier = (arrays[0], arrays[1])
+            classifier = (tensors[0], tensors[1])
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
     biases = any(bias is not None for _, bias in convolutions.values())
     return ImportedWeights(
@@ -124,9 +117,20 @@ def read(path: Path) -> ImportedWeights:
     )
 
 
-def _statistics(layer: Any, arrays: list[Tensor], location: str) -> tuple[Tensor, Tensor, float]:
+def _tensors(layer: Any, blobs: Any, location: str) -> tuple[str, list[Tensor]]:
+    """The module that a layer belongs to, and the layer's tensors."""
+    module = caffe_convention.module_of(layer.name)
+    if module is None:
+        raise UserError("no network of the paper has this layer", location)
+    tensors, least = [_array(blob, location) for blob in blobs], _TENSORS[layer.type]
+    if len(tensors) < least:
+        raise UserError(f"the layer has {len(tensors)} tensors instead of {least}", location)
+    return module, tensors
+
+
+def _statistics(layer: Any, tensors: list[Tensor], location: str) -> tuple[Tensor, Tensor, float]:
     """Mean, variance and eps of a BatchNorm layer."""
-    mean, variance, divisor = arrays[:3]
+    mean, variance, divisor = tensors[:3]
     if divisor.numel() != 1:
         raise UserError(f"it divides by {divisor.numel()} numbers instead of one", location)
     scale = 0 if divisor.item() == 0 else 1 / divisor.item()
