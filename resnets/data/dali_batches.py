@@ -261,10 +261,7 @@ def _region(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The region that a crop's pixels depend on: its first row and column, and its end.
 
-    Args:
-        crop: a box of the image.
-        size: width and height of the image.
-        pixels: side of the scaled crop.
+    The image has the width and height `size`; the scaled crop has `pixels` a side.
     """
     left, top, right, bottom = crop.box
     # The widest filter spans two pixels of the scaled crop on each side.

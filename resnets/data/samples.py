@@ -1,6 +1,6 @@
 """Labelled images that are read one by one, and operations on sets of them.
 
-Everything that trains or tests on photographs works with `Samples`, whether the images lie in a
+Everything that trains or tests on photographs works with `Samples`, whether the images are in a
 folder (`folders.ImageFolder`) or in shards (`shards.reader.Shards`).
 """
 

@@ -43,10 +43,10 @@ class Shards(Samples):
     """The images of one split.
 
     Args:
-        store: where the shards lie.
+        store: gives access to the files.
         classes: see `Samples`.
         files: the shards.
-        index: where each image lies in them.
+        index: where each image is in them.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def are_shards(location: str | Path) -> bool:
     """Whether this is a URL or a folder of shards.
 
     A folder with images in class folders or with a `labels.tsv` is not a folder of shards, even
-    if tar files lie in it: ImageNet's archives may lie beside the folders unpacked from them.
+    if it contains tar files: ImageNet's archives may be next to the folders unpacked from them.
     """
     if "://" in str(location):
         return True
@@ -241,13 +241,9 @@ def _tar_files(folder: Path) -> list[Path]:
 def _open_tars(
     store: Store, names: list[str], classes: list[str] | None, version: bytes
 ) -> _ShardSet:
-    """Shards from other writers, whose index is kept in the cache folder.
+    """Shards from other writers, whose index is kept in the cache folder; arguments as in `scan`.
 
-    Args:
-        store: where they lie.
-        names: their file names or URLs.
-        classes: see `scan`.
-        version: distinguishes the shards from others at the same location.
+    `version` distinguishes the shards from others at the same location.
     """
     key = hashlib.sha256(store.location.encode() + b"\0" + version).hexdigest()[:24]
     folder = cache_folder("shards", f"index-{key}")

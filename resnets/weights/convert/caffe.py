@@ -24,7 +24,7 @@ from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
 
 MODEL, GRAPH = ".caffemodel", ".prototxt"
-_TENSORS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
+_TENSOR_COUNTS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
 """Least number of tensors of a layer, by its type."""
 
 
@@ -88,7 +88,7 @@ def read(path: Path) -> ImportedWeights:
     affine: dict[str, tuple[Tensor, Tensor]] = {}
     classifier = None
     for layer in graph.layer:
-        if layer.type not in _TENSORS:
+        if layer.type not in _TENSOR_COUNTS:
             continue
         location = f"{model_path}, layer {layer.name!r}"
         module, tensors = _tensors(layer, blobs.get(layer.name, ()), location)
@@ -122,7 +122,7 @@ def _tensors(layer: Any, blobs: Any, location: str) -> tuple[str, list[Tensor]]:
     module = caffe_convention.module_of(layer.name)
     if module is None:
         raise UserError("no network of the paper has this layer", location)
-    tensors, least = [_array(blob, location) for blob in blobs], _TENSORS[layer.type]
+    tensors, least = [_array(blob, location) for blob in blobs], _TENSOR_COUNTS[layer.type]
     if len(tensors) < least:
         raise UserError(f"the layer has {len(tensors)} tensors instead of {least}", location)
     return module, tensors
@@ -240,12 +240,7 @@ def _input(graph: Any, path: Path) -> tuple[int, Tensor | None]:
 
 
 def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
-    """Write a caffemodel, and in the same folder its prototxt and its mean image.
-
-    Args:
-        path: the caffemodel.
-        network: the network.
-        preprocessing: its input size and mean.
+    """Write a caffemodel at `path`, and in the same folder its prototxt and its mean image.
 
     Raises:
         UserError: if protobuf is missing, the network has parts that Caffe files cannot hold,

@@ -138,12 +138,7 @@ def _import(
 ) -> ImportedWeights:
     """Rename and convert the tensors; take strides, pool and eps from the graph if there is one.
 
-    Args:
-        arrays: the tensors.
-        config: the model's JSON configuration; None if the file holds weights only.
-        origin: name of the program.
-        path: the file.
-        bn_eps: eps of every BN; overrides the graph's.
+    `config`, the model's JSON configuration, is None if the file holds weights only.
     """
     graph = _read_graph(config, path)
     convolutions: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -402,10 +397,6 @@ class _KerasGraph:
 
 def _write_graph(row: Architecture, size: int) -> dict[str, Any]:
     """A network as the JSON configuration of a Keras functional model.
-
-    Args:
-        row: the network.
-        size: side of the input in pixels.
 
     Raises:
         UserError: as in `caffe_convention.write_graph`.

@@ -149,11 +149,7 @@ def _refuse_unsupported(network: ResidualNetwork, program: str) -> None:
 
 
 def write(path: Path, network: ResidualNetwork) -> None:
-    """Write a state dict that torchvision loads: as safetensors, or as `torch.save` does.
-
-    Args:
-        path: the file; its suffix `.safetensors` selects safetensors.
-        network: the network.
+    """Write a state dict for torchvision: as safetensors if `path` ends so, else by `torch.save`.
 
     Raises:
         UserError: if torchvision has no such network, or the file cannot be written.
