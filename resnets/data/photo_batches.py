@@ -25,6 +25,8 @@ from resnets.support.errors import UserError
 
 READ_AHEAD = 3
 """Parts of batches that are being read while the current one is used."""
+MEAN_IMAGES = 2000
+"""Number of images of which the mean image is made, at most."""
 
 
 class Encoded(NamedTuple):
@@ -194,13 +196,11 @@ class PhotoBatches:
         return self._orders[epoch]
 
 
-def training_mean(
-    samples: Samples, augmentation: Augmentation, seed: int, images: int = 2000
-) -> Tensor:
+def training_mean(samples: Samples, augmentation: Augmentation, seed: int) -> Tensor:
     """Mean image of the training images' central crops, float32 (3, size, size), RGB in 0..1.
 
     The paper subtracts the mean of each pixel, after cropping (section 3.4). A random sample
-    of `images` is enough: the standard error of a channel's mean is below one grey level.
+    of `MEAN_IMAGES` is enough: the standard error of a channel's mean is below one grey level.
 
     Raises:
         UserError: if none of them can be read.
@@ -208,7 +208,7 @@ def training_mean(
     central = replace(augmentation, kind="centre", flip=False, colour=0.0)
     shape = central.size, central.size, 3
     random = np.random.default_rng([seed, random_streams.MEAN_SAMPLE])
-    chosen = random.permutation(len(samples))[:images]
+    chosen = random.permutation(len(samples))[:MEAN_IMAGES]
     total = np.zeros(shape, np.int64)
     count = 0
 

@@ -11,7 +11,7 @@ FIRST_FLIPS = 2
 TEST_SPLIT = 2
 """Which photographs are set aside for testing."""
 SUBSET = 3
-"""A random subset of photographs."""
+"""The subset of a data set for short trainings and tests; its seed is always 0."""
 CROP = 4
 """Crop, flip and colours of a photograph."""
 MEAN_SAMPLE = 5

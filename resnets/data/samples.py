@@ -148,16 +148,16 @@ def epoch_permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, random_streams.EPOCH, epoch]).permutation(count)
 
 
-def random_indices(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
-    """Indices below `count`, at most `limit`, drawn without replacement, in ascending order."""
-    return np.sort(np.random.default_rng([seed, random_streams.SUBSET]).permutation(count)[:limit])
+def random_indices(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Indices below `count`, at most `limit`, in ascending order; random, but always the same."""
+    return np.sort(np.random.default_rng([0, random_streams.SUBSET]).permutation(count)[:limit])
 
 
-def random_subset(samples: Samples, limit: int | None, seed: int = 0) -> Samples:
+def random_subset(samples: Samples, limit: int | None) -> Samples:
     """At most `limit` images of a data set, drawn by `random_indices`."""
     if limit is None or limit >= len(samples):
         return samples
-    return Subset(samples, random_indices(len(samples), limit, seed))
+    return Subset(samples, random_indices(len(samples), limit))
 
 
 def select_classes(samples: Samples, names: Sequence[str]) -> Samples:

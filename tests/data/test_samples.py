@@ -37,7 +37,7 @@ def test_names_that_are_not_utf8_survive_packing():
 
 def test_a_subset_keeps_the_order_of_the_whole():
     whole = made([5, 5, 5])
-    half = samples.random_subset(whole, 7, seed=2)
+    half = samples.random_subset(whole, 7)
     names = [half.name(i) for i in half.order(1, 4)]
     assert len(names) == 7
     everything = [whole.name(i) for i in whole.order(1, 4)]
@@ -45,18 +45,17 @@ def test_a_subset_keeps_the_order_of_the_whole():
     assert samples.random_subset(whole, None) is samples.random_subset(whole, 15) is whole
 
 
-def test_random_indices_are_ascending_and_depend_on_the_seed():
+def test_random_indices_are_ascending_and_always_the_same():
     drawn = samples.random_indices(100, 10)
     assert drawn.tolist() == sorted(set(drawn.tolist()))
     assert np.array_equal(drawn, samples.random_indices(100, 10))
-    assert not np.array_equal(drawn, samples.random_indices(100, 10, seed=1))
     assert np.array_equal(samples.random_indices(5, None), np.arange(5))
 
 
 def test_random_choices_are_those_of_version_0_1():
     """A training that is resumed, and the results in `results/`, depend on them."""
     assert samples.epoch_permutation(8, 7, 3).tolist() == [6, 3, 0, 5, 7, 4, 2, 1]
-    assert samples.random_indices(30, 6, seed=7).tolist() == [12, 21, 22, 25, 28, 29]
+    assert samples.random_indices(30, 6).tolist() == [2, 8, 10, 17, 20, 25]
     val = samples.split_train_val(made([10, 10]), seed=7).val
     assert [val.name(i) for i in range(4)] == ["ant/1.jpg", "ant/5.jpg", "bee/16.jpg", "bee/19.jpg"]
 
