@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measure import Report, Table, rows
-from resnets.data import augmentation, folders
+from resnets.data import augmentation, folders, random_streams
 from resnets.data.augmentation import Augmentation, draw_colour_shift
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.photo_batches import PhotoBatches
@@ -42,7 +42,7 @@ KINDS = {
 
 def draws(number: int) -> np.random.Generator:
     """The random generator of an image in epoch 0, as `PhotoBatches` makes it for seed 0."""
-    return np.random.default_rng([0, 4, 0, number])
+    return np.random.default_rng([0, random_streams.CROP, 0, number])
 
 
 def torchvision_image(content: bytes, style: Augmentation, random: np.random.Generator) -> Tensor:

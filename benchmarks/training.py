@@ -137,7 +137,7 @@ def published_run(*arguments: Any) -> Run:
 class PilDataset(Dataset[tuple[Tensor, int]]):
     """CIFAR-10 as torchvision provides it: PIL images and transforms."""
 
-    def __init__(self, data: cifar10.Images) -> None:
+    def __init__(self, data: cifar10.ImageArrays) -> None:
         self.pixels = data.images.transpose(0, 2, 3, 1).copy()
         self.labels = data.labels.tolist()
         self.transform = T.Compose(
@@ -157,7 +157,7 @@ class PilDataset(Dataset[tuple[Tensor, int]]):
 
 
 def published_steps(
-    data: cifar10.Images, network_name: str, batch: int, device: torch.device, workers: int
+    data: cifar10.ImageArrays, network_name: str, batch: int, device: torch.device, workers: int
 ) -> Iterator[None]:
     """Do one training step of the published loop at each `next`."""
     network = zoo.build(network_name).to(device).train()

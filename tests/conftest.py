@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.data.cifar10 import Cifar10, Images
+from resnets.data.cifar10 import Cifar10, ImageArrays
 from resnets.support.files import cache_folder
 
 KERNELS = cache_folder("kernels").resolve()
 
 
-def synthetic(count: int, seed: int) -> Images:
+def synthetic(count: int, seed: int) -> ImageArrays:
     """Images whose class shows in their colour and brightness, so that a net can learn them."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 10, count).astype(np.uint8)
     base = np.linspace(20, 200, 10)[labels][:, None, None, None]
     tint = np.stack([labels % 3, labels % 2, labels % 5], 1)[:, :, None, None] * 12
     noise = random.integers(0, 30, (count, 3, 32, 32))
-    return Images((base + tint + noise).clip(0, 255).astype(np.uint8), labels)
+    return ImageArrays((base + tint + noise).clip(0, 255).astype(np.uint8), labels)
 
 
 @pytest.fixture(scope="session")

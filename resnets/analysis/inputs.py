@@ -13,9 +13,9 @@ from torch import Tensor
 
 from resnets.data import cifar10, datasets
 from resnets.data.images import decode
-from resnets.data.photo_batches import default_threads
 from resnets.data.preprocessing import to_tensor
 from resnets.data.samples import Samples, random_indices, random_subset
+from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
@@ -108,4 +108,4 @@ def _decoded(samples: Samples, model: Model) -> Tensor:
         image = decode(samples.read(index), f"{samples.location}: {samples.name(index)}")
         return to_tensor(model.preprocessing.crop(image))
 
-    return torch.stack(list(in_threads(load, range(len(samples)), default_threads())))
+    return torch.stack(list(in_threads(load, range(len(samples)), cores())))

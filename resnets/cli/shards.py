@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -32,19 +31,19 @@ def shards(
     """
     from resnets.data import folders
     from resnets.data.shards import writer
+    from resnets.support.devices import cores
 
     writer.refuse_within(data, out)
     images = folders.load(data)
     began = monotonic()
     with progress_bar("images") as progress:
-        threads = os.cpu_count() or 1
         manifest = writer.write(
             images,
             out,
             resize=resize,
             quality=quality,
             images_per_shard=images_per_shard,
-            threads=threads,
+            threads=cores(),
             progress=progress,
         )
     for line in writer.summary(manifest):

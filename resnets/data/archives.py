@@ -28,7 +28,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archive: Path) -> Path:
-    """The folder with an archive's content; its only top folder, if there is just one.
+    """The folder with an archive's content, or the single folder that it contains.
 
     The first call unpacks the archive into the cache, and a later one does so again if the file
     has changed. Members whose path leads out of the folder are refused.
@@ -82,7 +82,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
 def _unpack_tar(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
-        # Python takes a damaged header for the archive's end, and reads no checksums behind it.
+        # Python takes a damaged header for the archive's end, and reads no checksums after it.
         assert file.fileobj is not None
         file.fileobj.seek(file.offset)
         if any(file.fileobj.read(tarfile.BLOCKSIZE)):

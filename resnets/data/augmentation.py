@@ -1,6 +1,7 @@
 """Random training crops of photographs, each a pure function of (seed, epoch, image).
 
-CIFAR's crops and flips are in `cifar10_batches`.
+The section [photos] of a recipe describes them. The crops and flips of CIFAR-10 are in
+`cifar10_batches`; the section [augment] describes those.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageArrays:
     """Some images with their labels: uint8 (N, 3, 32, 32) and uint8 (N,)."""
 
     images: NDArray[np.uint8]
@@ -65,19 +65,19 @@ class Images:
             total += self.images[start : start + 5000].sum(0, dtype=np.int64)
         return (total / (255 * len(self))).astype(np.float32)
 
-    def subset(self, index: NDArray[np.int64]) -> Images:
+    def subset(self, index: NDArray[np.int64]) -> ImageArrays:
         """The images at `index`, in its order."""
-        return Images(self.images[index], self.labels[index])
+        return ImageArrays(self.images[index], self.labels[index])
 
 
 @dataclass(frozen=True)
 class Cifar10:
     """The official 50,000 training and 10,000 test images."""
 
-    train: Images
-    test: Images
+    train: ImageArrays
+    test: ImageArrays
 
-    def split(self, name: str, seed: int = 0) -> tuple[Images, Images]:
+    def split(self, name: str, seed: int = 0) -> tuple[ImageArrays, ImageArrays]:
         """Training images and the images to test on.
 
         Args:
@@ -147,8 +147,8 @@ def _verified(arrays: _Arrays) -> Cifar10:
         if hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest() != expected:
             raise SourceFailed(f"{name} do not match the official SHA-256 checksum")
     return Cifar10(
-        Images(arrays["train-images"], arrays["train-labels"]),
-        Images(arrays["test-images"], arrays["test-labels"]),
+        ImageArrays(arrays["train-images"], arrays["train-labels"]),
+        ImageArrays(arrays["test-images"], arrays["test-labels"]),
     )
 
 

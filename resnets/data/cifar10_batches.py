@@ -1,7 +1,8 @@
 """Training batches of CIFAR-10 as a pure function of (seed, step), with section 4.2's augmentation.
 
 Images stay on the training device. A few tensor operations crop and flip a whole batch, without
-worker processes.
+worker processes. The section [augment] of a recipe describes crops and flips; those of
+photographs are in `augmentation`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import Images
+from resnets.data import random_streams
+from resnets.data.cifar10 import ImageArrays
 from resnets.data.preprocessing import Normalize
 
 FlipKind = Literal["none", "random", "alternating"]
 
 
 class Cifar10Batches:
-    """Endless training batches: each epoch shows every image once, in a new random order.
+    """Endless training batches: each epoch has every image once, in a new random order.
 
     Epochs follow each other without a gap: if the batch size does not divide the number of
     images, a batch takes the last images of one epoch and the first of the next.
@@ -41,7 +43,7 @@ class Cifar10Batches:
 
     def __init__(
         self,
-        data: Images,
+        data: ImageArrays,
         *,
         batch: int,
         seed: int,
@@ -51,7 +53,7 @@ class Cifar10Batches:
         parts: Sequence[tuple[int, int]] | None = None,
         side: Callable[[int], int] | None = None,
     ) -> None:
-        self.size, self.batch, self.seed, self.device = len(data), batch, seed, device
+        self.length, self.batch, self.seed, self.device = len(data), batch, seed, device
         self.pad, self.flip = pad, flip
         self.parts = list(parts or [(0, batch)])
         self.side = side or (lambda step: data.images.shape[-1])
@@ -67,7 +69,7 @@ class Cifar10Batches:
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
-        return step * self.batch / self.size
+        return step * self.batch / self.length
 
     def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
         """Part number `part` of batch number `step`, both from 0.
@@ -100,7 +102,7 @@ class Cifar10Batches:
 
     def _plan(self, step: int) -> Tensor:
         """The columns of the epochs' plans that make one batch: int64 (4, batch)."""
-        epoch, offset = divmod(step * self.batch, self.size)
+        epoch, offset = divmod(step * self.batch, self.length)
         plan = self._epoch(epoch)[:, offset : offset + self.batch]
         while (count := plan.shape[1]) < self.batch:
             epoch += 1
@@ -116,16 +118,17 @@ class Cifar10Batches:
 
     def _draw(self, epoch: int) -> Tensor:
         """Each image's number, top and left of its crop, and flip (0, 1): int64 (4, images)."""
-        random = np.random.default_rng([self.seed, 1, epoch])
-        order = random.permutation(self.size)
-        top, left = random.integers(0, 2 * self.pad + 1, (2, self.size))
+        random = np.random.default_rng([self.seed, random_streams.EPOCH, epoch])
+        order = random.permutation(self.length)
+        top, left = random.integers(0, 2 * self.pad + 1, (2, self.length))
         if self.flip == "random":
-            flip = random.random(self.size) < 0.5
+            flip = random.random(self.length) < 0.5
         elif self.flip == "alternating":
-            first = np.random.default_rng([self.seed, 2]).random(self.size) < 0.5
+            once = np.random.default_rng([self.seed, random_streams.FIRST_FLIPS])
+            first = once.random(self.length) < 0.5
             flip = (first ^ bool(epoch % 2))[order]
         else:
-            flip = np.zeros(self.size, bool)
+            flip = np.zeros(self.length, bool)
         return torch.from_numpy(np.stack([order, top, left, flip])).to(self.device)
 
 

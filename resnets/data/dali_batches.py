@@ -155,9 +155,8 @@ class DaliBatches(PhotoBatches):
             inputs["roi_start"].append((np.array([top, left]) - origin).astype(np.float32))
             inputs["roi_end"].append((np.array([bottom, right]) - origin).astype(np.float32))
             inputs["size"].append(np.array([side, side], np.float32))
-        (batch,) = self._pipeline(part.augmentation.interpolation).run(
-            **inputs
-        )  # waits for the GPU
+        pipeline = self._pipeline(part.augmentation.interpolation)
+        (batch,) = pipeline.run(**inputs)  # waits for the GPU
         decoded: Tensor = from_dlpack(batch.as_tensor())
         return decoded
 
@@ -262,10 +261,7 @@ def _region(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The region that a crop's pixels depend on: its first row and column, and its end.
 
-    Args:
-        crop: a box of the image.
-        size: width and height of the image.
-        pixels: side of the scaled crop.
+    The image has the width and height `size`; the scaled crop has `pixels` a side.
     """
     left, top, right, bottom = crop.box
     # The widest filter spans two pixels of the scaled crop on each side.

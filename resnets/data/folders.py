@@ -96,13 +96,12 @@ class ImageFolder(Samples):
         return ImageFolder(self.root, names, self.labels[keep], self.classes, quarantined)
 
 
-def load(folder: Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoSet:
+def load(folder: Path, split_seed: int = 0) -> PhotoSet:
     """The training and test images of a folder.
 
     Args:
         folder: in one of the first two layouts above.
         split_seed: chooses the images to set aside in a folder without `val`.
-        val_fraction: fraction of each class to set aside in such a folder.
 
     Raises:
         UserError: if there are no images, fewer than two classes, classes in `val` that
@@ -112,7 +111,7 @@ def load(folder: Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoS
     samples = _require_two_classes(load_class_folders(train or folder, folder))
     val = None if train is None else subfolder(folder, VAL)
     if val is None:
-        return split_train_val(samples, split_seed, val_fraction)
+        return split_train_val(samples, split_seed)
     return PhotoSet(samples, _load_val(val, samples.classes or (), folder))
 
 
@@ -170,13 +169,14 @@ def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
         UserError: if `folder` is not a folder.
     """
     existing_folder(folder, "give a folder of images")
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+    paths = (folder / name for name in names)
+    return next((p for p in paths if os.path.isdir(p)), None)  # noqa: PTH112 (never raises)
 
 
 def flat_layout(root: Path) -> tuple[Path, Path] | None:
     """The folder of the images and the label file, if `root` is a flat folder with a label file.
 
-    A folder with class folders is not flat, even if a label file lies in it.
+    A folder with class folders is not flat, even if it contains a label file.
     """
     label_file = label_files.find_class_names(root)
     if label_file is None:
@@ -195,7 +195,8 @@ def read_quarantine(data: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"cannot be read ({error})", str(data / QUARANTINE)) from error
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot be read ({reason})", str(data / QUARANTINE)) from error
     lines = [line.rstrip("\r") for line in text.split("\n")]
     return [line.removeprefix("./") for line in lines if line and not line.startswith("#")]
 
@@ -236,7 +237,8 @@ def walk(
     real = os.path.realpath(folder / below)
     if real in above:
         return
-    time = (folder / below).stat().st_mtime_ns  # first, so that a change during the listing shows
+    with _reading(folder / below):  # before the listing, so that a change during it shows
+        time = (folder / below).stat().st_mtime_ns
     entries = _visible_entries(folder / below)
     prefix = f"{below}/" if below else ""
     yield below, time, [prefix + e.name for e in entries if is_image(e)]
@@ -253,13 +255,18 @@ def has_class_folders(root: Path) -> bool:
 
 def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder that are not hidden, sorted by name."""
+    with _reading(folder), os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` of reading a folder into a `UserError`."""
     try:
-        with os.scandir(folder) as entries:
-            visible = [e for e in entries if not e.name.startswith(".")]
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the folder cannot be read: {reason}", str(folder)) from error
-    return sorted(visible, key=lambda e: e.name)
 
 
 @dataclass(frozen=True)
@@ -358,7 +365,8 @@ def _load_flat_val(
     root: Path, label_file: Path, classes: tuple[str, ...], data: Path
 ) -> ImageFolder:
     """ImageNet's layout: a flat folder, and a file that gives the class of each image."""
-    entries = label_files.read_class_names(label_file, root)
+    files = [entry.name for entry in _visible_entries(root)]
+    entries = label_files.read_class_names(label_file, files)
     numbers = {name: number for number, name in enumerate(classes)}
     for entry in entries:
         if entry.label not in numbers:
@@ -379,8 +387,7 @@ def _listed_images(
     data: Path,
 ) -> ImageFolder:
     """The images of a label file; raises `UserError` if one does not exist."""
-    with os.scandir(root) as files:
-        existing = {file.name for file in files}
+    existing = {entry.name for entry in _visible_entries(root)}
     for image, _, line in entries:
         if image not in existing and not label_files.image_exists(root, image):
             location = f"{label_file}, line {line}"

@@ -159,7 +159,7 @@ class Header:
 def read_header(content: bytes, name: str) -> Header:
     """Read the header of an image file, not its pixels; raises like `decode`.
 
-    A PNG's orientation counts only if it stands before the pixels.
+    A PNG's orientation counts only if it precedes the pixels.
     """
     with _opened(content, name) as image:
         orientation = _orientation(image)
@@ -270,7 +270,7 @@ def _refuse_costly_structure(content: bytes, name: str) -> None:
 def _scans(content: bytes) -> int:
     """The scans of a JPEG, or a larger number.
 
-    Bytes behind its end do not count: phones append videos there, which no decoder reads.
+    Bytes after its end do not count: phones append videos there, which no decoder reads.
     """
     at_most = content.count(b"\xff" + _SCAN)
     if at_most <= MAX_SCANS:  # nearly always, and much faster
@@ -308,7 +308,7 @@ def _pieces(content: bytes) -> int:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 1, upright, if EXIF data are absent or broken."""
     try:
-        # Not PNG's own method, which would decode all pixels for data that stand behind them.
+        # Not PNG's own method, which would decode all pixels for data that follow them.
         orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
     except _DAMAGE:
         return 1

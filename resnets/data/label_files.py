@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -51,14 +52,16 @@ class Entry(NamedTuple, Generic[Label]):
 
 def find_class_indices(folder: Path) -> Path | None:
     """The file `labels.tsv` in `folder`, if there is one."""
-    path = folder / CLASS_INDEX_FILE
-    return path if path.is_file() else None
+    return _first_file([folder / CLASS_INDEX_FILE])
 
 
 def find_class_names(folder: Path) -> Path | None:
     """The first of `CLASS_NAME_FILES` in `folder` or in its parent folder."""
-    paths = (parent / name for parent in (folder, folder.parent) for name in CLASS_NAME_FILES)
-    return next((path for path in paths if path.is_file()), None)
+    return _first_file(p / name for p in (folder, folder.parent) for name in CLASS_NAME_FILES)
+
+
+def _first_file(paths: Iterable[Path]) -> Path | None:
+    return next((p for p in paths if os.path.isfile(p)), None)  # noqa: PTH113 (never raises)
 
 
 def image_exists(folder: Path, name: str) -> bool:
@@ -73,19 +76,19 @@ def read_class_indices(path: Path) -> list[Entry[int]]:
     """The images of a `labels.tsv` with the indices of their classes.
 
     Raises:
-        UserError: if a column is missing, a class index is not a number from 0 to `MAX_CLASSES`,
-            or an image is listed twice.
+        UserError: if the file cannot be read, a column is missing, a class index is not a number
+            from 0 to `MAX_CLASSES`, or an image is listed twice.
     """
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        try:
-            for column in ("file", "class_index"):
-                if column not in (rows.fieldnames or ()):
-                    raise UserError(f"has no column {column!r}", str(path))
-            entries = [_class_index(row, path, rows.line_num) for row in rows]
-        except csv.Error as error:  # a cell of more than 128 kB
-            location = f"{path}, line {rows.reader.line_num}"
-            raise UserError(f"cannot be read ({error})", location) from error
+    text = io.StringIO(_read(path, newline=""), newline="")
+    rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        for column in ("file", "class_index"):
+            if column not in (rows.fieldnames or ()):
+                raise UserError(f"has no column {column!r}", str(path))
+        entries = [_class_index(row, path, rows.line_num) for row in rows]
+    except csv.Error as error:  # a cell of more than 128 kB
+        location = f"{path}, line {rows.reader.line_num}"
+        raise UserError(f"cannot be read ({error})", location) from error
     _check(entries, path)
     return entries
 
@@ -105,20 +108,20 @@ def _class_index(row: dict[str | Any, str | Any], path: Path, line: int) -> Entr
     return Entry(name, index, line)
 
 
-def read_class_names(path: Path, folder: Path) -> list[Entry[str]]:
+def read_class_names(path: Path, files: Iterable[str]) -> list[Entry[str]]:
     """The images of one of `CLASS_NAME_FILES` with the names of their classes.
 
     Args:
         path: the label file.
-        folder: the folder of the images.
+        files: names of the files in the folder of the images.
 
     Raises:
-        UserError: if the file lists no images, an image twice, or not as many classes as there
-            are images.
+        UserError: if the label file cannot be read, or lists no images, an image twice, or not
+            as many classes as there are images.
     """
+    files = [name for name in files if not name.startswith(".")]
     rows = []
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    for line, row in enumerate(text.split("\n"), 1):
+    for line, row in enumerate(_read(path).split("\n"), 1):
         try:
             cells = _cells(row.rstrip("\r"))
         except csv.Error as error:
@@ -126,9 +129,8 @@ def read_class_names(path: Path, folder: Path) -> list[Entry[str]]:
         if cells and not (line == 1 and cells[0].lower() in _HEADINGS):
             rows.append((cells, line))
     if rows and all(len(cells) == 1 for cells, _ in rows):
-        return _one_column(path, folder, [(cells[0], line) for cells, line in rows])
-    with os.scandir(folder) as files:
-        by_stem = {Path(f.name).stem: f.name for f in files if not f.name.startswith(".")}
+        return _one_column(path, files, [(cells[0], line) for cells, line in rows])
+    by_stem = {Path(name).stem: name for name in files}
     entries = []
     for cells, line in rows:
         if len(cells) < 2 or not cells[1]:
@@ -137,6 +139,15 @@ def read_class_names(path: Path, folder: Path) -> list[Entry[str]]:
         entries.append(Entry(by_stem.get(cells[0], cells[0]), cells[1], line))
     _check(entries, path)
     return entries
+
+
+def _read(path: Path, newline: str | None = None) -> str:
+    """The text of a file; names of images may have bytes that are not UTF-8."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
 
 
 def _cells(row: str) -> list[str]:
@@ -152,13 +163,8 @@ def _cells(row: str) -> list[str]:
     return row.split()
 
 
-def _one_column(path: Path, folder: Path, rows: list[tuple[str, int]]) -> list[Entry[str]]:
-    with os.scandir(folder) as files:
-        images = sorted(
-            f.name
-            for f in files
-            if Path(f.name).suffix.lower() in EXTENSIONS and not f.name.startswith(".")
-        )
+def _one_column(path: Path, files: list[str], rows: list[tuple[str, int]]) -> list[Entry[str]]:
+    images = sorted(name for name in files if Path(name).suffix.lower() in EXTENSIONS)
     if len(images) != len(rows):
         raise UserError(f"has {len(rows)} classes for {len(images)} images", str(path))
     return [Entry(image, name, line) for image, (name, line) in zip(images, rows, strict=True)]

@@ -6,7 +6,6 @@ the index and write straight into the batch, where processes would copy both.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,19 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnets.data import random_streams
 from resnets.data.augmentation import Augmentation, Crop, load_augmented
 from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
+from resnets.support.devices import cores
 from resnets.support.errors import UserError
 
 READ_AHEAD = 3
 """Parts of batches that are being read while the current one is used."""
-
-
-def default_threads(processes: int = 1) -> int:
-    """Number of reading threads: this process's share of the available cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // processes)
+MEAN_IMAGES = 2000
+"""Number of images of which the mean image is made, at most."""
 
 
 class Encoded(NamedTuple):
@@ -45,7 +42,7 @@ class Part:
     """Some images of a batch while they are read.
 
     Args:
-        augmentation: how they are shown.
+        augmentation: how they are cropped, mirrored and recoloured.
         indices: which images of the data set, int64 (n,).
         epochs: the epoch of each image, int64 (n,).
         pixels: uint8 (n, size, size, 3).
@@ -69,7 +66,7 @@ class Part:
 
 @dataclass(kw_only=True, eq=False)
 class PhotoBatches:
-    """Endless training batches of photographs: each epoch shows every image once.
+    """Endless training batches of photographs: each epoch has every image once.
 
     Batches continue from one epoch into the next without a gap, as in `Cifar10Batches`. An image
     that cannot be read is left out of its batch and recorded in `bad`, by name with the reason.
@@ -82,7 +79,7 @@ class PhotoBatches:
         augmentation: from the step to its augmentation, so that sizes may change.
         normalize: from uint8 pixels to the network's input, on `device`.
         parts: ranges of every batch that are read one after the other; the whole by default.
-        threads: number of reading threads; `default_threads()` by default.
+        threads: number of reading threads; one for each core by default.
     """
 
     samples: Samples
@@ -95,9 +92,9 @@ class PhotoBatches:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        self.size = len(self.samples)
+        self.length = len(self.samples)
         self.parts = list(self.parts) or [(0, self.batch)]
-        self.threads = self.threads or default_threads()
+        self.threads = self.threads or cores()
         self.bad: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(self.threads, "photos")
         self._orders: dict[int, NDArray[np.int64]] = {}
@@ -105,7 +102,7 @@ class PhotoBatches:
 
     def epoch_of(self, step: int) -> float:
         """Epochs completed after `step` steps."""
-        return step * self.batch / self.size
+        return step * self.batch / self.length
 
     def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
         """Part number `part` of batch number `step`.
@@ -140,14 +137,15 @@ class PhotoBatches:
             shifts=np.zeros((count, 3), np.float32),
         )
         for row in range(count):
-            epoch, position = divmod(step * self.batch + start + row, self.size)
+            epoch, position = divmod(step * self.batch + start + row, self.length)
             part.indices[row], part.epochs[row] = self._order(epoch)[position], epoch
             part.tasks.append(self._pool.submit(self._read, part, row))
         return part
 
     def _generator(self, part: Part, row: int) -> np.random.Generator:
         """A new generator for one image in one epoch, always in the same state."""
-        return np.random.default_rng([self.seed, 4, int(part.epochs[row]), int(part.indices[row])])
+        epoch, index = int(part.epochs[row]), int(part.indices[row])
+        return np.random.default_rng([self.seed, random_streams.CROP, epoch, index])
 
     def _read(self, part: Part, row: int) -> None:
         index = int(part.indices[row])
@@ -198,33 +196,32 @@ class PhotoBatches:
         return self._orders[epoch]
 
 
-def training_mean(
-    samples: Samples, augmentation: Augmentation, seed: int, images: int = 2000
-) -> Tensor:
+def training_mean(samples: Samples, augmentation: Augmentation, seed: int) -> Tensor:
     """Mean image of the training images' central crops, float32 (3, size, size), RGB in 0..1.
 
     The paper subtracts the mean of each pixel, after cropping (section 3.4). A random sample
-    of `images` is enough: the standard error of a channel's mean is below one grey level.
+    of `MEAN_IMAGES` is enough: the standard error of a channel's mean is below one grey level.
 
     Raises:
         UserError: if none of them can be read.
     """
     central = replace(augmentation, kind="centre", flip=False, colour=0.0)
     shape = central.size, central.size, 3
-    chosen = np.random.default_rng([seed, 5]).permutation(len(samples))[:images]
+    random = np.random.default_rng([seed, random_streams.MEAN_SAMPLE])
+    chosen = random.permutation(len(samples))[:MEAN_IMAGES]
     total = np.zeros(shape, np.int64)
     count = 0
 
     def read(index: int) -> NDArray[np.uint8] | None:
         out = np.empty(shape, np.uint8)
         try:
-            random = np.random.default_rng(0)
-            load_augmented(samples.read(index), "", central, random=random, out=out)
+            unused = np.random.default_rng(0)
+            load_augmented(samples.read(index), "", central, random=unused, out=out)
         except UserError:
             return None
         return out
 
-    with ThreadPoolExecutor(default_threads()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(chosen), 64):
             for pixels in pool.map(read, chosen[start : start + 64].tolist()):
                 if pixels is not None:

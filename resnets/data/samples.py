@@ -1,6 +1,6 @@
 """Labelled images that are read one by one, and operations on sets of them.
 
-Everything that trains or tests on photographs works with `Samples`, whether the images lie in a
+Everything that trains or tests on photographs works with `Samples`, whether the images are in a
 folder (`folders.ImageFolder`) or in shards (`shards.reader.Shards`).
 """
 
@@ -14,7 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data import random_streams
 from resnets.support.errors import UserError
+
+VAL_FRACTION = 0.2
+"""Share of each class that is set aside for testing where a data set has no test images."""
 
 
 class Samples(ABC):
@@ -141,19 +145,19 @@ class Subset(Samples):
 
 def epoch_permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A random permutation of `count` images that depends on nothing but the arguments."""
-    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+    return np.random.default_rng([seed, random_streams.EPOCH, epoch]).permutation(count)
 
 
-def random_indices(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
-    """Indices below `count`, at most `limit`, drawn without replacement, in ascending order."""
-    return np.sort(np.random.default_rng([seed, 3]).permutation(count)[:limit])
+def random_indices(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Indices below `count`, at most `limit`, in ascending order; random, but always the same."""
+    return np.sort(np.random.default_rng([0, random_streams.SUBSET]).permutation(count)[:limit])
 
 
-def random_subset(samples: Samples, limit: int | None, seed: int = 0) -> Samples:
+def random_subset(samples: Samples, limit: int | None) -> Samples:
     """At most `limit` images of a data set, drawn by `random_indices`."""
     if limit is None or limit >= len(samples):
         return samples
-    return Subset(samples, random_indices(len(samples), limit, seed))
+    return Subset(samples, random_indices(len(samples), limit))
 
 
 def select_classes(samples: Samples, names: Sequence[str]) -> Samples:
@@ -174,17 +178,17 @@ def select_classes(samples: Samples, names: Sequence[str]) -> Samples:
     return Subset(samples, indices, labels[indices], tuple(names))
 
 
-def split_train_val(samples: Samples, seed: int, val_fraction: float) -> PhotoSet:
-    """Set a fraction of each class aside for testing, at least one image where a class has two.
+def split_train_val(samples: Samples, seed: int) -> PhotoSet:
+    """Set `VAL_FRACTION` of each class aside for testing, at least one image of two or more.
 
     Raises:
         UserError: if no class has two images.
     """
-    random = np.random.default_rng([seed, 2])
+    random = np.random.default_rng([seed, random_streams.TEST_SPLIT])
     held_out = np.zeros(len(samples), bool)
     for label in range(len(samples.classes or ())):
         members = np.flatnonzero(samples.labels == label)
-        count = min(max(1, round(val_fraction * len(members))), len(members) - 1)
+        count = min(max(1, round(VAL_FRACTION * len(members))), len(members) - 1)
         held_out[random.permutation(members)[:count]] = True
     if not held_out.any():
         raise UserError(

@@ -1,6 +1,7 @@
 """What is wrong with a folder of images, found before a training fails or learns from it.
 
-No fault of the folder stops the examination: each becomes a finding of the report.
+No fault of the folder stops the examination: each becomes a finding of the report. The line of a
+finding is worded here, at `report.add`; the heading of its kind in `resnets.doctor.report.KINDS`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from resnets.data import folders, label_files
 from resnets.data.images import Header, ImageError, decode, png_checksums_match, read_header
 from resnets.doctor import duplicates
 from resnets.doctor.report import KINDS, Report
+from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder, write_bytes
 from resnets.support.parallel import in_threads
@@ -54,9 +56,9 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     """
     began = monotonic()
     report = Report(existing_folder(folder, "give a folder of images"))
-    images = _Listing(report).images()
+    images = _FolderWalk(report).images()
     report.images = len(images.files)
-    _check_files(images, report, threads or os.cpu_count() or 1, progress)
+    _check_files(images, report, threads or cores(), progress)
     _check_classes(report)
     order = list(KINDS)
     report.findings.sort(key=lambda f: (order.index(f.kind), f.paths))
@@ -98,7 +100,7 @@ class _Images:
     split_of: list[int]
 
 
-class _Listing:
+class _FolderWalk:
     """Walks once through `report.folder` and reports what file names alone show to be wrong."""
 
     def __init__(self, report: Report) -> None:
@@ -107,7 +109,11 @@ class _Listing:
         self._classes: dict[str, int] = {}
         self._labels: list[int] = []
         self._splits: list[int] = []
-        self._quarantined = set(folders.read_quarantine(self.folder))
+        try:
+            self._quarantined = set(folders.read_quarantine(self.folder))
+        except UserError as error:
+            self._quarantined = set()
+            report.add("unreadable", error.message, folders.QUARANTINE)
 
     def images(self) -> _Images:
         """List the images."""
@@ -127,7 +133,10 @@ class _Listing:
         return _Images(files, list(self.report.splits), list(self._classes), self._splits)
 
     def _add_split(self, split: str, root: Path) -> None:
-        flat = folders.flat_layout(root) if split == "val" else None
+        try:
+            flat = folders.flat_layout(root) if split == "val" else None
+        except UserError:  # reported by `_entries` below
+            flat = None
         if flat is not None:
             self._add_listed(split, *flat)
             return
@@ -173,18 +182,18 @@ class _Listing:
         self._splits.append(list(self.report.splits).index(split))
 
     def _add_listed(self, split: str, root: Path, listing: Path) -> None:
-        """Images of a flat folder whose classes stand in a file, by name or number."""
+        """Images of a flat folder whose classes are listed in a file, by name or number."""
         self.report.splits[split] = {}
+        entries = {entry.name: entry for entry in self._entries(root)}
         try:
             listed: Sequence[label_files.Entry[Any]]
             if listing.name == label_files.CLASS_INDEX_FILE:
                 listed = label_files.read_class_indices(listing)
             else:
-                listed = label_files.read_class_names(listing, root)
+                listed = label_files.read_class_names(listing, entries)
         except UserError as error:
             self.report.add("label-file", str(error), self._relative(listing))
             return
-        entries = {entry.name: entry for entry in self._entries(root)}
         for name, label, line in listed:
             if name in entries or label_files.image_exists(root, name):
                 self._add_image(split, str(label), self._relative(root / name))

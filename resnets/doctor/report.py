@@ -38,7 +38,11 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate": ("note", "the same image more than once in a class"),
     "wrong-ending": ("note", "files whose content is of another format than their ending says"),
 }
-"""Severity and meaning of each kind of finding, the worst first."""
+"""Severity and heading of each kind of finding, the worst first.
+
+The details of a finding are worded where it is made, in `resnets.doctor.checks` (and, for faults
+of single images, in `resnets.data.images`): search for its kind.
+"""
 
 UNREADABLE = ("unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large")
 """Kinds of findings whose files no training can read; those of `ImageError`."""
@@ -187,7 +191,8 @@ def _overview(report: Report) -> list[str]:
     lines = []
     for split, counts in report.splits.items():
         filled = [count for count in counts.values() if count]
-        line = f"{split}: {sum(filled):,} images of {_counted(len(filled), 'class', 'classes')}"
+        classes = _counted(len(filled), "class", "classes")
+        line = f"{split}: {_counted(sum(filled), 'image')} of {classes}"
         if filled and split != "listed":
             line += f", {min(filled):,} to {max(filled):,} in each"
         lines.append(line)

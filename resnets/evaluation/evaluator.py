@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.cifar10 import CLASSES, Images
+from resnets.data.cifar10 import CLASSES, ImageArrays
 from resnets.data.images import decode, upright_size
 from resnets.data.samples import Samples, random_indices, random_subset
 from resnets.evaluation.protocols import (
@@ -138,7 +138,7 @@ def run_test(
 
 def run_cifar10(
     classifier: Classifier,
-    images: Images,
+    images: ImageArrays,
     *,
     batch: int | None = None,
     limit: int | None = None,
@@ -169,7 +169,7 @@ def run_cifar10(
 
 
 def score_array(
-    score: Scorer, data: Images, *, batch: int | None = None, progress: Progress = _no_progress
+    score: Scorer, data: ImageArrays, *, batch: int | None = None, progress: Progress = _no_progress
 ) -> NDArray[np.float32]:
     """Class probabilities (N, classes) of images in memory, each shown once as it is.
 

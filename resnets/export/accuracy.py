@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.cifar10 import Images
+from resnets.data.cifar10 import ImageArrays
 from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import Samples
 from resnets.evaluation import evaluator
@@ -30,14 +30,16 @@ MAX_LOSS = 0.5
 """Points of top-1 that int8 may lose by default."""
 
 
-def _test(classifier: Classifier, preprocessing: Preprocessing, images: Samples | Images) -> Scores:
+def _test(
+    classifier: Classifier, preprocessing: Preprocessing, images: Samples | ImageArrays
+) -> Scores:
     """The scores of a classifier for the centre of each image, or for CIFAR-10's whole images.
 
     Raises:
         UserError: if the classifier does not know the images' classes, or an image cannot be
             read.
     """
-    if isinstance(images, Images):
+    if isinstance(images, ImageArrays):
         return evaluator.run_cifar10(classifier, images, batch=10 * BATCH)
     scores = evaluator.run_test(classifier, images, Center(preprocessing), batch=BATCH)
     assert scores is not None  # there is no other process
@@ -145,7 +147,9 @@ def compare(
             **_probability_changes(before, after),
             "tested_on": data.tested_on,
             "protocol": after.protocol,
-            "dataset": calibration.CIFAR10 if isinstance(data.test, Images) else data.tested_on,
+            "dataset": calibration.CIFAR10
+            if isinstance(data.test, ImageArrays)
+            else data.tested_on,
             "allowed": allowed,
         }
     }

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnets.data import cifar10
-from resnets.data.cifar10 import Images
+from resnets.data.cifar10 import ImageArrays
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
@@ -109,7 +109,7 @@ class ExportImages:
 
     calibration: Sequence[Tensor]
     calibrated_with: str
-    test: Samples | Images | None
+    test: Samples | ImageArrays | None
     tested_on: str
 
 
@@ -147,7 +147,7 @@ def find_images(model: Model, options: CalibrationOptions, *, dense: bool = Fals
         except UserError as error:
             tested_on = f"the images have no labels of this model ({error.message})"
         else:
-            assert not isinstance(labelled, Images)
+            assert not isinstance(labelled, ImageArrays)
             return _split(model, labelled, calibrate, limit, dense)
     files = image_inputs.find_images([calibrate])
     files = [files[i] for i in random_indices(len(files), limit)]
@@ -181,7 +181,7 @@ def _describe(pixels: Sequence[Tensor], folder: str) -> str:
     return f"{len(pixels)} images of {_base_name(folder)}"
 
 
-def _open_labelled(model: Model, where: str) -> tuple[Samples | Images, str]:
+def _open_labelled(model: Model, where: str) -> tuple[Samples | ImageArrays, str]:
     """Labelled images of the model's classes with their description; raises `UserError`."""
     if where == CIFAR10:
         return cifar10.load().test, "CIFAR-10's test set"
@@ -229,7 +229,7 @@ def comparison_images(
         files = [files[i] for i in random_indices(len(files), COMPARED)]
         return _read_files(files, preprocessing, dense)
     test = images.test
-    if isinstance(test, Images):
+    if isinstance(test, ImageArrays):
         return _draw_cifar10(test, COMPARED)
     if test is not None:
         return _read_samples(test, random_indices(len(test), COMPARED), preprocessing, dense)
@@ -238,7 +238,7 @@ def comparison_images(
     return _read_files(image_inputs.find_images([str(image_inputs.SAMPLES)]), preprocessing, dense)
 
 
-def _draw_cifar10(images: Images, count: int) -> list[Tensor]:
+def _draw_cifar10(images: ImageArrays, count: int) -> list[Tensor]:
     return [
         torch.from_numpy(np.array(images.images[i])) for i in random_indices(len(images), count)
     ]

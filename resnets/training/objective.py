@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import CLASSES, Cifar10, Images
+from resnets.data.cifar10 import CLASSES, Cifar10, ImageArrays
 from resnets.data.cifar10_batches import Cifar10Batches
 from resnets.data.dali_batches import DaliBatches
-from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
+from resnets.data.datasets import Data
+from resnets.data.photo_batches import PhotoBatches, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import (
     PhotoSet,
@@ -41,6 +42,7 @@ from resnets.evaluation.protocols import Center, network_scorer
 from resnets.evaluation.results import Result, measure
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
+from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.recipe import Recipe
@@ -53,7 +55,6 @@ IGNORE_INDEX = -100
 TEST_BATCH = 64
 """Photographs that a test scores at a time."""
 
-Data = Cifar10 | PhotoSet
 Forward = Callable[..., Any]
 """The network's forward pass in the precision of the training."""
 Parts = Sequence[tuple[int, int]]
@@ -327,7 +328,7 @@ class PhotoClassification(Classification):
             augmentation=lambda step: recipe.photos.augmentation(side(step), crop.interpolation),
             normalize=crop.normalize(device),
             parts=parts,
-            threads=default_threads(processes),
+            threads=max(1, devices.cores() // processes),
         )
 
     def test(
@@ -374,7 +375,7 @@ def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
     return lambda step: progressive.size if step < progressive.until else full
 
 
-def _limited(images: Images, recipe: Recipe) -> Images:
+def _limited(images: ImageArrays, recipe: Recipe) -> ImageArrays:
     """CIFAR-10's images within the recipe's limits."""
     index = np.arange(len(images))
     if recipe.classes is not None:

@@ -199,7 +199,7 @@ def measure_training(network, batch):
 
 def test_training_is_compared_with_the_published_loop(monkeypatch):
     random = np.random.default_rng(0)
-    images = cifar10.Images(
+    images = cifar10.ImageArrays(
         random.integers(0, 256, (64, 3, 32, 32), np.uint8), random.integers(0, 10, 64)
     )
     monkeypatch.setattr(cifar10, "load", lambda report: cifar10.Cifar10(images, images))

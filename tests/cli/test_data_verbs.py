@@ -80,8 +80,8 @@ def test_shards_are_not_written_over_others(resnets, photos):
         (("shards", "nowhere", "out"), "no such folder"),
         (("shards", "photos/train/cat", "out"), "no images"),
         (("shards", "photos", "file/out"), "cannot write"),
-        (("shards", "photos", "photos"), "lies in the images' folder"),
-        (("shards", "photos", "photos/train/../out"), "lies in the images' folder"),
+        (("shards", "photos", "photos"), "is inside the folder of the images"),
+        (("shards", "photos", "photos/train/../out"), "is inside the folder of the images"),
     ],
 )
 def test_mistakes_are_one_line(resnets, photos, arguments, message):

@@ -33,7 +33,7 @@ def make(photos, ending, around):
 
 @pytest.mark.parametrize("around", ["", "insects/"])
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
-def test_an_archive_is_the_folder_that_it_holds(photos, cache, ending, around):
+def test_an_archive_is_opened_like_its_folder(photos, cache, ending, around):
     archive = make(photos, ending, around)
     found = datasets.open_training(str(archive))
     assert (len(found.train), len(found.val)) == (5, 5)
@@ -43,7 +43,7 @@ def test_an_archive_is_the_folder_that_it_holds(photos, cache, ending, around):
     assert not list(photos.parent.glob("**/.unpacking-*"))
 
 
-def test_it_is_unpacked_once_and_again_when_it_changed(photos, cache):
+def test_an_archive_is_unpacked_once_and_again_after_a_change(photos, cache):
     archive = make(photos, ".tar", "")
     first = archives.unpacked(archive)
     (first / "train" / "ant" / "0.png").unlink()
@@ -98,7 +98,7 @@ def damage_end(content):
 
 
 @pytest.mark.parametrize(("ending", "damage"), [(".tar", damage_header), (".tgz", damage_end)])
-def test_damage_behind_the_first_members_is_noticed(photos, cache, ending, damage):
+def test_damage_after_the_first_members_is_noticed(photos, cache, ending, damage):
     archive = make(photos, ending, "")
     archive.write_bytes(damage(archive.read_bytes()))
     with pytest.raises(UserError, match=r"insects.*cannot be unpacked"):
@@ -117,7 +117,7 @@ def test_zips_with_a_password_are_refused(photos, cache):
         archives.unpacked(archive)
 
 
-def test_hidden_archives_and_what_a_kill_left(photos, cache):
+def test_hidden_archives_and_leftovers_of_a_killed_process(photos, cache):
     archive = make(photos, ".tar", "").rename(photos.parent / ".insects.tar")
     first = archives.unpacked(archive)
     assert len(datasets.open_training(str(archive)).train) == 5

@@ -1,4 +1,4 @@
-"""Training crops: what they may show, and that chance alone decides."""
+"""Training crops: where they may be, and that the generator alone decides."""
 
 import io
 
@@ -38,7 +38,7 @@ def shown(content, how, seed=0):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_image_gives_a_whole_crop_by_chance_alone(kind, width, height, seed):
+def test_any_image_gives_a_full_crop_that_depends_on_the_generator_alone(kind, width, height, seed):
     how = Augmentation(kind, 32, sides=(36, 60), resize=40)
     content = gradient(width, height)
     one, shift = shown(content, how, seed)
@@ -84,7 +84,7 @@ def test_colour_shifts_have_the_spread_that_the_constants_give():
 
 
 @given(width=st.integers(1, 400), height=st.integers(1, 400), seed=st.integers(0, 100))
-def test_boxes_by_area_lie_inside(width, height, seed):
+def test_boxes_by_area_are_within_the_image(width, height, seed):
     random = np.random.default_rng(seed)
     left, top, right, bottom = augmentation.draw_area_box(width, height, (0.08, 1.0), random)
     assert 0 <= left < right <= width
@@ -97,7 +97,7 @@ def test_boxes_by_area_lie_inside(width, height, seed):
     height=st.integers(1, 2000),
     seed=st.integers(0, 100),
 )
-def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
+def test_crops_are_within_the_image_and_decoded_at_least_at_their_own_scale(
     kind, width, height, seed
 ):
     how = Augmentation(kind, 32, sides=(36, 60), resize=40)
@@ -109,13 +109,13 @@ def test_crops_of_any_size_lie_inside_and_may_be_decoded_no_smaller_than_shown(
     assert across >= 32 - 1  # the scaled longer side is a whole number
 
 
-def test_a_large_jpeg_is_decoded_at_a_smaller_scale_and_shows_the_same():
+def test_a_large_jpeg_decoded_at_a_smaller_scale_gives_the_same_crop():
     how = Augmentation("scale", 64, sides=(70, 70), flip=False, colour=0)
     small, _ = shown(gradient(1200, 900, "JPEG"), how, 3)
     exact, _ = shown(gradient(1200, 900), how, 3)
     assert np.abs(small.astype(int) - exact.astype(int)).mean() < 3
 
 
-def test_what_is_no_image_is_named():
+def test_a_file_that_is_not_an_image_is_named():
     with pytest.raises(UserError, match=r"x\.png"):
         shown(b"no image", Augmentation("scale", 32, sides=(36, 40)))

@@ -133,7 +133,7 @@ def test_no_file_can_make_the_reader_run_code(tmp_path, official):
         ),
     ],
 )
-def test_a_spoilt_folder_is_refused_with_one_line(tmp_path, official, spoil, message):
+def test_a_damaged_folder_is_refused_with_one_line(tmp_path, official, spoil, message):
     files = binary_files(official)
     files["test_batch.bin"] = b"\0" + files["test_batch.bin"][1:]
     official["test-labels"][0] = 0
@@ -215,7 +215,7 @@ def test_damaged_archives_fail_as_sources(tmp_path, official, files):
             cifar10.load(tmp_path / "spoilt.tar.gz")
 
 
-def test_a_cut_label_list_is_named(tmp_path, official):
+def test_a_truncated_label_list_is_named(tmp_path, official):
     files = png_files(official)
     files["train_lables.json"] = files["train_lables.json"][:-10]
     with pytest.raises(UserError, match=r"train_lables.json is truncated"):
@@ -224,12 +224,12 @@ def test_a_cut_label_list_is_named(tmp_path, official):
 
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=10, deadline=None)
-def test_the_45k_5k_split_parts_the_training_images(seed):
+def test_the_45k_5k_split_divides_the_training_images(seed):
     labels = np.arange(50_000)
     pixels = labels.astype(np.uint16).view(np.uint8).reshape(-1, 2)
     images = np.zeros((50_000, 3, 1, 1), np.uint8)
     images[:, :2, 0, 0] = pixels
-    data = Cifar10(cifar10.Images(images, labels.astype(np.uint8)), synthetic(5, 0))
+    data = Cifar10(cifar10.ImageArrays(images, labels.astype(np.uint8)), synthetic(5, 0))
     kept, held_out = data.split("45k/5k", seed)
     assert (len(kept), len(held_out)) == (45_000, 5_000)
 

@@ -16,7 +16,7 @@ from resnets.support.errors import UserError
 from resnets.training import objective, recipe_file
 
 CPU = torch.device("cpu")
-LOOK = Augmentation("scale", 24, sides=(26, 40))
+AUGMENTATION = Augmentation("scale", 24, sides=(26, 40))
 PLAIN = Normalize(torch.zeros(3, 1, 1))
 
 
@@ -49,47 +49,47 @@ def root(tmp_path, cache):
     return tmp_path / "photos"
 
 
-def make(kind, samples, batch=5, seed=0, look=LOOK, **options):
+def make(kind, samples, batch=5, seed=0, augmentation=AUGMENTATION, **options):
     return kind(
         samples=samples,
         batch=batch,
         seed=seed,
         device=CPU,
-        augmentation=lambda step: look,
+        augmentation=lambda step: augmentation,
         normalize=PLAIN,
         **options,
     )
 
 
-LOOKS = {
-    "scale": LOOK,
+AUGMENTATIONS = {
+    "scale": AUGMENTATION,
     "area": Augmentation("area", 24),
     "centre": Augmentation("centre", 24, resize=28),
     "bicubic": Augmentation("scale", 24, sides=(26, 40), interpolation="bicubic"),
 }
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_the_same_crops_as_pillow_shows(dali, root, name):
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_crops_equal_those_of_pillow(dali, root, name):
     samples = folders.load_class_folders(root)
-    theirs = make(dali.DaliBatches, samples, 6, look=LOOKS[name])
-    ours = make(PhotoBatches, samples, 6, look=LOOKS[name])
+    by_dali = make(dali.DaliBatches, samples, 6, augmentation=AUGMENTATIONS[name])
+    by_pillow = make(PhotoBatches, samples, 6, augmentation=AUGMENTATIONS[name])
     for step in range(4):
-        (images, labels), (expected, right) = theirs(step), ours(step)
-        assert torch.equal(labels, right)
+        (images, labels), (expected, wanted) = by_dali(step), by_pillow(step)
+        assert torch.equal(labels, wanted)
         apart = 255 * (images - expected).abs()
         assert apart.mean() < 1.5  # with the crops one pixel to the side it would be above 12
-    assert not theirs.bad
+    assert not by_dali.bad
 
 
-def test_where_pillow_decodes_the_whole_image_pixels_are_its_own_but_for_rounding(dali, root):
+def test_pixels_of_whole_images_equal_those_of_pillow_but_for_rounding(dali, root):
     """A crop as large as the image is scaled from all of its pixels by both."""
-    look = Augmentation("scale", 24, sides=(60, 60), colour=0)
+    augmentation = Augmentation("scale", 24, sides=(60, 60), colour=0)
     for path in root.rglob("*.jpg"):
         write(path, int(path.stem))  # 90 x 70: too small to be decoded at half the scale
     samples = folders.load_class_folders(root)
-    images, _ = make(dali.DaliBatches, samples, 12, look=look)(0)
-    expected, _ = make(PhotoBatches, samples, 12, look=look)(0)
+    images, _ = make(dali.DaliBatches, samples, 12, augmentation=augmentation)(0)
+    expected, _ = make(PhotoBatches, samples, 12, augmentation=augmentation)(0)
     assert (255 * (images - expected)).abs().max() < 2.5
 
 
@@ -122,7 +122,7 @@ def broken(path, how):
 
 
 @pytest.mark.parametrize("how", ["cut off", "cut off, with an end", "no pixels", "empty"])
-def test_a_bad_image_is_named_as_pillow_names_it_and_its_neighbours_stay(dali, root, how):
+def test_a_bad_image_is_named_as_by_pillow_and_the_others_stay(dali, root, how):
     samples = folders.load_class_folders(root)
     clean, labels = make(dali.DaliBatches, samples, 12)(0)
     broken(samples.path(4), how)
@@ -162,7 +162,7 @@ EXOTIC = ["CMYK", "turned", "RGB itself", "transparent", "something behind", "WE
 
 
 @pytest.mark.parametrize("kind", EXOTIC)
-def test_other_files_are_shown_as_pillow_shows_them(dali, root, kind):
+def test_other_files_are_decoded_by_pillow(dali, root, kind):
     samples = folders.load_class_folders(root)
     exotic(samples.path(3), kind)
     images, _ = make(dali.DaliBatches, samples, 12)(0)
@@ -171,7 +171,7 @@ def test_other_files_are_shown_as_pillow_shows_them(dali, root, kind):
     assert torch.equal(images[row], expected[row])
 
 
-def test_grey_photographs(dali, root):
+def test_grey_photographs_are_decoded(dali, root):
     samples = folders.load_class_folders(root)
     photo(3).convert("L").save(samples.path(3), "JPEG")
     images, _ = make(dali.DaliBatches, samples, 12)(0)
@@ -183,7 +183,7 @@ def test_grey_photographs(dali, root):
     assert dali.plain_jpeg_size(buffer.getvalue()) == (90, 70)  # it was DALI's
 
 
-def test_a_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
+def test_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Critical error, encountered:\n\nno decoder")
 

@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeyp
     assert len(folders.load_class_folders(root)) == 2
 
 
-def test_a_folder_can_be_sent_to_another_process(tmp_path):
+def test_a_folder_can_be_pickled(tmp_path):
     images = folders.load(fill(tmp_path, *TWO)).train
     assert listing(pickle.loads(pickle.dumps(images))) == listing(images)
 
@@ -276,7 +276,6 @@ def test_the_split_of_a_single_folder_depends_on_the_seed(tmp_path):
     assert (train, val) == both(tmp_path)
     other = folders.load(tmp_path, split_seed=1)
     assert set(listing(other.val)) != set(val)
-    assert np.bincount(folders.load(tmp_path, val_fraction=0.5).val.labels)[0] == 25
     assert len(folders.load_test(tmp_path)) == len(names)
 
 

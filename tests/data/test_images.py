@@ -234,7 +234,7 @@ def test_a_bad_file_is_one_clear_error(content, kind, message, shorter):
     assert (type(copy), copy.kind, str(copy)) == (ImageError, kind, str(caught.value))
 
 
-def test_a_cut_avif_is_truncated():
+def test_an_avif_without_its_end_counts_as_truncated():
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     with pytest.raises(ImageError) as caught:
@@ -265,7 +265,7 @@ def test_a_png_with_a_broken_stream_is_an_error(place):
 
 
 @given(st.integers(0, 5000), st.integers(0, 255))
-def test_a_spoilt_byte_is_an_image_or_a_user_error(place, value):
+def test_a_changed_byte_gives_an_image_or_a_user_error(place, value):
     content = bytearray(SPOILT)
     content[place % len(content)] = value
     try:
@@ -298,7 +298,7 @@ def test_a_jpeg_is_scaled_only_where_enough_pixels_remain(width, height, shorter
         assert image.size == (width, height)
 
 
-def test_scaled_decoding_shows_the_same_picture_upright():
+def test_decoding_at_a_smaller_scale_gives_the_same_image_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = picture(480, 320)
@@ -309,7 +309,7 @@ def test_scaled_decoding_shows_the_same_picture_upright():
     assert close(np.asarray(small).astype(int), np.asarray(whole), 3)
 
 
-def test_the_header_tells_what_is_stored():
+def test_the_header_describes_the_stored_pixels():
     content = saved(Image.fromarray(picture()).convert("CMYK"), "JPEG")
     assert images.read_header(content, "it") == images.Header("JPEG", "CMYK", "jpeg", 96, 64, 1)
 
@@ -354,8 +354,8 @@ def test_a_jpeg_of_thousands_of_scans_is_refused():
         images.decode(content[:2] + hidden + content[2:-2] + scan * 5000 + b"\xff\xd9", "it")
 
 
-def test_what_is_appended_to_a_jpeg_does_not_count():
-    """As phones do with films, in whose bytes anything may stand."""
+def test_data_after_the_end_of_a_jpeg_do_not_count():
+    """As phones append videos, whose bytes may look like markers."""
     pixels = picture()
     content = saved(Image.fromarray(pixels), "JPEG")
     film = np.random.default_rng(0).bytes(1_000_000) * 10
@@ -364,7 +364,7 @@ def test_what_is_appended_to_a_jpeg_does_not_count():
 
 
 def test_scans_of_large_jpegs_are_counted_fast():
-    """Restarts and stuffed bytes are most of the markers, and none of them is looked at."""
+    """Most markers are restarts and stuffed bytes, which are skipped."""
     scan = b"\xff\xda\0\x02" + b"\xff\0\xff\xd0rest" * 1_000_000
     start = time.process_time()
     assert images._scans(b"\xff\xd8" + 101 * b"\xff\xda\0\x02" + scan + b"\xff\xd9") == 102
@@ -373,6 +373,6 @@ def test_scans_of_large_jpegs_are_counted_fast():
     assert time.process_time() - start < 2
 
 
-def test_formats_that_start_programs_are_no_images():
+def test_formats_that_start_programs_are_refused():
     with pytest.raises(UserError, match="not an image"):
         images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "it")

@@ -1,4 +1,4 @@
-"""Batches of photographs: a function of (seed, step), whoever reads them."""
+"""Batches of photographs depend on seed and step alone; bad images are named."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 
 CPU = torch.device("cpu")
-LOOK = Augmentation("scale", 24, sides=(26, 40))
+AUGMENTATION = Augmentation("scale", 24, sides=(26, 40))
 PLAIN = Normalize(torch.zeros(3, 1, 1))
 
 
@@ -21,21 +21,21 @@ def samples(tmp_path, cache):
     return folders.load_class_folders(tmp_path / "photos")
 
 
-def make(samples, batch=5, seed=0, look=lambda step: LOOK, **options):
+def make(samples, batch=5, seed=0, augmentation=lambda step: AUGMENTATION, **options):
     return photo_batches.PhotoBatches(
         samples=samples,
         batch=batch,
         seed=seed,
         device=CPU,
-        augmentation=look,
+        augmentation=augmentation,
         normalize=PLAIN,
         **options,
     )
 
 
-def test_every_image_once_an_epoch_and_steps_go_on_through_epochs(samples):
-    batches = make(samples, look=lambda step: Augmentation("centre", 24, resize=24, flip=False,
-                                                           colour=0))  # fmt: skip
+def test_every_image_once_an_epoch_and_steps_continue_into_the_next(samples):
+    still = Augmentation("centre", 24, resize=24, flip=False, colour=0)
+    batches = make(samples, augmentation=lambda step: still)
     shown = torch.cat([batches(step)[0] for step in range(23)])  # five epochs of 23
     for epoch in range(5):
         images = shown[23 * epoch : 23 * (epoch + 1)].flatten(1)
@@ -65,6 +65,16 @@ def test_content_depends_on_seed_and_step_only(samples):
     assert not torch.equal(make(samples, seed=1)(0)[0], wanted[0][0])
 
 
+def test_random_choices_are_those_of_version_0_1(samples):
+    """A training that is resumed depends on them."""
+    batches = make(samples, batch=23, seed=7)
+    part = batches._begin(1)
+    for row in (0, 22):
+        expected = np.random.default_rng([7, 4, 1, int(part.indices[row])])
+        assert batches._generator(part, row).random(4).tolist() == expected.random(4).tolist()
+    batches.close()
+
+
 def test_parts_of_processes_make_up_the_batch(samples):
     whole = make(samples, batch=6)
     ranks = [make(samples, batch=6, parts=parts) for parts in ([(0, 1), (1, 3)], [(3, 6)])]
@@ -77,11 +87,11 @@ def test_parts_of_processes_make_up_the_batch(samples):
 
 def test_sizes_may_change_with_the_step(samples):
     small = Augmentation("scale", 16, sides=(17, 20))
-    batches = make(samples, look=lambda step: small if step < 2 else LOOK)
+    batches = make(samples, augmentation=lambda step: small if step < 2 else AUGMENTATION)
     assert [batches(step)[0].shape[-1] for step in range(4)] == [16, 16, 24, 24]
 
 
-def test_a_bad_image_is_left_out_and_named_never_replaced(samples, tmp_path):
+def test_a_bad_image_is_left_out_and_named_but_not_replaced(samples, tmp_path):
     clean = make(samples, batch=23)
     expected, labels = clean(0)
     bad = samples.path(4)
@@ -97,18 +107,20 @@ def test_a_bad_image_is_left_out_and_named_never_replaced(samples, tmp_path):
 
 
 def test_the_mean_image_is_that_of_the_central_crops(samples):
-    look = Augmentation("scale", 24, sides=(26, 40), resize=28)
-    mean = photo_batches.training_mean(samples, look, seed=0)
+    augmentation = Augmentation("scale", 24, sides=(26, 40), resize=28)
+    mean = photo_batches.training_mean(samples, augmentation, seed=0)
     assert mean.shape == (3, 24, 24)
     still = Augmentation("centre", 24, resize=28, flip=False, colour=0)
-    everything, _ = make(samples, batch=23, look=lambda step: still)(0)
+    everything, _ = make(samples, batch=23, augmentation=lambda step: still)(0)
     torch.testing.assert_close(mean, everything.mean(0), atol=1e-5, rtol=0)
     assert np.isfinite(mean.numpy()).all()
 
 
-def test_a_mean_of_nothing_is_refused(tmp_path, cache):
+def test_a_mean_without_readable_images_is_refused(tmp_path, cache):
     root = tmp_path / "photos" / "ant"
     root.mkdir(parents=True)
     (root / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images can be read"):
-        photo_batches.training_mean(folders.load_class_folders(tmp_path / "photos"), LOOK, 0)
+        photo_batches.training_mean(
+            folders.load_class_folders(tmp_path / "photos"), AUGMENTATION, 0
+        )

@@ -1,4 +1,4 @@
-"""Images to inputs: crops are those of the scaled image; one formula for every memory layout."""
+"""From images to inputs: crops of the scaled image, and one formula for every memory layout."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from tests.data.test_images import picture
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (256, 256), (97, 411)])
-def test_a_cut_is_the_crop_of_the_resized_image(width, height, interpolation):
+def test_a_crop_is_that_of_the_resized_image(width, height, interpolation):
     image = Image.fromarray(picture(width, height))
     whole = resize_shorter(image, 128, interpolation)
     assert min(whole.size) == 128
@@ -32,7 +32,7 @@ def test_a_cut_is_the_crop_of_the_resized_image(width, height, interpolation):
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(8, 64), st.data())
-def test_any_cut_within_the_scaled_image_can_be_made(width, height, size, data):
+def test_any_crop_within_the_scaled_image_can_be_made(width, height, size, data):
     shorter = data.draw(st.integers(size, 80))
     scaled = scaled_size(width, height, shorter)
     left = data.draw(st.integers(0, scaled[0] - size))
@@ -76,7 +76,7 @@ def test_normalising_is_the_formula_in_both_memory_formats(mean, std, shifted):
         assert images.dtype == torch.uint8
 
 
-def test_a_mean_image_of_another_size_gives_way_to_its_channels_means():
+def test_for_a_mean_image_of_another_size_its_channels_means_are_used():
     mean = torch.rand(3, 6, 6)
     images = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
     by_channel = Normalize(mean.mean((1, 2), keepdim=True))(images)
@@ -97,6 +97,6 @@ MEAN = torch.zeros(3, 1, 1)
      ((0, 0), {"mean": MEAN}), ((32, 36), {"mean": MEAN, "std": torch.ones(3)}),
      ((32, 36), {"mean": MEAN, "std": MEAN}), ((32, 36, "cubic"), {"mean": MEAN})],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(crop, options):
+def test_impossible_preprocessing_is_refused(crop, options):
     with pytest.raises(ValueError, match=r"."):
         Preprocessing(*crop, **options)

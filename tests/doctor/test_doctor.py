@@ -1,9 +1,10 @@
-"""The doctor finds every planted fault, names it rightly, and nothing in a clean folder."""
+"""The doctor finds every planted fault, names its kind, and finds nothing in a clean folder."""
 
 import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import markupsafe
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_planted_fault_is_found(clean, kind):
     assert found(clean) == [(kind, (f"train/cat/{name}",))]
 
 
-def test_damage_that_decoding_passes_over(clean):
+def test_damage_that_decoding_ignores_is_found(clean):
     path = clean / "train/cat/6.png"
     photo(90).save(path)
     content = bytearray(path.read_bytes())
@@ -169,7 +170,7 @@ def test_other_pictures_of_one_thing_are_not_the_same(clean):
     assert found(clean) == []
 
 
-def test_images_that_are_all_alike_do_not_take_forever(tmp_path):
+def test_many_equal_images_are_compared_in_bounded_time(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(150):
@@ -205,7 +206,7 @@ def test_layouts_that_cannot_be_trained_on(tmp_path):
     assert (finding.kind, "only one class, cat" in finding.detail) == ("layout", True)
 
 
-def test_what_is_left_out_is_counted_with_its_reason(clean):
+def test_excluded_files_are_counted_by_reason(clean):
     (clean / "train/cat/.ipynb_checkpoints").mkdir()
     (clean / "train/cat/._0.jpg").write_text("")
     (clean / "train/cat/notes.txt").write_text("")
@@ -285,7 +286,7 @@ def plant_all(root):
     photo(102).save(root / "train/cat/5.jpg")
 
 
-def test_quarantine_lists_what_cannot_be_read_and_folders_heed_it(clean):
+def test_quarantine_lists_unreadable_files_and_folders_apply_it(clean):
     plant_all(clean)
     report = checks.examine(clean)
     expected = sorted(p for f in report.findings if f.kind in UNREADABLE for p in f.paths)
@@ -359,6 +360,39 @@ def test_an_unreadable_folder_is_a_finding(clean):
     kinds = [kind for kind, _ in found(clean)]
     (clean / "train/cat").chmod(0o755)
     assert "unreadable" in kinds
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything can be read here")
+@pytest.mark.parametrize("label_file", ["val/val_map.txt", "val_map.txt"])
+def test_an_unreadable_val_is_a_finding(clean, label_file):
+    (clean / label_file).write_text("x.jpg cat")
+    (clean / "val").chmod(0)
+    kinds = [kind for kind, _ in found(clean)]
+    (clean / "val").chmod(0o755)
+    assert "unreadable" in kinds
+
+
+def test_an_unreadable_quarantine_is_a_finding(clean):
+    (clean / ".quarantine").mkdir()
+    assert found(clean) == [("unreadable", (".quarantine",))]
+
+
+@pytest.mark.parametrize("name", ["val/val_map.txt", "labels.tsv"])
+def test_an_unreadable_label_file_is_a_finding(clean, monkeypatch, name):
+    (clean / "val/x.jpg").write_bytes(b"")
+    (clean / name).touch()
+
+    real = Path.open
+
+    def refuse(path, *args, **options):
+        if path == clean / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert ("label-file", (name,)) in found(clean)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(Permission denied\)"):
+        folders.load_test(clean)
 
 
 def test_a_fault_is_of_the_kind_that_the_error_names(clean, monkeypatch):

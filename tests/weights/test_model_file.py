@@ -22,7 +22,7 @@ def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
 
 
 @pytest.mark.parametrize("network", ["cifar-resnet8", "cifar-highway19", "cifar-preact110"])
-def test_a_saved_model_comes_back_whole(tmp_path, network):
+def test_a_saved_model_is_loaded_unchanged(tmp_path, network):
     network, mean = save(tmp_path / "model.safetensors", network)
     for name in (tmp_path / "model.safetensors", tmp_path):
         model = hub.load(str(name))
@@ -138,7 +138,7 @@ def set_in(*keys, value):
         lambda card, weights, mean: torch.zeros(2, 2),
     ],
 )
-def test_a_card_or_tensor_that_cannot_be_used_is_one_line_with_the_file(tmp_path, change):
+def test_an_unusable_card_or_tensor_is_one_line_that_names_the_file(tmp_path, change):
     path = tmp_path / "model.safetensors"
     spoilt(path, change)
     with pytest.raises(UserError, match="not a valid model file of resnets") as caught:

@@ -37,7 +37,7 @@ def test_another_number_of_classes_gets_a_new_classifier():
         ("cifar-resnet20", "nowhere.safetensors", "no such model file"),
     ],
 )
-def test_what_does_not_fit_is_refused(name, pretrained, message):
+def test_weights_of_another_network_are_refused(name, pretrained, message):
     with pytest.raises(UserError, match=message):
         resnets.create_model(name, pretrained=pretrained)
 

@@ -1,6 +1,6 @@
-"""Where each image of a set of shards lies: `shards.json`, and one array file for each split.
+"""Where each image of a set of shards is: `shards.json`, and one array file for each split.
 
-`resnets shards` writes both beside the shards. For WebDataset shards from other writers, `scan`
+`resnets shards` writes both next to the shards. For WebDataset shards from other writers, `scan`
 makes them in the cache folder.
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tarfile import BLOCKSIZE
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data import folders, label_files
+from resnets.data import folders, label_files, random_streams
 from resnets.data.samples import PhotoSet, Samples, split_train_val
 from resnets.data.shards.index import MANIFEST, Index, Manifest, expand_braces, scan
 from resnets.data.shards.store import (
@@ -42,10 +43,10 @@ class Shards(Samples):
     """The images of one split.
 
     Args:
-        store: where the shards lie.
+        store: gives access to the files.
         classes: see `Samples`.
         files: the shards.
-        index: where each image lies in them.
+        index: where each image is in them.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Shards(Samples):
         """
         if not self._store.remote:
             return super().order(seed, epoch)
-        random = np.random.default_rng([seed, 1, epoch])
+        random = np.random.default_rng([seed, random_streams.EPOCH, epoch])
         rank = np.empty(len(self._files), np.int64)
         rank[random.permutation(len(self._files))] = np.arange(len(self._files))
         mixed = random.permutation(len(self))
@@ -143,26 +144,25 @@ def are_shards(location: str | Path) -> bool:
     """Whether this is a URL or a folder of shards.
 
     A folder with images in class folders or with a `labels.tsv` is not a folder of shards, even
-    if tar files lie in it: ImageNet's archives may lie beside the folders unpacked from them.
+    if it contains tar files: ImageNet's archives may be next to the folders unpacked from them.
     """
     if "://" in str(location):
         return True
     folder = Path(location)
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (never raises)
         return True
     if not folder.is_dir() or label_files.find_class_indices(folder):
         return False
     return bool(_tar_files(folder)) and not folders.has_class_folders(folder)
 
 
-def load(location: str | Path, split_seed: int = 0, val_fraction: float = 0.2) -> PhotoSet:
+def load(location: str | Path, split_seed: int = 0) -> PhotoSet:
     """The training and test images of a set of shards.
 
     Args:
         location: a folder or its URL; for shards from other writers also the URL of tar files,
             such as `https://host/{train,val}-{0000..0009}.tar`.
         split_seed: chooses the images to set aside if the shards have no test split.
-        val_fraction: fraction of each class to set aside in that case.
 
     Raises:
         UserError: if shards are missing or truncated, or cannot be downloaded.
@@ -172,7 +172,7 @@ def load(location: str | Path, split_seed: int = 0, val_fraction: float = 0.2) -
         raise UserError("only one class; a classifier needs two or more", str(location))
     train = shards.split("train")
     if "val" not in shards.manifest.splits:
-        return split_train_val(train, split_seed, val_fraction)
+        return split_train_val(train, split_seed)
     return PhotoSet(train, shards.split("val"))
 
 
@@ -241,13 +241,9 @@ def _tar_files(folder: Path) -> list[Path]:
 def _open_tars(
     store: Store, names: list[str], classes: list[str] | None, version: bytes
 ) -> _ShardSet:
-    """Shards from other writers, whose index is kept in the cache folder.
+    """Shards from other writers, whose index is kept in the cache folder; arguments as in `scan`.
 
-    Args:
-        store: where they lie.
-        names: their file names or URLs.
-        classes: see `scan`.
-        version: distinguishes the shards from others at the same location.
+    `version` distinguishes the shards from others at the same location.
     """
     key = hashlib.sha256(store.location.encode() + b"\0" + version).hexdigest()[:24]
     folder = cache_folder("shards", f"index-{key}")

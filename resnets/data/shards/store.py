@@ -1,4 +1,4 @@
-"""Where shards lie: in a local folder, or at a URL from which they are downloaded when needed."""
+"""Files of shards: in a local folder, or at a URL from which they are downloaded when needed."""
 
 from __future__ import annotations
 

@@ -93,9 +93,9 @@ def write(
 
 
 def refuse_within(data: Path, out: Path) -> None:
-    """Raise `UserError` if the shards would lie in the folder of the images."""
+    """Raise `UserError` if the folder of the shards is inside that of the images."""
     if out.resolve().is_relative_to(data.resolve()):
-        message = f"lies in the images' folder {data}"
+        message = f"is inside the folder of the images, {data}"
         raise UserError(message, str(out), "choose another folder")
 
 

@@ -19,12 +19,12 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.weights.convert import layers
+from resnets.weights.convert import caffe_convention
+from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
-from resnets.weights.convert.layers import BN_EPS
 
 MODEL, GRAPH = ".caffemodel", ".prototxt"
-_TENSORS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
+_TENSOR_COUNTS = {"Convolution": 1, "BatchNorm": 3, "Scale": 2, "InnerProduct": 2}
 """Least number of tensors of a layer, by its type."""
 
 
@@ -88,34 +88,27 @@ def read(path: Path) -> ImportedWeights:
     affine: dict[str, tuple[Tensor, Tensor]] = {}
     classifier = None
     for layer in graph.layer:
-        if layer.type not in _TENSORS:
+        if layer.type not in _TENSOR_COUNTS:
             continue
-        module = layers.module_of(layer.name)
         location = f"{model_path}, layer {layer.name!r}"
-        if module is None:
-            raise UserError("no network of the paper has this layer", location)
-        arrays = [_array(blob, location) for blob in blobs.get(layer.name, ())]
-        if len(arrays) < _TENSORS[layer.type]:
-            raise UserError(
-                f"the layer has {len(arrays)} tensors instead of {_TENSORS[layer.type]}", location
-            )
+        module, tensors = _tensors(layer, blobs.get(layer.name, ()), location)
         if layer.type == "Convolution":
-            convolutions[module] = (arrays[0], arrays[1] if len(arrays) > 1 else None)
+            convolutions[module] = (tensors[0], tensors[1] if len(tensors) > 1 else None)
         elif layer.type == "BatchNorm":
-            statistics[module] = _statistics(layer, arrays, location)
+            statistics[module] = _statistics(layer, tensors, location)
         elif layer.type == "Scale":
-            affine[module] = (arrays[0], arrays[1])
+            affine[module] = (tensors[0], tensors[1])
         else:
-            classifier = (arrays[0], arrays[1])
+            classifier = (tensors[0], tensors[1])
     norms = {name: (*affine[name], *found) for name, found in statistics.items() if name in affine}
     biases = any(bias is not None for _, bias in convolutions.values())
     return ImportedWeights(
-        state=layers.rgb_state_dict(convolutions, norms, classifier, str(model_path)),
+        state=caffe_convention.rgb_state_dict(convolutions, norms, classifier, str(model_path)),
         origin="Caffe",
         location=str(model_path),
         stride_in=_stride_in(graph),
         pool=_pool(graph, graph_path),
-        preprocessing=layers.caffe_preprocessing(*_input(graph, graph_path)),
+        preprocessing=caffe_convention.caffe_preprocessing(*_input(graph, graph_path)),
         notes={
             "colours": "BGR, folded into the first convolution",
             "graph": graph_path.name,
@@ -124,9 +117,20 @@ def read(path: Path) -> ImportedWeights:
     )
 
 
-def _statistics(layer: Any, arrays: list[Tensor], location: str) -> tuple[Tensor, Tensor, float]:
+def _tensors(layer: Any, blobs: Any, location: str) -> tuple[str, list[Tensor]]:
+    """The module that a layer belongs to, and the layer's tensors."""
+    module = caffe_convention.module_of(layer.name)
+    if module is None:
+        raise UserError("no network of the paper has this layer", location)
+    tensors, least = [_array(blob, location) for blob in blobs], _TENSOR_COUNTS[layer.type]
+    if len(tensors) < least:
+        raise UserError(f"the layer has {len(tensors)} tensors instead of {least}", location)
+    return module, tensors
+
+
+def _statistics(layer: Any, tensors: list[Tensor], location: str) -> tuple[Tensor, Tensor, float]:
     """Mean, variance and eps of a BatchNorm layer."""
-    mean, variance, divisor = arrays[:3]
+    mean, variance, divisor = tensors[:3]
     if divisor.numel() != 1:
         raise UserError(f"it divides by {divisor.numel()} numbers instead of one", location)
     scale = 0 if divisor.item() == 0 else 1 / divisor.item()
@@ -193,7 +197,7 @@ def _stride(layer: Any) -> int:
 def _stride_in(graph: Any) -> StrideIn | None:
     """Which convolution has the stride, in the first block that halves the feature map."""
     for layer in graph.layer:
-        module = layers.module_of(layer.name) or ""
+        module = caffe_convention.module_of(layer.name) or ""
         first = layer.type == "Convolution" and module.endswith((".0.conv1", ".0.conv2"))
         if first and _stride(layer) == 2:
             return "1x1" if list(layer.convolution_param.kernel_size) == [1] else "3x3"
@@ -236,12 +240,7 @@ def _input(graph: Any, path: Path) -> tuple[int, Tensor | None]:
 
 
 def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) -> None:
-    """Write a caffemodel, and in the same folder its prototxt and its mean image.
-
-    Args:
-        path: the caffemodel.
-        network: the network.
-        preprocessing: its input size and mean.
+    """Write a caffemodel at `path`, and in the same folder its prototxt and its mean image.
 
     Raises:
         UserError: if protobuf is missing, the network has parts that Caffe files cannot hold,
@@ -250,12 +249,12 @@ def write(path: Path, network: ResidualNetwork, preprocessing: Preprocessing) ->
     graph = _CaffeGraph(preprocessing.size)  # first, for its message if protobuf is missing
     from google.protobuf import text_format
 
-    layers.write_graph(network.architecture, graph, "Caffe")
+    caffe_convention.write_graph(network.architecture, graph, "Caffe")
     net = graph.net
     text = text_format.MessageToString(net)
-    state = layers.bgr_state_dict(network, preprocessing)
+    state = caffe_convention.bgr_state_dict(network, preprocessing)
     for layer in net.layer:
-        module = layers.module_of(layer.name)
+        module = caffe_convention.module_of(layer.name)
         if module is None:
             continue
         if layer.type == "BatchNorm":
@@ -295,7 +294,7 @@ class _CaffeGraph:
         return "data"
 
     def conv(self, suffix: str, x: str, filters: int, size: int, stride: int) -> str:
-        name, norm = layers.conv_and_bn_names(suffix)
+        name, norm = caffe_convention.conv_and_bn_names(suffix)
         conv = self._layer(name, "Convolution", name, x).convolution_param
         conv.num_output, conv.bias_term = filters, False
         conv.kernel_size.append(size)

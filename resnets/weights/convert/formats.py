@@ -1,7 +1,7 @@
 """File formats of weights: detecting a file's format, and reading and writing all of them.
 
-Next to a file for another program lies a JSON card, FILE.card.json: the card of a model file,
-with the SHA-256 of the file that it describes.
+A file for another program is written together with a JSON card, FILE.card.json: the card of a
+model file, with the SHA-256 of the file that it describes.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def to_model(weights: ImportedWeights, network: str | None = None) -> Model:
 def identify(weights: ImportedWeights) -> str:
     """Name of the network that the weights fit.
 
-    Files that do not say which convolution of a bottleneck has the stride are taken for
-    torchvision's or timm's, which stride in the 3x3; the table's CIFAR rows stride in the 1x1 only.
+    A file that does not say which convolution of a bottleneck has the stride counts as one of
+    torchvision or timm, which stride in the 3x3. CIFAR networks of the table stride in the 1x1.
 
     Raises:
         UserError: if they fit none, or several that differ in parts without weights.

@@ -20,9 +20,9 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import atomic_write, make_folder, write_bytes, write_json
-from resnets.weights.convert import layers
+from resnets.weights.convert import caffe_convention
+from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
-from resnets.weights.convert.layers import BN_EPS
 
 MODEL_JSON = "model.json"
 _SHARD_BYTES = 4 << 20
@@ -138,19 +138,14 @@ def _import(
 ) -> ImportedWeights:
     """Rename and convert the tensors; take strides, pool and eps from the graph if there is one.
 
-    Args:
-        arrays: the tensors.
-        config: the model's JSON configuration; None if the file holds weights only.
-        origin: name of the program.
-        path: the file.
-        bn_eps: eps of every BN; overrides the graph's.
+    `config`, the model's JSON configuration, is None if the file holds weights only.
     """
     graph = _read_graph(config, path)
     convolutions: dict[str, tuple[Tensor, Tensor | None]] = {}
     norms, classifier = {}, None
     epsilons, biases = set(), False
     for layer, kinds in arrays.items():
-        module = layers.module_of(layer)
+        module = caffe_convention.module_of(layer)
         tensors = {kind: torch.from_numpy(array.copy()) for kind, array in kinds.items()}
         try:
             if module == "fc":
@@ -170,12 +165,12 @@ def _import(
         except (KeyError, RuntimeError) as error:
             raise UserError(f"layer {layer!r} is damaged ({one_line(error)})", str(path)) from error
     return ImportedWeights(
-        state=layers.rgb_state_dict(convolutions, norms, classifier, str(path)),
+        state=caffe_convention.rgb_state_dict(convolutions, norms, classifier, str(path)),
         origin=origin,
         location=str(path),
         stride_in=_stride_in(graph),
         pool=_pool(graph, path),
-        preprocessing=layers.caffe_preprocessing(_input_size(graph)),
+        preprocessing=caffe_convention.caffe_preprocessing(_input_size(graph)),
         notes={
             "colours": "BGR, folded into the first convolution",
             "bn_eps": sorted(epsilons),
@@ -205,7 +200,7 @@ def _stride_in(graph: _Graph) -> StrideIn:
     """Which convolution of a bottleneck has the stride; without a graph `keras.applications`'s."""
     for layer, settings in graph.items():
         strided = settings["class_name"] == "Conv2D" and 2 in settings["strides"]
-        if strided and re.search(r"\.0\.conv[12]$", layers.module_of(layer) or ""):
+        if strided and re.search(r"\.0\.conv[12]$", caffe_convention.module_of(layer) or ""):
             return "1x1" if 1 in settings["kernel_size"] else "3x3"
     return "1x1"
 
@@ -246,14 +241,19 @@ def _layer_arrays(
     network: ResidualNetwork, preprocessing: Preprocessing
 ) -> list[tuple[str, dict[str, NDArray[np.float32]]]]:
     """Layers and their arrays in the order of the graph; biases are zeros."""
-    state, depths = layers.bgr_state_dict(network, preprocessing), network.architecture.depths
+    state, depths = (
+        caffe_convention.bgr_state_dict(network, preprocessing),
+        network.architecture.depths,
+    )
     norm_kinds = ("weight", "bias", "running_mean", "running_var")
     tensors: list[tuple[str, dict[str, Tensor]]] = []
-    for conv in layers.convolutions(network):
-        layer, norm_layer = layers.conv_and_bn_names(layers.layer_suffix(conv, depths))
+    for conv in caffe_convention.convolutions(network):
+        layer, norm_layer = caffe_convention.conv_and_bn_names(
+            caffe_convention.layer_suffix(conv, depths)
+        )
         kernel = state[f"{conv}.weight"].permute(2, 3, 1, 0)
         tensors.append((layer, {"kernel": kernel, "bias": torch.zeros(kernel.shape[3])}))
-        norm = [state[f"{layers.bn_of(conv)}.{kind}"] for kind in norm_kinds]
+        norm = [state[f"{caffe_convention.bn_of(conv)}.{kind}"] for kind in norm_kinds]
         tensors.append((norm_layer, dict(zip(_NORM, norm, strict=True))))
     classes = network.architecture.classes
     tensors.append((f"fc{classes}", {"kernel": state["fc.weight"].T, "bias": state["fc.bias"]}))
@@ -352,7 +352,7 @@ class _KerasGraph:
         )
 
     def conv(self, suffix: str, x: str, filters: int, size: int, stride: int) -> str:
-        conv, norm = layers.conv_and_bn_names(suffix)
+        conv, norm = caffe_convention.conv_and_bn_names(suffix)
         # Keras' own `same` pads strided convolutions on one side only.
         same = stride == 1
         if not same and size > 1:
@@ -398,15 +398,11 @@ class _KerasGraph:
 def _write_graph(row: Architecture, size: int) -> dict[str, Any]:
     """A network as the JSON configuration of a Keras functional model.
 
-    Args:
-        row: the network.
-        size: side of the input in pixels.
-
     Raises:
-        UserError: as in `layers.write_graph`.
+        UserError: as in `caffe_convention.write_graph`.
     """
     graph = _KerasGraph(size)
-    output = layers.write_graph(row, graph, "Keras")
+    output = caffe_convention.write_graph(row, graph, "Keras")
     return {
         "class_name": "Model",
         "config": {

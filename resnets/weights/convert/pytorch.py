@@ -17,8 +17,8 @@ from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json
+from resnets.weights.convert.caffe_convention import unsupported_part
 from resnets.weights.convert.identify import ImportedWeights
-from resnets.weights.convert.layers import unsupported_part
 
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DataParallel and torch.compile
@@ -149,11 +149,7 @@ def _refuse_unsupported(network: ResidualNetwork, program: str) -> None:
 
 
 def write(path: Path, network: ResidualNetwork) -> None:
-    """Write a state dict that torchvision loads: as safetensors, or as `torch.save` does.
-
-    Args:
-        path: the file; its suffix `.safetensors` selects safetensors.
-        network: the network.
+    """Write a state dict for torchvision: as safetensors if `path` ends so, else by `torch.save`.
 
     Raises:
         UserError: if torchvision has no such network, or the file cannot be written.

@@ -56,7 +56,7 @@ def test_a_shard_of_the_same_size_with_other_content(made):
         [train.read(i) for i in range(len(train))]
 
 
-def test_a_reader_can_be_sent_to_another_process(made, serve):
+def test_shards_can_be_pickled(made, serve):
     train = reader.load(serve(made)).train
     train.order(0, 0)
     again = pickle.loads(pickle.dumps(train))
@@ -98,7 +98,7 @@ def test_the_next_window_is_downloaded_ahead(made, serve, cache, monkeypatch):
 
 
 def test_the_order_is_pure(made, serve, cache, monkeypatch):
-    """To ask for the order of another epoch does not change what is downloaded ahead."""
+    """The order of another epoch does not change what is downloaded ahead."""
     monkeypatch.setattr(reader, "WINDOW", 4)
     train = reader.load(serve(made)).train
     order = train.order(0, 0)
@@ -149,7 +149,7 @@ def test_a_subset_is_downloaded_ahead_in_its_own_order(made, serve, monkeypatch)
     ]
 
 
-def test_class_folders_win_over_tars_beside_them(tmp_path):
+def test_class_folders_take_precedence_over_tar_files(tmp_path):
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)
         for i in range(2):

@@ -119,7 +119,7 @@ def test_faults_at_a_url(made, serve):
     assert train.read(index)
 
 
-def test_a_short_failure_is_tried_again(made, serve, monkeypatch):
+def test_a_failed_download_is_tried_again(made, serve, monkeypatch):
     monkeypatch.setattr(store, "_RETRY_PAUSES", (0.0, 0.0))
     train = reader.load(serve(made)).train
     real, failures = store._open, [1, 2]

@@ -111,7 +111,7 @@ def test_a_finished_set_is_not_overwritten(photos, made):
     assert (made / "shards.json").read_bytes() == before
 
 
-def test_a_broken_image_is_named_and_nothing_half_written(tmp_path, photos):
+def test_a_broken_image_is_named_and_no_partial_shard_is_left(tmp_path, photos):
     for name in ("a", "b"):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(4):

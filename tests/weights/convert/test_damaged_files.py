@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("tiny_zoo")
         ({"label_descriptions": ["ant"]}, "label_descriptions"),
     ],
 )
-def test_a_config_of_timm_that_cannot_be_followed_says_why(tmp_path, change, message):
+def test_an_unsupported_timm_config_is_refused_with_the_reason(tmp_path, change, message):
     files = formats.write(model("tiny18"), tmp_path / "timm", "timm")
     document = json.loads(files[1].read_text())
     (document if "label_descriptions" in change else document["pretrained_cfg"]).update(change)
@@ -34,7 +34,7 @@ def test_a_config_of_timm_that_cannot_be_followed_says_why(tmp_path, change, mes
         formats.read(tmp_path / "timm")
 
 
-def test_a_config_of_timm_without_descriptions_calls_classes_by_identifier(tmp_path):
+def test_a_timm_config_without_descriptions_names_classes_by_identifier(tmp_path):
     files = formats.write(model("tiny18"), tmp_path / "timm", "timm")
     document = json.loads(files[1].read_text())
     files[1].write_text(json.dumps({**document, "label_descriptions": None}))
@@ -48,7 +48,7 @@ def test_a_config_of_timm_without_descriptions_calls_classes_by_identifier(tmp_p
 @given(
     cut=st.integers(0, 2000), at=st.integers(0, 500), byte=st.integers(0, 255), old=st.booleans()
 )
-def test_a_damaged_pth_is_read_or_one_line(tmp_path, cut, at, byte, old):
+def test_a_damaged_pth_is_read_or_refused_with_one_line(tmp_path, cut, at, byte, old):
     path = tmp_path / "model.pth"
     torch.save({"fc.bias": torch.zeros(7)}, path, _use_new_zipfile_serialization=not old)
     content = bytearray(path.read_bytes())
@@ -69,7 +69,7 @@ def test_a_damaged_pth_is_read_or_one_line(tmp_path, cut, at, byte, old):
         {"preprocessing": []},
     ],
 )
-def test_a_card_that_cannot_be_used_is_one_line(tmp_path, change):
+def test_an_unusable_card_is_refused_with_one_line(tmp_path, change):
     card = formats.write(model("tiny18"), tmp_path / "model.pth", "torchvision")[-1]
     card.write_text(json.dumps({**json.loads(card.read_text()), **change}))
     with pytest.raises(UserError, match="not a readable card"):

