@@ -1,9 +1,13 @@
-"""Figures of one run or of some models, as PNG files: training curve, responses, signals."""
+"""Figures as PNG files: training curve, responses, signals, confusion matrix."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnets.analysis.panels import INK, Line, Panel, Points, draw, step_colours
 from resnets.analysis.signals import Signal
@@ -99,3 +103,44 @@ def signals_png(name: str, by_step: Mapping[int, Sequence[Signal]], dashed: bool
         )
     ]
     return draw(panels, "signals", 2, width=5, height=4.2).png
+
+
+def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
+    """A confusion matrix: rows are true classes, columns answers.
+
+    Args:
+        confusion: numbers of images, (classes, classes).
+        classes: class names.
+        title: of the figure; the error is written below it.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    side = 2.2 + 0.46 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    images = int(confusion.sum())
+    wrong = images - int(np.trace(confusion))
+    mistakes = confusion.astype(float)
+    np.fill_diagonal(mistakes, np.nan)  # the right answers would hide the colours of the mistakes
+    image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
+    axes.set_facecolor("#e8f0e8")
+    limit = np.nanmax(mistakes) if wrong else 1.0
+    for row, counts in enumerate(confusion):
+        for column, count in enumerate(counts):
+            dark = row != column and count > 0.6 * limit
+            axes.text(
+                column, row, str(count), ha="center", va="center", fontsize=8,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{title}\nerror {100 * wrong / images:.2f} % of {images} images", fontsize=11)
+    figure.colorbar(image, label="mistakes", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

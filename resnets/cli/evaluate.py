@@ -156,7 +156,7 @@ def _classifier(
     from resnets.weights.model_file import Model
 
     if isinstance(model, Model):
-        return evaluator.classifier_of(model, device, views)
+        return evaluator.pytorch_classifier(model, device, views)
     return accuracy.classifier_of(model)
 
 
@@ -171,7 +171,7 @@ def _test_cifar10(
         return None
     images = cifar10.load(request.data, to_stderr).test
     with image_bar(min(len(images), request.limit or len(images))) as done:
-        return evaluator.run_cifar10(
+        return evaluator.score_cifar10(
             _classifier(model, device),
             images,
             batch=request.batch,
@@ -197,7 +197,7 @@ def _test_photos(
     views = protocols.make(request.views, network, model.preprocessing, request.image_size)
     batch = request.batch or (256 if device.type == "cuda" else 32)
     with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
-        return evaluator.run_test(
+        return evaluator.score_photos(
             _classifier(model, device, views),
             samples,
             views,
@@ -242,13 +242,14 @@ def _write(
     scores: Scores, title: str, save_scores: Path | None, plot: Path | None, *, quiet: bool
 ) -> None:
     """Write the files that were asked for."""
-    from resnets.evaluation import results
+    from resnets.analysis import figures
     from resnets.evaluation import scores as score_files
 
     if save_scores:
         score_files.save(save_scores, scores)
     if plot:
-        write_bytes(plot, results.confusion_png(scores.result(), scores.classes, title))
+        confusion = scores.result().confusion
+        write_bytes(plot, figures.confusion_png(confusion, scores.classes, title))
     if not quiet:
         if save_scores:
             print(f"Scores saved in {save_scores}")

@@ -53,8 +53,8 @@ def run_test(
             read.
     """
     if isinstance(images, Images):
-        return evaluator.run_cifar10(classifier, images, batch=10 * BATCH)
-    scores = evaluator.run_test(classifier, images, Center(preprocessing), batch=BATCH)
+        return evaluator.score_cifar10(classifier, images, batch=10 * BATCH)
+    scores = evaluator.score_photos(classifier, images, Center(preprocessing), batch=BATCH)
     assert scores is not None  # there is no other process
     return scores
 
@@ -143,7 +143,7 @@ def compare(
     report(f"testing source and export on {data.tested_on}")
     model.network.to(memory_format=torch.channels_last)
     assert isinstance(predictor.preprocessing, Preprocessing)  # an export's
-    before = run_test(evaluator.classifier_of(model, CPU), model.preprocessing, data.test)
+    before = run_test(evaluator.pytorch_classifier(model, CPU), model.preprocessing, data.test)
     after = run_test(classifier_of(predictor), predictor.preprocessing, data.test)
     found = loss(before, after)
     if found.points > allowed + 1e-9:

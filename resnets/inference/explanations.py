@@ -20,7 +20,7 @@ from PIL import Image
 
 from resnets.analysis import activation_maps, overlays
 from resnets.analysis.activation_maps import StageMap
-from resnets.analysis.overlays import Panel
+from resnets.analysis.overlays import CaptionedPicture
 from resnets.data.images import read_image
 from resnets.data.preprocessing import resized_crop, to_tensor
 from resnets.inference import export_folder
@@ -89,10 +89,10 @@ class ImageExplanation:
 
     def _sheet(self, maps: Sequence[Image.Image]) -> Image.Image:
         size = f"{self.network_input.width} x {self.network_input.height} pixels"
-        panels = [Panel(self.network_input, ("what the network sees", size))]
-        panels += [Panel(*pair) for pair in zip(maps, map(_caption, self.stages), strict=True)]
+        captioned = [CaptionedPicture(self.network_input, ("what the network sees", size))]
+        captioned += map(CaptionedPicture, maps, map(_caption, self.stages))
         title = f"{self.explained.name}, {100 * self.explained.probability:.1f} %"
-        return overlays.sheet(panels, title)
+        return overlays.sheet(captioned, title)
 
     def pictures(self, stage: str = ALL, opacity: float = 0.5) -> dict[str, Image.Image]:
         """The overlays of all stages and under `stages` the sheet; or the overlay of one stage."""
@@ -383,15 +383,16 @@ def _caption(stage: StageMap) -> tuple[str, str]:
 
 def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.Image:
     """A sheet of an image and its neighbours, as the network sees them."""
-    panels = [Panel(query, ("the image",))]
+    captioned = [CaptionedPicture(query, ("the image",))]
     for neighbour in similar.neighbours:
         try:
             picture = model.preprocessing.crop(read_image(Path(neighbour.image)))
         except UserError:  # its features came from the cache, and the file is gone
             picture = Image.new("RGB", query.size, "grey")
         name = Path(neighbour.image).name
-        panels.append(Panel(picture, (f"{neighbour.similarity:.3f}  {neighbour.label}", name)))
-    return overlays.sheet(panels, "Nearest images by the cosine of pooled features")
+        caption = (f"{neighbour.similarity:.3f}  {neighbour.label}", name)
+        captioned.append(CaptionedPicture(picture, caption))
+    return overlays.sheet(captioned, "Nearest images by the cosine of pooled features")
 
 
 def _unused_name(file: str, used: set[str]) -> str:

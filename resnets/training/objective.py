@@ -34,8 +34,8 @@ from resnets.evaluation.evaluator import (
     SINGLE_VIEW,
     Classifier,
     Progress,
-    run_test,
     score_array,
+    score_photos,
 )
 from resnets.evaluation.protocols import Center, network_scorer
 from resnets.evaluation.results import Result, measure
@@ -336,7 +336,7 @@ class PhotoClassification(Classification):
         score = network_scorer(network, self.preprocessing.normalize(device), device)
         classifier = Classifier(self.recipe.network, score, self.classes, device=device)
         views = Center(self.preprocessing)
-        scores = run_test(
+        scores = score_photos(
             classifier, self._test, views, batch=TEST_BATCH, world=world, progress=progress
         )
         result = world.broadcast_object(None if scores is None else scores.result())

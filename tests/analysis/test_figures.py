@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from resnets.analysis import figures
 from resnets.analysis.panels import Line, Panel, _apart, draw
 from resnets.analysis.signals import measure
+from resnets.data.cifar10 import CLASSES
 from tests.analysis.nets import batches, network
 
 
@@ -33,6 +35,12 @@ def test_signals_and_responses_are_pngs_of_sensible_size():
     check_picture(figures.signals_png("cifar-plain8", {0: found, 5: found}, dashed=True))
     named = [(f"network {n}", n % 2 == 0, [1.0, 2.0, 0.5 + n]) for n in range(10)]
     check_picture(figures.responses_png([*named, ("b", False, [0.5, 0.7])]))
+
+
+def test_the_confusion_matrix_is_a_png_of_sensible_size():
+    random = np.random.default_rng(0)
+    confusion = random.integers(0, 99, (10, 10)) + np.eye(10, dtype=int) * 900
+    check_picture(figures.confusion_png(confusion, CLASSES, "a network"))
 
 
 def test_seeds_of_other_lengths_are_drawn_too():

@@ -12,7 +12,7 @@ from PIL import Image
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, upright_size
 from resnets.evaluation import evaluator, protocols
-from resnets.evaluation.evaluator import classifier_of, labels_for, run_test
+from resnets.evaluation.evaluator import labels_for, pytorch_classifier, score_photos
 from resnets.support.distributed import world
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -28,15 +28,15 @@ def model(tmp_path):
 
 def run(model, folder, name, batch=8, **options):
     views = protocols.make(name, model.network, model.preprocessing)
-    classifier = classifier_of(model, CPU, views)
-    return run_test(classifier, open_test(str(folder)), views, batch=batch, **options)
+    classifier = pytorch_classifier(model, CPU, views)
+    return score_photos(classifier, open_test(str(folder)), views, batch=batch, **options)
 
 
 def one_by_one(model, folder, name):
     """The same by the shortest code: each image alone."""
     samples = open_test(str(folder))
     views = protocols.make(name, model.network, model.preprocessing)
-    score = classifier_of(model, CPU, views).score
+    score = pytorch_classifier(model, CPU, views).score
     rows = []
     for index in range(len(samples)):
         scales = [v[None] for v in views.apply(decode(samples.read(index), ""))]
