@@ -7,9 +7,9 @@ from resnets.models import zoo
 from resnets.models.batch_norm import norms
 from resnets.models.residual import ResidualNetwork
 from resnets.support.distributed import World
+from resnets.training.averages import MovingAverage, recompute_statistics
 from resnets.training.recipe import Schedule
 from resnets.training.schedule import learning_rate, plateaus
-from resnets.training.trainer import MovingAverage, recompute_statistics
 
 
 def network(name="cifar-resnet8", seed=0):

@@ -91,11 +91,11 @@ def test_it_learns_and_resumes_bit_for_bit(tiny):
     for _ in range(30):
         training.update()
         if training.step == 5:
-            first = training.read().loss
+            first = training.take_reading().loss
         if training.step == 20:
             tensors, facts = training.state()
             tensors = {name: t.clone() for name, t in tensors.items()}
-    assert training.read().loss < first
+    assert training.take_reading().loss < first
     again = make(tiny, iterations=30)
     again.restore(tensors, facts)
     for _ in range(10):

@@ -57,7 +57,9 @@ class Brightness(Objective):
 
     def test(self, network, device, world, progress):
         progress(self.test_images)
-        return TestMetrics({"test_distance": 0.5}, {"dataset": "noise", "distance": 0.5})
+        return TestMetrics(
+            {"test_distance": 0.5}, {"dataset": "noise", "distance": 0.5}, "distance 0.5"
+        )
 
     def card(self, provenance, measured):
         return model_file.make_card("cifar-resnet8", ["brightness"], provenance, [measured])

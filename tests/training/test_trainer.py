@@ -33,7 +33,7 @@ def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(
         for _ in range(5):
             rates.append(training.rate)
             training.update()
-        reading = training.read()
+        reading = training.take_reading()
         assert (reading.error < 80) == (training.gentle_end is not None)
     assert training.gentle_end == training.step
     assert set(rates) == {0.001}
@@ -84,7 +84,7 @@ def test_replayed_updates_are_those_that_are_called(tiny):
     for _ in range(8):  # of both sizes: each is captured once, and leaves nothing behind
         called.update()
         replayed.update()
-        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-4)
+        assert replayed.take_reading().loss == pytest.approx(called.take_reading().loss, rel=1e-4)
     assert len(replayed._captured._ready) == 2
     for name, tensor in called.state()[0].items():
         torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-3, atol=1e-4)
@@ -123,7 +123,7 @@ def test_updates_replayed_on_a_gpu_are_those_that_are_called(tiny, compiled):
     for _ in range(8):
         called.update()
         replayed.update()
-        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-2)
+        assert replayed.take_reading().loss == pytest.approx(called.take_reading().loss, rel=1e-2)
     for name, tensor in called.state()[0].items():
         torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-2, atol=1e-3)
 
@@ -153,12 +153,12 @@ def test_progressive_sizes_and_memory_formats(tiny):
 
 def test_a_reading_covers_the_updates_since_the_last(tiny):
     training = make(tiny)
-    assert training.read() is None
+    assert training.take_reading() is None
     training.update()
-    reading = training.read()
+    reading = training.take_reading()
     assert 0 <= reading.error <= 100
     assert reading.loss > 0
-    assert training.read() is None
+    assert training.take_reading() is None
 
 
 def test_every_switch_can_be_set_and_auto_resolves():
@@ -230,7 +230,7 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
         if tensor.ndim == 4:
             assert (fused[name] - tensor).norm() < 0.01 * tensor.norm(), name
     assert int(fused["bn1.num_batches_tracked"]) == 3
-    losses = [t.read().loss for t in trainings]
+    losses = [t.take_reading().loss for t in trainings]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -249,7 +249,7 @@ def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny,
     ):  # rows of blocks are cut elsewhere, which rounds otherwise
         assert (again.grad - plain.grad).norm() < 0.2 * plain.grad.norm(), name
     assert all(int(t.network.layer2[1].bn2.num_batches_tracked) == 1 for t in trainings)
-    assert trainings[0].read().loss == trainings[1].read().loss
+    assert trainings[0].take_reading().loss == trainings[1].take_reading().loss
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])
