@@ -1,4 +1,4 @@
-"""Maps lie over the right places; sheets hold every picture, and captions fit."""
+"""Maps lie over the right pixels; sheets hold every picture, and captions fit."""
 
 import io
 

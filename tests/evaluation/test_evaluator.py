@@ -1,4 +1,4 @@
-"""Every image counts once at its own place, however the work is grouped and shared."""
+"""Every image counts once in its own row, however the work is grouped and shared."""
 
 import multiprocessing
 import os
@@ -63,8 +63,8 @@ def test_groups_do_not_matter(model, cache, tmp_path, name):
     assert found.result().images == 13
 
 
-def test_a_plan_that_errs_changes_nothing(model, cache, tmp_path, monkeypatch):
-    """Headers tell sizes for grouping only: the decoded images' own sizes count."""
+def test_wrong_sizes_in_headers_do_not_change_results(model, cache, tmp_path, monkeypatch):
+    """Sizes in headers only serve to group images; the sizes of the decoded images decide."""
     folder = photos.write(tmp_path / "photos", 7)
     expected = run(model, folder, "dense").probabilities
     monkeypatch.setattr(evaluator, "upright_size", lambda content, name: (40, 40))
@@ -102,7 +102,7 @@ def test_a_narrow_image_is_named(model, cache, tmp_path):
         run(model, folder, "dense")
 
 
-def test_scores_that_are_no_numbers_are_refused(model, cache, tmp_path):
+def test_scores_that_are_not_numbers_are_refused(model, cache, tmp_path):
     folder = photos.write(tmp_path / "photos", 3)
     model.network.fc.bias[0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
@@ -196,7 +196,7 @@ def test_classes_are_found_by_name_or_identifier(cache, tmp_path, folders, class
         (("crane", "fox"), ("crane", "crane", "fox"), "'crane' is the name of several"),
     ],
 )
-def test_classes_that_do_not_fit_are_told(cache, tmp_path, folders, classes, message):
+def test_classes_that_do_not_fit_are_an_error(cache, tmp_path, folders, classes, message):
     with pytest.raises(UserError, match=message):
         labels(tmp_path, folders, classes)
 

@@ -59,7 +59,7 @@ def test_class_errors_in_json_are_of_the_classes_shown():
     json.dumps(facts, allow_nan=False)
 
 
-def test_many_classes_are_told_without_their_matrix():
+def test_many_classes_have_no_confusion_matrix_in_json():
     result = Result(np.eye(101, dtype=np.int64), "test", 0)
     facts = result.as_dict(["crane", "crane", *map(str, range(99))])
     assert "confusion" not in facts
@@ -97,5 +97,5 @@ def test_top_5_has_no_meaning_among_five_classes():
     assert measure(np.eye(5, dtype=np.float32), np.zeros(5, np.int64), "test").error5 is None
 
 
-def test_scores_that_are_no_numbers_are_never_right_among_five():
+def test_scores_that_are_not_numbers_are_never_right_among_five():
     assert measure(np.full((3, 7), np.nan, np.float32), np.arange(3), "test").wrong5 == 3

@@ -65,12 +65,12 @@ def test_a_weight_of_zeros_takes_the_step():
 
 
 @pytest.mark.parametrize("network", ["cifar-preact110", "cifar-highway19"])
-def test_networks_in_which_the_scale_of_weights_counts_are_refused(tiny, network):
+def test_networks_in_which_the_scale_of_weights_matters_are_refused(tiny, network):
     with pytest.raises(UserError, match=r"optimizer\.muon needs BN"):
         make(tiny, network=network)
 
 
-def test_it_takes_the_convolutions_but_the_first(tiny):
+def test_it_trains_all_convolutions_except_the_first(tiny):
     training = make(tiny)
     sgd, muon = (
         {id(p) for group in o.param_groups for p in group["params"]} for o in training.optimizers
