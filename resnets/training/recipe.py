@@ -244,14 +244,13 @@ class Recipe(Section):
     @field_validator("network")
     @classmethod
     def _network_exists(cls, value: str) -> str:
-        if not value:
-            return value
-        try:
-            zoo.architecture(value) if value not in zoo.VGG_NAMES else None
-        except UserError as error:
-            raise ValueError(str(error)) from error
         if value in zoo.VGG_NAMES:
             raise ValueError(f"{value} is here for comparison only; it is not trained")
+        try:
+            if value:
+                zoo.architecture(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
         return value
 
     @model_validator(mode="after")
