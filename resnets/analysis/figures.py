@@ -38,8 +38,8 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
             Line([train], TRAIN_COLOUR, "train", dashed=True, width=1.0, smooth=True),
             Line([test], TEST_COLOUR, "test", width=2.0),
         ],
-        across="iterations",
-        up="error (%)",
+        x_label="iterations",
+        y_label="error (%)",
         x_limits=(0.0, last),
         y_limits=(0.0, max([LEAST_RANGE, *(1.2 * error for error in final)])),
         level=paper_error,
@@ -70,8 +70,8 @@ def responses_png(named: Sequence[tuple[str, bool, list[float]]]) -> bytes:
             group.append(Line([points], colour, name, dashed=plain, width=1.4))
     top = 1.05 * max((std for _, _, stds in named for std in stds), default=1.0)
     panels = [
-        Panel(title, group, across, "standard deviation", y_limits=(0.0, top), legend=True)
-        for title, group, across in (
+        Panel(title, group, x_label, "standard deviation", y_limits=(0.0, top), legend=True)
+        for title, group, x_label in (
             ("layers in order", lines, "layer"),
             ("layers by size of response", ranked, "rank of the layer"),
         )
@@ -96,8 +96,8 @@ def signals_png(name: str, by_step: Mapping[int, Sequence[Signal]], dashed: bool
             label = f"{step:,} updates"
             group.append(Line([sizes], colour, label, dashed=dashed, width=1.3))
     panels = [
-        Panel(f"{name}: {what}", lines[key], "layer", up, legend=True, logarithmic=True)
-        for key, what, up in (
+        Panel(f"{name}: {what}", lines[key], "layer", y_label, legend=True, logarithmic=True)
+        for key, what, y_label in (
             ("forward", "signal", "standard deviation of the response"),
             ("gradient", "gradient", "gradient of an image's loss (RMS)"),
         )

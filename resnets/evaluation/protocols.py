@@ -28,7 +28,7 @@ CROP = 224
 SIDES = (224, 256, 384, 480, 640)
 """Shorter sides of dense testing (section 3.4), for a network trained on crops of `CROP` pixels."""
 MAX_ASPECT = 20
-"""Longest side of an image over its shortest up to which dense testing takes it."""
+"""Largest ratio of an image's sides that dense testing accepts."""
 
 Shape = tuple[int, int]
 """Height and width."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from resnets.data.cifar10 import CLASSES, Cifar10, Images
 from resnets.data.cifar10_batches import Cifar10Batches
 from resnets.data.dali_batches import DaliBatches
+from resnets.data.datasets import Data
 from resnets.data.photo_batches import PhotoBatches, default_threads, training_mean
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import (
@@ -53,7 +54,6 @@ IGNORE_INDEX = -100
 TEST_BATCH = 64
 """Photographs that a test scores at a time."""
 
-Data = Cifar10 | PhotoSet
 Forward = Callable[..., Any]
 """The network's forward pass in the precision of the training."""
 MicroBatches = Sequence[tuple[int, int]]

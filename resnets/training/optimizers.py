@@ -112,7 +112,7 @@ class Muon(torch.optim.Optimizer):
     hidden layers in neural networks", 2024; PyTorch's own takes matrices only).
 
     A convolution's weights count as a matrix of outputs x (inputs, height, width). Their norm is
-    kept at the root of the number of outputs, which changes nothing in front of a BN layer; the
+    kept at the root of the number of outputs, which does not matter before a BN layer; the
     rate is then the length of a step in units of the weights. Matrix products round differently
     on different hardware: all processes of a training should run on the same kind.
 
@@ -152,7 +152,7 @@ class Muon(torch.optim.Optimizer):
             parameter.sub_(direction.view_as(parameter))
 
 
-def orthogonal(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (n, rows, columns) with singular values of about 1, by Newton-Schulz iteration.
 
     The values end between 0.5 and 1.3, unless they were tiny. Matrices with more rows than
@@ -163,7 +163,7 @@ def orthogonal(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     rows, columns = matrices.shape[1:]
     x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + TINY)
     x = x.mT if rows > columns else x
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x.mT * (rows / columns) ** 0.5 if rows > columns else x

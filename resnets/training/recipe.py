@@ -193,7 +193,7 @@ class Recipe(Section):
     limit: int | None = Field(None, ge=2)
     """At most this many images, drawn at random, to train on, and as many to test on."""
     classes: int | None = Field(None, ge=2)
-    """Only the first classes, of this number."""
+    """Number of classes, the first ones, to keep; by default all."""
     network: str = ""
     """May be left out if there is an `init`, which names it."""
     init: str | None = None
@@ -245,7 +245,7 @@ class Recipe(Section):
     @classmethod
     def _network_exists(cls, value: str) -> str:
         if value in zoo.VGG_NAMES:
-            raise ValueError(f"{value} is here for comparison only; it is not trained")
+            raise ValueError(f"{value} is for comparison only and cannot be trained")
         try:
             if value:
                 zoo.architecture(value)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from resnets.support import devices, signals
+from resnets.support import devices, signal_handlers
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
@@ -326,7 +326,7 @@ class Run:
             self._stop = number
             self.observer.note("stopping after this iteration (once more: at once)")
 
-        return signals.handling(stop, signal.SIGINT, signal.SIGTERM)
+        return signal_handlers.handling(stop, signal.SIGINT, signal.SIGTERM)
 
 
 def start(
