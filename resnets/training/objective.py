@@ -136,7 +136,7 @@ class Objective(ABC):
             return None
         return hub.load(self.plan.init)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Weighted layers of the recipe's network, which decide about a gentle start."""
         return zoo.architecture(self.recipe.network).layers

@@ -240,9 +240,8 @@ class Trainer:
     def take_reading(self) -> Reading | None:
         """Loss and error since the last reading; None if there was no update since.
 
-        This call starts the sums of the next reading, and it ends the gentle start of a deep
-        network once the error is small enough (section 4.2): when readings are taken is part of
-        the recipe, as `log_every`.
+        The sums start again at zero. If the error is small enough, the reading ends the gentle
+        start of a deep network (section 4.2), so `log_every` has an effect on the training.
         """
         loss, error, images = self.world.all_reduce_sum(self._totals.clone()).tolist()
         if not images:
