@@ -202,7 +202,7 @@ def _steps(objective: Objective, device: torch.device) -> Iterator[None]:
     while True:
         trainer.update()
         if trainer.step % recipe.log_every == 0:
-            trainer.read()
+            trainer.take_reading()
         yield
 
 

@@ -231,7 +231,7 @@ def _projection(name: str, block: Block) -> Layer:
     """Option C's projection as a layer."""
     parts = list(block.downsample.children()) if block.downsample is not None else []
     if len(parts) != 2 or not isinstance(parts[0], nn.Conv2d):
-        raise UserError("is no convolution with BN", f"{name}.downsample")
+        raise UserError("is not a convolution with BN", f"{name}.downsample")
     return Layer(f"{name}.downsample.0", parts[0], parts[1])
 
 

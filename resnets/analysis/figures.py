@@ -1,9 +1,13 @@
-"""Figures of one run or of some models, as PNG files: training curve, responses, signals."""
+"""Figures as PNG files: training curve, responses, signals, confusion matrix."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnets.analysis.panels import NETWORK_COLOURS, Line, Panel, Points, draw, step_colours
 from resnets.analysis.signals import Signal
@@ -33,8 +37,8 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
             Line([train], TRAIN_COLOUR, "train", dashed=True, width=1.0, smooth=True),
             Line([test], TEST_COLOUR, "test", width=2.0),
         ],
-        across="iterations",
-        up="error (%)",
+        x_label="iterations",
+        y_label="error (%)",
         x_limits=(0.0, last),
         y_limits=(0.0, max([LEAST_RANGE, *(1.2 * error for error in final)])),
         level=paper_error,
@@ -65,8 +69,8 @@ def responses_png(named: Sequence[tuple[str, bool, list[float]]]) -> bytes:
             group.append(Line([points], colour, name, dashed=plain, width=1.4))
     top = 1.05 * max((std for _, _, stds in named for std in stds), default=1.0)
     panels = [
-        Panel(title, group, across, "standard deviation", y_limits=(0.0, top), legend=True)
-        for title, group, across in (
+        Panel(title, group, x_label, "standard deviation", y_limits=(0.0, top), legend=True)
+        for title, group, x_label in (
             ("layers in order", lines, "layer"),
             ("layers by size of response", ranked, "rank of the layer"),
         )
@@ -91,10 +95,51 @@ def signals_png(name: str, by_step: Mapping[int, Sequence[Signal]], dashed: bool
             label = f"{step:,} updates"
             group.append(Line([sizes], colour, label, dashed=dashed, width=1.3))
     panels = [
-        Panel(f"{name}: {what}", lines[key], "layer", up, legend=True, logarithmic=True)
-        for key, what, up in (
+        Panel(f"{name}: {what}", lines[key], "layer", y_label, legend=True, logarithmic=True)
+        for key, what, y_label in (
             ("forward", "signal", "standard deviation of the response"),
             ("gradient", "gradient", "gradient of an image's loss (RMS)"),
         )
     ]
     return draw(panels, "signals", 2, width=5, height=4.2).png
+
+
+def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
+    """A confusion matrix: rows are true classes, columns answers.
+
+    Args:
+        confusion: numbers of images, (classes, classes).
+        classes: class names.
+        title: of the figure; the error is written below it.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    side = 2.2 + 0.46 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    images = int(confusion.sum())
+    wrong = images - int(np.trace(confusion))
+    mistakes = confusion.astype(float)
+    np.fill_diagonal(mistakes, np.nan)  # the right answers would hide the colours of the mistakes
+    image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
+    axes.set_facecolor("#e8f0e8")
+    limit = np.nanmax(mistakes) if wrong else 1.0
+    for row, counts in enumerate(confusion):
+        for column, count in enumerate(counts):
+            dark = row != column and count > 0.6 * limit
+            axes.text(
+                column, row, str(count), ha="center", va="center", fontsize=8,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{title}\nerror {100 * wrong / images:.2f} % of {images} images", fontsize=11)
+    figure.colorbar(image, label="mistakes", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -28,7 +28,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ModelInputs:
     """Images in memory; every iteration yields batches of preprocessed inputs.
 
     Args:
@@ -60,7 +60,7 @@ def for_model(
     device: torch.device = torch.device("cpu"),  # noqa: B008
     images: int = IMAGES,
     report: Callable[[str], None] = lambda line: None,
-) -> Pictures:
+) -> ModelInputs:
     """Images that suit a model: a random sample, the same in every call.
 
     Args:
@@ -83,7 +83,7 @@ def for_model(
         index = index[random_indices(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))
         about = _description(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
-        return Pictures(pixels, model, device, about)
+        return ModelInputs(pixels, model, device, about)
     if where is None:
         raise UserError(
             f"{model.card['network']} needs photographs",
@@ -94,7 +94,7 @@ def for_model(
     if not len(samples):
         raise UserError("no images to measure on", where)
     about = _description(len(samples), len(whole), f"{_PARTS[part]} images of {where}")
-    return Pictures(_decoded(samples, model), model, device, about)
+    return ModelInputs(_decoded(samples, model), model, device, about)
 
 
 def _description(images: int, total: int, what: str) -> str:

@@ -23,8 +23,8 @@ _PAPER, _INK, _GREY = "#ffffff", "#1a1a1a", "#666666"
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A captioned picture of a sheet.
+class CaptionedPicture:
+    """A picture of a sheet, with lines of text below it.
 
     Args:
         picture: of any size; it is scaled.
@@ -51,12 +51,12 @@ def overlay(photo: Image.Image, values: Tensor, opacity: float) -> Image.Image:
     return Image.blend(photo.convert("L").convert("RGB"), Image.fromarray(heat), opacity)
 
 
-def sheet(panels: Sequence[Panel], title: str, columns: int = 6) -> Image.Image:
+def sheet(pictures: Sequence[CaptionedPicture], title: str, columns: int = 6) -> Image.Image:
     """Pictures side by side under a title, each with its caption."""
     font = _font(_LETTERS)
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    lines = max(len(panel.caption) for panel in panels)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    lines = max(len(one.caption) for one in pictures)
     line = _LETTERS + 5
     cell = SIDE + lines * line + _GAP
     head = 2 * line + _GAP
@@ -64,11 +64,11 @@ def sheet(panels: Sequence[Panel], title: str, columns: int = 6) -> Image.Image:
     paper = Image.new("RGB", (width, head + rows * cell + _GAP // 2), _PAPER)
     draw = ImageDraw.Draw(paper)
     draw.text((_GAP, _GAP), fitting(title, width - 2 * _GAP, _font(18)), _INK, _font(18))
-    for number, panel in enumerate(panels):
+    for number, one in enumerate(pictures):
         left = _GAP + number % columns * (SIDE + _GAP)
         top = head + number // columns * cell
-        paper.paste(scaled(panel.picture), (left, top))
-        for row, text in enumerate(panel.caption):
+        paper.paste(scaled(one.picture), (left, top))
+        for row, text in enumerate(one.caption):
             at = (left, top + SIDE + 4 + row * line)
             draw.text(at, fitting(text, SIDE, font), _GREY if row else _INK, font)
     return paper

@@ -53,8 +53,8 @@ class Panel:
     """One set of axes.
 
     Args:
-        across: label of the horizontal axis.
-        up: label of the vertical axis.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
         level: height of a dotted horizontal line.
         level_label: its label in the legend.
         legend: whether labels are in a box instead of at the lines' right ends.
@@ -62,8 +62,8 @@ class Panel:
 
     title: str
     lines: Sequence[Line]
-    across: str
-    up: str
+    x_label: str
+    y_label: str
     x_limits: tuple[float, float] | None = None
     y_limits: tuple[float, float] | None = None
     level: float | None = None
@@ -141,7 +141,7 @@ def _panel(axes: Any, panel: Panel) -> None:
     ends = [end for line in panel.lines if (end := _line(axes, line, panel)) is not None]
     if panel.level is not None:
         axes.axhline(panel.level, color=INK, lw=0.6, ls=":", label=panel.level_label or None)
-    axes.set(title=panel.title, xlabel=panel.across, ylabel=panel.up)
+    axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.x_limits:
         axes.set_xlim(*panel.x_limits)
     else:

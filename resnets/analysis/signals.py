@@ -2,16 +2,17 @@
 
 The paper argues that vanishing gradients are unlikely to cause the degradation of deep plain
 networks: BN keeps the forward signals from losing their variance, and the norms of the gradients
-are healthy. This module measures both, in a new network and in the course of a training.
+are healthy. This module measures both in a classification network; `resnets.training.signals`
+follows them in the course of a training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from torch.nn import functional as F
 
 from resnets.analysis.responses import main_path
 from resnets.models.batch_norm import batch_statistics
-from resnets.support.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -127,53 +127,3 @@ def _requiring_gradients(weights: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for weight, required in zip(weights, before, strict=True):
             weight.requires_grad_(required)
-
-
-class Updates(Protocol):
-    """A training that `follow` can measure."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is trained; not compiled."""
-
-    def update(self) -> object:
-        """Take one step."""
-
-    def healthy(self) -> bool:
-        """Whether all weights and losses so far are finite."""
-
-
-def follow(
-    training: Updates,
-    images: Tensor,
-    labels: Tensor,
-    steps: Sequence[int],
-    progress: Callable[[int], None] = lambda step: None,
-) -> dict[int, list[Signal]]:
-    """Train, and measure the signals of one batch after certain numbers of updates.
-
-    Args:
-        training: at its start.
-        images: float32 (N, 3, H, W), on which everything is measured.
-        labels: int64 (N,).
-        steps: numbers of updates after which to measure, from 0 (at initialisation).
-        progress: called with the number of updates done.
-
-    Returns:
-        The signals at each of `steps`.
-
-    Raises:
-        UserError: if there are no steps, or the training diverges.
-    """
-    if not steps:
-        raise UserError("no steps to measure at")
-    measured = {}
-    for step in range(max(steps) + 1):
-        if step in steps:
-            if not training.healthy():
-                raise UserError(f"the training diverged before iteration {step}")
-            measured[step] = measure(training.network, images, labels)
-        if step < max(steps):
-            training.update()
-            progress(step + 1)
-    return measured

@@ -87,7 +87,9 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     images = cifar10.load(Path(data) if data else None, to_stderr).test
     cpu = torch.device("cpu")
     return {
-        name: evaluator.run_cifar10(evaluator.classifier_of(model, cpu), images).result().error
+        name: evaluator.score_cifar10(evaluator.pytorch_classifier(model, cpu), images)
+        .result()
+        .error
         for name, model in (("shallow_error", shallow), ("error", deep))
     }
 

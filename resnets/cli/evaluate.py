@@ -151,7 +151,7 @@ def _classifier(
     from resnets.weights.model_file import Model
 
     if isinstance(model, Model):
-        return evaluator.classifier_of(model, device, views)
+        return evaluator.pytorch_classifier(model, device, views)
     return model.classifier()
 
 
@@ -172,7 +172,7 @@ def _test_cifar10(
         return None
     images = cifar10.load(Path(data) if data else None, to_stderr).test
     with image_bar(min(len(images), limit or len(images))) as done:
-        return evaluator.run_cifar10(
+        return evaluator.score_cifar10(
             _classifier(model, device),
             images,
             batch=batch,
@@ -205,7 +205,7 @@ def _test_photos(
     assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
     shown = protocols.make(views, network, model.preprocessing, image_size)
     with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
-        return evaluator.run_test(
+        return evaluator.score_photos(
             _classifier(model, device, shown),
             samples,
             shown,
@@ -251,13 +251,14 @@ def _write(
     scores: Scores, title: str, *, save_scores: Path | None, plot: Path | None, quiet: bool
 ) -> None:
     """Write the files of `--save-scores` and `--plot`."""
-    from resnets.evaluation import results
+    from resnets.analysis import figures
     from resnets.evaluation import scores as score_files
 
     if save_scores:
         score_files.save(save_scores, scores)
     if plot:
-        write_bytes(plot, results.confusion_png(scores.result(), scores.classes, title))
+        confusion = scores.result().confusion
+        write_bytes(plot, figures.confusion_png(confusion, scores.classes, title))
     if not quiet:
         if save_scores:
             print(f"Scores saved in {save_scores}")

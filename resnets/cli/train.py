@@ -197,8 +197,9 @@ def _train(make: Callable[[Lines], Run], world: World) -> None:
     finally:
         progress.close()
     if world.is_main:
-        _draw(made.folder, summary)
-        _report(made.folder, summary)
+        assert made.last_test is not None
+        _draw(made.folder, summary, made.last_test.headline)
+        _report(made.folder, summary, made.last_test.headline)
 
 
 def _paper(summary: dict[str, Any]) -> PaperError | None:
@@ -209,13 +210,13 @@ def _paper(summary: dict[str, Any]) -> PaperError | None:
     return cifar10_error(summary["network"]) if on_cifar else None
 
 
-def _draw(folder: Path, summary: dict[str, Any]) -> None:
+def _draw(folder: Path, summary: dict[str, Any], headline: str) -> None:
     """Draw the training curve in the run folder, if matplotlib is installed."""
     from resnets.analysis.figures import training_png
     from resnets.training import run_folder
 
     paper = _paper(summary)
-    title = f"{summary['network']}: {summary['measured']['error']:.2f} % test error"
+    title = f"{summary['network']}: {headline}"
     try:
         png = training_png(run_folder.read_metrics(folder), title, paper.error if paper else None)
     except ImportError:
@@ -223,14 +224,12 @@ def _draw(folder: Path, summary: dict[str, Any]) -> None:
     write_bytes(folder / "curve.png", png)
 
 
-def _report(folder: Path, summary: dict[str, Any]) -> None:
+def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
     from resnets.weights.card import RUN_MODEL
 
-    measured, network = summary["measured"], summary["network"]
-    held_out = "held-out" if measured.get("split") == "45k/5k" else "test"
-    paper = _paper(summary)
+    network, paper = summary["network"], _paper(summary)
     print()
-    print(f"{network}  {held_out} error {measured['error']:.2f} %  ({measured['protocol']})")
+    print(f"{network}  {headline}  ({summary['measured']['protocol']})")
     if paper:
         print(f"{'the paper':{len(network)}}  {paper}")
     print(

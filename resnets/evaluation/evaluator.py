@@ -62,7 +62,9 @@ class Classifier:
     device: torch.device = CPU
 
 
-def classifier_of(model: Model, device: torch.device, views: Views | None = None) -> Classifier:
+def pytorch_classifier(
+    model: Model, device: torch.device, views: Views | None = None
+) -> Classifier:
     """A model in PyTorch, in float32.
 
     Args:
@@ -76,7 +78,7 @@ def classifier_of(model: Model, device: torch.device, views: Views | None = None
     return Classifier(model.card["network"], score, model.classes, model.class_ids, device)
 
 
-def run_test(
+def score_photos(
     classifier: Classifier,
     samples: Samples,
     views: Views,
@@ -96,7 +98,7 @@ def run_test(
         samples: the images.
         views: the protocol.
         batch: crops to score at a time, or as many pixels of whole images.
-        limit: test only so many images, random_indices at random.
+        limit: test at most this many images, drawn at random.
         world: the processes that share the work.
         progress: called with the number of images that this process has tested.
 
@@ -136,7 +138,7 @@ def run_test(
     )
 
 
-def run_cifar10(
+def score_cifar10(
     classifier: Classifier,
     images: ImageArrays,
     *,
@@ -144,7 +146,7 @@ def run_cifar10(
     limit: int | None = None,
     progress: Progress = _no_progress,
 ) -> Scores:
-    """Test a classifier on CIFAR-10's test images, or on `limit` of them random_indices at random.
+    """Test a classifier on CIFAR-10's test images, or on `limit` of them drawn at random.
 
     Raises:
         UserError: if it was trained on other classes.
@@ -249,7 +251,7 @@ def labels_for(
     return table[samples.labels]
 
 
-def image_name(samples: Samples, index: int) -> str:
+def sample_name(samples: Samples, index: int) -> str:
     """An image's name in messages."""
     return f"{samples.location}: {samples.name(index)}"
 
@@ -308,7 +310,7 @@ def _groups(
         return [list(own[start : start + batch]) for start in range(0, len(own), batch)]
 
     def size(index: int) -> tuple[int, int]:
-        return upright_size(samples.read(index), image_name(samples, index))
+        return upright_size(samples.read(index), sample_name(samples, index))
 
     by_shape: dict[tuple[Shape, ...], list[int]] = {}
     for index, (width, height) in zip(own, pool.map(size, own), strict=True):
@@ -326,7 +328,7 @@ def _decode(
     """The images of each group, in turn, while the next groups are being decoded."""
 
     def load(index: int) -> _Decoded:
-        name, content = image_name(samples, index), samples.read(index)
+        name, content = sample_name(samples, index), samples.read(index)
         image = decode(content, name)
         try:
             return _Decoded(index, content_hash(content), views.apply(image))

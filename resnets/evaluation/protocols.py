@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -20,6 +19,7 @@ from resnets.data.preprocessing import (
     scaled_size,
     to_tensor,
 )
+from resnets.models.batch_norm import evaluating
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, nearest
 
@@ -28,7 +28,7 @@ CROP = 224
 SIDES = (224, 256, 384, 480, 640)
 """Shorter sides of dense testing (section 3.4), for a network trained on crops of `CROP` pixels."""
 MAX_ASPECT = 20
-"""Longest side of an image over its shortest up to which dense testing takes it."""
+"""Largest ratio of an image's sides that dense testing accepts."""
 
 Shape = tuple[int, int]
 """Height and width."""
@@ -189,20 +189,9 @@ def make(
 def map_side(network: ResidualNetwork, size: int) -> int:
     """Side of the last feature map for a crop of `size` pixels: 7 for 224 (Table 1)."""
     device = next(network.parameters()).device
-    with _evaluation_mode(network):
+    with evaluating(network):
         maps = network.features(torch.zeros(1, 3, size, size, device=device))
     return maps[network.stage_names[-1]].shape[-1]
-
-
-@contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into its mode afterwards."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 def network_scorer(
@@ -223,7 +212,7 @@ def network_scorer(
     @torch.no_grad()
     def score(images: Tensor) -> Tensor:
         inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-        with _evaluation_mode(network):
+        with evaluating(network):
             if window is None:
                 probabilities: Tensor = network(inputs).float().softmax(1)
                 return probabilities

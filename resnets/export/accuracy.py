@@ -40,8 +40,8 @@ def _test(
             read.
     """
     if isinstance(images, ImageArrays):
-        return evaluator.run_cifar10(classifier, images, batch=10 * BATCH)
-    scores = evaluator.run_test(classifier, images, Center(preprocessing), batch=BATCH)
+        return evaluator.score_cifar10(classifier, images, batch=10 * BATCH)
+    scores = evaluator.score_photos(classifier, images, Center(preprocessing), batch=BATCH)
     assert scores is not None  # there is no other process
     return scores
 
@@ -130,7 +130,7 @@ def compare(
     report(f"testing source and export on {data.tested_on}")
     model.network.to(memory_format=torch.channels_last)
     assert isinstance(predictor.preprocessing, Preprocessing)  # an export's
-    before = _test(evaluator.classifier_of(model, CPU), model.preprocessing, data.test)
+    before = _test(evaluator.pytorch_classifier(model, CPU), model.preprocessing, data.test)
     after = _test(predictor.classifier(), predictor.preprocessing, data.test)
     change = loss(before, after)
     if change.points > allowed + 1e-9:

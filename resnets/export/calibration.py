@@ -21,7 +21,7 @@ from resnets.data.datasets import open_test
 from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
 from resnets.data.samples import Samples, Subset, random_indices
-from resnets.evaluation.evaluator import image_name, labels_for
+from resnets.evaluation.evaluator import labels_for, sample_name
 from resnets.inference import image_inputs
 from resnets.inference.engines import INPUT, nncf, without_warnings
 from resnets.support.devices import cores
@@ -255,7 +255,7 @@ def _read_samples(
     samples: Samples, indices: Iterable[int], preprocessing: Preprocessing, dense: bool
 ) -> list[Tensor]:
     def read(index: int) -> Tensor:
-        image = decode(samples.read(int(index)), image_name(samples, int(index)))
+        image = decode(samples.read(int(index)), sample_name(samples, int(index)))
         return _pixels(image, preprocessing, dense)
 
     return list(in_threads(read, indices, cores()))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnets.analysis import overlays
 from resnets.analysis.activation_maps import StageMap
-from resnets.analysis.overlays import Panel
+from resnets.analysis.overlays import CaptionedPicture
 from resnets.data.images import read_image
 from resnets.inference.explanations import ALL, check_stage, explain
 from resnets.inference.neighbours import Nearest
@@ -189,15 +189,17 @@ def _render(network: str, images: Sequence[ExplainedFile]) -> bytes:
 
 def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.Image:
     """A sheet of an image and its neighbours, as the network sees them."""
-    panels = [Panel(query, ("the image",))]
+    pictures = [CaptionedPicture(query, ("the image",))]
     for neighbour in similar.neighbours:
         try:
             picture = model.preprocessing.crop(read_image(Path(neighbour.image)))
         except UserError:  # its features came from the cache, and the file is gone
             picture = Image.new("RGB", query.size, "grey")
         name = Path(neighbour.image).name
-        panels.append(Panel(picture, (f"{neighbour.similarity:.3f}  {neighbour.label}", name)))
-    return overlays.sheet(panels, "Nearest images by the cosine of pooled features")
+        pictures.append(
+            CaptionedPicture(picture, (f"{neighbour.similarity:.3f}  {neighbour.label}", name))
+        )
+    return overlays.sheet(pictures, "Nearest images by the cosine of pooled features")
 
 
 def _unused_name(file: str, used: set[str]) -> str:

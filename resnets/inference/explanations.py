@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnets.analysis import activation_maps, overlays
 from resnets.analysis.activation_maps import StageMap
-from resnets.analysis.overlays import Panel
+from resnets.analysis.overlays import CaptionedPicture
 from resnets.data.preprocessing import resized_crop, to_tensor
 from resnets.inference import TOP, export_folder
 from resnets.inference.predictions import ClassProbability, html_table, top_classes
@@ -64,10 +64,10 @@ class ImageExplanation:
 
     def _sheet(self, maps: Sequence[Image.Image]) -> Image.Image:
         size = f"{self.network_input.width} x {self.network_input.height} pixels"
-        panels = [Panel(self.network_input, ("what the network sees", size))]
-        panels += [Panel(*pair) for pair in zip(maps, map(_caption, self.stages), strict=True)]
+        captioned = [CaptionedPicture(self.network_input, ("what the network sees", size))]
+        captioned += map(CaptionedPicture, maps, map(_caption, self.stages))
         title = f"{self.explained.name}, {100 * self.explained.probability:.1f} %"
-        return overlays.sheet(panels, title)
+        return overlays.sheet(captioned, title)
 
     def pictures(self, stage: str = ALL, opacity: float = 0.5) -> dict[str, Image.Image]:
         """The overlays of all stages and under `stages` the sheet; or the overlay of one stage."""

@@ -52,7 +52,7 @@ def is_plain_norm(norm: nn.Module, channels: int) -> bool:
 
 
 def is_cpu_float32(tensor: Tensor | None) -> bool:
-    """Whether `tensor` is not None, has type float32 and lies on the CPU."""
+    """Whether `tensor` is not None, is of type float32 and on the CPU."""
     return tensor is not None and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 

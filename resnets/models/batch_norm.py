@@ -42,21 +42,29 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
         UserError: if BN has a single value for a channel.
     """
     layers = [(norm, norm.track_running_stats) for norm in norms(network)]
-    with evaluating(network):
+    hint = "use more images, or BN's running statistics"
+    with evaluating(network), explain_single_values(hint):
         for norm, _ in layers:
             norm.training, norm.track_running_stats = True, False
         try:
             yield
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise UserError(
-                "BN has a single value for a channel: one image, whose last map is one pixel",
-                hint="use more images, or BN's running statistics",
-            ) from error
         finally:
             for norm, tracked in layers:
                 norm.track_running_stats = tracked
+
+
+@contextmanager
+def explain_single_values(hint: str) -> Iterator[None]:
+    """Turn BN's error about a single value per channel into a `UserError` with this hint."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "BN has a single value per channel: one image, whose last feature map is one pixel",
+            hint=hint,
+        ) from error
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

@@ -122,8 +122,9 @@ class Block(nn.Module):
         convolutions: F's, from input to output.
         shortcut: `none`, an option of section 3.3, or `highway`.
         order: whether BN and ReLU come after or before each convolution.
-        activated: whether the input comes from a BN and ReLU, so that order `pre` does not
-            repeat them: "the first activation right after conv1" of the paper's appendix.
+        activated: whether the input has passed a BN and ReLU, those of the stem, so that a block
+            of order `pre` has no BN of its own before its first convolution (the appendix of He
+            et al. 2016b: "the first activation right after conv1"). Order `post` ignores it.
     """
 
     downsample: nn.Module | None

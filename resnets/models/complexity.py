@@ -15,7 +15,7 @@ from resnets.models.residual import Architecture, ResidualNetwork
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageShape:
     """One stage: output map (channels, height, width) and its blocks."""
 
     name: str
@@ -47,7 +47,7 @@ class Description:
     layers: int
     parameters: int
     multiply_adds: int
-    stages: tuple[Stage, ...]
+    stages: tuple[StageShape, ...]
     shortcuts: tuple[Shortcut, ...]
 
 
@@ -120,14 +120,14 @@ def describe(name: str, size: int | None = None) -> Description:
     )
 
 
-def _stages(network: nn.Module, size: int) -> list[Stage]:
+def _stages(network: nn.Module, size: int) -> list[StageShape]:
     assert isinstance(network, ResidualNetwork)
     with torch.no_grad():
         maps = network.features(_empty_batch(network, size))
     row = network.architecture
     depths = {"stem": 0, **dict(zip(network.stage_names, row.depths, strict=True))}
     return [
-        Stage(name, depths[name], row.block if depths[name] else row.stem, *x.shape[1:])
+        StageShape(name, depths[name], row.block if depths[name] else row.stem, *x.shape[1:])
         for name, x in maps.items()
     ]
 

@@ -53,8 +53,8 @@ class Architecture:
         pool: how the `imagenet` stem's 3x3/2 max pool halves the map: `padded` by one pixel
             on every side, or `ceil` as in the authors' framework, without padding and with the
             last window cut off at the border. The maps have the same size, shifted by one pixel.
-        order: `post`, the paper's, or `pre`: BN and ReLU before each convolution, and once more
-            after the last block (He et al. 2016b).
+        order: where BN and ReLU are: `post`, after each convolution as in the paper, or `pre`,
+            before each convolution and once more after the last block (He et al. 2016b).
 
     Raises:
         ValueError: if a choice is unknown, a size is not positive, or choices exclude each

@@ -126,7 +126,7 @@ class _Worker:
     def run(
         self, command: list[str], environment: dict[str, str], folder: str, output: str, log: str
     ) -> int:
-        from resnets.support.signals import listen_in_child
+        from resnets.support.signal_handlers import listen_in_child
 
         with Path(output).open("wb") as out, Path(log).open("ab") as err:
             self._process = subprocess.Popen(

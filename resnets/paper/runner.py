@@ -19,7 +19,7 @@ from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import make_folder, writing
-from resnets.support.signals import handling, listen_in_child
+from resnets.support.signal_handlers import handling, listen_in_child
 
 LAUNCHERS = ("local", "ray")
 STARTS = 3

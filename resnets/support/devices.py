@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,9 @@ from resnets.support.errors import UserError
 
 if TYPE_CHECKING:
     import torch  # imported inside functions otherwise, because importing it takes seconds
+
+BF16_UNITS = ("avx512_bf16", "amx_bf16")
+"""Names, in Linux's description of a CPU, of units that multiply bf16."""
 
 
 def is_surely_cpu(name: str) -> bool:
@@ -65,11 +69,15 @@ def has_bf16(device: torch.device) -> bool:
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware."""
+    return any(unit in _cpu_info() for unit in BF16_UNITS)
+
+
+def _cpu_info() -> str:
+    """Linux's description of the CPU; empty on other systems."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return ""
 
 
 def cores() -> int:
@@ -101,24 +109,17 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The source's git commit, with `+` if files have changed since; None outside of git."""
-    source = Path(__file__).parent
-    git = ["git", "-C", str(source)]
+    source = Path(__file__)
+
+    def git(*command: str) -> str:
+        line = ["git", "-C", str(source.parent), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        facts = [
-            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
-            for command in (
-                [
-                    "ls-files",
-                    "--error-unmatch",
-                    Path(__file__).name,
-                ],  # fails in others' repositories
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--", ".."],
-            )
-        ]
+        git("ls-files", "--error-unmatch", source.name)  # fails in somebody else's repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return facts[1].strip() + ("+" if facts[2].strip() else "")
 
 
 def hardware_name(device: torch.device) -> str:
@@ -127,20 +128,9 @@ def hardware_name(device: torch.device) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    features = ""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        name = next(
-            (
-                ln.split(":", 1)[1].strip()
-                for ln in text.splitlines()
-                if ln.startswith("model name")
-            ),
-            name,
-        )
-        units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in text]
-        features = f" ({', '.join(units)})" if units else ""
-    except OSError:
-        pass
+    text = _cpu_info()
+    found = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    units = [unit for unit in BF16_UNITS if unit in text]
+    features = f" ({', '.join(units)})" if units else ""
     return f"{name}{features}, {os.cpu_count()} cores"

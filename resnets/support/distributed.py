@@ -49,12 +49,6 @@ class World:
         """Whether this is rank 0, which prints and writes for all."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait until every process has made this call."""
-        if self.size > 1:
-            with _collective():
-                dist.barrier()
-
     def gather_objects(self, obj: T) -> list[T] | None:
         """Every process's object by rank, on rank 0; None on the others."""
         if self.size == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import subprocess
@@ -68,9 +67,3 @@ def npm_pack(package: str, folder: Path) -> Path:
         raise SourceFailed(f"no answer within {DOWNLOAD_SECONDS} s") from error
     except (subprocess.CalledProcessError, OSError, StopIteration) as error:
         raise SourceFailed("npm pack failed") from error
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -138,14 +138,15 @@ def file_sha256(path: Path) -> str:
         UserError: if the file cannot be read.
     """
     try:
-        return remembered_digest(path, "sha256", _sha256)
+        return remembered_digest(path, "sha256", digest)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file; raises `OSError` if it cannot be read."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> str:

@@ -32,7 +32,7 @@ class Settings:
     compile: bool
     graphs: bool = False
     kernels: Kernels = "none"
-    """This project's on CPUs: for BN and what follows it (`norms`), also for whole `blocks`."""
+    """This project's kernels on CPUs: for BN and what follows it, or also for whole blocks."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""

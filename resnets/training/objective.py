@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ from resnets.evaluation.evaluator import (
     SINGLE_VIEW,
     Classifier,
     Progress,
-    run_test,
     score_array,
+    score_photos,
 )
 from resnets.evaluation.protocols import Center, network_scorer
 from resnets.evaluation.results import Result, measure
@@ -57,8 +57,8 @@ TEST_BATCH = 64
 
 Forward = Callable[..., Any]
 """The network's forward pass in the precision of the training."""
-Parts = Sequence[tuple[int, int]]
-"""First and last + 1 image of each part of a batch that this process takes."""
+MicroBatches = Sequence[tuple[int, int]]
+"""This process's images of each batch, (first, last + 1) for each forward pass."""
 
 
 class Batches(Protocol):
@@ -72,14 +72,14 @@ class Batches(Protocol):
         """Epochs completed after `step` steps."""
 
     def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Any]:
-        """Images, float32 (n, 3, H, W), and the objective's targets."""
+        """A micro-batch: images, float32 (n, 3, H, W), and the objective's targets."""
 
     def close(self) -> None:
         """Stop reading ahead."""
 
 
 class BatchLoss(NamedTuple):
-    """Sums over the images of a part of a batch.
+    """Sums over the images of a micro-batch.
 
     Args:
         loss: with gradient.
@@ -99,41 +99,59 @@ class TestMetrics:
     Args:
         metrics: what `metrics.jsonl` records, such as `test_error` in percent.
         measured: what card and summary record, as JSON.
+        headline: the result in a few words, such as `test error 8.75 %`.
     """
 
     __test__ = False  # not a test class of pytest's
     metrics: dict[str, float]
     measured: dict[str, Any]
+    headline: str
 
 
 class Objective(ABC):
     """What a network is trained for.
 
     Args:
-        plan: the recipe as it was given.
+        plan: the recipe as the user gave it; its hash tells whose run a folder holds.
         train_images: number of training images.
         test_images: number of test images.
 
     Attributes:
-        recipe: the plan with its length in iterations and its network named.
+        recipe: the plan, resolved: its length in iterations, and its network named.
     """
+
+    capturable: ClassVar[bool] = False
+    """Whether CUDA graphs can capture the loss: its targets are one tensor, of one shape for each
+    shape of images, and it never reads from the device."""
 
     def __init__(self, plan: Recipe, train_images: int, test_images: int) -> None:
         self.plan, self.train_images, self.test_images = plan, train_images, test_images
         self._checkpoint_preprocessing: Preprocessing | None = None
-        network = plan.network or (self.init.card["network"] if self.init else "")
+        network = plan.network or (self.initial_model.card["network"] if self.initial_model else "")
         self.recipe = plan.model_copy(update={"network": network}).in_iterations(train_images)
 
     @cached_property
-    def init(self) -> Model | None:
-        """The model whose weights the training starts from; None if it resumes."""
+    def initial_model(self) -> Model | None:
+        """The recipe's `init`, whose weights the training starts from; None if it resumes."""
         if self.plan.init is None or self._checkpoint_preprocessing is not None:
             return None
         return hub.load(self.plan.init)
 
-    def resume_with(self, preprocessing: Preprocessing) -> None:
-        """Use the preprocessing of a checkpoint, whose weights stand in for `init`'s, too."""
-        self._checkpoint_preprocessing = preprocessing
+    @cached_property
+    def depth(self) -> int:
+        """Weighted layers of the recipe's network, which decide about a gentle start."""
+        return zoo.architecture(self.recipe.network).layers
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds of the objective: tensors, and facts as JSON."""
+        facts = {"preprocessing": model_file.preprocessing_facts(self.preprocessing)}
+        return {model_file.MEAN: self.preprocessing.mean}, facts
+
+    def resume_with(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Use the preprocessing of a checkpoint, whose weights replace those of `init`."""
+        self._checkpoint_preprocessing = model_file.read_preprocessing(
+            facts["preprocessing"], tensors[model_file.MEAN]
+        )
 
     @property
     @abstractmethod
@@ -158,21 +176,25 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def batches(self, parts: Parts, device: torch.device, processes: int = 1) -> Batches:
+    def batches(
+        self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
+    ) -> Batches:
         """The training batches.
 
         Args:
-            parts: which images of each batch this process takes.
+            micro_batches: which images of each batch this process takes.
             device: where the batches go.
             processes: processes of the training that share this machine's cores.
         """
 
     @abstractmethod
     def loss(self, forward: Forward, images: Tensor, targets: Any) -> BatchLoss:
-        """Forward pass and loss of a part of a batch, which may be empty.
+        """Forward pass and loss of a micro-batch, which may be empty.
 
         Args:
-            forward: to be called once, also for an empty part: other processes wait for it.
+            forward: to be called once, also for an empty micro-batch: other processes wait for it.
+            images: as the batches give them.
+            targets: as the batches give them.
         """
 
     @abstractmethod
@@ -193,6 +215,8 @@ class Classification(Objective):
         classes: class names, in the order of the labels.
     """
 
+    capturable = True
+
     def __init__(
         self, plan: Recipe, classes: tuple[str, ...], train_images: int, test_images: int
     ) -> None:
@@ -206,7 +230,7 @@ class Classification(Objective):
         )
 
     def build_network(self) -> ResidualNetwork:
-        init = self.init
+        init = self.initial_model
         torch.manual_seed(self.recipe.seed)
         network = zoo.build(self.recipe.network, len(self.classes))
         assert isinstance(network, ResidualNetwork)
@@ -232,7 +256,9 @@ class Classification(Objective):
 
     def _metrics(self, result: Result, **dataset: str) -> TestMetrics:
         measured = {**dataset, **result.as_dict(self.classes)}
-        return TestMetrics({"test_error": round(result.error, 3)}, measured)
+        held_out = "held-out" if dataset.get("split") == "45k/5k" else "test"
+        headline = f"{held_out} error {measured['error']:.2f} %"
+        return TestMetrics({"test_error": round(result.error, 3)}, measured, headline)
 
 
 class CifarClassification(Classification):
@@ -253,7 +279,9 @@ class CifarClassification(Classification):
     def fingerprint(self) -> str:
         return self.recipe.split
 
-    def batches(self, parts: Parts, device: torch.device, processes: int = 1) -> Cifar10Batches:
+    def batches(
+        self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
+    ) -> Cifar10Batches:
         recipe = self.recipe
         return Cifar10Batches(
             self._train,
@@ -262,7 +290,7 @@ class CifarClassification(Classification):
             device=device,
             pad=recipe.augment.pad,
             flip=recipe.augment.flip,
-            parts=parts,
+            parts=micro_batches,
             side=size_at(recipe, self.preprocessing.size),
         )
 
@@ -291,7 +319,8 @@ class PhotoClassification(Classification):
         """Preprocessing of the training crops, which a mean image fits."""
         preprocessing = self._checkpoint_preprocessing
         if preprocessing is None:
-            preprocessing = self.init.preprocessing if self.init else self._measured()
+            init = self.initial_model
+            preprocessing = init.preprocessing if init else self._measured()
         return preprocessing.resized_to(self.recipe.photos.size)
 
     def _measured(self) -> Preprocessing:
@@ -301,8 +330,8 @@ class PhotoClassification(Classification):
         if photos.mean == "imagenet":
             ready = imagenet()
             return Preprocessing(photos.size, resize, mean=ready.mean, std=ready.std)
-        still = photos.augmentation(photos.size, "bilinear")
-        mean = training_mean(self._train, still, self.recipe.seed)
+        crops = photos.augmentation(photos.size, "bilinear")
+        mean = training_mean(self._train, crops, self.recipe.seed)
         if photos.mean == "channel":
             mean = mean.mean((1, 2), keepdim=True)
         return Preprocessing(photos.size, resize, mean=mean)
@@ -316,7 +345,7 @@ class PhotoClassification(Classification):
         return Preprocessing(size, resize, crop.interpolation, mean=mean, std=crop.std)
 
     def batches(
-        self, parts: Parts, device: torch.device, processes: int = 1
+        self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
     ) -> PhotoBatches | DaliBatches:
         recipe, crop = self.recipe, self._crop_preprocessing
         side = size_at(recipe, recipe.photos.size)
@@ -327,7 +356,7 @@ class PhotoClassification(Classification):
             device=device,
             augmentation=lambda step: recipe.photos.augmentation(side(step), crop.interpolation),
             normalize=crop.normalize(device),
-            parts=parts,
+            parts=micro_batches,
             threads=max(1, devices.cores() // processes),
         )
 
@@ -337,7 +366,7 @@ class PhotoClassification(Classification):
         score = network_scorer(network, self.preprocessing.normalize(device), device)
         classifier = Classifier(self.recipe.network, score, self.classes, device=device)
         views = Center(self.preprocessing)
-        scores = run_test(
+        scores = score_photos(
             classifier, self._test, views, batch=TEST_BATCH, world=world, progress=progress
         )
         result = world.broadcast_object(None if scores is None else scores.result())
@@ -346,7 +375,7 @@ class PhotoClassification(Classification):
 
 
 def make_objective(plan: Recipe, data: Data) -> Classification:
-    """The objective of a recipe on its data.
+    """The classification that a recipe asks for; its `dataset` chose the kind of data.
 
     Raises:
         UserError: if the recipe's limits leave no images, or `init` is missing.

@@ -26,7 +26,7 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """SGD, and Muon for the convolutions if the recipe has it, with zero momentum.
 
-    Each parameter group's `head` is its multiple of the schedule's rate.
+    Each parameter group's rate is its `lr_scale` times the schedule's.
 
     Args:
         fused: SGD as one operation for all parameters, which differs by rounding only.
@@ -46,8 +46,8 @@ def make_optimizers(
     if recipe.optimizer.muon:
         _refuse_muon(recipe)
         options = recipe.optimizer.muon
-        head = options.lr / recipe.schedule.lr
-        optimizers.append(Muon([{"params": muon, "head": head}], options.lr, options.momentum))
+        group = {"params": muon, "lr_scale": options.lr / recipe.schedule.lr}
+        optimizers.append(Muon([group], options.lr, options.momentum))
     if rates_on is not None:
         for group in parameter_groups(optimizers):
             group["lr"] = torch.zeros((), device=rates_on)
@@ -65,10 +65,10 @@ def _sgd(
             decay = options.weight_decay
             if options.decay == "weights" and parameter.ndim == 1:
                 decay = 0.0
-            head = recipe.schedule.head if name.startswith("fc.") else 1.0
-            by_options.setdefault((decay, head), []).append(parameter)
+            scale = recipe.schedule.head if name.startswith("fc.") else 1.0
+            by_options.setdefault((decay, scale), []).append(parameter)
     optimizer = torch.optim.SGD(
-        [{"params": g, "weight_decay": d, "head": h} for (d, h), g in by_options.items()],
+        [{"params": g, "weight_decay": d, "lr_scale": s} for (d, s), g in by_options.items()],
         lr=recipe.schedule.lr,
         momentum=options.momentum,
         nesterov=options.nesterov,
@@ -86,7 +86,7 @@ def _refuse_muon(recipe: Recipe) -> None:
     row = zoo.architecture(recipe.network)
     if row.order == "pre" or row.shortcut == "highway" or recipe.batch_norm == "frozen":
         raise UserError(
-            "optimizer.muon needs BN, with the batch's statistics, behind every convolution",
+            "optimizer.muon needs BN, with the batch's statistics, after every convolution",
             hint="turn it off with --set optimizer.muon=none",
         )
 
@@ -112,7 +112,7 @@ class Muon(torch.optim.Optimizer):
     hidden layers in neural networks", 2024; PyTorch's own takes matrices only).
 
     A convolution's weights count as a matrix of outputs x (inputs, height, width). Their norm is
-    kept at the root of the number of outputs, which changes nothing in front of a BN layer; the
+    kept at the root of the number of outputs, which does not matter before a BN layer; the
     rate is then the length of a step in units of the weights. Matrix products round differently
     on different hardware: all processes of a training should run on the same kind.
 
@@ -152,7 +152,7 @@ class Muon(torch.optim.Optimizer):
             parameter.sub_(direction.view_as(parameter))
 
 
-def orthogonal(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (n, rows, columns) with singular values of about 1, by Newton-Schulz iteration.
 
     The values end between 0.5 and 1.3, unless they were tiny. Matrices with more rows than
@@ -163,7 +163,7 @@ def orthogonal(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     rows, columns = matrices.shape[1:]
     x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + TINY)
     x = x.mT if rows > columns else x
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x.mT * (rows / columns) ** 0.5 if rows > columns else x

@@ -67,7 +67,7 @@ class GentleStart(Section):
     """Shallower networks start at the full rate."""
 
 
-Steps = Annotated[int | float, Field(ge=0)]
+Duration = Annotated[int | float, Field(ge=0)]
 """A number of iterations, or of epochs if the recipe gives its length in `epochs`."""
 
 
@@ -76,17 +76,17 @@ def _array_to_tuple(value: Any) -> Any:
 
 
 class Schedule(Section):
-    """The learning rate as a function of the step."""
+    """The learning rate as a function of the iteration."""
 
     kind: Literal["steps", "linear", "cosine", "plateau"]
     lr: float = Field(gt=0, le=100)
     """The peak rate; it does not scale with the batch."""
-    drops: Annotated[tuple[Steps, ...], BeforeValidator(_array_to_tuple)] = ()
+    drops: Annotated[tuple[Duration, ...], BeforeValidator(_array_to_tuple)] = ()
     """`steps`: the iterations at which the rate is multiplied by `factor`."""
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(5, ge=1)
     """`plateau`: the rate drops after this many tests without a lower training error."""
-    warmup: Steps = 0
+    warmup: Duration = 0
     """Iterations over which the rate rises linearly from zero."""
     head: float = Field(1.0, gt=0, le=1000)
     """The classifier's rate is this multiple of the rate."""
@@ -193,7 +193,7 @@ class Recipe(Section):
     limit: int | None = Field(None, ge=2)
     """At most this many images, drawn at random, to train on, and as many to test on."""
     classes: int | None = Field(None, ge=2)
-    """Only this many classes, the first ones."""
+    """Number of classes, the first ones, to keep; by default all."""
     network: str = ""
     """May be left out if there is an `init`, which names it."""
     init: str | None = None
@@ -236,21 +236,21 @@ class Recipe(Section):
     test_every: Annotated[int | float, Field(gt=0)] = 1000
     """Iterations between tests."""
     log_every: int = Field(50, ge=1)
-    """Iterations between lines of metrics; each line waits for the device."""
+    """Iterations between readings of training loss and error, one line of metrics each, which wait
+    for the device. A gentle start ends at a reading."""
     checkpoint_seconds: float = Field(60, ge=0)
     """Seconds between checkpoints; does not affect the result."""
 
     @field_validator("network")
     @classmethod
     def _network_exists(cls, value: str) -> str:
-        if not value:
-            return value
+        if value in zoo.VGG_NAMES:
+            raise ValueError(f"{value} is for comparison only and cannot be trained")
         try:
-            zoo.architecture(value) if value not in zoo.VGG_NAMES else None
+            if value:
+                zoo.architecture(value)
         except UserError as error:
             raise ValueError(str(error)) from error
-        if value in zoo.VGG_NAMES:
-            raise ValueError(f"{value} is here for comparison only; it is not trained")
         return value
 
     @model_validator(mode="after")
@@ -324,23 +324,23 @@ class Recipe(Section):
         if self.epochs is None:
             return self
 
-        def steps(epochs: float) -> int:
+        def iterations(epochs: float) -> int:
             return max(1, round(epochs * images / self.batch)) if epochs else 0
 
         schedule, progressive = self.schedule, self.progressive
         return self.model_copy(
             update={
                 "epochs": None,
-                "iterations": steps(self.epochs),
-                "test_every": steps(self.test_every),
+                "iterations": iterations(self.epochs),
+                "test_every": iterations(self.test_every),
                 "schedule": schedule.model_copy(
                     update={
-                        "drops": tuple(steps(drop) for drop in schedule.drops),
-                        "warmup": steps(schedule.warmup),
+                        "drops": tuple(iterations(drop) for drop in schedule.drops),
+                        "warmup": iterations(schedule.warmup),
                     }
                 ),
                 "progressive": progressive
-                and progressive.model_copy(update={"until": steps(progressive.until)}),
+                and progressive.model_copy(update={"until": iterations(progressive.until)}),
             }
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from resnets.support import devices, signals
+from resnets.support import devices, signal_handlers
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
@@ -22,6 +22,7 @@ from resnets.training import hardware, run_folder
 from resnets.training.objective import Objective, TestMetrics
 from resnets.training.trainer import Trainer
 from resnets.weights import model_file
+from resnets.weights.card import RUN_MODEL
 
 
 class Interrupted(Exception):
@@ -132,7 +133,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.folder / run_folder.CHECKPOINTS
 
     def train(self) -> dict[str, Any]:
         """Train to the last iteration, test, and write the model file.
@@ -193,7 +194,7 @@ class Run:
         return number or None, bool(any_due)
 
     def _log(self, log: run_folder.MetricsLog | None) -> None:
-        reading = self.trainer.read()
+        reading = self.trainer.take_reading()
         self.clock.waited_for_device(self.clock.lap())
         self._report_bad_images()
         if reading is None:
@@ -263,9 +264,9 @@ class Run:
         if not self.trainer.healthy():
             raise self._diverged("weights or loss are not finite")
         tensors, facts = self.trainer.state()
-        facts["seconds"] = self.clock.training
-        facts["preprocessing"] = model_file.preprocessing_facts(self.objective.preprocessing)
-        tensors[model_file.MEAN] = self.objective.preprocessing.mean
+        more_tensors, more_facts = self.objective.state()
+        tensors |= more_tensors
+        facts |= {"seconds": self.clock.training, **more_facts}
         if self.world.is_main:
             run_folder.save_checkpoint(self.checkpoints, tensors, facts)
         self._saved_at = time.monotonic()
@@ -288,9 +289,9 @@ class Run:
 
     def _finish(self) -> dict[str, Any]:
         # After a resumption from the last checkpoint, whose test is in the metrics already.
-        last_test = self.last_test or self._evaluate()
+        self.last_test = self.last_test or self._evaluate()
         assert self._final_weights is not None
-        recipe, measured = self.recipe, last_test.measured
+        recipe, measured = self.recipe, self.last_test.measured
         bad = sorted(self.trainer.batches.bad)
         provenance = {
             "recipe": recipe.model_dump(mode="json"),
@@ -311,7 +312,7 @@ class Run:
             "provenance": provenance,
         }
         if self.world.is_main:
-            path = self.folder / "model.safetensors"
+            path = self.folder / RUN_MODEL
             model_file.save(path, self._final_weights, self.objective.preprocessing, card)
             write_json(self.folder / "summary.json", summary)
         return summary
@@ -325,7 +326,7 @@ class Run:
             self._stop = number
             self.observer.note("stopping after this iteration (once more: at once)")
 
-        return signals.handling(stop, signal.SIGINT, signal.SIGTERM)
+        return signal_handlers.handling(stop, signal.SIGINT, signal.SIGTERM)
 
 
 def start(
@@ -354,7 +355,7 @@ def start(
         "device": _device_name(run),
         "settings": run.settings.as_dict(),
         "plan": objective.plan.content_hash(),
-        "place": location,
+        "place": location,  # the key of the first version
         "recipe_hash": run.recipe.content_hash(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": objective.fingerprint,
@@ -388,11 +389,11 @@ def resume(
     run_folder.refuse_other_images(folder, objective.fingerprint)
     _refuse_disagreement(objective, world)
     # Read by one process, so that all continue from the same step.
-    state = world.first(lambda: run_folder.latest_checkpoint(folder / "checkpoints", observer.note))
+    state = world.first(
+        lambda: run_folder.latest_checkpoint(folder / run_folder.CHECKPOINTS, observer.note)
+    )
     if state is not None:
-        tensors, facts = state
-        mean = tensors[model_file.MEAN]
-        objective.resume_with(model_file.read_preprocessing(facts["preprocessing"], mean))
+        objective.resume_with(*state)
     device = device or devices.find_device(began["device"])
     run = Run(folder, objective, device, observer, command=began["command"], world=world)
     now = {**run.environment, "device": _device_name(run), "settings": run.settings.as_dict()}

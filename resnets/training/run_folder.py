@@ -23,7 +23,8 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training.recipe import Recipe
 
-METRICS = "metrics.jsonl"
+RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 CHECKPOINTS_KEPT = 2
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
 """Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
@@ -64,12 +65,12 @@ def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, An
     Raises:
         UserError: if the folder is not free or cannot be written.
     """
-    make_folder(folder / "checkpoints")
+    make_folder(folder / CHECKPOINTS)
     with locked(folder):
         refuse_existing(folder, plan)  # another command may have been quicker
-        write_json(folder / "environment.json", environment)
-        # Last, and atomically: a folder with a recipe is a whole run.
-        write_bytes(folder / "recipe.json", (recipe.model_dump_json(indent=2) + "\n").encode())
+        write_json(folder / ENVIRONMENT, environment)
+        # Last, and atomically: a folder with a recipe has all the files of a start.
+        write_bytes(folder / RECIPE, (recipe.model_dump_json(indent=2) + "\n").encode())
 
 
 def is_run_of(folder: Path, plan: Recipe) -> bool:
@@ -78,14 +79,14 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
     Raises:
         UserError: if it holds a damaged run.
     """
-    return (folder / "recipe.json").exists() and plan.matches(read_environment(folder)["plan"])
+    return (folder / RECIPE).exists() and plan.matches(read_environment(folder)["plan"])
 
 
 def refuse_existing(folder: Path, plan: Recipe) -> None:
     """Raise `UserError` if a run cannot start in `folder` without losing something."""
     if not folder.exists():
         return
-    if (folder / "recipe.json").exists():
+    if (folder / RECIPE).exists():
         if is_run_of(folder, plan):
             raise UserError(
                 "this run exists already",
@@ -96,7 +97,7 @@ def refuse_existing(folder: Path, plan: Recipe) -> None:
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"
         )
     # A start that was interrupted before its recipe was written left nothing worth keeping.
-    abandoned = {folder / name for name in ("environment.json", "checkpoints", ".lock")}
+    abandoned = {folder / name for name in (ENVIRONMENT, CHECKPOINTS, ".lock")}
     if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
         raise UserError(
             "exists and is not a run folder", str(folder), "choose a new folder with --out"
@@ -109,7 +110,7 @@ def read_recipe(folder: Path) -> Recipe:
     Raises:
         UserError: if it is not a run folder, or its recipe was altered.
     """
-    path = folder / "recipe.json"
+    path = folder / RECIPE
     try:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,7 +132,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if its file is missing or damaged.
     """
-    path = folder / "environment.json"
+    path = folder / ENVIRONMENT
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}

@@ -7,31 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from resnets.analysis import signals
-from resnets.analysis.signals import Signal
+from resnets.analysis.signals import Signal, measure
 from resnets.data.datasets import Data
 from resnets.support.errors import UserError
 from resnets.training import hardware
 from resnets.training.objective import make_objective
 from resnets.training.recipe import Recipe
 from resnets.training.trainer import Trainer
-
-
-class _Updates:
-    """Updates of a training, with the readings that its learning rate depends on."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.network, self.healthy = trainer.network, trainer.healthy
-
-    def update(self) -> None:
-        """One update."""
-        trainer, recipe = self._trainer, self._trainer.recipe
-        trainer.update()
-        if trainer.step % recipe.log_every == 0:
-            trainer.read()
-        if trainer.step % recipe.test_every == 0:
-            trainer.record_test()
 
 
 def measure_training(
@@ -57,19 +39,39 @@ def measure_training(
         The signals of each layer, by the number of updates.
 
     Raises:
-        UserError: if a step is beyond the recipe, or the training diverges.
+        UserError: if there are no steps, one is beyond the recipe, or the training diverges.
     """
+    if not steps:
+        raise UserError("no steps to measure at")
     objective = make_objective(recipe, data)
     recipe = objective.recipe
-    if steps and (min(steps) < 0 or max(steps) > recipe.steps):
+    if min(steps) < 0 or max(steps) > recipe.steps:
         given = ",".join(map(str, steps))
         raise UserError(f"the recipe has 0 to {recipe.steps:,} iterations", f"--steps {given}")
     hardware.prepare(recipe, device)
     settings = replace(hardware.resolve(recipe, device), compile=False, graphs=False)
     trainer = Trainer(objective, device, settings)
     try:
-        batch = [trainer.batches(recipe.steps, part) for part in range(len(trainer.parts))]
+        batch = [trainer.batches(recipe.steps, part) for part in range(len(trainer.micro_batches))]
         images, labels = (torch.cat(tensors) for tensors in zip(*batch, strict=True))
-        return signals.follow(_Updates(trainer), images, labels, steps, progress)
+        measured = {}
+        for step in range(max(steps) + 1):
+            if step in steps:
+                if not trainer.healthy():
+                    raise UserError(f"the training diverged before iteration {step}")
+                measured[step] = measure(trainer.network, images, labels)
+            if step < max(steps):
+                _update(trainer)
+                progress(trainer.step)
+        return measured
     finally:
         trainer.batches.close()
+
+
+def _update(trainer: Trainer) -> None:
+    """One update, with the readings that the learning rate depends on."""
+    trainer.update()
+    if trainer.step % trainer.recipe.log_every == 0:
+        trainer.take_reading()
+    if trainer.step % trainer.recipe.test_every == 0:
+        trainer.record_test()

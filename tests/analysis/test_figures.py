@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from resnets.analysis import figures
 from resnets.analysis.panels import Line, Panel, _apart, draw
 from resnets.analysis.signals import measure
+from resnets.data.cifar10 import CLASSES
 from tests.analysis.nets import batches, network
 
 
@@ -35,7 +37,13 @@ def test_signals_and_responses_are_pngs_of_sensible_size():
     check_picture(figures.responses_png([*named, ("b", False, [0.5, 0.7])]))
 
 
-def test_seeds_of_other_lengths_are_drawn_too():
+def test_the_confusion_matrix_is_a_png_of_sensible_size():
+    random = np.random.default_rng(0)
+    confusion = random.integers(0, 99, (10, 10)) + np.eye(10, dtype=int) * 900
+    check_picture(figures.confusion_png(confusion, CLASSES, "a network"))
+
+
+def test_seeds_of_different_lengths_are_drawn():
     lines = [Line([[(1, 2), (2, 3)], [(5, 6), (7, 8)], []]), Line([[]]), Line([])]
     drawing = draw([Panel("title", lines, "x", "y")], "some-name", 1)
     assert drawing.svg.startswith("<svg")
@@ -51,7 +59,7 @@ def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_names_apart():
     assert drawing == draw([panel, panel], "some-name", 2)
 
 
-def test_labels_keep_apart_and_in_order():
+def test_labels_do_not_overlap_and_keep_their_order():
     heights = _apart([1.0, 1.1, 1.2, 9.0], 1.0)
     assert heights == pytest.approx([0.1, 1.1, 2.1, 9.0])
     assert _apart([3.0], 1.0) == [3.0]

@@ -1,4 +1,4 @@
-"""Maps lie over the right places; sheets hold every picture, and captions fit."""
+"""Maps lie over the right pixels; sheets hold every picture, and captions fit."""
 
 import io
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from resnets.analysis import overlays
-from resnets.analysis.overlays import SIDE, Panel
+from resnets.analysis.overlays import SIDE, CaptionedPicture
 
 
 def brightness(picture):
@@ -45,7 +45,7 @@ def test_opacity_goes_from_the_grey_photograph_to_the_map_alone():
 
 def test_a_sheet_holds_all_pictures_in_rows():
     colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
-    panels = [Panel(Image.new("RGB", (8, 8), c), (f"panel {c}", "x")) for c in colours]
+    panels = [CaptionedPicture(Image.new("RGB", (8, 8), c), (f"panel {c}", "x")) for c in colours]
     paper = np.asarray(overlays.sheet(panels, "a title", columns=3))
     places = []
     for colour in colours:
@@ -72,7 +72,7 @@ def test_captions_are_cut_where_they_do_not_fit():
     assert overlays.fitting("fits", 200, font) == "fits"
     assert overlays.fitting("two\nlines", 200, font) == "two lines"
     assert overlays.fitting("\udcff.png", 200, font) == "?.png"  # no letter of any file's name
-    picture = overlays.sheet([Panel(Image.new("RGB", (8, 8)), (long,))], long)
+    picture = overlays.sheet([CaptionedPicture(Image.new("RGB", (8, 8)), (long,))], long)
     assert picture.width < SIDE + 50
 
 

@@ -93,7 +93,7 @@ def test_the_bn_after_each_convolution_is_found_in_a_deep_network():
     assert len({id(layer.norm) for layer in path if layer.norm}) == 55
 
 
-def test_of_a_preactivated_bottleneck_the_3x3_layer_has_a_response():
+def test_only_the_3x3_layer_of_a_preactivated_bottleneck_has_a_response():
     net, (images,) = network("pre bottleneck"), batches((6,))
     found = {response.layer: response.std for response in layer_responses(net, [images])}
     assert list(found) == ["conv1", "layer1.0.conv2", "layer2.0.conv2", "layer2.1.conv2"]
@@ -115,7 +115,7 @@ def test_gates_have_no_responses(kind, layers):
 
 
 class NormFirst(nn.Module):
-    """BN, ReLU, convolution, then an addition: no BN behind the second convolution."""
+    """BN, ReLU, convolution, then an addition: no BN after the second convolution."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every image counts once at its own place, however the work is grouped and shared."""
+"""Every image counts once in its own row, however the work is grouped and shared."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, upright_size
 from resnets.evaluation import evaluator, protocols
-from resnets.evaluation.evaluator import classifier_of, labels_for, run_test
+from resnets.evaluation.evaluator import labels_for, pytorch_classifier, score_photos
 from resnets.support.distributed import world
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -28,15 +28,15 @@ def model(tmp_path):
 
 def run(model, folder, name, batch=8, **options):
     views = protocols.make(name, model.network, model.preprocessing)
-    classifier = classifier_of(model, CPU, views)
-    return run_test(classifier, open_test(str(folder)), views, batch=batch, **options)
+    classifier = pytorch_classifier(model, CPU, views)
+    return score_photos(classifier, open_test(str(folder)), views, batch=batch, **options)
 
 
 def one_by_one(model, folder, name):
     """The same by the shortest code: each image alone."""
     samples = open_test(str(folder))
     views = protocols.make(name, model.network, model.preprocessing)
-    score = classifier_of(model, CPU, views).score
+    score = pytorch_classifier(model, CPU, views).score
     rows = []
     for index in range(len(samples)):
         scales = [v[None] for v in views.apply(decode(samples.read(index), ""))]
@@ -63,8 +63,8 @@ def test_groups_do_not_matter(model, cache, tmp_path, name):
     assert found.result().images == 13
 
 
-def test_a_plan_that_errs_changes_nothing(model, cache, tmp_path, monkeypatch):
-    """Headers tell sizes for grouping only: the decoded images' own sizes count."""
+def test_wrong_sizes_in_headers_do_not_change_results(model, cache, tmp_path, monkeypatch):
+    """Sizes in headers only serve to group images; the sizes of the decoded images decide."""
     folder = photos.write(tmp_path / "photos", 7)
     expected = run(model, folder, "dense").probabilities
     monkeypatch.setattr(evaluator, "upright_size", lambda content, name: (40, 40))
@@ -102,7 +102,7 @@ def test_a_narrow_image_is_named(model, cache, tmp_path):
         run(model, folder, "dense")
 
 
-def test_scores_that_are_no_numbers_are_refused(model, cache, tmp_path):
+def test_scores_that_are_not_numbers_are_refused(model, cache, tmp_path):
     folder = photos.write(tmp_path / "photos", 3)
     model.network.fc.bias[0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
@@ -196,7 +196,7 @@ def test_classes_are_found_by_name_or_identifier(cache, tmp_path, folders, class
         (("crane", "fox"), ("crane", "crane", "fox"), "'crane' is the name of several"),
     ],
 )
-def test_classes_that_do_not_fit_are_told(cache, tmp_path, folders, classes, message):
+def test_classes_that_do_not_fit_are_an_error(cache, tmp_path, folders, classes, message):
     with pytest.raises(UserError, match=message):
         labels(tmp_path, folders, classes)
 

@@ -81,7 +81,7 @@ def test_softmax_is_averaged_not_logits():
     assert found.sum() == pytest.approx(1)
 
 
-def test_pictures_are_mirrored_before_the_mean_image_is_subtracted():
+def test_views_are_mirrored_before_the_mean_image_is_subtracted():
     mean, spy = torch.rand(3, 64, 64), Spy()
     image = photo(73, 73)
     show(protocols.TenCrop(preprocessing(mean=mean)), spy, [image])
@@ -145,7 +145,7 @@ def test_the_papers_network_has_the_papers_window_and_scales():
 
 @pytest.mark.parametrize("name", protocols.NAMES)
 @pytest.mark.parametrize("budget", [1, 64 * 64 * 25, 10**9])
-def test_what_is_computed_at_a_time_changes_nothing(name, budget):
+def test_the_budget_of_pixels_does_not_change_results(name, budget):
     net = network()
     views = protocols.make(name, net, preprocessing())
     images = [photo(90, 80, seed) for seed in range(5)]
@@ -168,7 +168,7 @@ def test_protocols_in_words():
     assert larger.protocol == "centre crop of 320 pixels from shorter side 366"
 
 
-def test_shapes_are_those_of_the_pictures():
+def test_shapes_are_those_of_the_views():
     net = network()
     for name in protocols.NAMES:
         views = protocols.make(name, net, preprocessing())
@@ -177,7 +177,7 @@ def test_shapes_are_those_of_the_pictures():
             assert shapes == views.shapes(*image.size)
 
 
-def test_what_cannot_be_tested_like_this_is_told():
+def test_networks_and_images_that_do_not_suit_a_protocol_are_refused():
     with pytest.raises(UserError, match=r"unknown views 'dens'; did you mean dense or center\?"):
         protocols.make("dens", network(), preprocessing())
     with pytest.raises(UserError, match="use --views ten-crop"):

@@ -1,4 +1,4 @@
-"""Score files come back as they were, combine exactly, and refuse what does not fit."""
+"""Score files are read as they were written, combine exactly, and refuse what does not fit."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def make(count=9, classes=7, seed=0, model="one"):
 
 
 @pytest.mark.parametrize("ids", [None, tuple("1234567")])
-def test_a_file_comes_back_as_it_was(tmp_path, ids):
+def test_a_file_is_read_as_it_was_written(tmp_path, ids):
     before = replace(make(), class_ids=ids)
     scores.save(tmp_path / "a.scores", before)
     after = scores.load(tmp_path / "a.scores")
@@ -55,7 +55,7 @@ def test_the_mean_of_probabilities():
     assert combine(members[:1], ["a"]) is members[0]
 
 
-def test_classes_called_by_name_and_by_identifier_are_the_same():
+def test_classes_match_by_name_or_by_identifier():
     ids = tuple("1234567")
     named, numbered = replace(make(), class_ids=ids), replace(make(seed=1), classes=ids)
     assert len(combine([named, numbered], ["a", "b"])) == 9
@@ -139,7 +139,7 @@ def test_damaged_and_other_files_are_refused(tmp_path, damage, message):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no such score file"):
         scores.load(tmp_path / "none")
 

@@ -152,7 +152,7 @@ def test_a_second_start_hashes_nothing(copied, monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} is hashed again")
 
-    monkeypatch.setattr(files, "_sha256", refuse)
+    monkeypatch.setattr(files, "digest", refuse)
     monkeypatch.setattr(int8_file, "_fingerprint", refuse)
     second = open_predictor(str(copied))
     assert (second.digest, second.runtime.name) == (first.digest, "openvino int8")

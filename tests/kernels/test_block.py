@@ -126,7 +126,7 @@ def test_blocks_in_a_row_equal_single_blocks(monkeypatch, channels, stride, runs
 
 @pytest.fixture
 def threads():
-    """Gives a function that sets how many there are, as long as the test lasts."""
+    """A function that sets the number of threads until the test ends."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -135,7 +135,7 @@ def threads():
 @pytest.mark.parametrize("images", [1, 2, 5])
 @pytest.mark.parametrize(("channels", "stride"), [(16, 1), (32, 1), (16, 2)])
 def test_threads_share_the_images(channels, stride, images, dtype, threads):
-    """More threads than images, and not as many on the way back as forwards."""
+    """More threads than images, and another number in the backward pass."""
     stage = Stage(make(channels, stride), make(channels * stride)).to(memory_format=CL)
     half = dtype == torch.bfloat16
     with torch.no_grad():

@@ -36,7 +36,7 @@ GCC = 'case "$1" in --version) echo Free Software Foundation ;; *) {} ;; esac'
 
 
 def stand_in(monkeypatch, path, script):
-    """Have the shell's `script` for a compiler."""
+    """Use a shell script as the compiler."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", os.fspath(path))
@@ -44,7 +44,7 @@ def stand_in(monkeypatch, path, script):
 
 @pytest.fixture
 def quick(fresh, monkeypatch, tmp_path):
-    """A compiler that makes something small of every source."""
+    """A compiler that makes a small library of every source."""
     small = (
         f'echo "int numbers[99999] = {{1}};" | {native.compiler()} -shared -fPIC -x c++ -o "$o" -'
     )
@@ -105,7 +105,7 @@ def test_only_one_process_announces_that_it_compiles(fresh, monkeypatch, tmp_pat
 @needs_compiler
 @pytest.mark.parametrize("kept", [0, 4, 8192, -4096, -1])
 def test_a_damaged_library_is_compiled_again(quick, kept):
-    """A library without its end would take the process with it, so that is tried in another."""
+    """Loading a truncated library would end the process, so another process tries it."""
     code = "from resnets.kernels import block, native; print(native.library('norm'))"
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, capture_output=True)

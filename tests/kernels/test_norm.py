@@ -76,7 +76,7 @@ def test_a_mean_far_from_zero_costs_no_digits():
         assert (mine.double() - reference).norm() / reference.norm() < 2e-4
 
 
-def test_the_same_bits_again():
+def test_results_repeat_bit_for_bit():
     x, shortcut, gradient = given((8, 32, 8, 8), torch.bfloat16)
     runs = [follow(kernels.norm_relu, layer(32), x, shortcut, True, gradient) for _ in range(2)]
     for first, second in zip(*runs, strict=True):

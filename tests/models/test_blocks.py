@@ -114,7 +114,7 @@ def test_a_pre_activation_block_with_zero_branch_is_the_identity():
 
 
 def test_a_pre_activation_network_is_the_authors_sequence_of_layers():
-    """resnet-pre-act.lua, written out: a shared BN and ReLU in front of blocks that project."""
+    """resnet-pre-act.lua, written out: a shared BN and ReLU before blocks that project."""
     net = small("bottleneck", "B", "pre").eval()
     x = torch.randn(2, 3, 12, 12)
 
@@ -162,7 +162,7 @@ def test_every_combination_trains_and_its_heads_agree(block, shortcut, order):
 
 
 @pytest.mark.parametrize(("block", "shortcut", "order"), CHOICES)
-def test_saved_memory_changes_neither_gradients_nor_statistics(block, shortcut, order):
+def test_saving_memory_changes_neither_gradients_nor_statistics(block, shortcut, order):
     x = torch.randn(4, 3, 8, 8)
     states = []
     for save in (False, True):
@@ -171,6 +171,40 @@ def test_saved_memory_changes_neither_gradients_nor_statistics(block, shortcut, 
         network(x).logsumexp(1).sum().backward()
         states.append((network.state_dict(), [p.grad for p in network.parameters()]))
     torch.testing.assert_close(states[0], states[1])
+
+
+def seeded(name):
+    torch.manual_seed(0)
+    return zoo.build(name, 4)
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-plain14", "resnet50"])
+def test_saving_memory_gives_the_same_bits(name):
+    nets = [seeded(name), seeded(name)]
+    for stage in nets[1].stage_names:
+        nets[1].get_submodule(stage).save_memory = True
+    images = torch.randn(2, 3, 64, 64)
+    for net in nets:
+        net.train()(images).square().sum().backward()
+    for (key, mine), theirs in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad), key
+    for key, tensor in nets[0].state_dict().items():
+        assert torch.equal(tensor, nets[1].state_dict()[key]), key
+
+
+def test_saving_memory_keeps_fewer_activations():
+    kept = []
+    for save in (False, True):
+        net = seeded("cifar-resnet56")
+        for stage in net.stage_names:
+            net.get_submodule(stage).save_memory = save
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t
+        ):
+            net.train()(torch.randn(1, 3, 32, 32))
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 4
 
 
 @pytest.mark.parametrize("name", RELATIVES)
@@ -240,7 +274,7 @@ def test_a_small_stem_gives_64_pixels_the_depth_of_table_1(name):
         ("resnet34-small-ceil", "resnet34"),
     ],
 )
-def test_a_wrong_name_says_the_nearest(wrong, named):
+def test_a_wrong_name_of_a_relative_hints_at_the_nearest(wrong, named):
     with pytest.raises(UserError, match=rf"did you mean .*{named}"):
         zoo.build(wrong)
 

@@ -188,7 +188,7 @@ def test_any_cifar_depth_follows_6n_plus_2(n, family):
         ("plian34", "plain34"),
     ],
 )
-def test_a_wrong_name_says_the_nearest(wrong, named):
+def test_a_wrong_name_hints_at_the_nearest(wrong, named):
     with pytest.raises(UserError, match=rf"did you mean .*{named}"):
         zoo.build(wrong)
 

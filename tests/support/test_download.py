@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from resnets.support import download
+from resnets.support import download, files
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_a_whole_file_arrives(tmp_path):
     (tmp_path / "there").write_bytes(b"content")
     path = download.download((tmp_path / "there").as_uri(), tmp_path / "here")
     assert path.read_bytes() == b"content"
-    assert download.digest(path) == hashlib.sha256(b"content").hexdigest()
+    assert files.digest(path) == hashlib.sha256(b"content").hexdigest()

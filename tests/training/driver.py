@@ -1,6 +1,6 @@
 """A training in a process of its own: `driver.py FOLDER RECIPE-AS-JSON [HALT]`.
 
-Trains on the small synthetic data; starts the run, or goes on with it if it exists. Prints
+Trains on the small synthetic data; starts the run, or resumes it if it exists. Prints
 a line for each update and waits after update HALT, to be killed or stopped at a known place.
 """
 

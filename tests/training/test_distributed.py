@@ -13,7 +13,7 @@ import torch
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training.run_folder import read_metrics
-from resnets.training.trainer import shares
+from resnets.training.trainer import micro_batches
 from tests.conftest import draw_photos, own_cache
 from tests.training.test_resume import make_recipe
 
@@ -136,13 +136,13 @@ def test_processes_that_disagree_about_the_recipe_are_refused_in_one_line(photos
         (6, None, 3, [[(0, 2)], [(2, 4)], [(4, 6)]]),
     ],
 )
-def test_shares_cover_the_batch_once(batch, micro, size, expected):
+def test_micro_batches_cover_the_batch_once(batch, micro, size, expected):
     recipe = make_recipe(batch=batch, micro_batch=micro)
-    assert [shares(recipe, World(rank, size)) for rank in range(size)] == expected
+    assert [micro_batches(recipe, World(rank, size)) for rank in range(size)] == expected
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"does not divide among 3 processes.*batch=6"):
-        shares(make_recipe(batch=8), World(0, 3))
+        micro_batches(make_recipe(batch=8), World(0, 3))
     with pytest.raises(UserError, match=r"micro_batch = 3 does not divide.*micro_batch=1"):
-        shares(make_recipe(batch=8, micro_batch=3), World(0, 1))
+        micro_batches(make_recipe(batch=8, micro_batch=3), World(0, 1))

@@ -65,12 +65,12 @@ def test_a_weight_of_zeros_takes_the_step():
 
 
 @pytest.mark.parametrize("network", ["cifar-preact110", "cifar-highway19"])
-def test_networks_in_which_the_scale_of_weights_counts_are_refused(tiny, network):
+def test_networks_in_which_the_scale_of_weights_matters_are_refused(tiny, network):
     with pytest.raises(UserError, match=r"optimizer\.muon needs BN"):
         make(tiny, network=network)
 
 
-def test_it_takes_the_convolutions_but_the_first(tiny):
+def test_it_trains_all_convolutions_except_the_first(tiny):
     training = make(tiny)
     sgd, muon = (
         {id(p) for group in o.param_groups for p in group["params"]} for o in training.optimizers
@@ -91,11 +91,11 @@ def test_it_learns_and_resumes_bit_for_bit(tiny):
     for _ in range(30):
         training.update()
         if training.step == 5:
-            first = training.read().loss
+            first = training.take_reading().loss
         if training.step == 20:
             tensors, facts = training.state()
             tensors = {name: t.clone() for name, t in tensors.items()}
-    assert training.read().loss < first
+    assert training.take_reading().loss < first
     again = make(tiny, iterations=30)
     again.restore(tensors, facts)
     for _ in range(10):

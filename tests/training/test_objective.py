@@ -1,11 +1,15 @@
-"""The trainer and the run know only the objective: here one that is no classification."""
+"""The trainer and the run know only the objective: here one that is not a classification."""
 
 import math
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from resnets.data.preprocessing import Preprocessing
+from resnets.evaluation.results import Result
+from resnets.support.errors import UserError
 from resnets.training import run
 from resnets.training.hardware import Settings
 from resnets.training.objective import (
@@ -24,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Brightness(Objective):
-    """Regression of an image's mean; a pair of targets, which no label could be."""
+    """Regression of an image's mean; its targets are a dictionary, unlike labels."""
 
     preprocessing = Preprocessing(8, 8, mean=torch.zeros(3, 1, 1))
     fingerprint = "noise"
@@ -57,7 +61,9 @@ class Brightness(Objective):
 
     def test(self, network, device, world, progress):
         progress(self.test_images)
-        return TestMetrics({"test_distance": 0.5}, {"dataset": "noise", "distance": 0.5})
+        return TestMetrics(
+            {"test_distance": 0.5}, {"dataset": "noise", "distance": 0.5}, "distance 0.5"
+        )
 
     def card(self, provenance, measured):
         return model_file.make_card("cifar-resnet8", ["brightness"], provenance, [measured])
@@ -74,6 +80,23 @@ def test_a_run_trains_an_objective_of_another_kind(tmp_path):
     assert all(math.isfinite(r["train_loss"]) for r in rows if "train_loss" in r)
     again = run.resume(tmp_path / "run", Brightness(recipe), CPU, Quiet())
     assert again.trainer.step == 6
+
+
+def test_an_objective_whose_loss_cannot_be_captured_refuses_graphs(tmp_path):
+    settings = Settings("fp32", False, False, graphs=True)
+    with pytest.raises(
+        UserError, match=r"graphs = true is only for classification; .*graphs=false"
+    ):
+        Trainer(Brightness(make_recipe(batch=8)), CPU, settings)
+
+
+@pytest.mark.parametrize(("split", "kind"), [("50k/10k", "test"), ("45k/5k", "held-out")])
+def test_the_headline_names_the_kind_of_error(tiny, split, kind):
+    objective = make_objective(make_recipe(), tiny)
+    confusion = np.eye(10, dtype=np.int64) * 9
+    confusion[3, 5] = 10
+    metrics = objective._metrics(Result(confusion, "one view"), dataset="cifar10", split=split)
+    assert metrics.headline == f"{kind} error 10.00 %"
 
 
 def test_a_blank_image_adds_nothing_to_the_loss(tiny):

@@ -102,7 +102,7 @@ def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, data, changes):
     assert curves[0] == curves[1]
 
 
-def test_the_network_learns_and_its_model_says_what_it_needs(tmp_path, data):
+def test_the_network_learns_and_its_model_has_the_preprocessing(tmp_path, data):
     summary = start(tmp_path / "run", make_recipe(epochs=8), data).train()
     assert summary["measured"]["images"] == 9
     assert summary["measured"]["error"] < 34  # chance is 67
@@ -184,7 +184,7 @@ def test_every_recipe_for_photographs_shrinks_to_a_laptop(tmp_path, data, name):
     assert summary["iterations"] in (2, 3)
 
 
-def test_a_part_without_readable_images_adds_nothing(tmp_path, data):
+def test_a_micro_batch_without_readable_images_adds_nothing(tmp_path, data):
     (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
     recipe = make_recipe(batch=4, micro_batch=1, epochs=1, photos={"size": 24, "bad_images": 0.1})
     summary = start(tmp_path / "run", recipe, data).train()
@@ -192,7 +192,7 @@ def test_a_part_without_readable_images_adds_nothing(tmp_path, data):
     assert all(r["train_loss"] < 20 for r in read_metrics(tmp_path / "run") if "train_loss" in r)
 
 
-def test_a_run_with_too_many_bad_images_goes_on_with_a_higher_limit(tmp_path, data):
+def test_a_run_with_too_many_bad_images_resumes_with_a_higher_limit(tmp_path, data):
     (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
     out = tmp_path / "run"
     with pytest.raises(UserError, match=r"--resume --set photos\.bad_images=0\.06"):
@@ -215,7 +215,7 @@ def test_no_images_of_the_classes_left_to_test_on_is_one_line(tmp_path, cache):
         start(tmp_path / "run", make_recipe(classes=2), folders.load(root))
 
 
-def test_a_resumption_does_not_need_the_weights_that_it_started_from(tmp_path, data):
+def test_resuming_does_not_need_the_initial_model(tmp_path, data):
     path = tmp_path / "given.safetensors"
     save_model(path, ["a", "b"])
     out = tmp_path / "run"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from resnets.support.errors import UserError
 from resnets.training import recipe_file as recipes
 from resnets.training.recipe import Recipe, Schedule
-from resnets.training.schedule import learning_rate
+from resnets.training.schedule import learning_rate, plateaus
 
 MINIMAL = 'iterations = 100\n\n[schedule]\nkind = "linear"\nlr = 0.1\n'
 
@@ -78,6 +78,24 @@ def test_rates_stay_between_zero_and_the_peak(kind, iterations, warmup, lr):
     rising = rates[: warmup + 1]
     assert rising == sorted(rising)
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+def test_a_plateau_is_some_tests_without_a_lower_error():
+    falling = [(10 * i, 50.0 - i) for i in range(1, 11)]
+    assert plateaus(falling, 2) == []
+    flat = [*falling, (110, 40.0), (120, 39.9), (130, 39.9), (140, 39.9)]
+    assert plateaus(flat, 2) == [120, 140]
+    assert plateaus([*flat, (150, 20.0), (160, 20.0)], 2) == [120, 140]
+
+
+def test_the_rate_falls_at_a_plateau():
+    schedule = Schedule(kind="plateau", lr=0.1, patience=1)
+    errors = [(100, 50.0), (200, 50.0)]
+    rates = [
+        learning_rate(schedule, step, iterations=1000, depth=20, errors=errors)
+        for step in (150, 200, 900)
+    ]
+    assert rates == pytest.approx([0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +172,7 @@ def test_bad_names_and_settings(name, settings, message):
         recipes.load(name, settings)
 
 
-def test_none_leaves_out_what_may_be_missing():
+def test_none_unsets_optional_keys():
     settings = [
         "optimizer.muon=none",
         "progressive=none",
@@ -183,7 +201,7 @@ def test_settings_change_keys_of_any_kind():
     assert changed.progressive.size == 16
 
 
-def test_json_brings_a_recipe_back_and_the_hash_knows_what_matters():
+def test_json_restores_a_recipe_and_the_hash_covers_what_matters():
     paper = recipes.load("cifar10-paper")
     assert Recipe.model_validate_json(paper.model_dump_json()) == paper
     same = recipes.load("cifar10-paper", ["checkpoint_seconds=5"])

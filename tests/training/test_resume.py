@@ -149,7 +149,7 @@ def test_kill_in_the_middle_of_an_epoch_and_resume(whole, tmp_path, compiled):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_where_and_resuming_is_exact(whole, tmp_path, tiny, number):
+def test_a_signal_saves_the_run_and_resuming_is_exact(whole, tmp_path, tiny, number):
     recipe = short_recipe(checkpoint_seconds=1000)
     folder = tmp_path / "run"
     started = process(folder, recipe, halt=13)
@@ -233,7 +233,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, ti
     assert_same_run(whole, tmp_path / "part")
 
 
-def test_when_every_checkpoint_is_damaged_it_says_so(tmp_path, tiny):
+def test_damage_to_every_checkpoint_is_an_error(tmp_path, tiny):
     recipe = short_recipe()
     with pytest.raises(RuntimeError):
         train(tmp_path, recipe, tiny, StopAt(5))
@@ -324,7 +324,7 @@ def test_the_card_keeps_the_command_that_began_the_run(tmp_path, tiny):
     assert train(tmp_path, short_recipe(), tiny)["provenance"]["command"] == "test"
 
 
-def test_a_changed_environment_is_said(tmp_path, tiny):
+def test_a_changed_environment_is_reported(tmp_path, tiny):
     with pytest.raises(RuntimeError):
         train(tmp_path, short_recipe(), tiny, StopAt(3))
     path = tmp_path / "environment.json"
@@ -354,7 +354,7 @@ def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_pat
     assert all(torch.isfinite(t).all() for t in tensors.values())
 
 
-def test_a_start_that_comes_second_changes_nothing_of_the_first(tmp_path, tiny):
+def test_a_second_start_does_not_change_the_first(tmp_path, tiny):
     first = process(tmp_path / "run", short_recipe(), halt=3)
     run_until(first, "step 3")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}

@@ -19,12 +19,12 @@ def small_recipe(**changes):
     return make_recipe(progressive=None, **changes)
 
 
-def test_following_measures_the_fresh_network_and_the_trained_one(tiny):
+def test_signals_are_those_of_the_new_and_of_the_trained_network(tiny):
     recipe = small_recipe()
-    told = []
-    found = measure_training(recipe, tiny, CPU, [4, 0], told.append)
+    reported = []
+    found = measure_training(recipe, tiny, CPU, [4, 0], reported.append)
     assert list(found) == [0, 4]
-    assert told == [1, 2, 3, 4]
+    assert reported == [1, 2, 3, 4]
     torch.manual_seed(recipe.seed)
     fresh = zoo.build(recipe.network)
     objective = make_objective(recipe, tiny)
@@ -46,7 +46,7 @@ def assert_close(one, other):
             assert getattr(mine, key) == pytest.approx(getattr(theirs, key), rel=1e-3)
 
 
-def test_measuring_on_the_way_changes_nothing_of_the_training(tiny):
+def test_measuring_does_not_change_the_training(tiny):
     recipe = small_recipe()
     often = measure_training(recipe, tiny, CPU, [0, 1, 2, 3])
     assert measure_training(recipe, tiny, CPU, [3])[3] == often[3]
@@ -58,7 +58,7 @@ def test_steps_outside_the_recipe_are_refused(tiny, steps):
         measure_training(small_recipe(), tiny, CPU, steps)
 
 
-def test_a_training_that_diverges_is_said_to(tiny, monkeypatch):
+def test_a_training_that_diverges_is_an_error(tiny, monkeypatch):
     monkeypatch.setattr(Trainer, "rate", 1e30)
     with pytest.raises(UserError, match="diverged before iteration 4"):
         measure_training(small_recipe(), tiny, CPU, [0, 4])

@@ -33,7 +33,7 @@ def test_the_gentle_start_of_a_deep_network_ends_when_the_error_is_small_enough(
         for _ in range(5):
             rates.append(training.rate)
             training.update()
-        reading = training.read()
+        reading = training.take_reading()
         assert (reading.error < 80) == (training.gentle_end is not None)
     assert training.gentle_end == training.step
     assert set(rates) == {0.001}
@@ -50,7 +50,7 @@ def test_a_shallow_network_starts_at_the_full_rate(tiny):
 
 
 @pytest.mark.parametrize("decay", ["all", "weights"])
-def test_weight_decay_reaches_what_it_should(tiny, decay):
+def test_weight_decay_applies_to_all_parameters_or_to_weights(tiny, decay):
     training = make(tiny, optimizer={"weight_decay": 0.01, "decay": decay})
     decayed = {
         id(p)
@@ -76,7 +76,7 @@ def test_one_update_is_caffes_sgd(tiny, settings):
         torch.testing.assert_close(weight.detach(), before - rate * velocity)
 
 
-def test_replayed_updates_are_those_that_are_called(tiny):
+def test_captured_updates_equal_direct_ones(tiny):
     called, replayed = (
         make(tiny, settings, progressive={"size": 16, "until": 4}, ema=0.9)
         for settings in (Settings("fp32", True, False), REPLAYED)
@@ -84,13 +84,13 @@ def test_replayed_updates_are_those_that_are_called(tiny):
     for _ in range(8):  # of both sizes: each is captured once, and leaves nothing behind
         called.update()
         replayed.update()
-        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-4)
+        assert replayed.take_reading().loss == pytest.approx(called.take_reading().loss, rel=1e-4)
     assert len(replayed._captured._ready) == 2
     for name, tensor in called.state()[0].items():
         torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_replayed_updates_go_on_from_a_checkpoint_bit_for_bit(tiny):
+def test_captured_updates_resume_from_a_checkpoint_bit_for_bit(tiny):
     whole, stopped = make(tiny, REPLAYED), make(tiny, REPLAYED)
     for _ in range(5):
         whole.update()
@@ -113,7 +113,7 @@ def test_a_capture_needs_the_whole_batch_of_one_process(tiny):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_updates_replayed_on_a_gpu_are_those_that_are_called(tiny, compiled):
+def test_updates_captured_on_a_gpu_equal_direct_ones(tiny, compiled):
     recipe = make_recipe(progressive={"size": 16, "until": 4}, ema=0.9)
     gpu = torch.device("cuda")
     called, replayed = (
@@ -123,7 +123,7 @@ def test_updates_replayed_on_a_gpu_are_those_that_are_called(tiny, compiled):
     for _ in range(8):
         called.update()
         replayed.update()
-        assert replayed.read().loss == pytest.approx(called.read().loss, rel=1e-2)
+        assert replayed.take_reading().loss == pytest.approx(called.take_reading().loss, rel=1e-2)
     for name, tensor in called.state()[0].items():
         torch.testing.assert_close(replayed.state()[0][name], tensor, rtol=1e-2, atol=1e-3)
 
@@ -153,12 +153,12 @@ def test_progressive_sizes_and_memory_formats(tiny):
 
 def test_a_reading_covers_the_updates_since_the_last(tiny):
     training = make(tiny)
-    assert training.read() is None
+    assert training.take_reading() is None
     training.update()
-    reading = training.read()
+    reading = training.take_reading()
     assert 0 <= reading.error <= 100
     assert reading.loss > 0
-    assert training.read() is None
+    assert training.take_reading() is None
 
 
 def test_every_switch_can_be_set_and_auto_resolves():
@@ -177,10 +177,10 @@ def test_every_switch_can_be_set_and_auto_resolves():
     assert hardware.resolve(on_gpu, torch.device("cuda")).graphs
 
 
-def test_kernels_take_part_where_they_can(monkeypatch):
-    there = kernels.available()
+def test_kernels_are_chosen_where_they_are_available(monkeypatch):
+    available = kernels.available()
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        kind = ("blocks" if whole.available(dtype) else "norms") if there else "none"
+        kind = ("blocks" if whole.available(dtype) else "norms") if available else "none"
         assert hardware.resolve(make_recipe(precision=precision), CPU).kernels == kind
     assert hardware.resolve(make_recipe(kernels=False), CPU).kernels == "none"
     assert hardware.resolve(make_recipe(compile=True), CPU).kernels == "none"
@@ -193,7 +193,7 @@ def test_kernels_take_part_where_they_can(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "device", "said"),
+    ("changes", "device", "reason"),
     [
         ({"compile": True}, "cpu", "compile = true"),
         ({"channels_last": False}, "cpu", "channels_last = false"),
@@ -203,20 +203,22 @@ def test_kernels_take_part_where_they_can(monkeypatch):
     ],
 )
 def test_kernels_that_are_not_possible_are_refused_with_the_reason(
-    monkeypatch, changes, device, said
+    monkeypatch, changes, device, reason
 ):
     monkeypatch.setattr(native, "library", lambda name: None)
     monkeypatch.setattr(native, "unavailable_reason", lambda name: "no C++ compiler (g++)")
     recipe = make_recipe(kernels=True, precision="fp32", **{"compile": False, **changes})
     with pytest.raises(UserError) as refusal:
         hardware.resolve(recipe, torch.device(device))
-    assert str(refusal.value) == (f"kernels = true is not possible: {said}; use --set kernels=auto")
+    assert str(refusal.value) == (
+        f"kernels = true is not possible: {reason}; use --set kernels=auto"
+    )
 
 
 @pytest.mark.skipif(not kernels.available(), reason="no C++ compiler, or not Linux")
 @pytest.mark.parametrize("save_memory", [False, True])
 @pytest.mark.parametrize("network", ["cifar-resnet8", "cifar-plain8", "cifar-resnet8-b"])
-def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory):
+def test_kernels_do_not_change_a_training(tiny, network, save_memory):
     trainings = []
     for use in (False, True):
         recipe = make_recipe(network=network, save_memory=save_memory, batch=32)
@@ -230,12 +232,12 @@ def test_a_training_with_kernels_is_the_same_training(tiny, network, save_memory
         if tensor.ndim == 4:
             assert (fused[name] - tensor).norm() < 0.01 * tensor.norm(), name
     assert int(fused["bn1.num_batches_tracked"]) == 3
-    losses = [t.read().loss for t in trainings]
+    losses = [t.take_reading().loss for t in trainings]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny, precision):
+def test_saving_memory_does_not_change_a_training_with_kernels(tiny, precision):
     if not whole.available({"fp32": torch.float32, "bf16": torch.bfloat16}[precision]):
         pytest.skip("whole blocks need AVX2 in float32, AVX-512 BF16 without AMX in bf16")
     trainings = []
@@ -249,7 +251,7 @@ def test_whole_blocks_train_the_same_with_their_activations_computed_again(tiny,
     ):  # rows of blocks are cut elsewhere, which rounds otherwise
         assert (again.grad - plain.grad).norm() < 0.2 * plain.grad.norm(), name
     assert all(int(t.network.layer2[1].bn2.num_batches_tracked) == 1 for t in trainings)
-    assert trainings[0].read().loss == trainings[1].read().loss
+    assert trainings[0].take_reading().loss == trainings[1].take_reading().loss
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu0", "meta", "hpu", "xla"])

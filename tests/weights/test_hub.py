@@ -94,8 +94,8 @@ def test_an_unchanged_cached_model_is_hashed_once(cache, offer, weights, monkeyp
     then = time.time() - 3600
     os.utime(path, (then, then))
     assert hub.resolve("tiny18@here") == path
-    hashed, sha256 = [], files._sha256
-    monkeypatch.setattr(files, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    hashed, sha256 = [], files.digest
+    monkeypatch.setattr(files, "digest", lambda path: hashed.append(path) or sha256(path))
     assert hub.resolve("tiny18@here") == path
     assert hashed == []
     content = path.read_bytes()
