@@ -237,6 +237,8 @@ class Classification(Objective):
         if init is not None:
             known = list(self.classes) in (init.classes, init.class_ids)
             copy_weights(network, init, classifier=known)
+            _ = self.preprocessing  # which may come from the model, too
+            self.__dict__.pop("initial_model")  # frees its weights; a later use loads it again
         return network
 
     def loss(self, forward: Forward, images: Tensor, targets: Tensor) -> BatchLoss:

@@ -244,6 +244,7 @@ def test_fine_tuning_starts_from_given_weights_and_their_preprocessing(tmp_path,
         if not name.startswith("fc."):
             assert torch.equal(own[name], tensor)
     assert own["fc.weight"].shape[0] == 3
+    assert "initial_model" not in vars(made.objective)  # its weights are freed
     torch.testing.assert_close(made.objective.preprocessing.std, imagenet().std)
 
 
