@@ -33,7 +33,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Read weights of torchvision, timm, Keras or Caffe, or write ours for them."""
+    """Read or write weights of torchvision, timm, Keras or Caffe."""
     from resnets.weights import hub
     from resnets.weights.convert import formats
 

@@ -34,8 +34,9 @@ def deepen(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a deeper network that gives the same outputs: the added layers are identities.
+    """Make a deeper network with the same outputs.
 
+    The added layers are identities.
     1,000 training images check that, and give the statistics for the BN of plain networks.
     """
     import torch

@@ -32,8 +32,9 @@ def doctor(
         int | None, typer.Option(min=1, help="Decoding threads; all cores by default.", metavar="N")
     ] = None,
 ) -> None:
-    """Read every image of a folder and report what would break or distort a training.
+    """Check a folder of images before training on it.
 
+    Reads every image and reports what would break or distort a training.
     Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
     """
     from resnets.data.shards.reader import are_shards

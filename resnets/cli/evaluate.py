@@ -39,7 +39,7 @@ MATRIX = 20
 def evaluate(
     model: ModelArgument,
     dataset: Annotated[
-        str, typer.Argument(help="cifar10, or a folder of photos.", metavar="[DATA]")
+        str, typer.Argument(help="cifar10, or a folder of photos.", metavar="DATA")
     ] = "cifar10",
     views: Annotated[
         str, typer.Option(help="center, ten-crop or dense.", metavar="NAME")
@@ -61,7 +61,10 @@ def evaluate(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Test a model by a protocol of the paper: errors, worst classes, confusion."""
+    """Test a model by a protocol of the paper.
+
+    Prints errors with intervals, and the confusion matrix or the worst classes.
+    """
     import torch
 
     from resnets.evaluation import results

@@ -41,7 +41,7 @@ def export(
     max_loss: MaxLossOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a model for another engine, as a folder with a model card.
+    """Write a model for another engine, with a model card.
 
     Logits and features are compared with the model's at batch 1, 3 and 8, on random pixels and
     images. Tolerances, of the largest value and in the root mean square: fp32 0.001 and 0.0001,

@@ -31,7 +31,7 @@ def info(
         typer.Argument(
             help="A network, model name, model file, run folder or export; by default the table "
             "of networks.",
-            metavar="[NETWORK|MODEL]",
+            metavar="NETWORK|MODEL",
         ),
     ] = None,
     image_size: Annotated[
@@ -40,8 +40,11 @@ def info(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a network (stages, shortcuts, parameters, multiply-adds, the paper's figures), or
-    a model (network, classes, preprocessing, measured error, origin)."""
+    """Show a network or a model.
+
+    Of a network: stages, shortcuts, parameters, multiply-adds, the paper's figures. Of a model:
+    network, classes, preprocessing, measured error, origin.
+    """
     if name is None:
         _show_table(json)
         return

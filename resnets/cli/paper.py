@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resnets.paper.jobs import Job, Workspace
     from resnets.paper.workload import Status
 
-verbs = command_line("The paper's tables and figures: list them, run them, report their results.")
+verbs = command_line("The paper's tables and figures: list, run, report.")
 BudgetOption = Annotated[str, typer.Option(help="full, short or smoke.", metavar="NAME")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Trainings of each network.", metavar="N")]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of results.", metavar="FOLDER")]
@@ -42,7 +42,7 @@ def list_experiments(
     runs: RunsOption = RUNS,
     json: JsonOption = False,
 ) -> None:
-    """Show every table and figure: its data, its results, the time for the rest."""
+    """List tables and figures: data, results, time for the rest."""
     from resnets.paper import workload
 
     options = workload.Options(
@@ -189,7 +189,7 @@ def report(
         "report"
     ),
 ) -> None:
-    """Write a page and a Markdown file with the paper's numbers next to ours."""
+    """Write the paper's numbers next to ours: a page and Markdown."""
     from resnets.paper.report import write
     from resnets.paper.store import Store
 

@@ -22,7 +22,7 @@ def quantize(
     max_loss: MaxLossOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Calibrate a model, so that predict runs it in int8 on CPUs.
+    """Calibrate a model for predictions in int8 on CPUs.
 
     Writes a small file next to the model's, unless top-1 on labelled images drops too far, and
     prints the loss of top-1 and the gain of speed.

@@ -39,7 +39,10 @@ def responses(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Measure the responses of 3x3 layers: standard deviations, as in Figure 7."""
+    """Measure the responses of layers, as in Figure 7.
+
+    They are standard deviations of the outputs of 3x3 layers, after BN.
+    """
     from resnets.analysis import figures
     from resnets.analysis.responses import Statistics
     from resnets.support.devices import environment, find_device

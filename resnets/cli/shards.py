@@ -25,9 +25,9 @@ def shards(
         int | None, typer.Option(min=1, help="By default what fills 128 MB.", metavar="N")
     ] = None,
 ) -> None:
-    """Write a folder of images as WebDataset tar shards, to train on from disk or a URL.
+    """Write a folder of images as WebDataset tar shards.
 
-    Repeat an interrupted command to continue it.
+    Training reads them from disk or a URL. Repeat an interrupted command to continue it.
     """
     from resnets.data import folders
     from resnets.data.shards import writer

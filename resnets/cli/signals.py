@@ -40,7 +40,10 @@ def signals(
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure signals and gradients in each layer, in a new network and during training."""
+    """Measure the signal and the gradient in each layer.
+
+    In a new network, and in the course of its training.
+    """
     from resnets.analysis import figures
     from resnets.data.datasets import open_data
     from resnets.models import zoo

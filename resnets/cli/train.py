@@ -58,8 +58,11 @@ def train(
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train by a recipe: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs
-    imagenet-paper, imagenet-90, imagenet-short, finetune; or a file of your own."""
+    """Train a network by a recipe.
+
+    For CIFAR-10: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs: finetune,
+    imagenet-paper, imagenet-90, imagenet-short; or a file of your own.
+    """
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
     from resnets.training.objective import make_objective
@@ -106,7 +109,7 @@ def resume(
         str | None, typer.Option(help="Another device than before.", metavar="NAME")
     ] = None,
 ) -> None:
-    """Continue a run that was stopped or killed, bit for bit as if it had not been."""
+    """Continue a run that was stopped or killed, bit for bit."""
     from resnets.support import distributed
     from resnets.training import run_folder
 
