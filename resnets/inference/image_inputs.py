@@ -82,11 +82,12 @@ def normalized(name: str) -> str:
 
 
 def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
-    """Images as an iterable: a single image becomes a list of one.
+    """Images as an iterable: a single image, or what is no image, becomes a list of one.
 
     Arrays (N, H, W, 3) and tensors (N, 3, H, W) are batches of N images.
     """
-    if isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4:
+    single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4
+    if single or not isinstance(images, Iterable):
         return [cast(ImageInput, images)]
     return cast(Iterable[ImageInput], images)
 

@@ -33,7 +33,7 @@ def copy_weights(network: nn.Module, model: Model, *, classifier: bool) -> None:
         name = model.card["network"]
         raise UserError(
             f"the weights are of a {name}, which is another network",
-            hint=f"use the network {name} (--network), or other weights (--init)",
+            hint=f"use the network {name}, or other weights",
         )
     weights = other.state_dict()
     if not classifier:

@@ -103,8 +103,9 @@ def test_arrays_of_other_shapes_and_types_are_refused(model, image):
 
 
 def test_other_types_are_refused(model):
-    with pytest.raises(TypeError, match="not an image: int"):
-        model.predict([3])
+    for wrong in (3, [3]):
+        with pytest.raises(TypeError, match="not an image: int"):
+            model.predict(wrong)
 
 
 def test_features_are_the_networks(model, arrays):
