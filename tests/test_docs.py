@@ -135,7 +135,7 @@ def test_wrong_commands_are_found():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_python_in_the_docs_runs_and_prints_what_they_say(page, cache, tmp_path, monkeypatch):
-    samples = ROOT / "resnets" / "serve" / "samples"
+    samples = ROOT / "resnets" / "inference" / "samples"
     for picture in samples.glob("*.png"):
         shutil.copy(picture, tmp_path)
     shutil.copy(samples / "horse.png", tmp_path / "photo.jpg")
