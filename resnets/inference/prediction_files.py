@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
 
 
-class PredictionFile:
+class PredictionFile(ABC):
     """An open file of predictions."""
 
     def __init__(self, path: Path) -> None:
@@ -44,13 +45,13 @@ class PredictionFile:
     def _key(self, image: str) -> str:
         return normalized(image)
 
+    @abstractmethod
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Append predictions; raises `UserError` if the disk is full or read-only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Write what is buffered, and close the file."""
-        raise NotImplementedError
 
 
 @contextmanager
@@ -248,17 +249,18 @@ class _TextFile(PredictionFile):
     def _header(self) -> bytes:
         return b""
 
+    @abstractmethod
     def _entry(self, line: bytes) -> tuple[str, bool]:
         """The image of a line, and whether the line is an error; raises `UserError`."""
-        raise NotImplementedError
 
     def _bad_line(self, line: bytes) -> UserError:
         return UserError(
             f"a line is not a prediction ({line[:40]!r})", str(self.path), "delete that line"
         )
 
+    @abstractmethod
     def _line(self, prediction: Prediction) -> bytes:
-        raise NotImplementedError
+        """A prediction as a line."""
 
     def _add(self, content: bytes) -> None:
         self._file.write(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,7 +62,7 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(ABC):
     """One command, whose result is one file of the store."""
 
     kind: ClassVar[str]
@@ -72,9 +73,9 @@ class Job:
         return self.training.group
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the result in its group."""
-        raise NotImplementedError
 
     @property
     def key(self) -> str:
@@ -82,18 +83,18 @@ class Job:
         return f"{self.group}/{self.name}"
 
     @property
+    @abstractmethod
     def training(self) -> Training:
         """The training that is run or measured."""
-        raise NotImplementedError
 
     @property
     def prerequisites(self) -> tuple[Job, ...]:
         """Jobs that run first; this one reads their files."""
         return ()
 
+    @abstractmethod
     def arguments(self, workspace: Workspace) -> list[str]:
         """The command line after the program's name."""
-        raise NotImplementedError
 
     def environment(self, workspace: Workspace) -> dict[str, str]:
         """Environment variables for this command; they override the common ones."""
