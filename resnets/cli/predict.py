@@ -149,9 +149,11 @@ def _write(
             output, files, predictions, batch=batch, progress=progress
         )
     before = f", {written.skipped:,} were there already" if written.skipped else ""
-    print(f"{written.computed:,} images predicted in {path}{before}")
+    images = "image" if written.computed == 1 else "images"
+    print(f"{written.computed:,} {images} predicted in {path}{before}")
     if written.failed:
-        print(f"resnets: {written.failed:,} images could not be read", file=sys.stderr)
+        images = "image" if written.failed == 1 else "images"
+        print(f"resnets: {written.failed:,} {images} could not be read", file=sys.stderr)
     return written.failed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import statistics as numbers
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -119,6 +118,8 @@ def _labels(measured: list[_Measured]) -> list[str]:
 
 
 def _print(measured: list[_Measured], labels: list[str], statistics: str) -> None:
+    from statistics import fmean, median
+
     for label, one in zip(labels, measured, strict=True):
         print(f"{label}: {len(one.layers)} layers on {one.images}")
     print(f"Standard deviation of each 3x3 layer's output after BN ({statistics} statistics)\n")
@@ -128,6 +129,6 @@ def _print(measured: list[_Measured], labels: list[str], statistics: str) -> Non
         values = [f"{one.stds[row]:.3f}" if row < len(one.stds) else "" for one in measured]
         made.add_row(single[row].layer if single else str(row + 1), *values)
     made.add_section()
-    for what, of in (("mean", numbers.fmean), ("median", numbers.median)):
+    for what, of in (("mean", fmean), ("median", median)):
         made.add_row(what, *(f"{of(one.stds):.3f}" for one in measured))
     print_table(made)

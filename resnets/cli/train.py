@@ -58,11 +58,8 @@ def train(
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe.
-
-    For CIFAR-10: cifar10-paper, cifar10-fast, cifar10-smoke; for photographs: finetune,
-    imagenet-paper, imagenet-90, imagenet-short; or a file of your own.
-    """
+    """Train a network by a recipe. CIFAR-10: cifar10-paper, cifar10-fast, cifar10-smoke;
+    photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; or a file of your own."""
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
     from resnets.training.objective import make_objective

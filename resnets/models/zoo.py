@@ -23,6 +23,8 @@ IMAGENET_DEPTHS: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
 }
+MAX_CIFAR_DEPTH = 12_002
+"""Deeper networks than ten times the paper's deepest are taken for a mistyped name."""
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # Table 6
 CIFAR_PLAIN_DEPTHS = (20, 32, 44, 56, 110)  # Figure 6 and section 4.2
 VGG_NAMES = ("vgg16", "vgg19")  # torchvision's: the complexity baseline of section 3.3
@@ -108,6 +110,8 @@ def architecture(name: str) -> Architecture:
     if not cifar:
         raise UserError(f"unknown network {name!r}", hint=nearest(name, names()))
     family, depth, suffix = cifar[1], int(cifar[2]), cifar[3]
+    if depth > MAX_CIFAR_DEPTH:
+        raise UserError(f"unknown network {name!r}", hint=f"at most {MAX_CIFAR_DEPTH:,} layers")
     if depth < 8 or (depth - 2) % 6:
         low = max(1, (depth - 2) // 6)
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -145,6 +144,8 @@ def file_sha256(path: Path) -> str:
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file; raises `OSError` if it cannot be read."""
+    import hashlib  # costs milliseconds, which `resnets --help` does not have to wait for
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -165,6 +166,8 @@ def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> 
         OSError: if there is no such file.
         Exception: whatever `compute` raises.
     """
+    import hashlib
+
     identity = _file_identity(path)
     if identity["size"] < LARGE_FILE_BYTES:
         return compute(path)

@@ -88,10 +88,12 @@ def open_model_file(path: Path, framework: str) -> Iterator[Any]:
         RuntimeError,
         UserError,
     ) as error:
+        has_card = "card" in (file.metadata() or {})
         raise UserError(
-            f"not a valid model file of resnets ({one_line(error)})",
+            "not a valid model file of resnets "
+            + (f"({one_line(error)})" if has_card else "(it has no card)"),
             str(path),
-            "" if "card" in (file.metadata() or {}) else hint,
+            "" if has_card else hint,
         ) from error
 
 

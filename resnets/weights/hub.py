@@ -49,8 +49,11 @@ def resolve(name: str) -> Path:
     path = Path(name)
     if path.is_dir():
         if not (path / RUN_MODEL).exists():
-            hint = f"finish it with: resnets resume {name}"
-            raise UserError("this run has no model yet", name, hint)
+            if (path / "recipe.json").exists():
+                hint = f"finish it with: resnets resume {name}"
+                raise UserError("this run has no model yet", name, hint)
+            hint = "give a model file, a run folder or an export"
+            raise UserError("no model is in this folder", name or ".", hint)
         return path / RUN_MODEL
     if path.exists():
         return path
@@ -61,6 +64,10 @@ def resolve(name: str) -> Path:
         return fetch(name)
     if path.suffix or "/" in name:
         raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
+    fitting = [source for source, row in sources().items() if row["network"] == name]
+    if fitting:
+        hint = f"did you mean {' or '.join(fitting[:3])}?"
+        raise UserError(f"{name} is a network, not a trained model", hint=hint)
     raise UserError(f"unknown model {name!r}", hint=nearest(name, models))
 
 

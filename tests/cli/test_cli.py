@@ -139,7 +139,7 @@ def test_predict_retries_images_that_could_not_be_read(resnets, model, tmp_path)
     Image.new("RGB", (32, 32)).save(tmp_path / "late.png")
     assert resnets(*command)[0] == 1
     code, out, err = resnets(*command, "--retry")
-    assert (code, out, err) == (0, "1 images predicted in a.csv, 1 were there already\n", "")
+    assert (code, out, err) == (0, "1 image predicted in a.csv, 1 were there already\n", "")
     for options in (("--retry",), ("--launcher", "ray"), ("--launcher", "rya", "--out", "b.csv"),
                     ("--json", "--out", "b.csv")):  # fmt: skip
         code, _, err = resnets("predict", model, "good.png", *options)
@@ -191,8 +191,8 @@ def test_predict_writes_the_predictions_of_folders_and_resumes(resnets, model, t
     (tmp_path / "photos" / "bad.jpg").write_text("nothing")
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
     assert code == 1
-    assert "1 images predicted in a.jsonl, 3 were there already" in out
-    assert "1 images could not be read" in one_line(err)
+    assert "1 image predicted in a.jsonl, 3 were there already" in out
+    assert "1 image could not be read" in one_line(err)
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows] == [
         f"photos/{n}" for n in ("0.png", "1.png", "2.png", "bad.jpg")
@@ -201,7 +201,7 @@ def test_predict_writes_the_predictions_of_folders_and_resumes(resnets, model, t
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
     assert code == 1  # though it was found out before
     assert "0 images predicted in a.jsonl, 4 were there already" in out
-    assert "1 images could not be read" in one_line(err)
+    assert "1 image could not be read" in one_line(err)
     code, _, err = resnets("predict", model, "photos", "--out", "a.jsonl", "--top", "2")
     assert code == 2
     assert "other options" in one_line(err)
@@ -303,6 +303,9 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_predicted(
         (("eval", "model.safetensors", "--plot", "x.gif"), "ending in .png"),
         (("eval", "nowhere/model.safetensors"), "no such model file"),
         (("predict", "cifar-resnet21", "photo.jpg"), "did you mean cifar-resnet20"),
+        (("predict", "resnet50", "photo.jpg"), "a network, not a trained model; did you mean res"),
+        (("info", "cifar-resnet1000000004"), "no network or model called"),
+        (("signals", "cifar10-fast", "--network", "cifar-resnet1000000004"), "at most 12,002"),
     ],
 )
 def test_mistakes_are_one_line_with_a_hint_and_leave_nothing(

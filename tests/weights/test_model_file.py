@@ -86,7 +86,12 @@ def test_unknown_models(name, message):
 
 
 def test_a_run_without_a_model_says_how_to_finish(tmp_path):
-    with pytest.raises(UserError, match="resnets resume"):
+    with pytest.raises(UserError, match="no model is in this folder"):
+        hub.load(str(tmp_path))
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(
+        UserError, match="this run has no model yet; finish it with: resnets resume"
+    ):
         hub.load(str(tmp_path))
 
 
