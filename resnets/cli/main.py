@@ -108,10 +108,10 @@ def _explained(error: Any, name: str) -> UserError:
         print(context.get_help(), file=sys.stderr)
         sys.exit(2)
     if kind == "NoSuchOption":
-        hint = f"{nearest(error.option_name, _options(context))} (all: {command} --help)"
+        hint = f"{nearest(error.option_name, _options(context), 1)} (all: {command} --help)"
         return UserError(f"unknown option {error.option_name}", verb, hint)
     if match := re.match("No such command ['\"](.*?)['\"]", message):
-        hint = nearest(match[1], context.command.commands)
+        hint = nearest(match[1], context.command.commands, 1)
         return UserError(f"unknown verb {match[1]!r}", verb, hint)
     if kind == "MissingParameter":
         message = f"missing {_name(error.param)}"
