@@ -25,7 +25,7 @@ _PROBLEMS = {
     408: "the body came too slowly",
     409: "the model has no weights file for explanations",
     413: "too many bytes or images",
-    415: "unsupported content type",
+    415: "unsupported content type or encoding",
     421: "the Host header is none of the server's names",
     422: "the image cannot be read, or has too many pixels",
     500: "the server failed",
