@@ -233,5 +233,5 @@ def _decoded(text: str, name: str) -> bytes:
         sent = text.encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
         return base64.b64decode(sent + b"=" * (-len(sent) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        hint = "send the image itself: the server opens no address" if _ADDRESS.match(text) else ""
+        hint = "send the image itself: the server opens no URLs" if _ADDRESS.match(text) else ""
         raise Problem(400, f"{name} is not base64 ({str(error)[:100]})", hint) from error

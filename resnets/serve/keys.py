@@ -47,7 +47,7 @@ def check_keys(
 
 def _hint(key: str, known: Collection[str], part: str) -> str:
     if key in _QUERY and key not in known and part != "query":
-        return f"it belongs in the address: ?{key}=..."
+        return f"it belongs in the URL: ?{key}=..."
     if key in _BODY and part == "query":
         return "send images in the body"
     return nearest(key, known) if known else "leave it out"

@@ -560,14 +560,14 @@ ENCODED = base64.b64encode(picture()).decode()
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/v1/predict", in_json(image=ENCODED, model="flat"), "JSON.*'model'.*address: .model="),
-        ("/v1/predict", in_json(image=ENCODED, top=1), "JSON.*'top'.*address: .top="),
-        ("/v1/predict", in_json(image=ENCODED, Model="flat"), "JSON.*'Model'.*address: .model="),
+        ("/v1/predict", in_json(image=ENCODED, model="flat"), "JSON.*'model'.*URL: .model="),
+        ("/v1/predict", in_json(image=ENCODED, top=1), "JSON.*'top'.*URL: .top="),
+        ("/v1/predict", in_json(image=ENCODED, Model="flat"), "JSON.*'Model'.*URL: .model="),
         ("/v1/predict", in_json(Image=ENCODED), "'Image'.*did you mean image"),
         ("/v1/predict", in_json(images=[ENCODED]), "'images'.*did you mean image"),
         ("/v1/predict", raw(b'{"image": "a", "image": "b"}', "application/json"), "'image' twice"),
-        ("/v1/predict", in_form(["image"], model="flat"), "form.*'model'.*address: .model="),
-        ("/v1/predict", in_form(["image", "model"]), "form.*'model'.*address: .model="),
+        ("/v1/predict", in_form(["image"], model="flat"), "form.*'model'.*URL: .model="),
+        ("/v1/predict", in_form(["image", "model"]), "form.*'model'.*URL: .model="),
         ("/v1/predict", in_form(["photo"]), "form.*'photo'"),
         ("/v1/predict?Model=flat", raw(picture()), "query.*'Model'.*did you mean model"),
         ("/v1/predict?class=1", raw(picture()), "query.*'class'.*known: model, top"),
@@ -578,7 +578,7 @@ ENCODED = base64.b64encode(picture()).decode()
         ("/v1/predict/batch", in_json(image=ENCODED), "'image'.*did you mean images"),
         ("/v1/predict/batch", in_json(images=[ENCODED], top=1), "JSON.*'top'"),
         ("/v1/explain?index=1", raw(picture()), "query.*'index'"),
-        ("/v1/explain", in_json(image=ENCODED, **{"class": 2}), "'class'.*address: .class="),
+        ("/v1/explain", in_json(image=ENCODED, **{"class": 2}), "'class'.*URL: .class="),
         ("/v1/models?model=tiny", None, "query.*'model'.*leave it out"),
         ("/v1/samples?name=cat", None, "query.*'name'"),
     ],
@@ -627,7 +627,7 @@ def test_base64_in_unescaped_lines_and_in_data_urls_is_predicted(client):
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/v1/predict", in_json(image="https://x.example/a.png"), 400, "opens no address"),
+        ("/v1/predict", in_json(image="https://x.example/a.png"), 400, "opens no URLs"),
         ("/v1/predict", in_json(image="data:image/svg+xml,%3Csvg"), 400, "without base64"),
         ("/v1/predict/batch", in_json(images=[ENCODED, "%"]), 400, r"images\[1\] is not base64"),
         ("/v1/predict", VALUE, 400, "not a file.*curl: -F image=@"),
