@@ -39,6 +39,7 @@ class Outcome:
 
 CAMPAIGNS = {
     "images": "benchmarks.faults.images",
+    "requests": "benchmarks.faults.requests",
 }
 """The module of each campaign."""
 

@@ -50,7 +50,7 @@ def open_source(name: str) -> ImageContent:
         raise UserError(f"cannot open {scheme} URLs", name, "give http:// or https://")
     from resnets.inference.web_images import fetch  # costs milliseconds
 
-    return ImageContent(name, lambda: fetch(name))
+    return ImageContent(name, lambda: fetch(name, MAX_BYTES))
 
 
 def _standard_input() -> bytes:

@@ -11,7 +11,6 @@ import urllib.request
 from typing import IO, Any
 
 from resnets.data.images import ImageError
-from resnets.inference.image_sources import MAX_BYTES
 from resnets.version import __version__
 
 SECONDS = 30.0
@@ -20,12 +19,12 @@ REDIRECTS = 5
 _RESERVED = ":/?#[]@!$&'()*+,;=%"  # characters with a meaning in a URL; others are escaped
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, max_bytes: int) -> bytes:
     """The content of an image file on the web, by HTTP or HTTPS.
 
     Raises:
-        ImageError: if it cannot be had, or has more than `MAX_BYTES`, takes more than `SECONDS`
-            or needs more than `REDIRECTS`.
+        ImageError: if it cannot be downloaded, has more than `max_bytes`, takes more than
+            `SECONDS`, or needs more than `REDIRECTS`.
     """
     # In a thread: nothing else bounds the time for all of it.
     results: list[bytes | Exception] = []
@@ -33,7 +32,7 @@ def fetch(url: str) -> bytes:
 
     def work() -> None:
         try:
-            results.append(_download(url, until))
+            results.append(_download(url, max_bytes, until))
         except Exception as error:
             results.append(error)
 
@@ -58,13 +57,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _download(url: str, until: float) -> bytes:
+def _download(url: str, max_bytes: int, until: float) -> bytes:
     try:
         request = urllib.request.Request(
             _escaped(url), headers={"User-Agent": f"resnets/{__version__}", "Accept": "image/*"}
         )
         with urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS) as response:
-            return _body(response, url, until)
+            return _body(response, url, max_bytes, until)
     except urllib.error.HTTPError as error:
         if 300 <= error.code < 400:
             raise _unreadable(f"its redirects lead to no image ({error.code})", url) from error
@@ -85,12 +84,12 @@ def _escaped(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
-def _body(response: Any, url: str, until: float) -> bytes:
+def _body(response: Any, url: str, max_bytes: int, until: float) -> bytes:
     content = bytearray()
     while chunk := response.read1(1 << 16):  # what has arrived, without waiting for more
         content += chunk
-        if len(content) > MAX_BYTES:
-            message = f"more than {MAX_BYTES:,} bytes"
+        if len(content) > max_bytes:
+            message = f"more than {max_bytes:,} bytes"
             raise ImageError("too-large", message, url, "download it first")
         if time.monotonic() > until:
             raise _too_slow(url)

@@ -171,7 +171,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         tags=["answers"],
     )
     async def predict(
-        request: Request, model: str | None = None, top: schemas.Top = TOP
+        request: Request, model: schemas.ModelName = None, top: schemas.Top = TOP
     ) -> schemas.Prediction:
         """Predict the most probable classes of an image."""
         start = time.perf_counter()
@@ -206,7 +206,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         tags=["answers"],
     )
     async def predict_batch(
-        request: Request, model: str | None = None, top: schemas.Top = TOP
+        request: Request, model: schemas.ModelName = None, top: schemas.Top = TOP
     ) -> schemas.Predictions:
         """Predict the classes of several images; unreadable ones do not stop the others."""
         start = time.perf_counter()
@@ -245,7 +245,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
     )
     async def explain(
         request: Request,
-        model: str | None = None,
+        model: schemas.ModelName = None,
         class_: schemas.ClassIndex = None,
         top: schemas.Top = TOP,
     ) -> schemas.Explanation:

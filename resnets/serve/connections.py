@@ -252,7 +252,8 @@ class _ClosingTransport:
         self._protocol = protocol
 
     def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
+        if not self.is_closing():  # uvloop raises an error for a client that has just left
+            self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:
         return self._protocol.transport.is_closing()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from resnets.analysis import activation_maps
 from resnets.serve.problems import MEDIA_TYPE, ProblemDocument
 
+ModelName = Annotated[str | None, Query(description="A name of /v1/models; the first by default.")]
 Top = Annotated[int, Query(ge=1, le=1000, description="How many classes to return.")]
 ClassIndex = Annotated[
     int | None,

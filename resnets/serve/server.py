@@ -106,7 +106,8 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         )
         for model in models:
             model.warm_up()
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
+        for library in ("uvicorn.error", "python_multipart"):  # requests have their own log
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         protocol = limited_protocol(limits, rejection_recorder(metrics, log))
         config = _uvicorn_config(app, protocol, limits)
         server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))

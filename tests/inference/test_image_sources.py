@@ -108,7 +108,7 @@ def test_images_come_from_urls(site, path):
 )
 def test_what_is_no_image_within_the_limits_is_an_error(site, monkeypatch, path, words):
     if path == "large":
-        monkeypatch.setattr(web_images, "MAX_BYTES", 1000)
+        monkeypatch.setattr(image_sources, "MAX_BYTES", 1000)
     if path == "cat.png":
         monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     if path == "slow":

@@ -150,6 +150,25 @@ def test_a_refused_body_is_not_read_to_its_end(address):
     assert time.perf_counter() - start < 5
 
 
+def form(body, boundary=b"edge"):
+    return request(body, kind=b"multipart/form-data; boundary=" + boundary)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (form(b"--eage\r\n\r\n"), 400),
+        (form(b"--edge\r\nX\ry: z\r\n\r\nabc\r\n--edge--\r\n"), 400),
+        (form(b"--edge\r\n\xff: z\r\n\r\nabc\r\n--edge--\r\n"), 400),
+        (form(b"--edge--", b"*=x''y"), 400),
+    ],
+)
+def test_what_once_failed_gets_a_status_and_no_words_on_stderr(address, caplog, sent, expected):
+    """From the campaign of benchmarks/faults/requests.py; other cases are tests of their own."""
+    assert status(answer_to(address, sent)) == expected
+    assert caplog.records == []
+
+
 class Wire(asyncio.Transport):
     """A connection whose other end reads nothing."""
 
@@ -158,6 +177,8 @@ class Wire(asyncio.Transport):
         self.closed, self.aborted, self.said = False, False, b""
 
     def write(self, data):
+        if self.closed:
+            raise RuntimeError("the handler is closed")  # as uvloop does
         self.said += data
 
     def get_write_buffer_size(self):
@@ -201,6 +222,21 @@ def test_connections_of_clients_that_do_not_read_are_aborted(way, monkeypatch):
         assert not wire.aborted
         await asyncio.sleep(0.15)
         assert wire.aborted
+
+    asyncio.run(run())
+
+
+def test_a_response_to_a_client_that_has_just_left_is_dropped():
+    async def run():
+        made = connections.limited_protocol(Limits(), print)
+        connection, wire = made(uvicorn.Config(lambda: None), ServerState(), {}), Wire()
+        connection.connection_made(wire)
+        transport = connections._ClosingTransport(connection)
+        transport.write(b"one")
+        wire.close()
+        transport.write(b"two")
+        assert wire.said == b"one"
+        connection.connection_lost(None)
 
     asyncio.run(run())
 
