@@ -185,9 +185,19 @@ async def _read_form(request: Request, limits: Limits, reserve: Reserve) -> list
             raise Problem(400, "the image is a value of the form, not a file", _FORM_FILES)
         if len(files) > limits.images:
             raise _too_many(limits)
+        for file in files:
+            _check_part(file)
         return [await file.read() for file in files]
     finally:
         await form.close()
+
+
+def _check_part(file: UploadFile) -> None:
+    """Raise `Problem` (415) if a file of a form is encoded, which RFC 7578 deprecates."""
+    coding = file.headers.get("content-transfer-encoding", "binary")
+    if coding.strip().lower() not in ("", "binary", "8bit", "7bit"):
+        detail = f"content transfer encoding {coding[:80]!r} is not supported"
+        raise Problem(415, detail, "send the file as it is")
 
 
 async def _read_json(request: Request, limits: Limits, key: str, reserve: Reserve) -> list[bytes]:

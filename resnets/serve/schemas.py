@@ -49,8 +49,15 @@ MODELS_PROBLEMS = _problem_responses(401, 421, 503)
 
 def _body(form: dict[str, Any], json: dict[str, Any], raw: bool) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": form}},
-        "application/json": {"schema": {"type": "object", "properties": json}},
+        kind: {
+            "schema": {
+                "type": "object",
+                "properties": properties,
+                "required": list(properties),
+                "additionalProperties": False,
+            }
+        }
+        for kind, properties in (("multipart/form-data", form), ("application/json", json))
     }
     if raw:
         content |= {"image/*": _BYTES, "application/octet-stream": _BYTES}

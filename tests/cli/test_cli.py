@@ -109,6 +109,14 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert "another recipe" in one_line(err)
 
 
+@pytest.mark.parametrize(("classes", "said"), [(11, True), (10, False)])
+def test_more_classes_than_there_are_is_said(resnets, real_shape, classes, said):
+    stop = ("--set", "iterations=2", "--set", "progressive.until=1", "--set", "log_every=1")
+    code, out, err = resnets("train", "cifar10-fast", *SMALL, *stop, "--classes", classes)
+    assert code == 0, err
+    assert ("the images have 10 classes only, not 11" in out) == said
+
+
 def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     try:

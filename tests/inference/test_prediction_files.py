@@ -23,6 +23,8 @@ NAMES = [
     "carriage\rreturn.jpg",
     "caf\u00e9.jpg",
     os.fsdecode(b"\xff.jpg"),
+    "cafe\u0301.jpg",
+    "<b>&amp;.jpg",
 ]
 
 

@@ -594,6 +594,12 @@ VALUE = raw(
     % ENCODED.encode(),
     "multipart/form-data; boundary=edge",
 )
+PART = raw(
+    VALUE["content"]
+    .replace(b"name=image", b"name=image; filename=x")
+    .replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1),
+    VALUE["headers"]["content-type"],
+)
 CONTENT = bytes(range(256)) * 3  # its base64 has + and / and padding
 CONTENT += b"!"
 
@@ -633,6 +639,7 @@ def test_base64_in_unescaped_lines_and_in_data_urls_is_predicted(client):
         ("/v1/predict", VALUE, 400, "not a file.*curl: -F image=@"),
         ("/v1/predict", in_form(["image"], image=ENCODED), 400, "not a file.*curl: -F image=@"),
         ("/v1/predict", in_form(["x"], image="a" * 70_000), 400, "not a file.*curl: -F image=@"),
+        ("/v1/predict", PART, 415, "transfer encoding 'base64'.*send the file as it is"),
         ("/v1/predict", {"data": {"image": ENCODED}}, 415, "urlencoded.*curl: -F image=@"),
         ("/v1/predict", raw(b"data:image/png;base64,AAAA", "image/png"), 400, "data URL.*image"),
         ("/v1/predict/batch", raw(picture(), "image/png"), 415, "image/png.*send multipart"),
