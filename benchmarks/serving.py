@@ -7,7 +7,6 @@ response with the offline prediction for the same image.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import shutil
@@ -16,11 +15,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -78,9 +77,18 @@ class Server:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
+def _print(line: str) -> None:
+    print(line, end="", file=sys.stderr)
+
+
 @contextlib.contextmanager
-def serving(model: str) -> Iterator[Server]:
-    """Start a server, and wait until it is ready; at the end it must stop with exit code 0."""
+def serving(model: str, on_line: Callable[[str], object] = _print) -> Iterator[Server]:
+    """Start a server, and wait until it is ready; at the end it must stop with exit code 0.
+
+    Args:
+        model: for `resnets serve`.
+        on_line: called with each line that the server writes to stderr once it is ready.
+    """
     command = [sys.executable, "-m", "resnets", "serve", f"it={model}", "--port", "0"]
     with tempfile.TemporaryFile("w+") as stdout:
         process = subprocess.Popen(
@@ -97,20 +105,22 @@ def serving(model: str) -> Iterator[Server]:
                 raise UserError(
                     (lines or ["the server ended"])[-1].strip().removeprefix("resnets: "), model
                 )
-            # Print what the server writes later, so that the pipe never fills up.
-            threading.Thread(target=_show, args=(process.stderr,), daemon=True).start()
+            # Read what the server writes later, so that the pipe never fills up.
+            reader = threading.Thread(target=_read, args=(process.stderr, on_line), daemon=True)
+            reader.start()
             yield Server(process, found[0])
             process.terminate()
             if process.wait(60) != 0:
                 raise UserError(f"the server ended with {process.returncode}", model)
+            reader.join()
         finally:
             process.kill()
             process.wait()
 
 
-def _show(stream: io.TextIOBase | Any) -> None:
+def _read(stream: IO[str], on_line: Callable[[str], object]) -> None:
     for line in stream:
-        print(line, end="", file=sys.stderr)
+        on_line(line)
 
 
 def measure(plan: Plan, report: Report) -> list[Table]:

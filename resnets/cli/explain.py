@@ -120,6 +120,6 @@ def _print(one: ExplainedFile, as_json: bool) -> None:
         print(f"resnets: {printable(one.image)}: {one.error}", file=sys.stderr)
     elif one.explained is not None and not as_json:
         best = one.explained
-        print(f"{100 * best.probability:6.2f} %  {best.name:24} {printable(one.image)}")
+        print(f"{100 * best.probability:6.2f} %  {printable(best.name):24} {printable(one.image)}")
         for near in one.nearest.neighbours if one.nearest else ():
             print(f"   {near.similarity:6.3f}  {printable(near.label):24} {printable(near.image)}")

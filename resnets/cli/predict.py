@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnets.cli.console import SMALLER_BATCH, enough_memory, printable, progress_bar
 from resnets.cli.options import (
     DeviceOption,
-    ImagesArgument,
     LauncherOption,
     ModelArgument,
     PrecisionOption,
@@ -26,6 +25,7 @@ from resnets.support.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from resnets.inference.cluster import Cluster
+    from resnets.inference.image_sources import ImageContent
     from resnets.inference.prediction_files import PredictionFile
     from resnets.inference.predictions import Prediction
     from resnets.inference.predictor import Predictor
@@ -39,7 +39,13 @@ FEW = 20
 
 def predict(
     model: ModelArgument,
-    images: ImagesArgument,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, patterns, URLs; - is standard input.",
+            metavar="IMAGE...",
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Write .jsonl, .csv or .parquet; continues a file.", metavar="FILE"),
@@ -66,7 +72,8 @@ def predict(
     _refuse_contradictions(
         out=out, embeddings=embeddings, retry=retry, as_json=json, launcher=launcher
     )
-    files = find_images(images)
+    files = find_images(images, remote=True)
+    sources = _open_sources(files, out=out, launcher=launcher)
     with ExitStack() as stack:
         if launcher == "ray":
             from resnets.inference import prediction_files
@@ -85,7 +92,7 @@ def predict(
             if embeddings:
                 source.require_features()
             predictions = partial(
-                source.iter_predictions, top=top, batch=batch, embeddings=embeddings
+                _predict, source, sources, top=top, batch=batch, embeddings=embeddings
             )
         if out is None:
             with enough_memory(SMALLER_BATCH):
@@ -117,6 +124,26 @@ def _refuse_contradictions(
         raise UserError("retries the images of a file", "--retry", "add --out FILE")
     if launcher == "ray" and not out:
         raise UserError("a cluster writes to a file", "--launcher ray", "add --out FILE")
+
+
+def _open_sources(files: list[str], *, out: Path | None, launcher: str) -> dict[str, ImageContent]:
+    """The images that are not files, by name."""
+    from resnets.inference.image_sources import STANDARD_INPUT, is_url, open_source
+
+    names = [file for file in files if file == STANDARD_INPUT or is_url(file)]
+    if STANDARD_INPUT in names and out:
+        hint = "leave out --out, and redirect the output: --json > FILE"
+        raise UserError("standard input has no name to resume from", STANDARD_INPUT, hint)
+    if names and launcher == "ray":
+        raise UserError("a cluster reads files only", names[0], "download it first")
+    return {name: open_source(name) for name in names}
+
+
+def _predict(
+    predictor: Predictor, sources: dict[str, ImageContent], names: list[str], **options: Any
+) -> Iterator[Prediction]:
+    """Predict images by their names."""
+    return predictor.iter_predictions((sources.get(name, name) for name in names), **options)
 
 
 def _open(name: str, runtime: str, precision: str, device: str, *, allow_int8: bool) -> Predictor:
@@ -174,7 +201,10 @@ def _print(predictions: Iterable[Prediction], images: int, as_json: bool) -> int
             print(json_format.dumps(prediction.as_dict()))
         if prediction.error is not None:
             failed += 1
-            print(f"resnets: {printable(prediction.image)}: {prediction.error}", file=sys.stderr)
+            print(
+                f"resnets: {printable(prediction.image)}: {printable(prediction.error)}",
+                file=sys.stderr,
+            )
         elif not as_json:
             _print_bars(prediction) if images <= FEW else _print_line(prediction)
     return failed
@@ -184,9 +214,11 @@ def _print_bars(prediction: Prediction) -> None:
     print(printable(prediction.image))
     for entry in prediction.top:
         percent = 100 * entry.probability
-        print(f"  {percent:6.2f} %  {entry.name:12} {'#' * round(percent / 4)}")
+        print(f"  {percent:6.2f} %  {printable(entry.name):12} {'#' * round(percent / 4)}")
 
 
 def _print_line(prediction: Prediction) -> None:
     best = prediction.top[0]
-    print(f"{100 * best.probability:6.2f} %  {best.name:24} {printable(prediction.image)}")
+    print(
+        f"{100 * best.probability:6.2f} %  {printable(best.name):24} {printable(prediction.image)}"
+    )

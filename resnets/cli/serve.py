@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import math
 import os
@@ -19,6 +20,8 @@ from resnets.support.errors import UserError, nearest
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 DEFAULT = "cifar-resnet20"
+_HOST = r"[a-z0-9_.-]+|\[[0-9a-f:.]+\]"
+_TOKEN_BYTES = 4096
 LOGS = ("text", "json", "none")
 
 
@@ -44,6 +47,13 @@ def serve(
         list[str] | None,
         typer.Option(help="The server's name behind a proxy; repeatable.", metavar="NAME"),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may send requests; repeatable.", metavar="ORIGIN"),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="The path below which a proxy offers the server.", metavar="PATH")
+    ] = "",
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait.", metavar="N")
     ] = Limits.queue,
@@ -64,7 +74,7 @@ def serve(
     ] = "text",
 ) -> None:
     """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""
-    _check(log, timeout, allow_host or [])
+    _check(log, timeout, allow_host or [], allow_origin or [])
     from resnets.serve import server
 
     token = _token(token_file)
@@ -77,6 +87,8 @@ def serve(
         precision=precision,
         samples=samples,
         hosts=allow_host or [],
+        origins=[origin.lower() for origin in allow_origin or []],  # as browsers write them
+        root_path=_root_path(root_path),
         log=None if log == "none" else sys.stdout,
         log_as_json=log == "json",
         limits=Limits(
@@ -101,7 +113,7 @@ def serve(
         os._exit(130)  # else Python would wait for threads that decode or compute
 
 
-def _check(log: str, timeout: float, hosts: list[str]) -> None:
+def _check(log: str, timeout: float, hosts: list[str], origins: list[str]) -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"{missing[0]} is not installed", hint="pip install resnets[serve]")
@@ -110,8 +122,20 @@ def _check(log: str, timeout: float, hosts: list[str]) -> None:
     if math.isnan(timeout):  # which no range excludes
         raise UserError("not a number of seconds", f"--timeout {timeout}")
     for name in hosts:
-        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name):
+        if not re.fullmatch(_HOST, name, re.IGNORECASE):
             raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(rf"https?://({_HOST})(:\d+)?", origin, re.IGNORECASE):
+            hint = "give https://photos.example without a path, or * for all"
+            raise UserError("not the origin of a site", f"--allow-origin {origin}", hint)
+
+
+def _root_path(path: str) -> str:
+    """A path such as `/photos/models`, or nothing."""
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise UserError("not the path of an address", f"--root-path {path}", "give /photos")
+    return path
 
 
 def _ready(address: str, open_to_all: bool) -> None:
@@ -128,12 +152,18 @@ def _token(path: Path | None) -> str | None:
     """The token of a file, or of the environment."""
     where = "RESNETS_TOKEN" if path is None else f"--token-file {path}"
     try:
-        given = os.environ.get("RESNETS_TOKEN", "") if path is None else path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", where) from error
-    if path is None and not given:
+        if path is None:
+            content = os.environ.get("RESNETS_TOKEN", "").encode("utf-8", "surrogateescape")
+        else:
+            with path.open("rb") as file:
+                content = file.read(_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where) from error
+    if path is None and not content:
         return None
-    token = given.strip()
-    if not token or not token.isascii() or any(c.isspace() for c in token):
+    token = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").strip()
+    if not token:
+        raise UserError("is empty", where, "write a token into it: one word")
+    if not re.fullmatch(rf"[!-~]{{1,{_TOKEN_BYTES}}}", token):
         raise UserError("must be one word of ASCII characters", where)
     return token

@@ -86,9 +86,12 @@ def train(
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             source = data and str(Path(data).resolve() if "://" not in data else data)
+            objective = make_objective(plan, images[0])
+            if plan.classes is not None and plan.classes > (found := len(objective.classes)):
+                progress.note(f"the images have {found} classes only, not {plan.classes}")
             return run.start(
                 folder,
-                make_objective(plan, images[0]),
+                objective,
                 own_device,
                 progress,
                 command=_command(),

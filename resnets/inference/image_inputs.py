@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data.folders import walk
-from resnets.data.images import EXTENSIONS, read_image, to_rgb
+from resnets.data.images import EXTENSIONS, ImageError, decode, read_image, to_rgb
+from resnets.inference.image_sources import STANDARD_INPUT, ImageContent, is_url
 from resnets.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(str(resources.files("resnets.inference"))) / "samples"
 """Folder with ten test images of CIFAR-10, to try a model."""
-ImageInput: TypeAlias = Union[str, os.PathLike[str], Image.Image, NDArray[np.uint8], "Tensor"]
-"""One image: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB."""
+ImageInput: TypeAlias = Union[
+    str, os.PathLike[str], Image.Image, NDArray[np.uint8], "Tensor", ImageContent
+]
+"""One image: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB; or the
+content of a file without a path."""
 
 
-def find_images(names: Sequence[str]) -> list[str]:
+def find_images(names: Sequence[str], *, remote: bool = False) -> list[str]:
     """Expand folders and patterns to image files, each listed once, in a fixed order.
 
     A file that is named in several ways keeps its first name.
@@ -37,9 +41,11 @@ def find_images(names: Sequence[str]) -> list[str]:
         names: files with any extension, whether they exist or not; folders, for all files below
             them with an image's extension, except hidden ones; patterns such as
             `photos/**/*.jpg`, for shells that do not expand them.
+        remote: whether `-`, for standard input, and URLs are images too.
 
     Raises:
-        UserError: if a folder or a pattern has no images, or a folder cannot be read.
+        UserError: if a folder or a pattern has no images, a folder cannot be read, a name is empty,
+            or there is a URL where none can be.
     """
     by_location: dict[str, str] = {}
 
@@ -49,6 +55,11 @@ def find_images(names: Sequence[str]) -> list[str]:
         return os.path.realpath(folder) if ".." in folder else os.path.abspath(folder)  # noqa: PTH100
 
     for name in names:
+        if is_url(name) or (remote and name == STANDARD_INPUT):
+            if not remote:
+                raise UserError("is a URL, not a file", name, "download it first")
+            by_location[name] = name
+            continue
         files = list(_expand(name))
         if len(names) == 1:  # one folder or pattern yields only one name of each file
             return list(dict.fromkeys(files))
@@ -60,6 +71,8 @@ def find_images(names: Sequence[str]) -> list[str]:
 
 def _expand(name: str) -> Iterator[str]:
     """The files that one name stands for; raises `UserError` if there are none."""
+    if not name:
+        raise UserError("the name of an image is empty")
     if os.path.isdir(name):  # noqa: PTH112 (never raises)
         files = [str(Path(name) / file) for _, _, inside in walk(Path(name)) for file in inside]
         if not files:
@@ -76,9 +89,10 @@ def _expand(name: str) -> Iterator[str]:
 
 
 def normalized(name: str) -> str:
-    """A file's name without `./` and doubled slashes."""
+    """A file's name without `./` and doubled slashes, which mean something in URLs only."""
     needless = "./" in name or "//" in name
-    return os.path.normpath(name) if needless and ".." not in name else name
+    plain = ".." in name or not needless or is_url(name)
+    return name if plain else os.path.normpath(name)
 
 
 def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
@@ -96,6 +110,8 @@ def input_name(image: ImageInput, number: int) -> str:
     """How an image is named in results: its path, or `images[number]`."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
+    if isinstance(image, ImageContent):
+        return image.name
     return getattr(image, "filename", "") or f"images[{number}]"
 
 
@@ -108,14 +124,19 @@ def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Imag
             smaller scale that still has them.
 
     Raises:
-        UserError: if a file cannot be read as an image.
+        UserError: if a file cannot be read as an image, or a PIL image has no pixels.
         TypeError: if `image` is none of these types.
         ValueError: if an array or tensor has another shape or type of numbers.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image), shorter_side)
+    if isinstance(image, ImageContent):
+        return decode(image.read(), image.name, shorter_side)
     if isinstance(image, Image.Image):
-        return to_rgb(image, getattr(image, "filename", ""))
+        name = getattr(image, "filename", "")
+        if 0 in image.size:
+            raise ImageError("corrupt", "the image has no pixels", name)
+        return to_rgb(image, name)
     torch: Any = sys.modules.get("torch")  # who has a tensor has imported it
     layout = "(H, W, 3)"
     pixels: Any = image

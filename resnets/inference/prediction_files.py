@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from resnets.inference.image_inputs import normalized
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Identity
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import atomic_write, existing_folder, make_folder, write_json, writing
 
 ROWS_PER_PART = 10_000
@@ -292,7 +292,7 @@ class _JsonLines(_TextFile):
                     return name, text.startswith(', "error": ', end)
             row = json.loads(line)
             return str(row["image"]), "error" in row
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._bad_line(line) from error
 
     def _line(self, prediction: Prediction) -> bytes:
@@ -326,7 +326,8 @@ class _Csv(_TextFile):
         return row[0], bool(row[-1])
 
     def _line(self, prediction: Prediction) -> bytes:
-        cells = [cell for entry in prediction.top for cell in entry.as_dict().values()]
+        facts = [entry.as_dict() for entry in prediction.top]
+        cells = [cell for one in facts for cell in (valid_utf8(one["class"]), one["probability"])]
         cells += [""] * (2 * self.top - len(cells))
         return self._row([prediction.image, *cells, prediction.error or ""])
 
@@ -365,7 +366,7 @@ class _Parquet(PredictionFile):
             atomic_write(part, lambda file: self._parquet.write_table(good, file))
 
     def _key(self, image: str) -> str:
-        return normalized(_utf8(image))
+        return normalized(valid_utf8(image))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         self._buffer += predictions
@@ -378,10 +379,10 @@ class _Parquet(PredictionFile):
         arrow, rows = self._arrow, self._buffer
         text, numbers = arrow.string(), arrow.list_(arrow.float32())
         tops = [row.top for row in rows]
-        classes = [[entry.name for entry in top] for top in tops]
+        classes = [[valid_utf8(entry.name) for entry in top] for top in tops]
         probabilities = [[round(entry.probability, DIGITS) for entry in top] for top in tops]
         columns = {
-            "image": arrow.array([_utf8(row.image) for row in rows], text),
+            "image": arrow.array([valid_utf8(row.image) for row in rows], text),
             "classes": arrow.array(classes, arrow.list_(text)),
             "probabilities": arrow.array(probabilities, numbers),
             "embedding": arrow.array([row.embedding for row in rows], numbers),
@@ -396,8 +397,3 @@ class _Parquet(PredictionFile):
 
     def close(self) -> None:
         self._flush()
-
-
-def _utf8(name: str) -> str:
-    """A file's name as valid UTF-8, with escapes for other bytes, as Parquet needs it."""
-    return name.encode("utf-8", "backslashreplace").decode()

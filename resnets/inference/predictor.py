@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -143,8 +144,8 @@ class Predictor:
             A prediction for each image, in their order. Images that cannot be read have an `error`.
 
         Raises:
-            TypeError: if something is not an image.
-            ValueError: if an array or tensor is not uint8 RGB.
+            TypeError: if something is not an image, or `top` or `batch` not a whole number.
+            ValueError: if an array or tensor is not uint8 RGB, or `top` or `batch` below 1.
         """
         return list(self.iter_predictions(images, top, batch=batch))
 
@@ -169,6 +170,11 @@ class Predictor:
         """
         if embeddings:
             self.require_features()
+        return self._iter_predictions(images, _at_least_one("top", top), batch, embeddings)
+
+    def _iter_predictions(
+        self, images: ImageInput | Iterable[ImageInput], top: int, batch: int, embeddings: bool
+    ) -> Iterator[Prediction]:
         classes, ids = self.classes, self.class_ids
         for group in self._batches(images, batch):
             inputs = [pixels for _, pixels in group if not isinstance(pixels, UserError)]
@@ -328,6 +334,7 @@ class Predictor:
     ) -> Iterator[list[tuple[str, NDArray[np.uint8] | UserError]]]:
         """Names of images with their inputs, or why they cannot be read, in lists of `size`."""
         loaded = in_threads(self._load, enumerate(as_images(images)), min(threads(), 16))
+        size = _at_least_one("batch", size)
         while group := list(islice(loaded, size)):
             yield group
 
@@ -338,6 +345,17 @@ class Predictor:
             return name, self.input_array(open_image(image, self.shorter_side))
         except UserError as error:
             return name, error
+
+
+def _at_least_one(name: str, value: int) -> int:
+    """An argument that counts; raises TypeError or ValueError if it cannot."""
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from error
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+    return count
 
 
 def open_predictor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +14,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from resnets.inference import TOP
 from resnets.serve import schemas, static_files
 from resnets.serve.bodies import BodyMemory, Reserve, read_image, read_images
+from resnets.serve.keys import check_query
 from resnets.serve.limits import Limits
-from resnets.serve.middleware import Metrics, Middleware, RequestLog
+from resnets.serve.middleware import Metrics, Middleware, Names, RequestLog
 from resnets.serve.problems import CLIENT_CLOSED_REQUEST, Problem, busy
 from resnets.serve.served_model import ServedModel
 from resnets.version import __version__
@@ -92,7 +94,7 @@ def create_app(
     samples: static_files.SampleImages,
     token: str | None = None,
     log: RequestLog | None = None,
-    hosts: Collection[str] | None = None,
+    names: Names | None = None,
 ) -> FastAPI:
     """The server's application; `app.state.shared` is its `AppState`.
 
@@ -100,7 +102,7 @@ def create_app(
         models: the first one is the default.
         token: that requests need; None if they need none.
         log: of requests; None for no log.
-        hosts: allowed `Host` names; any if None.
+        names: under which the server may be called; by default any, below no path.
     """
     state = AppState({model.name: model for model in models}, limits, token)
     app = FastAPI(
@@ -109,9 +111,19 @@ def create_app(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would lead from https to http behind a proxy
     )
     app.state.shared = state
-    app.add_middleware(Middleware, metrics=metrics, log=log or RequestLog(None), hosts=hosts)
+    names = names or Names()
+    if names.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(names.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(Middleware, metrics=metrics, log=log or RequestLog(None), names=names)
     _add_error_handlers(app)
     _add_prediction_routes(app, state)
     _add_explanation_route(app, state)
@@ -139,8 +151,12 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        hint = "see /docs" if error.status_code == 404 else ""
+        headers, hint = dict(error.headers or {}), ""
+        if error.status_code == 404:
+            slash = request.url.path.endswith("/")
+            hint = "leave out the slash at the end" if slash else "see /docs"
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"
         problem = Problem(error.status_code, str(error.detail), hint, headers)
         return problem.response(request_id(request))
 
@@ -155,11 +171,12 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         tags=["answers"],
     )
     async def predict(
-        request: Request, model: str | None = None, top: schemas.Top = TOP
+        request: Request, model: schemas.ModelName = None, top: schemas.Top = TOP
     ) -> schemas.Prediction:
         """Predict the most probable classes of an image."""
         start = time.perf_counter()
         state.check_access(request)
+        check_query(request, "model", "top")
         served = state.model(model)
         served.batcher.check_room(1)  # before the body is read
         async with state.accept_body() as reserve:
@@ -189,11 +206,12 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         tags=["answers"],
     )
     async def predict_batch(
-        request: Request, model: str | None = None, top: schemas.Top = TOP
+        request: Request, model: schemas.ModelName = None, top: schemas.Top = TOP
     ) -> schemas.Predictions:
         """Predict the classes of several images; unreadable ones do not stop the others."""
         start = time.perf_counter()
         state.check_access(request)
+        check_query(request, "model", "top")
         served = state.model(model)
         served.batcher.check_room(1)
         async with state.accept_body() as reserve:
@@ -227,13 +245,14 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
     )
     async def explain(
         request: Request,
-        model: str | None = None,
+        model: schemas.ModelName = None,
         class_: schemas.ClassIndex = None,
         top: schemas.Top = TOP,
     ) -> schemas.Explanation:
         """Map the evidence for a class in an image, for each stage of the network."""
         start = time.perf_counter()
         state.check_access(request)
+        check_query(request, "model", "class", "top")
         served = state.model(model)
         served.check_explanations()
         async with state.accept_body() as reserve:
@@ -246,7 +265,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
         now = time.perf_counter()
         answer = {
             "model": served.name,
-            "class": served.predictor.classes[explanation.index],
+            "class": served.classes[explanation.index],
             "index": explanation.index,
             "probability": round(float(explanation.probabilities[explanation.index]), 6),
             "top": served.top(explanation.logits.numpy(), top),
@@ -267,6 +286,7 @@ def _add_model_list(app: FastAPI, state: AppState) -> None:
     async def models(request: Request) -> schemas.Models:
         """List the models, and the limits of a request."""
         state.check_access(request)
+        check_query(request)
         listed = [
             {**served.description, "default": number == 0}
             for number, served in enumerate(state.models.values())

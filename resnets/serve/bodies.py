@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -14,11 +15,16 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from resnets.serve.keys import check_keys
 from resnets.serve.limits import Limits
 from resnets.serve.problems import CLIENT_CLOSED_REQUEST, Problem, busy
 
 _RAW = ("application/octet-stream", "image/")
-_TYPES = "image/..., application/octet-stream, multipart/form-data or application/json"
+_KINDS = "multipart/form-data or application/json"
+_DATA_URL = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}:/", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_FORM_FILES = "send images as files of the form; curl: -F image=@cat.png"
 Reserve = Callable[[int], None]
 """Reserves memory for this many more bytes; raises `Problem` (503) if there is none."""
 
@@ -66,6 +72,8 @@ async def read_image(request: Request, limits: Limits, reserve: Reserve) -> byte
         content = b"".join([part async for part in _stream(request, limits, reserve)])
         if not content:
             raise Problem(400, "the body is empty", "send an image file")
+        if content[:5].lower() == b"data:":
+            raise Problem(400, "a data URL is not an image file", 'send {"image": "data:..."}')
         return content
     images = await _read(request, limits, "image", reserve)
     if len(images) != 1:
@@ -83,8 +91,11 @@ async def read_images(request: Request, limits: Limits, reserve: Reserve) -> lis
 
 
 def _content_type(request: Request) -> str:
-    """The media type without parameters, in lower case."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The media type without parameters, in lower case; raises `Problem` if there are several."""
+    sent = request.headers.getlist("content-type")
+    if len(sent) > 1:
+        raise Problem(400, f"{len(sent)} Content-Type headers", "send one")
+    return "".join(sent).partition(";")[0].strip().lower()
 
 
 async def _read(request: Request, limits: Limits, key: str, reserve: Reserve) -> list[bytes]:
@@ -94,13 +105,26 @@ async def _read(request: Request, limits: Limits, key: str, reserve: Reserve) ->
     if content_type == "application/json":
         return await _read_json(request, limits, key, reserve)
     shown = content_type[:80] or "none"
-    raise Problem(415, f"content type {shown!r} is not supported", f"send {_TYPES}")
+    hint = f"send {_KINDS}" if key == "images" else f"send image/..., {_RAW[0]}, {_KINDS}"
+    if content_type == "application/x-www-form-urlencoded":  # curl's default
+        hint = _FORM_FILES
+    raise Problem(415, f"content type {shown!r} is not supported", hint)
+
+
+def _check_encoding(request: Request) -> None:
+    """Raise `Problem` (415) if the body is compressed."""
+    sent = ",".join(request.headers.getlist("content-encoding"))
+    if any(coding.strip().lower() not in ("", "identity") for coding in sent.split(",")):
+        detail = f"content encoding {sent[:80]!r} is not supported"
+        headers = {"Accept-Encoding": "identity"}
+        raise Problem(415, detail, "send the body without compression", headers)
 
 
 async def _stream(
     request: Request, limits: Limits, reserve: Reserve
 ) -> AsyncGenerator[bytes, None]:
     """The parts of a body; raises `Problem` at the limit of bytes, memory or time."""
+    _check_encoding(request)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limits.bytes:
         raise _too_large(limits)
@@ -146,17 +170,34 @@ async def _read_form(request: Request, limits: Limits, reserve: Reserve) -> list
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise _too_many(limits) from error
+        if "Part exceeded" in error.message:
+            raise Problem(
+                400, "a field of the form is long, but not a file", _FORM_FILES
+            ) from error
         raise Problem(400, f"not a multipart form ({error.message[:200]})") from error
     except (KeyError, ValueError, LookupError) as error:
         hint = "give its boundary in Content-Type"
         raise Problem(400, "not a multipart form", hint) from error
     try:
+        check_keys((key for key, _ in form.multi_items()), ("image", "images"), "form", repeat=True)
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if len(files) < len(form.multi_items()):
+            raise Problem(400, "the image is a value of the form, not a file", _FORM_FILES)
         if len(files) > limits.images:
             raise _too_many(limits)
+        for file in files:
+            _check_part(file)
         return [await file.read() for file in files]
     finally:
         await form.close()
+
+
+def _check_part(file: UploadFile) -> None:
+    """Raise `Problem` (415) if a file of a form is encoded, which RFC 7578 deprecates."""
+    coding = file.headers.get("content-transfer-encoding", "binary")
+    if coding.strip().lower() not in ("", "binary", "8bit", "7bit"):
+        detail = f"content transfer encoding {coding[:80]!r} is not supported"
+        raise Problem(415, detail, "send the file as it is")
 
 
 async def _read_json(request: Request, limits: Limits, key: str, reserve: Reserve) -> list[bytes]:
@@ -164,8 +205,14 @@ async def _read_json(request: Request, limits: Limits, key: str, reserve: Reserv
     # Base64 has none of these characters. Many small values would take far more memory than text.
     if sum(text.count(mark) for mark in (b"{", b"[", b",", b":")) > 4 * limits.images + 64:
         raise Problem(400, "the JSON has too many values", f"send {limits.images} images at most")
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_keys((name for name, _ in pairs), (key,), "JSON")
+        return dict(pairs)
+
     try:
-        document: Any = json.loads(text)
+        # Not strict: base64 in lines is wrapped by line breaks, which JSON would have escaped.
+        document: Any = json.loads(text, strict=False, object_pairs_hook=checked)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"not JSON ({str(error)[:100]})") from error
     value = document.get(key) if isinstance(document, dict) else None
@@ -175,7 +222,26 @@ async def _read_json(request: Request, limits: Limits, key: str, reserve: Reserv
         raise Problem(400, f"the JSON has no {key} in base64", f"send {form}")
     if len(images) > limits.images:
         raise _too_many(limits)
+    return [
+        _decoded(image, key if key == "image" else f"images[{number}]")
+        for number, image in enumerate(images)
+    ]
+
+
+def _decoded(text: str, name: str) -> bytes:
+    """The bytes of base64: usual or URL-safe, padded or not, in lines, or within a data URL.
+
+    Raises:
+        Problem: 400.
+    """
+    text = text.strip()
+    if url := _DATA_URL.match(text):
+        if not url[1].lower().endswith(";base64"):
+            raise Problem(400, f"{name} is a data URL without base64", "send data:;base64,...")
+        text = text[url.end() :]
     try:
-        return [base64.b64decode(image, validate=True) for image in images]
+        sent = text.encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
+        return base64.b64decode(sent + b"=" * (-len(sent) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Problem(400, f"{key} is not base64 ({error})") from error
+        hint = "send the image itself: the server opens no URLs" if _ADDRESS.match(text) else ""
+        raise Problem(400, f"{name} is not base64 ({str(error)[:100]})", hint) from error

@@ -4,6 +4,9 @@ uvicorn and httptools limit neither the time that a client takes nor the bytes o
 a server that is reached directly must not depend on a proxy for that. `LimitedProtocol` therefore
 overrides members of uvicorn's protocol which uvicorn does not document as public. pyproject.toml
 bounds uvicorn's version, and `tests/serve/test_uvicorn.py` names each member that is needed.
+
+It also offers no other protocol: of a request with an `Upgrade` header (curl and Java send one for
+HTTP/2), httptools would drop the body, so such a request is parsed once more without the header.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from resnets.serve.limits import Limits
@@ -41,6 +45,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_headers = False
     _closing = False
     _final_response: bytes | None = None  # a rejection, sent after the responses before it
+    _head_without_upgrade: bytes | None = None  # of a request that asks for another protocol
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -62,11 +67,24 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._ignores_input():
             return
         self._bytes_outside_body += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._bytes_outside_body > self.limits.headers:
             self._reject(self._headers_too_large())
         if self._header_timer is None and self._is_idle() and not self._ignores_input():
             self._start_header_timer()  # after empty lines between requests
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                head, self._head_without_upgrade = self._head_without_upgrade, None
+                data = b"" if head is None else head + data[upgrade.args[0] :]
+            except HttpParserError:
+                self.send_400_response("")
+                return
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -77,16 +95,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_header_timer()
-        self._in_headers = False
         self._bytes_outside_body = 0
         if self._ignores_input():
             return
-        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
-        if size > self.limits.headers:
-            self._reject(self._headers_too_large())
-        elif len(self.pipeline) >= self.limits.pipeline:
-            self._reject(busy(f"{len(self.pipeline)} requests wait on this connection"))
+        problem = self._problem_of_headers()
+        if problem is not None:
+            self._reject(problem)
+        elif self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._head_without_upgrade = self._head()
         else:
+            self._in_headers = False
             super().on_headers_complete()
             cycle = self.cycle
             cycle.transport = _ClosingTransport(self)  # type: ignore[assignment]
@@ -98,7 +116,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._ignores_input():
+        if not self._ignores_input() and self._head_without_upgrade is None:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -177,6 +195,29 @@ class LimitedProtocol(HttpToolsProtocol):
         else:  # no request has begun
             self.close()
 
+    def _problem_of_headers(self) -> Problem | None:
+        """Why a request whose headers have come is refused before the application sees it."""
+        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
+        if size > self.limits.headers:
+            return self._headers_too_large()
+        if len(self.pipeline) >= self.limits.pipeline:
+            return busy(f"{len(self.pipeline)} requests wait on this connection")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return Problem(400, f"{hosts or 'no'} Host headers", "send one")
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            return Problem(501, "only the transfer encoding chunked is supported")
+        return None
+
+    def _head(self) -> bytes:
+        """The request line and headers, without those that ask for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        upgrade = (b"upgrade", b"http2-settings")
+        lines += [name + b": " + value for name, value in self.headers if name not in upgrade]
+        return b"\r\n".join([*lines, b"", b""])
+
     def _headers_too_large(self) -> Problem:
         return Problem(431, f"more than {self.limits.headers:,} bytes of headers")
 
@@ -211,7 +252,8 @@ class _ClosingTransport:
         self._protocol = protocol
 
     def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
+        if not self.is_closing():  # uvloop raises an error for a client that has just left
+            self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:
         return self._protocol.transport.is_closing()

@@ -8,11 +8,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resnets.serve.problems import Problem
@@ -24,7 +26,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_UNCACHED = ("/v1/", "/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz", "/metrics")
+"""Paths for machines that watch the server: they call it by its address or by any name."""
+_UNCACHED = ("/v1/", *PROBES)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -103,59 +107,97 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+@dataclass(frozen=True)
+class Names:
+    """The names under which a server may be called.
+
+    Args:
+        hosts: allowed `Host` names; any if None.
+        origins: whose pages may send requests, such as `https://photos.example`; `*` for all.
+        root_path: path below which a proxy offers the server, such as `/photos`; may be empty.
+    """
+
+    hosts: Collection[str] | None = None
+    origins: Collection[str] = ()
+    root_path: str = ""
+
+    def allows_page(self, origin: str) -> bool:
+        """Whether pages of this origin may send requests from a browser."""
+        return origin in self.origins or "*" in self.origins
+
+
 class Middleware:
     """Gives requests an ID, checks their origin, secures responses, and records both.
 
+    A HEAD request gets the headers of the response to GET.
+
     Args:
         app: the application.
-        hosts: allowed `Host` names; any if None.
+        names: of the server.
     """
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, log: RequestLog, hosts: Collection[str] | None = None
-    ) -> None:
-        self._app, self._metrics, self._log, self._hosts = app, metrics, log, hosts
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, names: Names) -> None:
+        self._app, self._metrics, self._log, self._names = app, metrics, log, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        request_id = scope["id"] = _request_id(scope)
-        response = _Response(scope, send)
+        root, path = self._names.root_path, self._path_below_root(scope["path"])
+        # A copy: the server below us must still know that the client sent HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        inner = {**scope, "method": method, "root_path": root, "path": root + path}
+        request_id = inner["id"] = _request_id(scope)
+        response = _Response(inner, path, send, headers_only=scope["method"] == "HEAD")
         try:
-            self._check_origin(scope)
-            await self._app(scope, receive, response.send)
+            self._check_origin(inner, path)
+            app: ASGIApp = self._app
+            if not path:  # the page's relative addresses need the slash
+                app = RedirectResponse(f"{root.rpartition('/')[2]}/")
+            await app(inner, receive, response.send)
         except Problem as problem:
-            await problem.response(request_id)(scope, receive, response.send)
+            await problem.response(request_id)(inner, receive, response.send)
         except Exception as error:
             _LOGGER.exception("request %s failed", request_id)
             if not response.started:
                 failure = Problem(500, f"the server failed ({type(error).__name__})")
-                await failure.response(request_id)(scope, receive, response.send)
+                await failure.response(request_id)(inner, receive, response.send)
         finally:
-            self._record(scope, response, time.perf_counter() - start)
+            # `connections` rejects a request while its body is read.
+            status = scope.get("rejected", response.status)
+            self._record(inner, scope["method"], status, response, time.perf_counter() - start)
 
-    def _check_origin(self, scope: Scope) -> None:
+    def _path_below_root(self, path: str) -> str:
+        """The path of a request, whether the proxy has removed the root path or not."""
+        root: str = self._names.root_path
+        return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+
+    def _check_origin(self, scope: Scope, path: str) -> None:
         """Refuse requests that other sites' pages make a browser send."""
         headers = Headers(scope=scope)
-        if self._hosts is not None:
+        hosts = self._names.hosts
+        if hosts is not None and path not in PROBES:
             host = headers.get("host", "")
             name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-            if name.lower() not in self._hosts:
+            if name.lower() not in hosts:
                 raise Problem(421, f"this server is not called {name[:100]!r}", "see --allow-host")
-        if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
-            raise Problem(403, "a page of another site sent this", "use the server's own page")
+        cross_site = headers.get("sec-fetch-site") == "cross-site"
+        allowed = self._names.allows_page(headers.get("origin", ""))
+        if scope["method"] == "POST" and cross_site and not allowed:
+            hint = "use the server's own page, or see --allow-origin"
+            raise Problem(403, "a page of another site sent this", hint)
 
-    def _record(self, scope: Scope, response: _Response, seconds: float) -> None:
+    def _record(
+        self, scope: Scope, method: str, status: int, response: _Response, seconds: float
+    ) -> None:
         # The pattern of the route, not the path: clients could send any number of paths.
         route = getattr(scope.get("route"), "path", "other")
-        status = scope.get("rejected", response.status)  # by `connections`, while its body was read
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
         self._log.write(
             id=scope["id"],
-            method=scope["method"][:16],
+            method=method[:16],
             route=route,
             status=status,
             ms=round(1000 * seconds, 2),
@@ -164,10 +206,16 @@ class Middleware:
 
 
 class _Response:
-    """Adds headers to a response on its way out, and counts its bytes."""
+    """Adds headers to a response on its way out, and counts its bytes.
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope, self._send = scope, send
+    Args:
+        path: of the request, below the root path.
+        headers_only: whether the body is left out.
+    """
+
+    def __init__(self, scope: Scope, path: str, send: Send, headers_only: bool) -> None:
+        self._scope, self._path, self._send = scope, path, send
+        self._headers_only = headers_only
         self.status, self.bytes, self.started = 500, 0, False
 
     async def send(self, message: Message) -> None:
@@ -175,6 +223,8 @@ class _Response:
             self.status, self.started = message["status"], True
             self._add_headers(MutableHeaders(scope=message))
         elif message["type"] == "http.response.body":
+            if self._headers_only:
+                message = {**message, "body": b""}
             self.bytes += len(message.get("body", b""))
         await self._send(message)
 
@@ -182,7 +232,7 @@ class _Response:
         headers["X-Request-Id"] = self._scope["id"]
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if self._scope["path"].startswith(_UNCACHED):
+        if self._path.startswith(_UNCACHED):
             headers.setdefault("Cache-Control", "no-store")
         if self._scope.get("has_unread_body", lambda: False)():
             headers["Connection"] = "close"  # the rest of the body will not be read

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from resnets.analysis import activation_maps
 from resnets.serve.problems import MEDIA_TYPE, ProblemDocument
 
+ModelName = Annotated[str | None, Query(description="A name of /v1/models; the first by default.")]
 Top = Annotated[int, Query(ge=1, le=1000, description="How many classes to return.")]
 ClassIndex = Annotated[
     int | None,
@@ -25,7 +26,7 @@ _PROBLEMS = {
     408: "the body came too slowly",
     409: "the model has no weights file for explanations",
     413: "too many bytes or images",
-    415: "unsupported content type",
+    415: "unsupported content type or encoding",
     421: "the Host header is none of the server's names",
     422: "the image cannot be read, or has too many pixels",
     500: "the server failed",
@@ -48,8 +49,15 @@ MODELS_PROBLEMS = _problem_responses(401, 421, 503)
 
 def _body(form: dict[str, Any], json: dict[str, Any], raw: bool) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": form}},
-        "application/json": {"schema": {"type": "object", "properties": json}},
+        kind: {
+            "schema": {
+                "type": "object",
+                "properties": properties,
+                "required": list(properties),
+                "additionalProperties": False,
+            }
+        }
+        for kind, properties in (("multipart/form-data", form), ("application/json", json))
     }
     if raw:
         content |= {"image/*": _BYTES, "application/octet-stream": _BYTES}

@@ -26,7 +26,7 @@ from resnets.serve.decoding import DecodedImage, DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics
 from resnets.serve.problems import Problem, busy
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.weights import model_file
 from resnets.weights.card import measurements_of
 
@@ -50,6 +50,7 @@ class ServedModel:
     metrics: Metrics
     decoders: DecoderPool
     batcher: Batcher = field(init=False)
+    classes: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         on_batch = self.metrics.batch_recorder(self.name)
@@ -57,7 +58,7 @@ class ServedModel:
         self.metrics.watch_queue(self.name, lambda: self.batcher.accepted)
         self._explain_thread = ThreadPoolExecutor(1, "explain")
         self._explanations = 0
-        self._classes = self.predictor.classes
+        self.classes = [valid_utf8(name) for name in self.predictor.classes]
 
     async def decode(self, content: bytes) -> DecodedImage:
         """Decode an image file; raises `Problem` (422)."""
@@ -76,7 +77,7 @@ class ServedModel:
 
     def top(self, logits: NDArray[np.float32], count: int) -> list[dict[str, Any]]:
         """The most probable classes as JSON, best first."""
-        (best,) = top_classes(logits[None], count, self._classes)
+        (best,) = top_classes(logits[None], count, self.classes)
         return [
             {"class": c.name, "index": c.index, "probability": round(c.probability, 6)}
             for c in best
@@ -109,8 +110,8 @@ class ServedModel:
                 f"{self.name} has no weights file for explanations",
                 "serve the model file, or leave model.safetensors in the export's folder",
             )
-        if index is not None and not 0 <= index < len(self._classes):
-            raise Problem(404, f"no class {index}", f"0 to {len(self._classes) - 1}")
+        if index is not None and not 0 <= index < len(self.classes):
+            raise Problem(404, f"no class {index}", f"0 to {len(self.classes) - 1}")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._explain_thread, self._stage_maps, image, index)
 
@@ -143,12 +144,12 @@ class ServedModel:
         card, size = self.predictor.card, self.predictor.preprocessing.size
         network = card["network"]
         with torch.device("meta"):
-            module = zoo.build(network, len(self._classes))
+            module = zoo.build(network, len(self.classes))
         return {
             "name": self.name,
             "network": network,
             "runtime": self.predictor.runtime.name,
-            "classes": self._classes,
+            "classes": self.classes,
             "size": size,
             "layers": complexity.describe(network, size).layers,
             "parameters": complexity.parameters(module),

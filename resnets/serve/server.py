@@ -25,7 +25,7 @@ from resnets.serve.app import AppState, create_app
 from resnets.serve.connections import LimitedProtocol, limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
-from resnets.serve.middleware import Metrics, RequestLog, rejection_recorder
+from resnets.serve.middleware import Metrics, Names, RequestLog, rejection_recorder
 from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 
@@ -47,6 +47,8 @@ class ServerOptions:
         samples: folder of images to try on the page; by default images of CIFAR-10.
         hosts: allowed `Host` names, in addition to the address and `localhost`. Without them, a
             server on a loopback address allows only those two, any other server allows all names.
+        origins: whose pages may send requests, such as `https://photos.example`; `*` for all.
+        root_path: path below which a proxy offers the server, such as `/photos`; may be empty.
         log: where requests are logged; None for no log.
         log_as_json: whether lines of the log are JSON.
         limits: of requests.
@@ -60,6 +62,8 @@ class ServerOptions:
     precision: str = "auto"
     samples: Path | None = None
     hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    root_path: str = ""
     log: IO[str] | None = None
     log_as_json: bool = True
     limits: Limits = field(default_factory=Limits)
@@ -98,11 +102,12 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
             samples=samples,
             token=options.token,
             log=log,
-            hosts=_allowed_hosts(listener, options),
+            names=Names(_allowed_hosts(listener, options), options.origins, options.root_path),
         )
         for model in models:
             model.warm_up()
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests have their own log
+        for library in ("uvicorn.error", "python_multipart"):  # requests have their own log
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         protocol = limited_protocol(limits, rejection_recorder(metrics, log))
         config = _uvicorn_config(app, protocol, limits)
         server = _Server(config, app.state.shared, lambda: on_ready(_url(listener)))
@@ -169,9 +174,14 @@ def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Pre
         if not equals or "/" in name or os.sep in name:
             name = Path(argument).name.removesuffix(".safetensors") or argument
             model = argument
+            if equals and not Path(argument).exists():
+                hint = "give one without: NAME=MODEL"
+                raise UserError("no such file, and a model's name has no slash", argument, hint)
         if not name or name in models:
             message = f"two models called {name!r}" if name else "a model without a name"
             raise UserError(message, argument, "give each a name: NAME=MODEL")
+        if not name.isprintable():  # requests, logs and metrics could not name it
+            raise UserError(f"not the name of a model: {name!r}", argument, "give one: NAME=MODEL")
         models[name] = model
     for name, model in models.items():
         # Not int8 unless requested, so that predictions agree with the explanations on the page.

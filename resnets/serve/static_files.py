@@ -14,8 +14,9 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment
 
 from resnets.data.images import EXTENSIONS
+from resnets.serve.keys import check_query
 from resnets.serve.problems import Problem
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 
 _FOLDER = Path(str(resources.files("resnets.serve")))
 _TYPES = {
@@ -88,7 +89,7 @@ def samples_in(folder: Path) -> SampleImages:
         files = {key: StaticFile.read(path) for key, path in paths.items()}
     except OSError as error:
         raise UserError(f"an image cannot be read ({error})", location) from error
-    return SampleImages({key: path.stem for key, path in paths.items()}, files)
+    return SampleImages({key: valid_utf8(path.stem) for key, path in paths.items()}, files)
 
 
 def add_routes(app: FastAPI, samples: SampleImages) -> None:
@@ -102,10 +103,11 @@ def add_routes(app: FastAPI, samples: SampleImages) -> None:
     template = Environment(autoescape=True).from_string((_FOLDER / "docs.html").read_text("utf-8"))
 
     @app.get("/v1/samples", tags=["facts"])
-    async def list_samples() -> dict[str, list[dict[str, str]]]:
+    async def list_samples(request: Request) -> dict[str, list[dict[str, str]]]:
         """List sample images."""
-        named = samples.names.items()
-        return {"samples": [{"name": name, "url": f"/samples/{key}"} for key, name in named]}
+        check_query(request)
+        named, root = samples.names.items(), request.scope["root_path"]
+        return {"samples": [{"name": name, "url": f"{root}/samples/{key}"} for key, name in named]}
 
     @app.get("/samples/{key}", include_in_schema=False)
     async def sample(key: str, request: Request) -> Response:

@@ -32,6 +32,15 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+def valid_utf8(text: str) -> str:
+    """Text that can be sent and stored as UTF-8: escapes stand for what cannot.
+
+    Names of files, and of classes that come from folders, may hold other bytes, which Python
+    reads as surrogates.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words most similar to `name`, or the first of all of them."""
     known = list(known)

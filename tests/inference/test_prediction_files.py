@@ -23,6 +23,8 @@ NAMES = [
     "carriage\rreturn.jpg",
     "caf\u00e9.jpg",
     os.fsdecode(b"\xff.jpg"),
+    "cafe\u0301.jpg",
+    "<b>&amp;.jpg",
 ]
 
 
@@ -67,6 +69,53 @@ def test_predictions_in_the_file_are_not_written_again(tmp_path, ending):
     found = rows(path)
     assert len(found) == len(PREDICTIONS)
     assert found[:6] == NAMES[:6]
+
+
+ODD = ["two\nlines", "carriage\rreturn", 'qu"ote, comma', "<b>", "e\u0301", "\udcff", "\ud800", ""]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_class_names_of_every_kind_are_written_and_resumed(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"out{ending}"
+    odd = [prediction(f"{n}.jpg", name, 0.75, "cat", 0.25) for n, name in enumerate(ODD)]
+    for _ in range(2):
+        written(path, odd)
+    assert rows(path) == [one.image for one in odd]
+    if ending == ".jsonl":
+        found = [json.loads(line)["top"][0]["class"] for line in path.read_text().splitlines()]
+    elif ending == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [row["class_1"] for row in csv.DictReader(file)]
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        found = [names[0] for names in parquet.read_table(path)["classes"].to_pylist()]
+    expected = [name.encode("utf-8", "backslashreplace").decode() for name in ODD]
+    assert found == (ODD if ending == ".jsonl" else expected)
+
+
+@pytest.mark.parametrize("place", ["folder", "pipe", "record", "lock"])
+def test_outputs_in_odd_places_are_refused_in_a_line(tmp_path, place):
+    path = tmp_path / "out.jsonl"
+    written(path, PREDICTIONS)
+    if place in ("folder", "pipe"):
+        path.unlink()
+        path.mkdir() if place == "folder" else os.mkfifo(path)
+    else:
+        name = "out.jsonl.json" if place == "record" else ".out.jsonl.lock"
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"cannot (write|be read)"), opened(path):
+        pass
+
+
+def test_a_line_of_deep_json_is_refused(tmp_path):
+    path = tmp_path / "out.jsonl"
+    written(path, PREDICTIONS)
+    path.write_bytes(path.read_bytes() + b'{"a": ' + b"[" * 100_000 + b"\n")
+    with pytest.raises(UserError, match="not a prediction"), opened(path):
+        pass
 
 
 @settings(deadline=None)  # disks wait

@@ -187,3 +187,23 @@ def test_classes_have_the_identifiers_of_the_card(model, tmp_path):
     assert found.predict(FILES[1])[0].top[0].id == ids[8]
     assert found.explain(FILES[1]).explained.id == ids[8]
     assert found.predict(FILES[1])[0].as_dict()["top"][0].keys() == {"class", "probability"}
+
+
+@pytest.mark.parametrize("name", ["top", "batch"])
+def test_counts_that_are_none_are_refused(model, arrays, name):
+    for value, error in (("a", TypeError), (2.5, TypeError), (None, TypeError), (0, ValueError),
+                         (-1, ValueError)):  # fmt: skip
+        with pytest.raises(error, match=f"{name} must be .*{value!r}"):
+            model.predict(arrays, **{name: value})
+    assert len(model.predict(arrays, **{name: np.int64(1)})) == len(arrays)
+    with pytest.raises(ValueError, match="batch must be at least 1"):
+        model.features(arrays, batch=0)
+
+
+def test_images_without_pixels_are_errors(model):
+    for size in ((0, 5), (5, 0), (0, 0)):
+        (found,) = model.predict(Image.new("RGB", size))
+        assert found.error == "the image has no pixels"
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        model.predict(np.zeros((0, 5, 3), np.uint8))
+    assert model.predict([]) == model.predict(np.zeros((0, 5, 5, 3), np.uint8)) == []

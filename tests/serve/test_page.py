@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import shutil
 import threading
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from resnets.inference.image_inputs import SAMPLES
+from resnets.weights import model_file
 from tests.serve.conftest import picture
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -31,36 +33,38 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def address(models):
-    """A server in a thread: the shipped model and a plain one."""
-
+def started(*models, **options):
+    """The URL of a server in a thread."""
     from resnets.serve import server
 
-    found, started = [], threading.Event()
+    found, ready = [], threading.Event()
 
-    def ready(where):
+    def note(where):
         found.append(where)
-        started.set()
+        ready.set()
 
-    options = server.ServerOptions(
-        ["cifar-resnet20", f"flat={models[1]}"], port=0, runtime="torch", precision="fp32"
-    )
-    threading.Thread(target=server.serve, args=(options, "cpu", ready), daemon=True).start()
-    assert started.wait(60)
+    options = server.ServerOptions(models, port=0, runtime="torch", precision="fp32", **options)
+    threading.Thread(target=server.serve, args=(options, "cpu", note), daemon=True).start()
+    assert ready.wait(60)
     return found[0]
+
+
+@pytest.fixture(scope="module")
+def address(models):
+    """A server of the shipped model and a plain one."""
+    return started("cifar-resnet20", f"flat={models[1]}")
 
 
 @pytest.fixture
 def open_page(browser, address):
     """Opens the page; at the end it must have contacted no other host and logged no error."""
-    contexts, hosts, errors = [], set(), []
+    contexts, urls, hosts, errors = [], [], set(), []
 
     def complain(message):
         if message.type == "error" and "Failed to load resource" not in message.text:
             errors.append(message.text)
 
-    def start(change=None, **options):
+    def start(change=None, url=address, **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
@@ -70,13 +74,14 @@ def open_page(browser, address):
         page.on("console", complain)
         if change:
             change(page)
-        page.goto(address)
+        urls.append(urlsplit(url).netloc)
+        page.goto(url)
         return page
 
     yield start
     for context in contexts:
         context.close()
-    assert hosts - {""} == {urlsplit(address).netloc}
+    assert hosts - {""} == set(urls)
     assert errors == []
 
 
@@ -520,3 +525,41 @@ def test_a_phone_needs_no_sideways_scrolling(open_page, scheme):
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(json.loads(ground.replace("rgb", "").replace("(", "[").replace(")", "]"))) > 384
     assert light == (scheme == "light")
+
+
+def test_below_a_path_with_names_of_every_kind(open_page, models, tmp_path):
+    odd = "<b>ca\u0301t</b>\n&amp; %2e#?"
+    (tmp_path / os.fsdecode(odd.replace("/", "\u2215").encode() + b"\xff.png")).write_bytes(
+        picture(1)
+    )
+    model = model_file.load(str(models[0]))
+    card = model_file.make_card("cifar-resnet8", [f"{odd} {n}" for n in range(7)], {}, [])
+    file = tmp_path / "odd.safetensors"
+    model_file.save(file, model.network.state_dict(), model.preprocessing, card)
+    options = {"samples": tmp_path, "root_path": "/photos/all"}
+    address = started("<i>one & two</i>".replace("/", "\u2215") + f"={file}", **options)
+    page = open_page(url=f"{address}/photos/all")  # which leads to the page's own URL
+    page.locator("#samples button").click()
+    explained(page)
+    assert urlsplit(page.url).path == "/photos/all/"
+    assert page.locator(".panel-name").inner_text() == "<i>one & two<\u2215i>"
+    shown = page.locator("#samples img").get_attribute("alt")
+    assert shown == odd.replace("/", "\u2215") + "\\udcff"
+    assert page.locator(".answer .name").first.text_content().startswith(odd)
+    assert page.locator("b, i:not(.gauge i)").count() == 0
+    assert (
+        page.locator(".mark")
+        .evaluate("e => getComputedStyle(e).backgroundImage")
+        .endswith('/photos/all/page/icon.svg")')
+    )
+    page.get_by_role("link", name="API").click()
+    page.wait_for_selector("h1")
+    assert urlsplit(page.url).path == "/photos/all/docs"
+    assert (
+        page.locator("h1").evaluate("e => getComputedStyle(e).fontFamily").startswith("system-ui")
+    )
+    assert (
+        page.get_by_role("link", name="openapi.json")
+        .evaluate("e => e.href")
+        .endswith("/photos/all/openapi.json")
+    )

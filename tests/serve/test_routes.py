@@ -5,6 +5,8 @@ import base64
 import functools
 import io
 import json
+import os
+import re
 import threading
 from pathlib import Path
 
@@ -19,11 +21,11 @@ from PIL import Image
 from resnets.data.images import decode
 from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import open_predictor
-from resnets.serve import decoding, static_files
+from resnets.serve import bodies, decoding, static_files
 from resnets.serve.app import create_app
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
-from resnets.serve.middleware import Metrics
+from resnets.serve.middleware import Metrics, Names
 from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -33,7 +35,7 @@ from tests.serve.conftest import picture
 class Client:
     """Requests to an application in this process."""
 
-    def __init__(self, models, limits=None, token=None, samples=None):
+    def __init__(self, models, limits=None, token=None, samples=None, names=None):
         self.paths = models
         limits, metrics = limits or Limits(), Metrics()
         decoders = DecoderPool(limits)
@@ -45,7 +47,7 @@ class Client:
         ]
         samples = samples or static_files.samples_in(SAMPLES)
         self.app = create_app(
-            self.served, limits=limits, metrics=metrics, samples=samples, token=token
+            self.served, limits=limits, metrics=metrics, samples=samples, token=token, names=names
         )
 
     def __call__(self, method, path, **options):
@@ -234,10 +236,8 @@ WHOLE = {
     "jpeg": raw(picture(6, (40, 30), "JPEG"), "image/jpeg"),
     "png": raw(picture(6), "image/png"),
     "form": raw(_FORM % picture(6), "multipart/form-data; boundary=edge"),
-    "json": raw(
-        b'{"image": "%s", "images": ["%s"]}' % ((base64.b64encode(picture(6)),) * 2),
-        "application/json",
-    ),
+    "json": raw(b'{"image": "%s"}' % base64.b64encode(picture(6)), "application/json"),
+    "json list": raw(b'{"images": ["%s"]}' % base64.b64encode(picture(6)), "application/json"),
 }
 
 
@@ -262,8 +262,9 @@ def test_damaged_requests_never_give_a_500(strict, name, changes):
 
 
 def test_undamaged_requests_of_these_kinds_are_predicted(strict):
-    for request in WHOLE.values():
-        assert strict("POST", "/v1/predict", **request).status_code == 200
+    for name, request in WHOLE.items():
+        path = "/v1/predict/batch" if name == "json list" else "/v1/predict"
+        assert strict("POST", path, **request).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -543,3 +544,235 @@ def test_bearer_is_accepted_in_any_letter_case(models):
     for word in ("Bearer", "Bearer ", "Basic sesame", "Bearer sesam\xe9"):
         headers = {"authorization": word.encode("latin-1")}
         check_problem(client("GET", "/v1/models", headers=headers), 401)
+
+
+def in_json(**keys):
+    return raw(json.dumps(keys).encode(), "application/json")
+
+
+def in_form(files=(), **values):
+    return {"data": values, "files": [(name, ("x.png", picture())) for name in files]}
+
+
+ENCODED = base64.b64encode(picture()).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/predict", in_json(image=ENCODED, model="flat"), "JSON.*'model'.*URL: .model="),
+        ("/v1/predict", in_json(image=ENCODED, top=1), "JSON.*'top'.*URL: .top="),
+        ("/v1/predict", in_json(image=ENCODED, Model="flat"), "JSON.*'Model'.*URL: .model="),
+        ("/v1/predict", in_json(Image=ENCODED), "'Image'.*did you mean image"),
+        ("/v1/predict", in_json(images=[ENCODED]), "'images'.*did you mean image"),
+        ("/v1/predict", raw(b'{"image": "a", "image": "b"}', "application/json"), "'image' twice"),
+        ("/v1/predict", in_form(["image"], model="flat"), "form.*'model'.*URL: .model="),
+        ("/v1/predict", in_form(["image", "model"]), "form.*'model'.*URL: .model="),
+        ("/v1/predict", in_form(["photo"]), "form.*'photo'"),
+        ("/v1/predict?Model=flat", raw(picture()), "query.*'Model'.*did you mean model"),
+        ("/v1/predict?class=1", raw(picture()), "query.*'class'.*known: model, top"),
+        ("/v1/predict?k=3", raw(picture()), "query.*'k'"),
+        ("/v1/predict?model=tiny&model=flat", raw(picture()), "query has 'model' twice"),
+        ("/v1/predict?image=" + "a" * 300, raw(picture()), "'image'.*send images in the body"),
+        ("/v1/predict/batch?class=1", in_json(images=[ENCODED]), "query.*'class'"),
+        ("/v1/predict/batch", in_json(image=ENCODED), "'image'.*did you mean images"),
+        ("/v1/predict/batch", in_json(images=[ENCODED], top=1), "JSON.*'top'"),
+        ("/v1/explain?index=1", raw(picture()), "query.*'index'"),
+        ("/v1/explain", in_json(image=ENCODED, **{"class": 2}), "'class'.*URL: .class="),
+        ("/v1/models?model=tiny", None, "query.*'model'.*leave it out"),
+        ("/v1/samples?name=cat", None, "query.*'name'"),
+    ],
+)
+def test_a_key_that_would_be_ignored_is_refused_by_its_name(client, path, body, words):
+    answer = client("GET", path) if body is None else client("POST", path, **body)
+    problem = check_problem(answer, 400)
+    assert re.search(words, f"{problem['detail']}; {problem.get('hint')}")
+
+
+VALUE = raw(
+    b"--edge\r\nContent-Disposition: form-data; name=image\r\n\r\n%s\r\n--edge--\r\n"
+    % ENCODED.encode(),
+    "multipart/form-data; boundary=edge",
+)
+PART = raw(
+    VALUE["content"]
+    .replace(b"name=image", b"name=image; filename=x")
+    .replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1),
+    VALUE["headers"]["content-type"],
+)
+CONTENT = bytes(range(256)) * 3  # its base64 has + and / and padding
+CONTENT += b"!"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(CONTENT).decode(),
+        base64.encodebytes(CONTENT).decode(),
+        base64.b64encode(CONTENT).decode().rstrip("="),
+        base64.urlsafe_b64encode(CONTENT).decode(),
+        base64.urlsafe_b64encode(CONTENT).decode().rstrip("=") + "\r\n",
+        "data:image/png;base64," + base64.b64encode(CONTENT).decode(),
+        "DATA:;Base64," + base64.encodebytes(CONTENT).decode(),
+        " data:image/png;name=x.png;base64," + base64.urlsafe_b64encode(CONTENT).decode(),
+    ],
+)
+def test_base64_of_every_usual_spelling_is_read(text):
+    assert bodies._decoded(text, "image") == CONTENT
+
+
+def test_base64_in_unescaped_lines_and_in_data_urls_is_predicted(client):
+    lines = base64.encodebytes(picture())
+    for text in (lines, b"data:image/png;base64," + lines):
+        body = raw(b'{"image": "' + text + b'"}', "application/json")
+        assert client("POST", "/v1/predict", **body).status_code == 200
+    images = {"images": ["data:image/png;base64," + ENCODED] * 64}
+    assert client("POST", "/v1/predict/batch", json=images).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("/v1/predict", in_json(image="https://x.example/a.png"), 400, "opens no URLs"),
+        ("/v1/predict", in_json(image="data:image/svg+xml,%3Csvg"), 400, "without base64"),
+        ("/v1/predict/batch", in_json(images=[ENCODED, "%"]), 400, r"images\[1\] is not base64"),
+        ("/v1/predict", VALUE, 400, "not a file.*curl: -F image=@"),
+        ("/v1/predict", in_form(["image"], image=ENCODED), 400, "not a file.*curl: -F image=@"),
+        ("/v1/predict", in_form(["x"], image="a" * 70_000), 400, "not a file.*curl: -F image=@"),
+        ("/v1/predict", PART, 415, "transfer encoding 'base64'.*send the file as it is"),
+        ("/v1/predict", {"data": {"image": ENCODED}}, 415, "urlencoded.*curl: -F image=@"),
+        ("/v1/predict", raw(b"data:image/png;base64,AAAA", "image/png"), 400, "data URL.*image"),
+        ("/v1/predict/batch", raw(picture(), "image/png"), 415, "image/png.*send multipart"),
+    ],
+)
+def test_images_sent_in_another_way_get_a_hint_that_fits(client, path, body, status, words):
+    problem = check_problem(client("POST", path, **body), status)
+    assert re.search(words, f"{problem['detail']}; {problem.get('hint')}")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, deflate", "GZIP"])
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict/batch", "/v1/explain"])
+def test_a_compressed_body_is_refused_with_the_reason(client, path, coding):
+    for name, request in WHOLE.items():
+        if "batch" in path and name in ("jpeg", "png"):
+            continue
+        headers = {**request["headers"], "content-encoding": coding}
+        answer = client("POST", path, content=request["content"], headers=headers)
+        assert coding in check_problem(answer, 415)["detail"]
+        assert answer.headers["accept-encoding"] == "identity"
+    body = {"content": picture(), "headers": {"content-type": "image/png"}}
+    body["headers"]["content-encoding"] = "identity"
+    assert client("POST", "/v1/predict", **body).status_code == 200
+
+
+def test_two_content_types_are_refused(client):
+    headers = [("content-type", "image/png"), ("content-type", "application/json")]
+    answer = client("POST", "/v1/predict", content=picture(), headers=headers)
+    assert "2 Content-Type" in check_problem(answer, 400)["detail"]
+
+
+GETS = (
+    "/", "/docs", "/openapi.json", "/page/main.js", "/favicon.ico", "/samples/0.png", "/v1/models",
+    "/v1/samples", "/healthz", "/readyz", "/metrics",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_gets_the_headers_of_get(client, path):
+    get, head = client("GET", path), client("HEAD", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":  # they count the first request
+        assert head.headers["content-length"] == str(len(get.content))
+    answer = client("POST", path)
+    check_problem(answer, 405)
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def test_head_of_what_is_not_there_is_like_get(client):
+    for path, status in (("/nothing", 404), ("/v1/predict", 405)):
+        answer = client("HEAD", path)
+        assert (answer.status_code, answer.content) == (status, b"")
+
+
+@pytest.mark.parametrize("path", [path + "/" for path in GETS[1:]] + ["/v1/predict/"])
+def test_a_slash_at_the_end_leads_nowhere_else(client, path):
+    problem = check_problem(client("GET", path), 404)
+    assert problem.get("hint") == "leave out the slash at the end" or path == "/page/main.js/"
+
+
+def test_pages_of_an_allowed_origin_may_send_requests(models):
+    site = "https://photos.example"
+    client = Client(models[:1], token="sesame", names=Names(origins=[site]))
+    sent = {"origin": site, "sec-fetch-site": "cross-site"}
+    ask = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    answer = client("OPTIONS", "/v1/predict", headers={**sent, **ask})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == site
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert {"authorization", "content-type"} <= set(allowed.split(", "))
+    headers = {**sent, "content-type": "image/png", "authorization": "Bearer sesame"}
+    answer = client("POST", "/v1/predict", content=picture(), headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == site
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+    answer = client("POST", "/v1/predict", content=picture(), headers=sent)
+    check_problem(answer, 401)  # and the page can read it
+    assert answer.headers["access-control-allow-origin"] == site
+    other = {**headers, "origin": "https://evil.example"}
+    answer = client("POST", "/v1/predict", content=picture(), headers=other)
+    assert "--allow-origin" in check_problem(answer, 403)["hint"]
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_no_other_origin_is_allowed_by_default(client):
+    headers = {"origin": "https://photos.example", "access-control-request-method": "POST"}
+    check_problem(client("OPTIONS", "/v1/predict", headers=headers), 405)
+    answer = client("GET", "/v1/models", headers=headers)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_below_a_path_everything_has_its_address(models):
+    client = Client(models[:1], names=Names(hosts=["test"], root_path="/photos/all"))
+    for prefix in ("", "/photos/all"):  # the proxy may remove it or not
+        for path in GETS:
+            assert client("GET", prefix + path).status_code == 200
+        answer = client("POST", f"{prefix}/v1/predict", **raw(picture()))
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        probe = client("GET", f"{prefix}/healthz", headers={"host": "10.1.2.3"})
+        assert probe.status_code == 200
+    check_problem(client("GET", "/photos/allv1/models"), 404)
+    samples = client("GET", "/v1/samples").json()["samples"]
+    assert samples[0]["url"] == "/photos/all/samples/0.png"
+    assert client("GET", "/openapi.json").json()["servers"] == [{"url": "/photos/all"}]
+    answer = client("GET", "/photos/all")
+    assert answer.is_redirect
+    assert str(answer.next_request.url) == "http://test/photos/all/"
+    assert answer.headers["location"] == "all/"  # whatever scheme the proxy has
+    for path in ("/", "/docs"):
+        links = re.findall(r'(?:href|src)="([^"]*)"', client("GET", path).text)
+        assert links
+        assert not [link for link in links if link.startswith(("/", "http"))]
+
+
+def test_names_that_are_not_utf8_do_not_stop_the_server(models, tmp_path):
+    (tmp_path / os.fsdecode(b"\xff<b>\n.png")).write_bytes(picture(1))
+    model = model_file.load(str(models[0]))
+    names = ["\udcff", "two\nlines", "<b>", "e\u0301", "", "\ud800", "f"]
+    card = model_file.make_card("cifar-resnet8", names, {}, [])
+    odd = tmp_path / "odd.safetensors"
+    model_file.save(odd, model.network.state_dict(), model.preprocessing, card)
+    client = Client([odd], samples=static_files.samples_in(tmp_path))
+    sent = ["\\udcff", *names[1:5], "\\ud800", "f"]
+    assert client("GET", "/v1/models").json()["models"][0]["classes"] == sent
+    top = client("POST", "/v1/predict?top=7", **raw(picture())).json()["top"]
+    assert {one["index"]: one["class"] for one in top} == dict(enumerate(sent))
+    answer = client("POST", "/v1/explain?class=5", **raw(picture()))
+    assert answer.json()["class"] == "\\ud800"
+    (sample,) = client("GET", "/v1/samples").json()["samples"]
+    assert sample["name"] == "\\udcff<b>\n"
+    assert client("GET", sample["url"]).status_code == 200

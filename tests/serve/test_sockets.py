@@ -150,6 +150,25 @@ def test_a_refused_body_is_not_read_to_its_end(address):
     assert time.perf_counter() - start < 5
 
 
+def form(body, boundary=b"edge"):
+    return request(body, kind=b"multipart/form-data; boundary=" + boundary)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (form(b"--eage\r\n\r\n"), 400),
+        (form(b"--edge\r\nX\ry: z\r\n\r\nabc\r\n--edge--\r\n"), 400),
+        (form(b"--edge\r\n\xff: z\r\n\r\nabc\r\n--edge--\r\n"), 400),
+        (form(b"--edge--", b"*=x''y"), 400),
+    ],
+)
+def test_what_once_failed_gets_a_status_and_no_words_on_stderr(address, caplog, sent, expected):
+    """From the campaign of benchmarks/faults/requests.py; other cases are tests of their own."""
+    assert status(answer_to(address, sent)) == expected
+    assert caplog.records == []
+
+
 class Wire(asyncio.Transport):
     """A connection whose other end reads nothing."""
 
@@ -158,6 +177,8 @@ class Wire(asyncio.Transport):
         self.closed, self.aborted, self.said = False, False, b""
 
     def write(self, data):
+        if self.closed:
+            raise RuntimeError("the handler is closed")  # as uvloop does
         self.said += data
 
     def get_write_buffer_size(self):
@@ -205,12 +226,79 @@ def test_connections_of_clients_that_do_not_read_are_aborted(way, monkeypatch):
     asyncio.run(run())
 
 
+def test_a_response_to_a_client_that_has_just_left_is_dropped():
+    async def run():
+        made = connections.limited_protocol(Limits(), print)
+        connection, wire = made(uvicorn.Config(lambda: None), ServerState(), {}), Wire()
+        connection.connection_made(wire)
+        transport = connections._ClosingTransport(connection)
+        transport.write(b"one")
+        wire.close()
+        transport.write(b"two")
+        assert wire.said == b"one"
+        connection.connection_lost(None)
+
+    asyncio.run(run())
+
+
 def test_other_host_names_are_refused(address):
     for host, expected in ((b"evil.example", 421), (b"127.0.0.1:1", 200), (b"[::1]:80", 200)):
-        head = b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: " + host
+        head = b"GET /docs HTTP/1.1\r\nConnection: close\r\nHost: " + host
         assert status(answer_to(address, head + b"\r\n\r\n")) == expected
-    without = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
-    assert status(answer_to(address, without)) == 421
+    assert status(answer_to(address, b"GET /docs HTTP/1.0\r\n\r\n")) == 421
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/readyz", b"/metrics"])
+def test_probes_are_answered_under_any_host_name(address, path):
+    head = b"GET " + path + b" HTTP/1.1\r\nConnection: close\r\nHost: 10.1.2.3:8000\r\n\r\n"
+    assert status(answer_to(address, head)) == 200
+    assert status(answer_to(address, b"GET " + path + b" HTTP/1.0\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"Connection: close\r\n", 400),  # HTTP/1.1 requires a Host
+        (b"Host: localhost\r\nHost: localhost\r\n", 400),
+        (b"Host: localhost\r\nhost: evil.example\r\n", 400),
+        (b"Host: localhost\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+    ],
+)
+def test_headers_that_could_be_read_in_two_ways_are_refused(address, lines, expected):
+    for path in (b"/healthz", b"/docs"):
+        said = answer_to(address, b"GET " + path + b" HTTP/1.1\r\n" + lines + b"\r\n")
+        assert status(said) == expected
+        assert b"application/problem+json" in said
+
+
+def test_a_rejection_after_a_good_request_can_be_read(address):
+    """The body that follows is dropped first: a reset connection would lose the response."""
+    body = b"x" * 900_000
+    twice = HEAD + b"Host: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    said = answer_to(address, GET + b"\r\n", twice, *[body[:90_000]] * 10, pause=0.05)
+    assert said.count(b"HTTP/1.1 200") == 1
+    assert said.count(b"HTTP/1.1 400") == 1
+
+
+def test_a_request_that_offers_http2_is_answered_in_http1(address):
+    """As curl --http2 and Java's client send it; the next one on the connection works too."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = picture()
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    last = head + b"Connection: close\r\n" + length + body
+    whole = head + offer + length + body
+    in_chunks = head + offer + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body)
+    for first in (
+        [whole + last],
+        [whole[:60], whole[60:200], whole[200:], last],
+        [in_chunks + body, b"\r\n0\r\n\r\n", last],
+        [whole, whole, GET + offer + b"\r\n", last],
+    ):
+        said = answer_to(address, *first, pause=0.05)
+        assert said.count(b"HTTP/1.1 200") == 2 + (len(first) == 4 and first[1] is whole) * 2
+        assert said.count(b"HTTP/1.1 ") == said.count(b"HTTP/1.1 200")
 
 
 def test_the_number_of_connections_is_bounded(models):

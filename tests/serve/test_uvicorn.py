@@ -25,7 +25,7 @@ OVERRIDDEN = (
 )  # fmt: skip
 USED = (
     "_unset_keepalive_if_required", "connections", "pipeline", "flow", "transport", "cycle",
-    "timeout_keep_alive_task",
+    "timeout_keep_alive_task", "parser",
 )  # fmt: skip
 OF_A_REQUEST = ("headers", "url", "scope")
 OF_A_CYCLE = (

@@ -1,4 +1,4 @@
-// Requests to the server that this page came from.
+// Requests to the server that this page came from, which may be below any path: addresses are relative.
 
 let token = storedToken();
 
@@ -62,14 +62,14 @@ async function json(path, options) {
   }
 }
 
-export const facts = () => json("/v1/models");
-export const samples = async () => (await json("/v1/samples")).samples;
+export const facts = () => json("v1/models");
+export const samples = async () => (await json("v1/samples")).samples;
 export const sample = async (url, signal) => (await request(url, { signal })).blob();
 
 function post(verb, model, file, signal, query = {}) {
   const parameters = new URLSearchParams({ model, ...query });
   const headers = { "Content-Type": "application/octet-stream" };
-  return json(`/v1/${verb}?${parameters}`, { method: "POST", body: file, headers, signal });
+  return json(`v1/${verb}?${parameters}`, { method: "POST", body: file, headers, signal });
 }
 
 export const predict = (model, file, signal) => post("predict", model, file, signal);

@@ -1,0 +1,69 @@
+"""Images that are not files of this machine: standard input, and URLs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resnets.support.errors import UserError
+
+STANDARD_INPUT = "-"
+MAX_BYTES = 32_000_000
+"""Of standard input, or of what a URL returns."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageContent:
+    """An image file that has a name, but no path.
+
+    Args:
+        name: as the user gave it.
+        read: returns the file's bytes; raises `UserError`.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def is_url(name: str) -> bool:
+    """Whether a name has the form of a URL, such as `https://...`."""
+    return _URL.match(name) is not None
+
+
+def open_source(name: str) -> ImageContent:
+    """The image behind `-` or a URL.
+
+    Standard input is read at once: in a thread, it could not be interrupted.
+
+    Raises:
+        UserError: if standard input cannot be read or is too large, or a URL is not one of
+            HTTP. What a URL returns is checked when it is read.
+    """
+    if name == STANDARD_INPUT:
+        content = _standard_input()
+        return ImageContent(name, lambda: content)
+    scheme = name.partition(":")[0].lower()
+    if scheme not in ("http", "https"):
+        raise UserError(f"cannot open {scheme} URLs", name, "give http:// or https://")
+    from resnets.inference.web_images import fetch  # costs milliseconds
+
+    return ImageContent(name, lambda: fetch(name, MAX_BYTES))
+
+
+def _standard_input() -> bytes:
+    hint = f"pipe an image: resnets predict MODEL {STANDARD_INPUT} < photo.jpg"
+    if sys.stdin is None or sys.stdin.closed:
+        raise UserError("standard input is closed", STANDARD_INPUT, hint)
+    if sys.stdin.isatty():
+        raise UserError("standard input is a terminal", STANDARD_INPUT, hint)
+    try:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        message = f"standard input cannot be read ({error.strerror or error})"
+        raise UserError(message, STANDARD_INPUT, hint) from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"more than {MAX_BYTES:,} bytes", STANDARD_INPUT, "give the file's name")
+    return content
