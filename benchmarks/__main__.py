@@ -199,6 +199,32 @@ def serve(
     _finish("serve", serving.measure(plan, _print_progress), "cpu", out)
 
 
+@app.command(epilog=example("python -m benchmarks faults images --count 2000"))
+def faults(
+    campaign: Annotated[
+        str, typer.Argument(help="One of benchmarks.faults.CAMPAIGNS: images, ...")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Number of faults.", metavar="N")] = 2000,
+    seed: Annotated[int, typer.Option(help="Decides which faults.", metavar="N")] = 0,
+    out: OutOption = None,
+) -> None:
+    """A campaign of faults, such as malformed image files; exit code 1 if any does harm."""
+    from benchmarks.faults import CAMPAIGNS
+    from benchmarks.faults import run as run_campaign
+
+    if campaign not in CAMPAIGNS:
+        raise UserError(f"no campaign {campaign!r}", hint=f"one of {', '.join(CAMPAIGNS)}")
+    _check(out)
+    outcome = run_campaign(campaign, count, seed, _print_progress)
+    print("\n".join([outcome.line(), *(f"  {failure}" for failure in outcome.failures)]))
+    if out is not None:
+        from benchmarks import measure
+
+        write_json(out, measure.document(f"faults-{campaign}", [outcome], find_device("cpu")))
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
 @app.command("all", epilog=example("python -m benchmarks all --out results/bench --data photos"))
 def everything(
     out: Annotated[Path, typer.Option(help="Folder for the reports.", metavar="FOLDER")],
@@ -208,7 +234,7 @@ def everything(
     compiled: CompiledOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """All benchmarks but serve, then a table of the ratios. Takes about an hour.
+    """All benchmarks but serve and faults, then a table of the ratios. Takes about an hour.
 
     A benchmark that fails is reported, and does not stop the others.
     """

@@ -114,8 +114,8 @@ def peak(dtype: torch.dtype, device: torch.device, side: int = 4096, rounds: int
     return 2 * side**3 / statistics.median(times[1:])
 
 
-def document(bench: str, tables: Sequence[Table], device: torch.device) -> dict[str, Any]:
-    """The report of a benchmark as JSON, with its provenance."""
+def document(bench: str, tables: Sequence[Any], device: torch.device) -> dict[str, Any]:
+    """The report of a benchmark as JSON: its tables (dataclasses), with their provenance."""
     environment = devices.environment(device)
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
