@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 import struct
 import warnings
@@ -21,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from resnets.data.image_formats import ENDINGS, EXTENSIONS, HEAD, OTHER_ENDINGS, identify
 from resnets.support.errors import UserError
 
 MAX_PIXELS = 100_000_000
@@ -29,11 +31,7 @@ MAX_SCANS = 100
 MAX_PIECES = 100_000
 """Strips or tiles of a TIFF, for each of which Pillow makes an object when it opens the file.
 Also the number of a JPEG's segments that are examined."""
-EXTENSIONS = frozenset({
-    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
-    ".tiff", ".webp",
-})  # fmt: skip
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+FORMATS = tuple(name for name in ENDINGS if name != "MPO")  # which Pillow's JPEG reader covers
 """What is read. Some of Pillow's other formats start programs (EPS) or read further files."""
 ORIENTATION = ExifTags.Base.Orientation
 _TRANSPOSE = {
@@ -76,6 +74,37 @@ class ImageError(UserError):
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, ...]]:
         return ImageError, (self.kind, self.message, self.location, self.hint)
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file's name ends like that of an image."""
+    return _ending(name) in EXTENSIONS
+
+
+def is_candidate(path: str | os.PathLike[str]) -> bool:
+    """Whether a file may be an image: by its ending, else by its first bytes.
+
+    Only files without one of `EXTENSIONS` and `OTHER_ENDINGS` are opened, so that a folder of a
+    million images is listed fast. False if such a file is missing, no regular file, or
+    unreadable; never raises.
+    """
+    ending = _ending(path)
+    if ending in EXTENSIONS:
+        return True
+    if ending in OTHER_ENDINGS:
+        return False
+    try:
+        if not os.path.isfile(path):  # noqa: PTH113 (a pipe would block)
+            return False
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (fast)
+            kind = identify(file.read(HEAD))
+    except (OSError, ValueError):
+        return False
+    return kind is not None and kind.readable
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 (fast)
 
 
 def read_image(path: Path, shorter: int | None = None) -> Image.Image:

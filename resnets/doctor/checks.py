@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import folders, label_files
+from resnets.data.image_formats import ENDINGS
 from resnets.data.images import Header, ImageError, decode, png_checksums_match, read_header
 from resnets.doctor import duplicates
 from resnets.doctor.report import KINDS, Report
@@ -31,11 +32,6 @@ _SMALLEST_SIDE = 32  # pixels
 _LARGEST_RATIO = 5  # of the longer side to the shorter
 _LARGEST_IMBALANCE = 10  # of the largest class to the smallest
 _CHUNK = 32  # images that a thread examines in a row
-_ENDINGS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe"), "MPO": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",),
-    "WEBP": (".webp",), "AVIF": (".avif",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"), "PPM": (".pgm", ".pnm", ".ppm"),
-}  # fmt: skip
 _PIXEL_KINDS = {
     "L": "greyscale", "LA": "greyscale", "1": "greyscale", "CMYK": "CMYK",
     "P": "with a palette", "PA": "with a palette", "RGBA": "with transparency",
@@ -351,8 +347,9 @@ def _oddities(header: Header, path: str) -> list[tuple[str, str]]:
     """Kinds and details of harmless findings, which are reported once for all their files."""
     found = []
     ending = Path(path).suffix.lower()
-    if ending not in _ENDINGS.get(header.format, (ending,)):
-        found.append(("wrong-ending", f"{header.format} content named {ending}"))
+    if ending not in ENDINGS.get(header.format, (ending,)):
+        named = f"named {ending}" if ending else "without an ending"
+        found.append(("wrong-ending", f"{header.format} content {named}"))
     shorter, longer = sorted((header.width, header.height))
     if shorter < _SMALLEST_SIDE:
         found.append(("odd-size", f"shorter side below {_SMALLEST_SIDE} pixels"))
