@@ -48,7 +48,7 @@ class Kind(NamedTuple):
     picture: bool = True
 
 
-_CONVERT = "convert it to JPEG or PNG"
+CONVERT = "convert it to JPEG or PNG"
 _EXPORT = "export it as JPEG or PNG"
 _AGAIN = "download it again"
 _UNPACK = "unpack it"
@@ -63,36 +63,37 @@ def _other(name: str, hint: str) -> Kind:
     return Kind(name, hint, picture=False)
 
 
-_RAW = Kind("a camera's RAW file", _EXPORT)
+RAW = Kind("a camera's RAW file", _EXPORT)
 _KINDS: tuple[tuple[bytes, Kind], ...] = (
     (rb"\xff\xd8\xff", _read("JPEG")),
     (rb"\x89PNG\r\n\x1a\n", _read("PNG")),
     (rb"GIF8[79]a", _read("GIF")),
     (rb"RIFF....WEBP", _read("WEBP")),
-    (rb"II\*\0\x10\0\0\0CR", _RAW),
+    (rb"II\*\0\x10\0\0\0CR", RAW),
     (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", _read("TIFF")),
     (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", _read("BMP")),
-    (rb"P[456]\s+[\d#]|P[123]\s+\d+\s+\d+\s+[\d#]|P[Ff]\s\d", _read("PPM")),
+    (rb"P[456]\s+[\d#]|P[123]\s+\d+\s+\d+\s+[\d#]|Pf\s\d", _read("PPM")),
+    (rb"PF\s\d", Kind("a PFM image in colour", CONVERT)),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51\0", _read("JPEG2000")),
     (rb"....ftyp(....){0,16}?avi[fs]", _read("AVIF")),
-    (rb"....ftyp(....){0,16}?(hei[cxms]|hev[cxms]|mif1|msf1)", Kind("a HEIC image", _CONVERT)),
-    (rb"....ftypcrx ", _RAW),
-    (rb"FUJIFILMCCD-RAW|IIU\0|IIR[OS]|MMOR|\0MRM|FOVb", _RAW),
-    (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", Kind("a JPEG XL image", _CONVERT)),
-    (rb"II\xbc", Kind("a JPEG XR image", _CONVERT)),
+    (rb"....ftyp(....){0,16}?(hei[cxms]|hev[cxms]|mif1|msf1)", Kind("a HEIC image", CONVERT)),
+    (rb"....ftypcrx ", RAW),
+    (rb"FUJIFILMCCD-RAW|IIU\0|IIR[OS]|MMOR|\0MRM|FOVb", RAW),
+    (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", Kind("a JPEG XL image", CONVERT)),
+    (rb"II\xbc", Kind("a JPEG XR image", CONVERT)),
     (rb"8BPS", Kind("a Photoshop file", _EXPORT)),
     (rb"gimp xcf", Kind("a GIMP file", _EXPORT)),
     (rb".{128}DICM", Kind("a DICOM file", "export it as PNG, with the window that shows it well")),
-    (rb"SIMPLE  =", Kind("a FITS image", _CONVERT)),
-    (rb"\0\0[\x01\x02]\0[\x01-\x20]\0...\0", Kind("an icon", _CONVERT)),
-    (rb"icns", Kind("an icon", _CONVERT)),
-    (rb"qoif", Kind("a QOI image", _CONVERT)),
-    (rb"DDS ", Kind("a DDS texture", _CONVERT)),
-    (rb"v/1\x01", Kind("an OpenEXR image", _CONVERT)),
-    (rb"#\?RADIANCE|#\?RGBE", Kind("a Radiance HDR image", _CONVERT)),
-    (rb"BPG\xfb", Kind("a BPG image", _CONVERT)),
-    (rb"\x0a[\0-\x05][\0\x01][\x01\x02\x04\x08]", Kind("a PCX image", _CONVERT)),
-    (rb"P7\s+(WIDTH|#)", Kind("a PAM image", _CONVERT)),
+    (rb"SIMPLE  =", Kind("a FITS image", CONVERT)),
+    (rb"\0\0[\x01\x02]\0[\x01-\x20]\0...\0", Kind("an icon", CONVERT)),
+    (rb"icns", Kind("an icon", CONVERT)),
+    (rb"qoif", Kind("a QOI image", CONVERT)),
+    (rb"DDS ", Kind("a DDS texture", CONVERT)),
+    (rb"v/1\x01", Kind("an OpenEXR image", CONVERT)),
+    (rb"#\?RADIANCE|#\?RGBE", Kind("a Radiance HDR image", CONVERT)),
+    (rb"BPG\xfb", Kind("a BPG image", CONVERT)),
+    (rb"\x0a[\0-\x05][\0\x01][\x01\x02\x04\x08]", Kind("a PCX image", CONVERT)),
+    (rb"P7\s+(WIDTH|#)", Kind("a PAM image", CONVERT)),
     (rb"AT&TFORM", Kind("a DjVu document", _EXPORT)),
     (rb"(\xef\xbb\xbf)?\s*(<\?xml.{,400}|<!--.{,400}-->\s*)?<(!DOCTYPE )?svg\b",
      Kind("an SVG drawing", "export it as PNG")),
@@ -130,7 +131,7 @@ def identify(content: bytes) -> Kind | None:
         if pattern.match(head):
             return kind
     if content.endswith(b"TRUEVISION-XFILE.\0"):
-        return Kind("a TGA image", _CONVERT)
+        return Kind("a TGA image", CONVERT)
     if head and not head.strip(b"\0"):
         return _other("a file that begins with zero bytes", f"its content was lost: {_AGAIN}")
     return _text(head)

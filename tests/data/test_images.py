@@ -374,5 +374,5 @@ def test_scans_of_large_jpegs_are_counted_fast():
 
 
 def test_formats_that_start_programs_are_refused():
-    with pytest.raises(UserError, match="not an image"):
+    with pytest.raises(UserError, match="a PostScript drawing"):
         images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "it")
