@@ -210,11 +210,8 @@ class Header:
 
 
 def read_header(content: bytes, name: str) -> Header:
-    """Read the header of an image file, not its pixels; raises like `decode`.
-
-    A PNG's orientation counts only if it precedes the pixels.
-    """
-    return _with_image(content, name, _header)
+    """Read the header of an image file, not its pixels; raises like `decode`."""
+    return _with_image(png_chunks.orientation_first(content), name, _header)
 
 
 def _header(image: Image.Image) -> Header:

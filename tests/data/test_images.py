@@ -188,6 +188,27 @@ def test_exif_orientation(orientation, kind, settings):
     assert header.upright_size == (upright.shape[1], upright.shape[0])
 
 
+@pytest.mark.parametrize("kind", ["eXIf", "XMP", "text"])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_orientation_of_a_png_counts_wherever_it_is(kind, late):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    if kind == "XMP":
+        text.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><r tiff:Orientation="6"/></x:xmpmeta>')
+    elif kind == "text":
+        text.add_text("Raw profile type exif", "\nexif\n 1\n" + exif.tobytes().hex())
+    settings = {"exif": exif} if kind == "eXIf" else {"pnginfo": text}
+    content = saved(Image.fromarray(picture()), "PNG", **settings)
+    if late:
+        name = {"eXIf": b"eXIf", "XMP": b"iTXt", "text": b"tEXt"}[kind]
+        start = content.index(name) - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    assert np.array_equal(decoded(content), UNTURNED[6](picture()))
+    assert images.read_header(content, "it").orientation == 6
+
+
 @pytest.mark.parametrize("turn", [0, 9, 700])
 def test_an_impossible_orientation_is_upright(turn):
     exif = Image.Exif()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.images import has_image_ending
+from resnets.data.image_formats import EXTENSIONS
 from resnets.data.samples import PackedNames
 from resnets.data.shards.store import HINT, ShardFile, Store
 from resnets.support.errors import UserError
@@ -288,7 +288,7 @@ def _scan_tar(tar: tarfile.TarFile, size: int, name: str) -> Iterator[_Sample]:
         image, word = None, ""
         for member in members:
             extension = _split_name(member.name)[1]
-            if has_image_ending(f"it.{extension}"):
+            if f".{extension.lower()}" in EXTENSIONS:
                 image = member
             elif extension == "cls":
                 content = tar.extractfile(member)
