@@ -206,7 +206,8 @@ _CHANGES: dict[str, Change] = {
 
 def _png(content: bytes, chance: random.Random) -> bytes:
     """Change, drop, repeat or move a chunk, with a fitting checksum."""
-    chunks, at = [], 8
+    chunks: list[tuple[bytes, bytes]] = []
+    at = 8
     while at + 12 <= len(content) and len(chunks) < 200:
         (length,) = struct.unpack_from(">I", content, at)
         chunks.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + length]))

@@ -146,4 +146,4 @@ def _text(head: bytes) -> Kind | None:
     if not text or not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return None
     words = " ".join(text[:60].split())
-    return _other(f"a text file ({words})", "remove it, or get the image again")
+    return _other(f'a text file that begins "{words}"', "remove it, or get the image again")

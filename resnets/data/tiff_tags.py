@@ -27,7 +27,7 @@ _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 class Tag(NamedTuple):
     """How many values a tag has, and the first of them; 0 for values that are no whole numbers."""
 
-    count: int
+    values: int
     value: int
 
 
@@ -52,7 +52,7 @@ def read_tags(content: bytes) -> dict[int, Tag]:
                 (place,) = struct.unpack_from(order + start, content, place)
             within = form and place + struct.calcsize(form) <= len(content)
             value = struct.unpack_from(order + form, content, place)[0] if form and within else 0
-            if tag not in tags or values > tags[tag].count:
+            if tag not in tags or values > tags[tag].values:
                 tags[tag] = Tag(values, value)
             at += value_at + struct.calcsize(start)
     except struct.error:
@@ -62,7 +62,7 @@ def read_tags(content: bytes) -> dict[int, Tag]:
 
 def pieces(tags: dict[int, Tag]) -> int:
     """The number of strips or tiles."""
-    return max(tags[tag].count if tag in tags else 0 for tag in _PLACES)
+    return max(tags[tag].values if tag in tags else 0 for tag in _PLACES)
 
 
 def is_raw(content: bytes, tags: dict[int, Tag]) -> bool:

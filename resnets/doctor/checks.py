@@ -273,8 +273,7 @@ def _examine_file(files: folders.ImageFolder, index: int) -> _Content:
         header = read_header(content, "")
         image = decode(content, "", duplicates.DECODED_SIDE)
     except ImageError as error:
-        detail = f"{error.message}; {error.hint}" if error.hint else error.message
-        found.fault = error.kind, detail
+        found.fault = error.kind, error.reason
         return found
     found.blank = max(ImageStat.Stat(image).stddev) < _LEAST_DEVIATION
     found.header, found.hash = header, duplicates.difference_hash(image)

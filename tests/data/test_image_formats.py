@@ -14,6 +14,9 @@ from resnets.data import folders, image_formats, images
 from resnets.data.image_formats import ENDINGS, EXTENSIONS
 from resnets.data.images import ImageError
 
+# The package silences these; pytest makes its own list of filters.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 
 def content(kind="JPEG"):
     buffer = io.BytesIO()
@@ -149,7 +152,7 @@ NO_IMAGES = {
     "a sound file": b"ID3\3" + bytes(99),
     "AppleDouble": b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(99),
     "zero bytes": bytes(5000),
-    "a text file .Too many requests.": b"Too many requests\n",
+    'a text file that begins "Too many requests"': b"Too many requests\n",
     "not an image of a known format": bytes(range(5, 250)),
 }
 
@@ -204,3 +207,10 @@ def test_no_pattern_takes_long(start):
     for filling in (b"a", b" ", b"avi", b"9 ", b"<", b"-->", b"\n"):
         image_formats.identify(start + filling * 100_000)
     assert time.process_time() - began < 0.5
+
+
+def test_the_reason_of_an_error_has_the_hint_and_not_the_place():
+    with pytest.raises(ImageError) as caught:
+        images.decode(boxes(b"heic"), "it.jpg")
+    assert caught.value.reason.endswith("a HEIC image; convert it to JPEG or PNG")
+    assert str(caught.value) == f"it.jpg: {caught.value.reason}"
