@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -148,13 +149,13 @@ def _predict(
 
 def _open(name: str, runtime: str, precision: str, device: str, *, allow_int8: bool) -> Predictor:
     """The model; an image in the model's position gets its own hint."""
-    from resnets.data.images import EXTENSIONS
+    from resnets.data.images import is_candidate
     from resnets.inference.predictor import open_predictor
 
     try:
         return open_predictor(name, runtime, precision, device, allow_int8=allow_int8)
     except UserError as error:
-        if Path(name).suffix.lower() in EXTENSIONS and Path(name).exists():
+        if is_candidate(name) and os.path.isfile(name):  # noqa: PTH113 (never raises)
             hint = f"for example: resnets predict resnet50@msra {name}"
             raise UserError("the model comes first", name, hint) from error
         raise

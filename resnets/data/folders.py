@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from resnets.data import label_files
-from resnets.data.images import EXTENSIONS
+from resnets.data.image_formats import EXTENSIONS
+from resnets.data.images import is_candidate
 from resnets.data.samples import PackedNames, PhotoSet, Samples, split_train_val
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, cache_folder, existing_folder, make_folder
@@ -36,7 +37,7 @@ TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
 QUARANTINE = ".quarantine"
 """File in the data folder that lists images to exclude: a path on each line, # for comments."""
 
-_INDEX_FORMAT = 1
+_INDEX_FORMAT = 2
 _SETTLED = 2_000_000_000
 """Nanoseconds after which the next change of a folder is sure to change its modification time."""
 
@@ -139,8 +140,8 @@ def load_test(folder: Path) -> Samples:
 def load_class_folders(root: Path, data: Path | None = None) -> ImageFolder:
     """All images `<class>/**` below `root`; the classes are the sorted folder names.
 
-    Hidden files and folders are excluded, and files without an image's extension. The listing is
-    kept in the cache folder until the content of one of the folders changes.
+    Hidden files and folders are excluded, and what `images.is_candidate` takes for no image.
+    The listing is kept in the cache folder until the content of one of the folders changes.
 
     Args:
         root: the folder of class folders.
@@ -202,11 +203,9 @@ def read_quarantine(data: Path) -> list[str]:
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file with an image's extension."""
-    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122
-        return False
+    """Whether an entry is a file that may be an image, by its ending or first bytes."""
     try:
-        return entry.is_file()
+        return entry.is_file() and is_candidate(entry.path)
     except OSError:  # a link to itself
         return False
 

@@ -9,18 +9,29 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
+from resnets.data import png_chunks, tiff_tags
+from resnets.data.image_formats import (
+    CONVERT,
+    ENDINGS,
+    EXTENSIONS,
+    HEAD,
+    OTHER_ENDINGS,
+    RAW,
+    identify,
+)
+from resnets.data.wide_pixels import is_wide, to_eight_bits
 from resnets.support.errors import UserError
 
 MAX_PIXELS = 100_000_000
@@ -29,11 +40,7 @@ MAX_SCANS = 100
 MAX_PIECES = 100_000
 """Strips or tiles of a TIFF, for each of which Pillow makes an object when it opens the file.
 Also the number of a JPEG's segments that are examined."""
-EXTENSIONS = frozenset({
-    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif",
-    ".tiff", ".webp",
-})  # fmt: skip
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+FORMATS = tuple(name for name in ENDINGS if name != "MPO")  # which Pillow's JPEG reader covers
 """What is read. Some of Pillow's other formats start programs (EPS) or read further files."""
 ORIENTATION = ExifTags.Base.Orientation
 _TRANSPOSE = {
@@ -56,10 +63,18 @@ _DAMAGE = (  # what Pillow raises for files that are damaged in one way or anoth
 )  # fmt: skip
 
 ImageFault = Literal[
-    "unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large"
+    "unreadable",
+    "empty-file",
+    "not-an-image",
+    "unsupported",
+    "truncated",
+    "corrupt",
+    "too-large",
 ]
-"""Why an image file cannot be used: the system refuses to read it; it has no bytes; it has no
-known format; it ends too early; it cannot be decoded; or decoding would cost too much."""
+"""Why an image file cannot be used: the system refuses to read it; it has no bytes; it is no
+image; its format is not read; it ends too early; it cannot be decoded; or decoding would cost too
+much."""
+T = TypeVar("T")
 
 
 class ImageError(UserError):
@@ -76,6 +91,37 @@ class ImageError(UserError):
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, ...]]:
         return ImageError, (self.kind, self.message, self.location, self.hint)
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file's name ends like that of an image."""
+    return _ending(name) in EXTENSIONS
+
+
+def is_candidate(path: str | os.PathLike[str]) -> bool:
+    """Whether a file may be an image: by its ending, else by its first bytes.
+
+    Only files without one of `EXTENSIONS` and `OTHER_ENDINGS` are opened, so that a folder of a
+    million images is listed fast. False if such a file is missing, no regular file, or
+    unreadable; never raises.
+    """
+    ending = _ending(path)
+    if ending in EXTENSIONS:
+        return True
+    if ending in OTHER_ENDINGS:
+        return False
+    try:
+        if not os.path.isfile(path):  # noqa: PTH113 (a pipe would block)
+            return False
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (fast)
+            kind = identify(file.read(HEAD))
+    except (OSError, ValueError):
+        return False
+    return kind is not None and kind.readable
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 (fast)
 
 
 def read_image(path: Path, shorter: int | None = None) -> Image.Image:
@@ -97,8 +143,9 @@ def read_image(path: Path, shorter: int | None = None) -> Image.Image:
 def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:
     """Decode the content of an image file to upright RGB.
 
-    Greyscale, CMYK, palette, 16-bit and transparent images are converted (transparency over
-    white), and turned upright by their EXIF orientation.
+    Images of all kinds of pixels are converted (transparency over white, more than 8 bits by the
+    rule of `wide_pixels`), and turned upright by their EXIF orientation. Of several images in a
+    file, the first is read.
 
     Args:
         content: the whole file.
@@ -109,20 +156,26 @@ def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image
     Raises:
         ImageError: if it is empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
-    with _opened(content, name) as image:
+
+    def pixels(image: Image.Image) -> Image.Image:
         width, height = image.size
         if shorter is not None and min(width, height) >= 2 * shorter:
             scale = shorter / min(width, height)
             image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
         return _upright_rgb(image)
 
+    return _with_image(content, name, pixels)
+
 
 def to_rgb(image: Image.Image, name: str = "") -> Image.Image:
     """Convert an open PIL image of any mode to upright RGB, as `decode` does.
 
     Raises:
-        ImageError: if its pixels cannot be read.
+        ImageError: if its pixels cannot be read, or it has none.
     """
+    if not all(image.size):
+        size = f"{image.width} x {image.height}"
+        raise ImageError("corrupt", f"the image has no pixels ({size})", name)
     try:
         return _upright_rgb(image)
     except _DAMAGE as error:
@@ -157,35 +210,25 @@ class Header:
 
 
 def read_header(content: bytes, name: str) -> Header:
-    """Read the header of an image file, not its pixels; raises like `decode`.
+    """Read the header of an image file, not its pixels; raises like `decode`."""
+    return _with_image(png_chunks.orientation_first(content), name, _header)
 
-    A PNG's orientation counts only if it precedes the pixels.
-    """
-    with _opened(content, name) as image:
-        orientation = _orientation(image)
-        width, height = image.size
-        tags: Any = getattr(image, "tag_v2", None)
-        if tags is not None:  # of a TIFF, whose `size` is the upright one in newer Pillows
-            width = int(tags[ExifTags.Base.ImageWidth])
-            height = int(tags[ExifTags.Base.ImageLength])
-        tiles: Any = getattr(image, "tile", None)
-        codec = str(tiles[0][0]) if tiles else ""
-        return Header(image.format or "", image.mode, codec, width, height, orientation)
+
+def _header(image: Image.Image) -> Header:
+    orientation = _orientation(image)
+    width, height = image.size
+    tags: Any = getattr(image, "tag_v2", None)
+    if tags is not None:  # of a TIFF, whose `size` is the upright one in newer Pillows
+        width = int(tags[ExifTags.Base.ImageWidth])
+        height = int(tags[ExifTags.Base.ImageLength])
+    tiles: Any = getattr(image, "tile", None)
+    codec = str(tiles[0][0]) if tiles else ""
+    return Header(image.format or "", image.mode, codec, width, height, orientation)
 
 
 def upright_size(content: bytes, name: str) -> tuple[int, int]:
     """Width and height of the upright image, by the header alone; raises like `decode`."""
     return read_header(content, name).upright_size
-
-
-def png_checksums_match(content: bytes) -> bool:
-    """Whether a PNG's checksums fit its content; decoding does not check all of them."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-    except _DAMAGE:
-        return False
-    return True
 
 
 class _Content(io.BytesIO):
@@ -201,27 +244,66 @@ class _Content(io.BytesIO):
         return found
 
 
-@contextlib.contextmanager
-def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    """The image with its pixels not yet decoded; what fails inside raises `ImageError`."""
+def _with_image(content: bytes, name: str, use: Callable[[Image.Image], T]) -> T:
+    """What `use` returns for the image, whose pixels are not yet decoded.
+
+    Raises:
+        ImageError: if the image cannot be opened, or `use` fails for its content.
+    """
+    try:
+        return _with_content(content, name, use)
+    except ImageError:
+        sound = png_chunks.without_metadata(content)
+        if sound is None:
+            raise
+        with contextlib.suppress(ImageError):
+            return _with_content(sound, name, use)
+        raise
+
+
+def _with_content(content: bytes, name: str, use: Callable[[Image.Image], T]) -> T:
     file = _Content(content)
     try:
-        _refuse_costly_structure(content, name)
+        _refuse_by_structure(content, name)
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(f"{width} x {height} pixels", name)
-            yield image
+            return use(image)
     except Image.DecompressionBombError as error:
         raise _too_large("over 178 million pixels", name) from error
-    except UnidentifiedImageError as error:
-        if not content:
-            raise ImageError("empty-file", "the file is empty", name) from error
-        raise ImageError("not-an-image", "not an image", name) from error
     except _DAMAGE as error:
+        unidentified = isinstance(error, UnidentifiedImageError)
+        known = _unread(content, name, unidentified)
+        if known is not None:
+            raise known from error
         truncated = file.ended_early or _shorter_than_declared(content)
         kind: ImageFault = "truncated" if truncated else "corrupt"
-        raise ImageError(kind, f"the image cannot be read ({error})", name) from error
+        reason = "its header is damaged" if unidentified else str(error)
+        raise ImageError(kind, f"the image cannot be read ({reason})", name) from error
+
+
+def _unread(content: bytes, name: str, unidentified: bool) -> ImageError | None:
+    """The error for a file of a kind that is not read; None for a damaged file of the others."""
+    if not content:
+        return ImageError("empty-file", "the file is empty", name)
+    kind = identify(content)
+    if kind is None:
+        return ImageError("not-an-image", "not an image of a known format", name)
+    if not kind.picture:
+        return ImageError("not-an-image", f"not an image, but {kind.name}", name, kind.hint)
+    if not kind.readable:
+        return _unsupported(kind.name, name, kind.hint)
+    if kind.name not in _formats():
+        return _unsupported(f"{kind.name}, which this Pillow lacks", name, "pip install -U pillow")
+    if kind.name == "TIFF" and unidentified:
+        pixels = tiff_tags.pixel_kind(tiff_tags.read_tags(content))
+        return _unsupported(pixels, name, CONVERT) if pixels else None
+    return None
+
+
+def _unsupported(what: str, name: str, hint: str) -> ImageError:
+    return ImageError("unsupported", f"the format is not supported: {what}", name, hint)
 
 
 def _shorter_than_declared(content: bytes) -> bool:
@@ -239,7 +321,12 @@ def _shorter_than_declared(content: bytes) -> bool:
 def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that the installed Pillow can read."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    libraries = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+    return tuple(
+        name
+        for name in FORMATS
+        if name in Image.OPEN and (name not in libraries or features.check(libraries[name]))
+    )
 
 
 def _too_large(size: str, name: str) -> ImageError:
@@ -251,20 +338,22 @@ def _too_large(size: str, name: str) -> ImageError:
 _SCAN, _END = b"\xda", b"\xd9"  # JPEG's markers
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xdd\xe0-\xef\xfe])", re.DOTALL)
 """Markers of JPEG segments that begin with their length, and of the end of the image."""
-_TIFF = {  # first bytes: byte order, whether offsets have 64 bits
-    b"II*\0": ("<", False),
-    b"MM\0*": (">", False),
-    b"II+\0": ("<", True),
-    b"MM\0+": (">", True),
-}
 
 
-def _refuse_costly_structure(content: bytes, name: str) -> None:
-    """Refuse small files that would take minutes or gigabytes, before Pillow opens them."""
+def _refuse_by_structure(content: bytes, name: str) -> None:
+    """Refuse small files that would take minutes or gigabytes, and RAW files, unopened."""
     if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
         raise ImageError("too-large", f"a JPEG of more than {MAX_SCANS} scans", name)
-    if content[:4] in _TIFF and _pieces(content) > MAX_PIECES:
+    if not tiff_tags.is_tiff(content):
+        return
+    tags = tiff_tags.read_tags(content)
+    if tiff_tags.pieces(tags) > MAX_PIECES:
         raise ImageError("too-large", f"a TIFF of more than {MAX_PIECES:,} strips or tiles", name)
+    if tiff_tags.is_raw(content, tags):  # Pillow would read a thumbnail
+        raise _unsupported(RAW.name, name, RAW.hint)
+    unread = tiff_tags.unread_kind(tags)
+    if unread:
+        raise _unsupported(unread, name, CONVERT)
 
 
 def _scans(content: bytes) -> int:
@@ -286,25 +375,6 @@ def _scans(content: bytes) -> int:
     return at_most
 
 
-def _pieces(content: bytes) -> int:
-    """The longest list of strips or tiles in a TIFF's first directory; 0 if it is damaged."""
-    order, big = _TIFF[content[:4]]
-    start, count, entry, length = ("Q", "Q", 20, "Q") if big else ("I", "H", 12, "I")
-    longest = 0
-    try:
-        (at,) = struct.unpack_from(order + start, content, 8 if big else 4)
-        (entries,) = struct.unpack_from(order + count, content, at)
-        at += struct.calcsize(order + count)
-        for _ in range(min(entries, 4096)):
-            tag, _, pieces = struct.unpack_from(f"{order}HH{length}", content, at)
-            if tag in (ExifTags.Base.StripOffsets, ExifTags.Base.TileOffsets):
-                longest = max(longest, pieces)
-            at += entry
-    except struct.error:
-        pass
-    return longest
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 1, upright, if EXIF data are absent or broken."""
     try:
@@ -318,18 +388,19 @@ def _orientation(image: Image.Image) -> int:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # first, so that faults in the pixels are not taken for faults in EXIF data
     orientation = _orientation(image)
-    upright = image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
-    return _as_rgb(upright)
+    rgb = _as_rgb(image)
+    return rgb if orientation == 1 else rgb.transpose(_TRANSPOSE[orientation])
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB: transparent pixels over white, 16-bit grey scaled to 8 bits."""
+    """The image as RGB: transparent pixels over white, wide grey pixels scaled to 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.asarray(image, np.float64)
-        return Image.fromarray((wide / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
+    if is_wide(image):
+        return to_eight_bits(image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if {"A", "a"} & {*image.getbands()} or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

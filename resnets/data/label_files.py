@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from resnets.data.images import EXTENSIONS
+from resnets.data.images import has_image_ending
 from resnets.support.errors import UserError
 
 CLASS_INDEX_FILE = "labels.tsv"
@@ -164,7 +164,7 @@ def _cells(row: str) -> list[str]:
 
 
 def _one_column(path: Path, files: list[str], rows: list[tuple[str, int]]) -> list[Entry[str]]:
-    images = sorted(name for name in files if Path(name).suffix.lower() in EXTENSIONS)
+    images = sorted(name for name in files if has_image_ending(name))
     if len(images) != len(rows):
         raise UserError(f"has {len(rows)} classes for {len(images)} images", str(path))
     return [Entry(image, name, line) for image, (name, line) in zip(images, rows, strict=True)]

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageStat
 
-from resnets.data import folders, label_files
-from resnets.data.images import Header, ImageError, decode, png_checksums_match, read_header
+from resnets.data import folders, label_files, png_chunks
+from resnets.data.image_formats import ENDINGS
+from resnets.data.images import Header, ImageError, decode, read_header
 from resnets.doctor import duplicates
 from resnets.doctor.report import KINDS, Report
 from resnets.support.devices import cores
@@ -30,12 +32,8 @@ from resnets.support.parallel import in_threads
 _SMALLEST_SIDE = 32  # pixels
 _LARGEST_RATIO = 5  # of the longer side to the shorter
 _LARGEST_IMBALANCE = 10  # of the largest class to the smallest
+_LEAST_DEVIATION = 5  # of pixels, on the scale 0..255
 _CHUNK = 32  # images that a thread examines in a row
-_ENDINGS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe"), "MPO": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",),
-    "WEBP": (".webp",), "AVIF": (".avif",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"), "PPM": (".pgm", ".pnm", ".ppm"),
-}  # fmt: skip
 _PIXEL_KINDS = {
     "L": "greyscale", "LA": "greyscale", "1": "greyscale", "CMYK": "CMYK",
     "P": "with a palette", "PA": "with a palette", "RGBA": "with transparency",
@@ -250,6 +248,7 @@ class _Content:
         digest: part of the content's SHA-256.
         header: None if the image cannot be decoded.
         hash: the image's `difference_hash`, where there is a header.
+        blank: whether it shows almost one colour.
         fault: kind and detail of a finding.
     """
 
@@ -257,6 +256,7 @@ class _Content:
     digest: bytes = bytes(16)
     header: Header | None = None
     hash: int = 0
+    blank: bool = False
     fault: tuple[str, str] | None = None
 
 
@@ -273,8 +273,9 @@ def _examine_file(files: folders.ImageFolder, index: int) -> _Content:
         header = read_header(content, "")
         image = decode(content, "", duplicates.DECODED_SIDE)
     except ImageError as error:
-        found.fault = error.kind, error.message
+        found.fault = error.kind, error.reason
         return found
+    found.blank = max(ImageStat.Stat(image).stddev) < _LEAST_DEVIATION
     found.header, found.hash = header, duplicates.difference_hash(image)
     found.fault = _damage(header, content)
     return found
@@ -282,7 +283,7 @@ def _examine_file(files: folders.ImageFolder, index: int) -> _Content:
 
 def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
     """Damage that decoders pass over: JPEGs filled up with grey, PNGs with flipped bits."""
-    if header.format == "PNG" and not png_checksums_match(content):
+    if header.format == "PNG" and not png_chunks.checksums_match(content):
         return "damaged", "its checksums do not fit its content"
     if header.format != "JPEG":
         return None
@@ -336,23 +337,28 @@ def _record(
     header = content.header
     if header is None:
         return
-    for oddity in _oddities(header, path):
+    for oddity in _oddities(header, content.blank, path):
         oddities[oddity].append(path)
     report.facts[f"{header.format} files"] += 1
     if header.mode in _PIXEL_KINDS:
         report.facts[_PIXEL_KINDS[header.mode]] += 1
     elif header.mode.startswith("I"):
-        report.facts["16-bit greyscale"] += 1
+        report.facts["16-bit greyscale" if "16" in header.mode else "32-bit greyscale"] += 1
+    elif header.mode == "F":
+        report.facts["floating-point greyscale"] += 1
     if header.orientation != 1:
         report.facts["turned by EXIF data"] += 1
 
 
-def _oddities(header: Header, path: str) -> list[tuple[str, str]]:
-    """Kinds and details of harmless findings, which are reported once for all their files."""
+def _oddities(header: Header, blank: bool, path: str) -> list[tuple[str, str]]:
+    """Kinds and details of findings that are reported once for all their files."""
     found = []
     ending = Path(path).suffix.lower()
-    if ending not in _ENDINGS.get(header.format, (ending,)):
-        found.append(("wrong-ending", f"{header.format} content named {ending}"))
+    if ending not in ENDINGS.get(header.format, (ending,)):
+        named = f"named {ending}" if ending else "without an ending"
+        found.append(("wrong-ending", f"{header.format} content {named}"))
+    if blank:
+        found.append(("blank", "nothing to see, or values in a small part of their range"))
     shorter, longer = sorted((header.width, header.height))
     if shorter < _SMALLEST_SIDE:
         found.append(("odd-size", f"shorter side below {_SMALLEST_SIDE} pixels"))

@@ -24,10 +24,12 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unreadable": ("error", "files or folders that the system refuses to read"),
     "empty-file": ("error", "files of no bytes"),
     "not-an-image": ("error", "files named like an image that are not images"),
+    "unsupported": ("error", "images of formats that are not read"),
     "truncated": ("error", "images whose end is missing"),
     "corrupt": ("error", "images that cannot be decoded"),
     "too-large": ("error", "images too large to decode safely"),
     "damaged": ("warning", "images that decode although their files are damaged"),
+    "blank": ("warning", "images of almost one colour"),
     "mislabelled": ("warning", "the same image in several classes"),
     "leak": ("warning", "the same image in train and val"),
     "imbalance": ("warning", "classes of very different size"),
@@ -44,7 +46,9 @@ The details of a finding are worded where it is made, in `resnets.doctor.checks`
 of single images, in `resnets.data.images`): search for its kind.
 """
 
-UNREADABLE = ("unreadable", "empty-file", "not-an-image", "truncated", "corrupt", "too-large")
+UNREADABLE = (
+    "unreadable", "empty-file", "not-an-image", "unsupported", "truncated", "corrupt", "too-large",
+)  # fmt: skip
 """Kinds of findings whose files no training can read; those of `ImageError`."""
 
 JSON_FORMAT = 1

@@ -161,7 +161,7 @@ def _explain_file(
     try:
         image = read_image(Path(file))
     except UserError as error:
-        return ExplainedFile(file, error=error.message)
+        return ExplainedFile(file, error=error.reason)
     explanation = explain(model, image, options.index, file)
     pictures = explanation.pictures(options.stage, options.opacity)
     if near is not None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data.folders import walk
-from resnets.data.images import EXTENSIONS, ImageError, decode, read_image, to_rgb
+from resnets.data.image_formats import EXTENSIONS
+from resnets.data.images import ImageError, decode, read_image, to_rgb
 from resnets.inference.image_sources import STANDARD_INPUT, ImageContent, is_url
 from resnets.support.errors import UserError
 

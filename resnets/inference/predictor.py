@@ -185,7 +185,7 @@ class Predictor:
                 rows = zip(top_classes(outputs.logits, top, classes, ids), features, strict=True)
             for name, pixels in group:
                 if isinstance(pixels, UserError):
-                    yield Prediction(name, error=pixels.message)
+                    yield Prediction(name, error=pixels.reason)
                 else:
                     best, embedding = next(rows)
                     yield Prediction(name, best, tuple(embedding) if embedding else None)

@@ -22,8 +22,8 @@ from resnets.support.errors import UserError
 
 _SMALL = 16_384
 """Images of at most this many bytes and pixels are decoded in the event loop: that is faster."""
-_SLOW_CODECS = ("bmp_rle", "ppm_plain")
-"""Pillow decodes these in Python, so that one file could block all requests for seconds."""
+_SLOW_CODECS = ("bmp_rle", "ppm_plain", "jpeg2k")
+"""Decoded in Python, or with much memory: one file could block all requests for seconds."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment
 
-from resnets.data.images import EXTENSIONS
+from resnets.data.images import has_image_ending
 from resnets.serve.keys import check_query
 from resnets.serve.problems import Problem
 from resnets.support.errors import UserError, valid_utf8
@@ -76,7 +76,7 @@ def samples_in(folder: Path) -> SampleImages:
     location = f"--samples {folder}"
     if not folder.is_dir():
         raise UserError("no such folder", location)
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    images = sorted(p for p in folder.iterdir() if has_image_ending(p.name) and p.is_file())
     if not images:
         raise UserError("no images in this folder", location)
     paths = {

@@ -19,8 +19,13 @@ class UserError(Exception):
 
     def __init__(self, message: str, location: str = "", hint: str = "") -> None:
         self.message, self.location, self.hint = message, location, hint
-        line = f"{location}: {message}" if location else message
-        super().__init__(" ".join((f"{line}; {hint}" if hint else line).split()))
+        line = f"{location}: {self.reason}" if location else self.reason
+        super().__init__(" ".join(line.split()))
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to do, without where."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         """The three parts, so that another process gets the same error."""

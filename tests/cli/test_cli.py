@@ -243,7 +243,7 @@ def test_predict_writes_the_predictions_of_folders_and_resumes(resnets, model, t
     assert [row["image"] for row in rows] == [
         f"photos/{n}" for n in ("0.png", "1.png", "2.png", "bad.jpg")
     ]
-    assert rows[3]["error"] == "not an image"
+    assert rows[3]["error"].startswith("not an image")
     code, out, err = resnets("predict", model, "photos", "--out", "a.jsonl")
     assert code == 1  # though it was found out before
     assert "0 images predicted in a.jsonl, 4 were there already" in out

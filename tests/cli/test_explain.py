@@ -63,9 +63,11 @@ def test_bad_images_are_named_and_the_exit_code_is_1(resnets, folder):
         "--class", "bird", "--stage", "layer3", "--nearest", "photos", "--count", "2",
     )  # fmt: skip
     assert code == 1
-    assert one_line(err) == "resnets: bad.png: not an image"
+    reason = 'not an image, but a text file that begins "no image"'
+    assert one_line(err).startswith(f"resnets: bad.png: {reason}")
     first, second = map(json.loads, out.splitlines())  # nothing else on stdout
-    assert first == {"image": "bad.png", "error": "not an image"}
+    assert first["image"] == "bad.png"
+    assert first["error"].startswith(reason)
     assert second["class"] == "bird"
     assert second["index"] == CLASSES.index("bird")
     assert list(second["files"]) == ["layer3", "nearest"]
@@ -82,7 +84,7 @@ def test_neighbours_are_printed_and_come_from_the_cache(resnets, folder):
     assert code == 0
     assert "Compared with 4 images of photos, 4 of them computed now" in out
     assert out.count("photos/") == 4  # the image, and the three others
-    assert "bee/broken.png (not an image)" in one_line(err)
+    assert "bee/broken.png (not an image, but a text file" in one_line(err)
     code, out, _ = resnets(*command)
     assert code == 0
     assert "0 of them computed now" in out

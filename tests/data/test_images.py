@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, ImageCms, PngImagePlugin, features
 
 from resnets.data import images
 from resnets.data.images import ImageError
+from resnets.data.preprocessing import resize_shorter
 from resnets.support.errors import UserError
 
 # The package silences these; pytest makes its own list of filters.
@@ -185,6 +186,27 @@ def test_exif_orientation(orientation, kind, settings):
     assert header.orientation == orientation
     assert (header.width, header.height) == (96, 64)  # as stored
     assert header.upright_size == (upright.shape[1], upright.shape[0])
+
+
+@pytest.mark.parametrize("kind", ["eXIf", "XMP", "text"])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_orientation_of_a_png_counts_wherever_it_is(kind, late):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    if kind == "XMP":
+        text.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><r tiff:Orientation="6"/></x:xmpmeta>')
+    elif kind == "text":
+        text.add_text("Raw profile type exif", "\nexif\n 1\n" + exif.tobytes().hex())
+    settings = {"exif": exif} if kind == "eXIf" else {"pnginfo": text}
+    content = saved(Image.fromarray(picture()), "PNG", **settings)
+    if late:
+        name = {"eXIf": b"eXIf", "XMP": b"iTXt", "text": b"tEXt"}[kind]
+        start = content.index(name) - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        content = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    assert np.array_equal(decoded(content), UNTURNED[6](picture()))
+    assert images.read_header(content, "it").orientation == 6
 
 
 @pytest.mark.parametrize("turn", [0, 9, 700])
@@ -374,5 +396,131 @@ def test_scans_of_large_jpegs_are_counted_fast():
 
 
 def test_formats_that_start_programs_are_refused():
-    with pytest.raises(UserError, match="not an image"):
+    with pytest.raises(UserError, match="a PostScript drawing"):
         images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "it")
+
+
+def long_metadata(where):
+    """Settings for saving a PNG with metadata of megabytes."""
+    text = PngImagePlugin.PngInfo()
+    match where:
+        case "profile":
+            return {"icc_profile": bytes(5_000_000)}
+        case "compressed text":
+            text.add_text("about", "x" * 5_000_000, zip=True)
+        case "text":
+            text.add_text("about", "x" * 70_000_000)
+        case "XMP":
+            text.add_itxt("XML:com.adobe.xmp", "x" * 5_000_000, zip=True)
+    return {"pnginfo": text}
+
+
+@pytest.mark.parametrize(
+    ("where", "orientation"),
+    [("profile", 1), ("profile", 6), ("compressed text", 6), ("text", 6), ("XMP", 6)],
+)
+def test_metadata_of_a_png_do_not_cost_the_image(where, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = picture()
+    content = saved(Image.fromarray(pixels), "PNG", exif=exif, **long_metadata(where))
+    assert np.array_equal(decoded(content), UNTURNED[orientation](pixels))
+    assert images.read_header(content, "it").orientation == orientation
+
+
+def test_metadata_after_the_pixels_and_damaged_ones_do_not_cost_the_image():
+    pixels = picture()
+    content = saved(Image.fromarray(pixels), "PNG", **long_metadata("compressed text"))
+    start = content.index(b"zTXt") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    moved = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    assert np.array_equal(decoded(moved), pixels)
+    damaged = bytearray(saved(Image.fromarray(pixels), "PNG", icc_profile=bytes(900)))
+    damaged[damaged.index(b"iCCP") + 12] ^= 0xFF  # no longer fits its checksum
+    assert np.array_equal(decoded(bytes(damaged)), pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "GIF", "AVIF"])
+def test_metadata_of_other_formats_do_not_cost_the_image(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pixels = picture()
+    noise = np.random.default_rng(0).bytes(3_000_000)
+    content = saved(
+        Image.fromarray(pixels), kind, icc_profile=noise, comment=noise[:9000], xmp=noise[:60_000]
+    )
+    assert close(decoded(content), pixels)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBa", "RGBA"])
+def test_transparent_pil_images_of_every_mode_are_over_white(mode):
+    image = Image.new("LA", (8, 8), (50, 0))
+    between = {"La": "La", "PA": "PA", "RGBa": "RGBA"}
+    if mode == "PA":
+        image = Image.new("PA", (8, 8), (0, 0))
+    elif mode != "LA":
+        image = image.convert(between.get(mode, "RGBA")).convert(mode)
+    assert image.mode == mode
+    assert (np.asarray(images.to_rgb(image)) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_opaque_pil_images_of_every_mode(mode):
+    if mode == "LAB":
+        image = Image.new("LAB", (8, 8), (255, 128, 128))
+    elif mode == "RGBX":
+        image = Image.new("RGBX", (8, 8), (255, 255, 255, 0))
+    else:
+        image = Image.new("RGB", (8, 8), "white").convert(mode)
+    assert (np.asarray(images.to_rgb(image)) >= 252).all()
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "F"])
+def test_an_image_without_pixels_is_refused(size, mode):
+    with pytest.raises(ImageError, match=f"no pixels .{size[0]} x {size[1]}.") as caught:
+        images.to_rgb(Image.new(mode, size), "images[3]")
+    assert "images[3]" in str(caught.value)
+
+
+def test_cmyk_of_adobe_is_stored_inverted():
+    pixels = picture()
+    content = saved(Image.fromarray(pixels).convert("CMYK"), "JPEG")  # with Adobe's marker
+    assert content.count(b"Adobe\0") == 1
+    assert close(decoded(content), pixels)
+    assert close(decoded(saved(Image.fromarray(pixels).convert("CMYK"), "TIFF")), pixels)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+def test_tiffs_of_other_colours(mode):
+    if mode == "LAB":
+        image = ImageCms.profileToProfile(
+            Image.fromarray(picture()),
+            ImageCms.createProfile("sRGB"),
+            ImageCms.createProfile("LAB"),
+            outputMode="LAB",
+        )
+    else:
+        image = Image.fromarray(picture()).convert(mode)
+    assert close(decoded(saved(image, "TIFF")), picture(), 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_the_first_of_several_images_counts(kind):
+    first, second = Image.fromarray(picture()), Image.new("RGB", (96, 64), "black")
+    settings = {"WEBP": {"lossless": True}}.get(kind, {})
+    content = saved(first, kind, save_all=True, append_images=[second, second], **settings)
+    assert close(decoded(content), picture())
+
+
+def test_a_large_jpeg_differs_little_from_the_same_as_a_pil_image():
+    """docs/predict.md says by how much, and why."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8))
+    content = saved(coarse.resize((1200, 800), Image.Resampling.BICUBIC), "JPEG", quality=92)
+    small, whole = images.decode(content, "it", 256), images.decode(content, "it")
+    assert small.size == (600, 400)
+    ours, theirs = (np.asarray(resize_shorter(i, 128, "bilinear"), int) for i in (small, whole))
+    difference = np.abs(ours - theirs)
+    assert difference.mean() < 1
+    assert difference.max() <= 12

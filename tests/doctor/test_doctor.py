@@ -87,10 +87,12 @@ def flipped_png(path, place):
 PLANTED = {  # kind: (file, how to spoil it)
     "empty-file": ("5.jpg", lambda p: save(p, b"")),
     "not-an-image": ("5.jpg", lambda p: p.write_text("<html>404</html>")),
+    "unsupported": ("5.jpg", lambda p: save(p, b"\0\0\0\x18ftypheic" + bytes(99))),
     "truncated": ("5.jpg", lambda p: save(p, whole(p)[: len(whole(p)) // 2])),
     "corrupt": ("5.png", lambda p: flipped_png(p, 4)),
     "too-large": ("5.png", lambda p: save(p, bomb())),
     "damaged": ("5.jpg", lambda p: save(p, whole(p)[:-400] + bytes(4000))),
+    "blank": ("5.png", lambda p: photo(89).point(lambda v: 100 + v // 40).save(p)),
     "wrong-ending": ("5.png", lambda p: photo(91).save(p, "JPEG")),
 }
 
@@ -110,6 +112,13 @@ def test_damage_that_decoding_ignores_is_found(clean):
     save(path, content)
     read_image(path)
     assert found(clean) == [("damaged", ("train/cat/6.png",))]
+
+
+def test_what_a_file_is_and_what_to_do_is_in_the_finding(clean):
+    save(clean / "train/cat/5.jpg", b"\0\0\0\x18ftypheic" + bytes(99))
+    (finding,) = checks.examine(clean).findings
+    assert "a HEIC image" in finding.detail
+    assert "convert it to JPEG or PNG" in finding.detail
 
 
 @pytest.mark.parametrize("size", [(20, 96), (400, 70), (70, 400)])
@@ -167,7 +176,8 @@ def test_other_pictures_of_one_thing_are_not_the_same(clean):
         Image.fromarray(pixels.astype(np.uint8)).save(clean / f"train/cat/{name}.png")
     recoloured = np.asarray(Image.open(clean / "train/cat/0.jpg"))[..., [2, 1, 0]]
     Image.fromarray(np.ascontiguousarray(recoloured)).save(clean / "train/dog/e.png")
-    assert found(clean) == []
+    blank = tuple(f"train/cat/{name}.png" for name in "abcd")
+    assert found(clean) == [("blank", blank)]
 
 
 def test_many_equal_images_are_compared_in_bounded_time(tmp_path):
@@ -175,7 +185,7 @@ def test_many_equal_images_are_compared_in_bounded_time(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(150):
             Image.new("L", (40, 40), 7).save(tmp_path / name / f"{i}.png")
-    assert [f.kind for f in checks.examine(tmp_path).findings] == ["mislabelled"]
+    assert [f.kind for f in checks.examine(tmp_path).findings] == ["blank", "mislabelled"]
 
 
 def test_classes(clean):
@@ -290,9 +300,9 @@ def test_quarantine_lists_unreadable_files_and_folders_apply_it(clean):
     plant_all(clean)
     report = checks.examine(clean)
     expected = sorted(p for f in report.findings if f.kind in UNREADABLE for p in f.paths)
-    assert len(expected) == 5
+    assert len(expected) == 6
     before = sorted(clean.rglob("*"))
-    assert checks.quarantine(report, clean / ".quarantine") == 5
+    assert checks.quarantine(report, clean / ".quarantine") == 6
     assert sorted(clean.rglob("*")) == sorted([*before, clean / ".quarantine"])
     assert folders.read_quarantine(clean) == expected
     train = folders.load(clean).train
@@ -300,7 +310,7 @@ def test_quarantine_lists_unreadable_files_and_folders_apply_it(clean):
     assert not names & {p.removeprefix("train/") for p in expected}
     again = checks.examine(clean)
     assert again.count("error") == 0
-    assert again.ignored["in quarantine"] == 5
+    assert again.ignored["in quarantine"] == 6
     checks.quarantine(again, clean / ".quarantine")  # adds; it does not forget
     assert folders.read_quarantine(clean) == expected
 
@@ -309,7 +319,7 @@ def test_json(clean):
     plant_all(clean)
     facts = json.loads(json.dumps(reports.to_json(checks.examine(clean))))
     assert facts["format"] == 1
-    assert facts["errors"] == 5
+    assert facts["errors"] == 6
     assert facts["splits"]["val"] == {"cat": 2, "dog": 2}
     assert set(facts["shorter_side"]) == {"least", "median", "most"}
     for finding in facts["findings"]:

@@ -70,7 +70,7 @@ def test_predictions_are_those_of_one_machine(cluster, photos, embeddings):
             assert entry.probability == pytest.approx(wanted.probability, abs=1e-4)
         if embeddings and answer.error is None:
             assert other.embedding == pytest.approx(answer.embedding, rel=1e-3, abs=1e-4)
-    assert mine["bad.jpg"].error == "not an image"
+    assert mine["bad.jpg"].error.startswith("not an image")
 
 
 def test_the_work_of_a_lost_machine_is_repeated(cluster, machines, photos):

@@ -123,9 +123,11 @@ def test_unreadable_images_have_an_error_and_the_rest_are_explained(model, photo
     bad = tmp_path / "bad<b>&.png"
     bad.write_bytes(b"no image")
     found = run(model, [str(bad), str(tmp_path / "absent.png"), photos[0]], tmp_path / "out")
-    assert [one.error for one in found] == ["not an image", "no such image", None]
+    kind = 'not an image, but a text file that begins "no image"'
+    reason = f"{kind}; remove it, or get the image again"
+    assert [one.error for one in found] == [reason, "no such image", None]
     record = json.loads((tmp_path / "out" / "explanations.json").read_text())
-    assert record["images"][0] == {"image": str(bad), "error": "not an image"}
+    assert record["images"][0] == {"image": str(bad), "error": reason}
     page = (tmp_path / "out" / "index.html").read_text()
     assert "bad&lt;b&gt;&amp;.png" in page
     assert "<b>" not in page

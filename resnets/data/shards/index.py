@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.images import EXTENSIONS
+from resnets.data.image_formats import EXTENSIONS
 from resnets.data.samples import PackedNames
 from resnets.data.shards.store import HINT, ShardFile, Store
 from resnets.support.errors import UserError

@@ -284,5 +284,6 @@ def _encode(samples: Samples, resize: int | None, quality: int, index: int) -> t
         decode(content, name).save(buffer, "PNG")
         return "png", buffer.getvalue()
     except UserError as error:
-        hint = "exclude such images: resnets doctor DATA --quarantine DATA/.quarantine"
+        exclude = "exclude such images: resnets doctor DATA --quarantine DATA/.quarantine"
+        hint = f"{error.hint}, or {exclude}" if error.hint else exclude
         raise UserError(error.message, error.location, hint) from error
