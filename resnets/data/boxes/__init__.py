@@ -1,0 +1,4 @@
+"""Images with boxes: one form for COCO, VOC, YOLO, labelme and CSV.
+
+- `annotations`: `BoxSet`, `AnnotatedImage` and `Object`, which everything else uses.
+"""
