@@ -1,0 +1,66 @@
+"""Formats with one annotation file an image: VOC and labelme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from resnets.data.boxes.files import Tree, listed_names, lists
+from resnets.data.boxes.source import (
+    Entry,
+    NamedObject,
+    OnFault,
+    Part,
+    malformed,
+    numbered,
+    split_of_folder,
+)
+from resnets.support.errors import UserError
+
+Reader = Callable[[Tree, str, str | None, OnFault], tuple[Entry, Sequence[NamedObject]]]
+"""Reads one annotation file, given its name and split."""
+
+
+def read_by_image(tree: Tree, names: list[str], on_fault: OnFault, reader: Reader) -> list[Part]:
+    """Read the annotation files of a folder; splits are lists as VOC's, else folders.
+
+    Args:
+        tree: the data folder.
+        names: its annotation files.
+        on_fault: called with each fault.
+        reader: reads one of them.
+    """
+    parts = []
+    for split, members in _splits(tree, names, on_fault).items():
+        entries = []
+        for name in members:
+            try:
+                entries.append(reader(tree, name, split, on_fault))
+            except UserError as error:
+                on_fault(error)
+        parts.append(numbered(entries, split, str(tree.path(members[0]).parent)))
+    return parts
+
+
+def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None, list[str]]:
+    """The annotation files of each split."""
+    found: dict[str | None, list[str]] = {}
+    listed = lists(tree)
+    for split, files in listed.items():
+        for file in files:
+            root = file.removesuffix(f"{split}.txt").removesuffix("ImageSets/Main/")
+            stems = {
+                name.rpartition("/")[2].rpartition(".")[0]: name
+                for name in names
+                if name.startswith(root)
+            }
+            for line in listed_names(tree.path(file)):
+                stem = line.replace("\\", "/").rpartition("/")[2]
+                if stem in stems:
+                    found.setdefault(split, []).append(stems[stem])
+                else:
+                    message = f"lists {line!r}, for which there is no annotation file"
+                    on_fault(malformed(message, str(tree.path(file))))
+    if not listed:
+        for name in names:
+            found.setdefault(split_of_folder(name), []).append(name)
+    return found
