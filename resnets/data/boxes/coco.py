@@ -202,7 +202,7 @@ def _segment(
     return polygons, None
 
 
-def to_json(boxes: BoxSet, file_names: list[str]) -> dict[str, Any]:
+def to_json(boxes: BoxSet, file_names: list[str], *, segments: bool = True) -> dict[str, Any]:
     """A `BoxSet` as COCO's JSON.
 
     Ids are those of the source where every image has a whole number of its own, else 1, 2, ...
@@ -211,6 +211,7 @@ def to_json(boxes: BoxSet, file_names: list[str]) -> dict[str, Any]:
     Args:
         boxes: the images.
         file_names: the name of each image's file.
+        segments: whether to write polygons and run lengths.
     """
     images, annotations = [], []
     category_ids = boxes.category_ids or tuple(range(1, len(boxes.categories) + 1))
@@ -220,15 +221,17 @@ def to_json(boxes: BoxSet, file_names: list[str]) -> dict[str, Any]:
         )
         for one in image.objects:
             x1, y1, x2, y2 = one.box
-            annotation = {
+            annotation: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
                 "category_id": category_ids[one.category],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": (x2 - x1) * (y2 - y1) if one.area is None else one.area,
                 "iscrowd": int(one.crowd),
-                "segmentation": one.rle or [list(polygon) for polygon in one.polygons or ()],
             }
+            if segments:
+                polygons = [list(polygon) for polygon in one.polygons or ()]
+                annotation["segmentation"] = one.rle or polygons
             annotations.append(annotation | ({"difficult": 1} if one.difficult else {}))
     categories = [
         {"id": number, "name": name}
