@@ -106,7 +106,6 @@ def checked(boxes: BoxSet, detections: Sequence[Detections]) -> None:
             raise ValueError(f"{image.name}: boxes, scores and categories differ in number")
         if not (np.isfinite(one.boxes).all() and np.isfinite(one.scores).all()):
             raise ValueError(f"{image.name}: a box or score is not a finite number")
-        if count and not (
-            0 <= one.categories.min() and one.categories.max() < len(boxes.categories)
-        ):
+        known = range(len(boxes.categories))
+        if count and not (one.categories.min() in known and one.categories.max() in known):
             raise ValueError(f"{image.name}: a category is not among the {len(boxes.categories)}")

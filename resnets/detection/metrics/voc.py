@@ -90,7 +90,7 @@ def average_precision(right: NDArray[np.bool_], positives: int, year: Year) -> f
 def _outcomes(
     truths: list[Truth], detections: Sequence[Detections], category: int, iou: float
 ) -> tuple[NDArray[np.bool_], int]:
-    """Whether each detection of a category is right, by falling score, and how many objects there are.
+    """Whether each detection of a category is right, by falling score; the number of objects.
 
     Detections that count neither way are not among them.
     """
