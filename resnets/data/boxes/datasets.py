@@ -258,14 +258,14 @@ def _headers(entries: list[Entry]) -> Iterator[Header | UserError]:
     """The header of each image, or what is wrong with it."""
 
     def chunk(start: int) -> list[Header | UserError]:
-        return [_header(entry.file) for entry in entries[start : start + _CHUNK] if entry.file]
+        return [header_of(entry.file) for entry in entries[start : start + _CHUNK] if entry.file]
 
     for headers in in_threads(chunk, range(0, len(entries), _CHUNK), cores()):
         yield from headers
 
 
-def _header(path: Path) -> Header | UserError:
-    """An image's header, for which the start of the file usually suffices."""
+def header_of(path: Path) -> Header | UserError:
+    """An image's header, or what is wrong with it; the start of the file usually suffices."""
     try:
         with path.open("rb") as file:
             content = file.read(_START)
