@@ -63,8 +63,8 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
         for boxes in sets:
             _check_boxes(boxes, report)
         _check_categories(sets, report)
-    for error in faults:
-        _add_fault(report, error)
+    for fault in faults:
+        _add_fault(report, fault)
     report.finish(began)
     return report
 

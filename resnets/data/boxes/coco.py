@@ -123,7 +123,7 @@ class _File:
                 if one["id"] in found:
                     raise malformed(f"two images have the id {one['id']!r}", location)
                 sides = [number(one.get(k) or 0, k, location) for k in ("width", "height")]
-                size = image_size(*sides, location)
+                size = image_size(sides, location)
                 file = self.tree.image(one["file_name"], self.split, self.name)
             except UserError as error:
                 self.on_fault(error)
@@ -213,7 +213,8 @@ def to_json(boxes: BoxSet, file_names: list[str], *, segments: bool = True) -> d
         file_names: the name of each image's file.
         segments: whether to write polygons and run lengths.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     category_ids = boxes.category_ids or tuple(range(1, len(boxes.categories) + 1))
     for name, image, image_id in zip(file_names, boxes.images, image_ids(boxes), strict=True):
         images.append(

@@ -170,7 +170,7 @@ class _Table:
         size = None
         if row.get("image_width") and row.get("image_height"):
             sides = (number_of_text(row[k], k, location) for k in ("image_width", "image_height"))
-            size = image_size(*sides, location)
+            size = image_size(sides, location)
         file = self.tree.image(row["image"], split, self.name)
         entry = Entry(file, row["image"], size, (), self.location)
         return split, entry, _box(row, location)

@@ -47,7 +47,7 @@ def _read_file(
     if not isinstance(image, str):
         raise malformed("imagePath is no text", location)
     sides = (number(content.get(key) or 0, key, location) for key in ("imageWidth", "imageHeight"))
-    size = image_size(*sides, location)
+    size = image_size(sides, location)
     file = tree.image(stem, split, name) or tree.image(image, split, name)
     objects = []
     for index, shape in enumerate(content["shapes"], 1):

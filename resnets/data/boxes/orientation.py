@@ -88,7 +88,7 @@ def _turned(one: Object, header: Header, location: str) -> Object:
 
 def _turn_points(outline: tuple[float, ...], header: Header) -> tuple[float, ...]:
     """Points x, y, x, y, ... of the stored image in the upright one; orientations 5 to 8."""
-    points = []
+    points: list[float] = []
     for x, y in zip(outline[::2], outline[1::2], strict=True):
         right, down = header.height - y, header.width - x
         points += {5: (y, x), 6: (right, x), 7: (right, down), 8: (y, down)}[header.orientation]
@@ -98,13 +98,10 @@ def _turn_points(outline: tuple[float, ...], header: Header) -> tuple[float, ...
 def _turn_mask(rle: dict[str, Any], orientation: int) -> dict[str, Any]:
     """A run-length encoding of the stored image as one of the upright image."""
     mask = decode_rle(rle)
-    turn = {
-        5: lambda m: m.T,
-        6: lambda m: np.rot90(m, -1),
-        7: lambda m: np.rot90(m, 2).T,
-        8: lambda m: np.rot90(m, 1),
-    }[orientation]
-    turned = turn(mask)
+    quarters = {5: 0, 6: -1, 7: 2, 8: 1}[orientation]
+    turned = np.rot90(mask, quarters)
+    if orientation in (5, 7):
+        turned = turned.T
     flat = turned.T.ravel()  # COCO counts down the columns, beginning with a run of zeros
     edges = np.flatnonzero(np.diff(flat, prepend=0))
     counts = np.diff(edges, prepend=0, append=len(flat))

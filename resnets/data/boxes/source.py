@@ -184,8 +184,9 @@ def category_number(value: float, location: str) -> int:
     return int(value)
 
 
-def image_size(width: float | None, height: float | None, location: str) -> tuple[int, int] | None:
-    """An image's size; None where the file has none or 0; raises `BoxError` if it is negative."""
+def image_size(sides: Iterable[float], location: str) -> tuple[int, int] | None:
+    """An image's width and height; None where one is 0; raises `BoxError` if it is negative."""
+    width, height = sides
     if not width or not height:
         return None
     if width < 0 or height < 0 or width != int(width) or height != int(height):

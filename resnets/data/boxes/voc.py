@@ -70,7 +70,7 @@ def _read_file(
         width, height = (
             number_of_text(size.findtext(key) or "0", key, location) for key in ("width", "height")
         )
-        sides = image_size(width, height, location)
+        sides = image_size((width, height), location)
     objects = []
     for index, element in enumerate(root.findall("object"), 1):
         try:
@@ -121,4 +121,5 @@ def to_xml(image: AnnotatedImage, file_name: str, categories: tuple[str, ...]) -
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (*first, *last), strict=True):
             SubElement(box, key).text = str(value)
     indent(root)
-    return tostring(root, "utf-8")
+    content: bytes = tostring(root, "utf-8")
+    return content

@@ -51,7 +51,7 @@ def evaluate(boxes: BoxSet, detections: Sequence[Detections]) -> CocoResult:
     Raises:
         ValueError: if the detections do not fit the images.
     """
-    from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[attr-defined]
+    from faster_coco_eval import COCO, COCOeval_faster
 
     checked(boxes, detections)
     names = [image.name for image in boxes.images]

@@ -93,7 +93,8 @@ def overlaps(boxes: Floats, truth: Floats, crowd: NDArray[np.bool_] | None = Non
     union = own + their - shared
     if crowd is not None:
         union = np.where(crowd[None], own, union)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    found: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return found
 
 
 def checked(boxes: BoxSet, detections: Sequence[Detections]) -> None:

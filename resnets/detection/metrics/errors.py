@@ -255,8 +255,8 @@ def confusion(
             matrix[categories[true], found.categories[at]] += 1
             ignored[at] = True
             categories[true] = -1
-        np.add.at(matrix, (categories[categories >= 0], none), 1)
-        np.add.at(matrix, (none, found.categories[~ignored]), 1)
+        matrix[:none, none] += np.bincount(categories[categories >= 0], minlength=none)
+        matrix[none, :none] += np.bincount(found.categories[~ignored], minlength=none)
     return matrix
 
 

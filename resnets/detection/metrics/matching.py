@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Matches:
         )
 
 
-def interpolated(found: Floats, counted: Floats, positives: int) -> float:
+def interpolated(found: NDArray[Any], counted: NDArray[Any], positives: int) -> float:
     """COCO's average precision: the mean at 101 recalls of the best at each or a higher one.
 
     Args:
@@ -113,7 +114,8 @@ def match(
             shared = overlaps(own.boxes, truth.boxes[mine], crowd)
             right, ignored = match_image(shared, crowd, ious)
             at = np.full(len(own), number)
-            parts[category].append(Matches(own.scores, at, right, ignored, positives[0]))
+            scores = own.scores.astype(np.float64)
+            parts[category].append(Matches(scores, at, right, ignored, positives[0]))
     return [_joined(part, own, len(ious)) for part, own in zip(parts, positives, strict=True)]
 
 
@@ -153,7 +155,7 @@ def _joined(parts: list[Matches], positives: NDArray[np.int64], thresholds: int)
     if not parts:
         none = np.zeros((thresholds, 0), bool)
         return Matches(np.zeros(0), np.zeros(0, np.int64), none, none, positives)
-    scores = np.concatenate([part.scores for part in parts]).astype(np.float64)
+    scores = np.concatenate([part.scores for part in parts])
     order = np.argsort(-scores, kind="stable")
     right = np.concatenate([part.right for part in parts], 1)[:, order]
     ignored = np.concatenate([part.ignored for part in parts], 1)[:, order]

@@ -92,6 +92,16 @@ def test_ap50_is_cocos_and_every_false_detection_has_a_type(seed):
     assert sum(report.by_category.values(), report.counts.__class__()) == report.counts
 
 
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [(0, (20, 7, 7, 78, 58, 43)), (1, (36, 5, 6, 59, 41, 25)), (2, (24, 3, 7, 67, 47, 30))],
+)
+def test_counts_are_those_of_the_authors_program(seed, expected):
+    boxes, found = random_scene(seed, images=40, crowds=False)  # given to tidecv 1.0.1
+    report = errors.evaluate(boxes, found)
+    assert tuple(report.counts[kind] for kind in errors.TYPES) == expected
+
+
 def test_confusions():
     boxes = scene(image([(CAT, BOX), (DOG, (100, 0, 140, 40)), (DOG, (200, 0, 240, 40))]))
     found = detections(
