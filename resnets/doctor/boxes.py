@@ -87,7 +87,7 @@ def _add_fault(report: Report, error: UserError) -> None:
     kind = error.kind if isinstance(error, BoxError) else "layout"
     where = error.location.removeprefix(f"{report.folder}/")
     file = where.partition(", ")[0]
-    if kind == "layout" or where == str(report.folder):
+    if where in ("", str(report.folder)):
         report.add(kind, error.message)
     else:
         place = where.removeprefix(file).removeprefix(", ")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.data.boxes.annotations import BoxSet, Object
-from resnets.data.boxes.files import Tree, json_kind, read_json
+from resnets.data.boxes.files import Tree, read_json
 from resnets.data.boxes.source import (
     BoxError,
     Entry,
@@ -30,7 +30,7 @@ _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_
 
 def find(tree: Tree) -> list[str]:
     """The annotation files below a folder."""
-    names = [name for name in tree.files(".json") if json_kind(tree.path(name)) == "coco"]
+    names = [name for name in tree.files(".json") if tree.json_kind(name) == "coco"]
     boxes = [n for n in names if not n.rpartition("/")[2].startswith(_OTHER_TASKS)]
     return boxes or names
 

@@ -151,14 +151,23 @@ def _split(tree: Tree, format: str, parts: list[Part], seed: int, on_fault: OnFa
 
 
 def _set_aside(part: Part, seed: int) -> tuple[Part, Part]:
-    """The part in two: images to train on, and a fifth to test on."""
-    count = len(part.entries)
-    if count < 2:
-        raise UserError("only one image, so none can be set aside for testing", part.location)
-    order = sorted(range(count), key=lambda i: str(part.entries[i].file or part.entries[i].image))
+    """The part in two: images to train on, and a fifth to test on.
+
+    A fifth of the images with objects, at least one, and a fifth of those without.
+    """
     random = np.random.default_rng([seed, random_streams.TEST_SPLIT])
-    chosen = random.permutation(count)[: max(1, round(TEST_FRACTION * count))]
-    aside = {order[i] for i in chosen.tolist()}
+    order = sorted(
+        range(len(part.entries)), key=lambda i: str(part.entries[i].file or part.entries[i].image)
+    )
+    aside: set[int] = set()
+    for filled in (True, False):
+        members = [i for i in order if bool(part.entries[i].objects) == filled]
+        count = round(TEST_FRACTION * len(members))
+        if filled and len(members) < 2:
+            message = "fewer than two images have boxes, so none can be set aside for testing"
+            raise UserError(message, part.location)
+        chosen = random.permutation(len(members))[: max(count, int(filled))]
+        aside |= {members[i] for i in chosen.tolist()}
     train = tuple(e for i, e in enumerate(part.entries) if i not in aside)
     test = tuple(e for i, e in enumerate(part.entries) if i in aside)
     return replace(part, split="train", entries=train), replace(part, split="test", entries=test)

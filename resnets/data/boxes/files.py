@@ -6,13 +6,14 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from resnets.data.boxes.source import agree, malformed, split_of_folder
+from resnets.data.boxes.source import BoxError, agree, malformed, split_of_folder
 from resnets.data.images import EXTENSIONS
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
@@ -35,23 +36,34 @@ class Tree:
         self.root = existing_folder(root, "give a folder of images with boxes")
         self._by_suffix: dict[str, list[str]] = defaultdict(list)
         self.images: list[str] = []
-        """Paths of the images below the root, with forward slashes, sorted."""
+        """Paths of the images below the root, with forward slashes, in a fixed order."""
         for name in _walk(str(root), "", ()):
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names)
             if suffix in EXTENSIONS:
                 self.images.append(name)
             elif suffix in (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names"):
                 self._by_suffix[suffix].append(name)
-        self._named: dict[str, list[str]] = defaultdict(list)
-        self._stems: dict[str, list[str]] = defaultdict(list)
-        for name in self.images:
-            base = name.rpartition("/")[2].casefold()
-            self._named[base].append(name)
-            self._stems[base.rpartition(".")[0]].append(name)
+        self._kinds: dict[str, str | None] = {}
 
     def files(self, *suffixes: str) -> list[str]:
         """Paths below the root with one of these endings, sorted."""
         return sorted(name for suffix in suffixes for name in self._by_suffix[suffix])
+
+    def json_kind(self, name: str) -> str | None:
+        """`coco`, `labelme` or None for a JSON file, by its first keys; see `_json_kind`."""
+        if name not in self._kinds:
+            self._kinds[name] = _json_kind(self.path(name))
+        return self._kinds[name]
+
+    @cached_property
+    def _named(self) -> dict[str, list[str]]:
+        """The images by the name of their file, with and without its ending, in lower case."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            base = name.rpartition("/")[2].casefold()
+            found[base].append(name)
+            found[base.rpartition(".")[0]].append(name)
+        return found
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -74,7 +86,7 @@ class Tree:
         parts = [p for p in name.replace("\\", "/").casefold().split("/") if p not in ("", ".")]
         if not parts:
             return None
-        found = self._named.get(parts[-1]) or self._stems.get(parts[-1]) or []
+        found = self._named.get(parts[-1], [])
         found = [one for one in found if agree(split_of_folder(one), split)]
         if len(found) > 1:
             folder = beside.rpartition("/")[0]
@@ -83,7 +95,8 @@ class Tree:
             found = [one for one in found if ranks[one] == best]
         if len(found) > 1:
             message = f"{name!r} could be {found[0]} or {found[1]}"
-            raise UserError(message, str(self.root), "give the images different names")
+            hint = "give the images different names"
+            raise BoxError("missing-image", message, str(self.root), hint)
         return self.path(found[0]) if found else None
 
 
@@ -120,10 +133,17 @@ def _walk(root: str, below: str, above: tuple[str, ...]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         name = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
+        if _holds(entry.is_dir):
             yield from _walk(root, name, (*above, real))
-        else:
+        elif _holds(entry.is_file):  # not a pipe, which would block
             yield name
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -165,8 +185,12 @@ def read_json(path: Path) -> Any:
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\[\]]', re.DOTALL)
 
 
-def json_kind(path: Path) -> str | None:
-    """`coco`, `labelme` or None, by the first keys of a JSON file, which is not read whole."""
+def _json_kind(path: Path) -> str | None:
+    """`coco`, `labelme` or None, by the first keys of a JSON file, which is not read whole.
+
+    A whole file of COCO has images and annotations; of the start of a larger one, or of a file
+    that ends too early, one of its keys must do.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(65536).decode("utf-8-sig", "ignore")
@@ -182,7 +206,8 @@ def json_kind(path: Path) -> str | None:
             keys.add(match[1])
             if match[1] in ("shapes", "imagePath"):
                 return "labelme"
-    return "coco" if keys & {"images", "annotations", "categories"} else None
+    needed = {"images", "annotations"}
+    return "coco" if needed <= keys or (depth and keys & {*needed, "categories"}) else None
 
 
 def read_xml(path: Path) -> Element:

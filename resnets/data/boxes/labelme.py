@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from resnets.data.boxes.annotations import Box, Object
-from resnets.data.boxes.files import Tree, json_kind, read_json
+from resnets.data.boxes.files import Tree, read_json
 from resnets.data.boxes.per_image import read_by_image
 from resnets.data.boxes.source import (
     Entry,
@@ -25,7 +25,7 @@ NAME = "labelme JSON"
 
 def find(tree: Tree) -> list[str]:
     """The annotation files below a folder: every JSON in a folder in which one is labelme's."""
-    kinds = {name: json_kind(tree.path(name)) for name in tree.files(".json")}
+    kinds = {name: tree.json_kind(name) for name in tree.files(".json")}
     folders = {name.rpartition("/")[0] for name, kind in kinds.items() if kind == "labelme"}
     return [n for n, kind in kinds.items() if n.rpartition("/")[0] in folders and kind != "coco"]
 

@@ -1,12 +1,13 @@
 """What is wrong with annotations is said in one line, with file and place; nothing is guessed."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from resnets.data.boxes.datasets import open_boxes, read_source
+from resnets.data.boxes.datasets import are_boxes, open_boxes, read_source
 from resnets.support.errors import UserError
 from tests.data.boxes import samples
 
@@ -282,11 +283,11 @@ def test_faults_are_collected_where_the_caller_wants_them_all(tmp_path):
     content["annotations"][0]["bbox"][2] = -1
     content["annotations"][1]["category_id"] = 4
     path.write_text(json.dumps(content))
+    samples.write_coco(tmp_path, file="annotations/instances_val2017.json")
     faults = []
     source = read_source(tmp_path, 0, faults.append)
     assert [fault.kind for fault in faults] == ["box-file", "unknown-category"]
-    parts = (source.train, source.test)
-    assert sum(len(entry.objects) for part in parts for entry in part.entries) == 1
+    assert sum(len(entry.objects) for entry in source.train.entries) == 1
 
 
 def test_the_verb_exits_with_2_and_writes_nothing(tmp_path):
@@ -298,3 +299,22 @@ def test_the_verb_exits_with_2_and_writes_nothing(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "instances_train2017.json: is not JSON" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_other_json_in_a_folder_of_classes_is_no_annotation(tmp_path):
+    samples.draw_all(tmp_path / "cats")
+    for content in (
+        {"categories": ["cats"]},
+        {"images": 3},
+        {"a": {"images": 1, "annotations": 2}},
+    ):
+        (tmp_path / "metadata.json").write_text(json.dumps(content))
+        assert not are_boxes(tmp_path)
+
+
+def test_links_to_themselves_and_pipes_are_left_out(tmp_path):
+    samples.write_coco(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "train2017" / "pipe.png")
+    assert sum(len(one) for one in open_both(tmp_path)) == 3

@@ -280,3 +280,40 @@ def test_real_data_open(name, split, images, objects):
     boxes = open_boxes(shared_data(name), split)
     assert len(boxes) == images
     assert sum(len(image.objects) for image in boxes.images) == objects
+
+
+class TestSetAside:
+    """Sources without splits: a fifth of the images with objects, and of those without."""
+
+    @pytest.fixture(autouse=True)
+    def all_for_training(self):
+        """In place of the fixture of the module."""
+
+    @staticmethod
+    def write(folder, order):
+        lines = ["file,class,x1,y1,x2,y2"]
+        for number in order:
+            samples.draw(folder / f"{number}.png", (40, 30))
+            cells = ",,,," if number % 2 else "cat,1,1,9,9"
+            lines.append(f"{number}.png,{cells}")
+        (folder / "boxes.csv").write_text("\n".join(lines))
+
+    def test_the_same_for_the_same_seed_in_any_order(self, tmp_path):
+        self.write(tmp_path / "a", range(20))
+        self.write(tmp_path / "b", reversed(range(20)))
+        sets = {}
+        for folder in ("a", "b"):
+            for seed in (0, 1):
+                parts = [open_boxes(tmp_path / folder, split, seed) for split in ("train", "test")]
+                names = [{image.name for image in part.images} for part in parts]
+                assert len(names[0] | names[1]) == 20
+                assert [len(one) for one in names] == [16, 4]
+                assert sum(bool(image.objects) for image in parts[1].images) == 2
+                sets[folder, seed] = names[1]
+        assert sets["a", 0] == sets["b", 0]
+        assert sets["a", 0] != sets["a", 1]
+
+    def test_one_image_with_objects_is_too_few(self, tmp_path):
+        self.write(tmp_path, range(2))
+        with pytest.raises(UserError, match="fewer than two images have boxes"):
+            open_boxes(tmp_path, "train")
