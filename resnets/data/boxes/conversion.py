@@ -74,9 +74,9 @@ def _file_names(boxes: BoxSet, split: str, sets: dict[str, BoxSet]) -> list[str]
         base = image.name.rpartition("/")[2]
         unique = stems[_stem(image.name)] == 1
         names.append(base if unique else f"{split}_{image.name.replace('/', '_')}")
-    for name in names:
-        if not name.isprintable():  # or bytes that are not UTF-8
-            raise UserError(f"an image is named {name!r}", hint="rename it")
+    for what, name in [("file", n) for n in names] + [("category", n) for n in boxes.categories]:
+        if not name.isprintable():  # control characters, or bytes that are not UTF-8
+            raise UserError(f"the name of a {what} cannot be written: {name!r}", hint="rename it")
     if len({name.rpartition(".")[0].casefold() for name in names}) < len(names):
         twice = Counter(name.rpartition(".")[0].casefold() for name in names).most_common(1)[0][0]
         raise UserError(f"two images are named {twice}", hint="rename one of them")

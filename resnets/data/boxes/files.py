@@ -280,11 +280,12 @@ def lists(tree: Tree) -> dict[str, list[str]]:
 
 
 def listed_names(path: Path) -> list[str]:
-    """The names that a list has, one a line, without image endings."""
+    """The names that a list has, one a line."""
     names = [line.strip() for line in read_text(path).splitlines()]
-    return [_without_ending(name) for name in names if name]
+    return [name for name in names if name]
 
 
-def _without_ending(name: str) -> str:
+def without_ending(name: str) -> str:
+    """A name without the ending of an image or annotation file."""
     stem, dot, ending = name.rpartition(".")
     return stem if dot and f".{ending.lower()}" in (*EXTENSIONS, ".xml", ".json") else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from resnets.data.boxes.files import Tree, listed_names, lists
+from resnets.data.boxes.files import Tree, listed_names, lists, without_ending
 from resnets.data.boxes.source import (
     Entry,
     NamedObject,
@@ -55,8 +55,9 @@ def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None,
             }
             for line in listed_names(tree.path(file)):
                 stem = line.replace("\\", "/").rpartition("/")[2]
-                if stem in stems:
-                    found.setdefault(split, []).append(stems[stem])
+                name = stems.get(stem) or stems.get(without_ending(stem))
+                if name is not None:
+                    found.setdefault(split, []).append(name)
                 else:
                     message = f"lists {line!r}, for which there is no annotation file"
                     on_fault(malformed(message, str(tree.path(file))))

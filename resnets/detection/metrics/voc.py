@@ -97,12 +97,14 @@ def _outcomes(
     scores, right = [], []
     positives = 0
     for truth, found in zip(truths, detections, strict=True):
-        own = found.of(category)
-        own = own.best(len(own))
         mine = (truth.categories == category) & ~truth.crowd
         crowd = (truth.categories == category) & truth.crowd
         difficult = truth.difficult[mine]
         positives += int((~difficult).sum())
+        own = found.of(category)
+        if not len(own):
+            continue
+        own = own.best(len(own))
         crowded = overlaps(own.boxes, truth.boxes[crowd], truth.crowd[crowd])
         shared = overlaps(own.boxes, truth.boxes[mine])
         taken = np.zeros(len(difficult), bool)

@@ -15,6 +15,7 @@ from resnets.data.boxes.datasets import (
 from resnets.support.errors import UserError
 from tests.conftest import shared_data
 from tests.data.boxes import samples
+from tests.data.boxes.test_orientation import coco_with
 
 
 def everything(folder):
@@ -101,6 +102,35 @@ def test_conversion_leaves_nothing_half_written(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="already exists"):
         convert({"train": boxes}, tmp_path / "out", "yolo")
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo"])
+def test_names_of_any_language_convert_and_others_are_refused(target, tmp_path):
+    samples.write_csv(tmp_path / "in")
+    table = tmp_path / "in" / "boxes.csv"
+    text = table.read_text().replace("a.png", "a.jpg.png")
+    name = "Kätzchen: 小猫 🐈 'a' & <b>"
+    table.write_text(text.replace("cat", name), "utf-8")
+    (tmp_path / "in" / "images" / "a.png").rename(tmp_path / "in" / "images" / "a.jpg.png")
+    boxes = open_boxes(tmp_path / "in", "train")
+    convert({"train": boxes}, tmp_path / "out", target)
+    again = open_boxes(tmp_path / "out", "train")
+    assert again.categories == boxes.categories == (name, "dog")
+    assert len(again) == len(boxes) == 3
+    table.write_text(text.replace("cat", "c\x07t"))
+    boxes = open_boxes(tmp_path / "in", "train")
+    with pytest.raises(UserError, match="the name of a category cannot be written"):
+        convert({"train": boxes}, tmp_path / "other", target)
+
+
+def test_images_turned_by_exif_data_convert(tmp_path):
+    image = coco_with(tmp_path / "in", 6, (40, 24))
+    boxes = box_set(read_source(tmp_path / "in"), "test")
+    for target in ("coco", "voc", "yolo"):
+        convert({"test": boxes}, tmp_path / target, target)
+        again = box_set(read_source(tmp_path / target), "test").images[0]
+        assert again.objects[0].box == pytest.approx(image.objects[0].box, abs=1e-6)
+        assert (again.width, again.height) == (24, 40)
 
 
 def test_images_of_the_same_name_in_both_splits_convert(tmp_path):
