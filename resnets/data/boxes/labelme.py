@@ -7,7 +7,7 @@ from typing import Any
 
 from resnets.data.boxes.annotations import Box, Object
 from resnets.data.boxes.files import Tree, read_json
-from resnets.data.boxes.per_image import read_by_image
+from resnets.data.boxes.per_image import image_of, read_by_image
 from resnets.data.boxes.source import (
     Entry,
     NamedObject,
@@ -48,7 +48,7 @@ def _read_file(
         raise malformed("imagePath is no text", location)
     sides = (number(content.get(key) or 0, key, location) for key in ("imageWidth", "imageHeight"))
     size = image_size(sides, location)
-    file = tree.image(stem, split, name) or tree.image(image, split, name)
+    file = image_of(tree, name, image, split)
     objects = []
     for index, shape in enumerate(content["shapes"], 1):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
 from resnets.data.boxes.files import Tree, listed_names, lists, without_ending
 from resnets.data.boxes.source import (
@@ -41,6 +42,32 @@ def read_by_image(tree: Tree, names: list[str], on_fault: OnFault, reader: Reade
     return parts
 
 
+def image_of(tree: Tree, name: str, image: str, split: str | None) -> Path | None:
+    """The image of an annotation file.
+
+    It is named like the file. Of several (VOC has segments of the same name) the one counts that
+    ends like the image that the file names. Only if there is none, the file names the image.
+
+    Args:
+        tree: the data folder.
+        name: the annotation file.
+        image: the image's name in the file; may be empty.
+        split: of the file.
+
+    Raises:
+        UserError: if more than one image could be meant.
+    """
+    stem, ending = _stem(name), PurePosixPath(image.replace("\\", "/")).suffix
+    for candidate in (f"{stem}{ending}", stem, image):
+        if file := tree.image(candidate, split, name):
+            return file
+    return None
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
+
+
 def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None, list[str]]:
     """The annotation files of each split."""
     found: dict[str | None, list[str]] = {}
@@ -48,11 +75,7 @@ def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None,
     for split, files in listed.items():
         for file in files:
             root = file.removesuffix(f"{split}.txt").removesuffix("ImageSets/Main/")
-            stems = {
-                name.rpartition("/")[2].rpartition(".")[0]: name
-                for name in names
-                if name.startswith(root)
-            }
+            stems = {_stem(name): name for name in names if name.startswith(root)}
             for line in listed_names(tree.path(file)):
                 stem = line.replace("\\", "/").rpartition("/")[2]
                 name = stems.get(stem) or stems.get(without_ending(stem))

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from resnets.data.boxes.annotations import AnnotatedImage, Object
 from resnets.data.boxes.files import Tree, read_xml
-from resnets.data.boxes.per_image import read_by_image
+from resnets.data.boxes.per_image import image_of, read_by_image
 from resnets.data.boxes.source import (
     Entry,
     NamedObject,
@@ -61,9 +61,7 @@ def _read_file(
         raise malformed(f"has <{root.tag}> instead of <annotation>", location)
     filename = (root.findtext("filename") or "").strip()
     stem = name.rpartition("/")[2].removesuffix(".xml").removesuffix(".XML")
-    file = tree.image(stem, split, name)
-    if file is None and filename:  # a name by which the image may have gone before
-        file = tree.image(filename, split, name)
+    file = image_of(tree, name, filename, split)
     size = root.find("size")
     sides = None
     if size is not None:

@@ -74,7 +74,7 @@ def read(tree: Tree, names: list[str], on_fault: OnFault) -> list[Part]:
     texts = set(names)
     used: set[str] = set()
     parts = []
-    for split, images in config.splits(on_fault).items():
+    for split, images in config.splits(texts, on_fault).items():
         entries, largest = [], -1
         for image in images:
             text = _text_of(image, texts)
@@ -117,6 +117,12 @@ def _stem_of_text(image: str) -> str:
     else:
         parts = ["labels"]
     return "/".join([*parts, base.rpartition(".")[0]])
+
+
+def _beside_texts(images: list[str], texts: set[str]) -> list[str]:
+    """The images in folders of which at least one image has a text."""
+    folders = {image.rpartition("/")[0] for image in images if _text_of(image, texts)}
+    return [image for image in images if image.rpartition("/")[0] in folders]
 
 
 def _text_of(image: str, texts: set[str]) -> str | None:
@@ -225,8 +231,13 @@ class _Config:
                 return names
         return ()
 
-    def splits(self, on_fault: OnFault) -> dict[str | None, list[str]]:
-        """The images of each split, as paths below the data folder."""
+    def splits(self, texts: set[str], on_fault: OnFault) -> dict[str | None, list[str]]:
+        """The images of each split, as paths below the data folder.
+
+        Args:
+            texts: those of objects; without a YAML file, images are in the folders that have some.
+            on_fault: called with each folder or image that does not exist.
+        """
         found: dict[str | None, list[str]] = {}
         for split in ("train", "val", "test"):
             values = self.content.get(split) or []
@@ -234,7 +245,7 @@ class _Config:
                 images = self._images(value, split, on_fault)
                 found.setdefault(split, []).extend(images)
         if not found:
-            for image in self.tree.images:
+            for image in _beside_texts(self.tree.images, texts):
                 found.setdefault(split_of_folder(image), []).append(image)
         return found
 

@@ -152,6 +152,24 @@ def test_voc_corners_count_from_one(tmp_path):
     assert image.objects[0].box == (0, 0, 50, 50)  # the whole image
 
 
+@pytest.mark.parametrize("write", [samples.write_voc, samples.write_labelme])
+def test_segments_of_the_same_name_are_no_images(write, tmp_path):
+    write(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    for path in [*tmp_path.rglob("*.xml"), *tmp_path.rglob("*.json")]:
+        path.write_text(path.read_text().replace(".png", ".jpg"))
+    samples.draw_all(tmp_path / "SegmentationClass")
+    assert samples.plain(open_boxes(tmp_path, "train")) == samples.EXPECTED
+
+
+def test_other_images_beside_those_of_yolo(tmp_path):
+    samples.write_yolo(tmp_path, yaml=False)
+    samples.draw(tmp_path / "masks" / "a.png", (9, 9))
+    samples.draw(tmp_path / "preview.png", (9, 9))
+    assert len(open_boxes(tmp_path, "train")) == 3
+
+
 def test_voc_lists_choose_the_images(tmp_path):
     samples.write_voc(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"
