@@ -12,6 +12,7 @@ from typing import Literal
 
 from resnets.data.boxes import coco, voc, yolo
 from resnets.data.boxes.annotations import BoxSet
+from resnets.data.boxes.files import stem_of
 from resnets.support.errors import UserError
 from resnets.support.files import writing
 
@@ -77,14 +78,14 @@ def _file_names(boxes: BoxSet, split: str, sets: dict[str, BoxSet]) -> list[str]
     for what, name in [("file", n) for n in names] + [("category", n) for n in boxes.categories]:
         if not name.isprintable():  # control characters, or bytes that are not UTF-8
             raise UserError(f"the name of a {what} cannot be written: {name!r}", hint="rename it")
-    if len({name.rpartition(".")[0].casefold() for name in names}) < len(names):
-        twice = Counter(name.rpartition(".")[0].casefold() for name in names).most_common(1)[0][0]
+    if len({_stem(name) for name in names}) < len(names):
+        twice = Counter(map(_stem, names)).most_common(1)[0][0]
         raise UserError(f"two images are named {twice}", hint="rename one of them")
     return names
 
 
 def _stem(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[0].casefold()
+    return stem_of(name).rpartition("/")[2].casefold()
 
 
 def _write_annotations(
@@ -101,15 +102,15 @@ def _write_annotations(
         annotations = _made(folder / "Annotations")
         for image, file in zip(boxes.images, files, strict=True):
             xml = voc.to_xml(image, file, boxes.categories)
-            (annotations / f"{file.rpartition('.')[0]}.xml").write_bytes(xml)
-        lines = "".join(f"{file.rpartition('.')[0]}\n" for file in files)
+            (annotations / f"{stem_of(file)}.xml").write_bytes(xml)
+        lines = "".join(f"{stem_of(file)}\n" for file in files)
         listed = {"train": "trainval", "test": "test"}[split]
         path = _made(folder / "ImageSets" / "Main") / f"{listed}.txt"
         path.write_text(lines, encoding="utf-8")
         return _made(folder / "JPEGImages")
     annotations = _made(folder / "labels" / name)
     for image, file in zip(boxes.images, files, strict=True):
-        path = annotations / f"{file.rpartition('.')[0]}.txt"
+        path = annotations / f"{stem_of(file)}.txt"
         path.write_text(yolo.to_text(image), encoding="utf-8")
     return _made(folder / "images" / name)
 

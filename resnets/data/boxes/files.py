@@ -14,7 +14,8 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from resnets.data.boxes.source import BoxError, agree, malformed, split_of_folder
-from resnets.data.images import EXTENSIONS
+from resnets.data.image_formats import EXTENSIONS
+from resnets.data.images import is_candidate
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
 
@@ -39,10 +40,10 @@ class Tree:
         """Paths of the images below the root, with forward slashes, in a fixed order."""
         for name in _walk(str(root), "", ()):
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names)
-            if suffix in EXTENSIONS:
-                self.images.append(name)
-            elif suffix in (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names"):
+            if suffix in (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names"):
                 self._by_suffix[suffix].append(name)
+            elif is_candidate(f"{root}/{name}"):
+                self.images.append(name)
         self._kinds: dict[str, str | None] = {}
 
     def files(self, *suffixes: str) -> list[str]:
@@ -62,7 +63,8 @@ class Tree:
         for name in self.images:
             base = name.rpartition("/")[2].casefold()
             found[base].append(name)
-            found[base.rpartition(".")[0]].append(name)
+            if (stem := stem_of(base)) != base:
+                found[stem].append(name)
         return found
 
     def path(self, name: str) -> Path:
@@ -100,10 +102,15 @@ class Tree:
         return self.path(found[0]) if found else None
 
 
+def stem_of(name: str) -> str:
+    """A path without the ending of its file."""
+    return os.path.splitext(name)[0]  # noqa: PTH122 (a million names)
+
+
 def _rank(candidate: str, parts: list[str], name: str, folder: str) -> tuple[int, bool, bool, int]:
     """How well an image fits a name: by path, letters' case, and nearness to a folder."""
     own = candidate.casefold().split("/")
-    own[-1] = own[-1] if own[-1] == parts[-1] else own[-1].rpartition(".")[0]
+    own[-1] = own[-1] if own[-1] == parts[-1] else stem_of(own[-1])
     shared = 0
     while shared < min(len(own), len(parts)) and own[-1 - shared] == parts[-1 - shared]:
         shared += 1

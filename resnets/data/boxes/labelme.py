@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from resnets.data.boxes.annotations import Box, Object
-from resnets.data.boxes.files import Tree, read_json
+from resnets.data.boxes.files import Tree, read_json, stem_of
 from resnets.data.boxes.per_image import image_of, read_by_image
 from resnets.data.boxes.source import (
     Entry,
@@ -42,7 +42,7 @@ def _read_file(
     content = read_json(tree.path(name))
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise malformed("has no list of shapes", location)
-    stem = name.rpartition("/")[2].rpartition(".")[0]
+    stem = stem_of(name.rpartition("/")[2])
     image = content.get("imagePath") or stem
     if not isinstance(image, str):
         raise malformed("imagePath is no text", location)

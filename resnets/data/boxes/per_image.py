@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from resnets.data.boxes.files import Tree, listed_names, lists, without_ending
+from resnets.data.boxes.files import Tree, listed_names, lists, stem_of, without_ending
 from resnets.data.boxes.source import (
     Entry,
     NamedObject,
@@ -65,7 +65,7 @@ def image_of(tree: Tree, name: str, image: str, split: str | None) -> Path | Non
 
 
 def _stem(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[0]
+    return stem_of(name.rpartition("/")[2])
 
 
 def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None, list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from resnets.data.boxes.annotations import AnnotatedImage, Object
-from resnets.data.boxes.files import Tree, read_xml
+from resnets.data.boxes.files import Tree, read_xml, stem_of
 from resnets.data.boxes.per_image import image_of, read_by_image
 from resnets.data.boxes.source import (
     Entry,
@@ -60,7 +60,7 @@ def _read_file(
     if root.tag != "annotation":
         raise malformed(f"has <{root.tag}> instead of <annotation>", location)
     filename = (root.findtext("filename") or "").strip()
-    stem = name.rpartition("/")[2].removesuffix(".xml").removesuffix(".XML")
+    stem = stem_of(name.rpartition("/")[2])
     file = image_of(tree, name, filename, split)
     size = root.find("size")
     sides = None

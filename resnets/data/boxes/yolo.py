@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.data.boxes.annotations import AnnotatedImage, Object
-from resnets.data.boxes.files import Tree, read_text, read_yaml
+from resnets.data.boxes.files import Tree, read_text, read_yaml, stem_of
 from resnets.data.boxes.source import (
     BoxError,
     Entry,
@@ -47,7 +47,7 @@ def find(tree: Tree) -> list[str]:
         for name in tree.files(".txt")
         if name.rpartition("/")[2] not in _OTHER_TEXTS and "ImageSets" not in name
     ]
-    stems = {image.rpartition(".")[0] for image in tree.images}
+    stems = {stem_of(image) for image in tree.images}
     found = [
         name
         for name in texts
@@ -96,7 +96,7 @@ def read(tree: Tree, names: list[str], on_fault: OnFault) -> list[Part]:
         categories = config.names or tuple(str(number) for number in range(largest + 1))
         parts.append(Part(split, tuple(entries), categories, None, str(config.path or tree.root)))
     stems = {_stem_of_text(image) for image in tree.images} | {
-        image.rpartition(".")[0] for image in tree.images
+        stem_of(image) for image in tree.images
     }
     for text in sorted(texts - used):
         if text.removesuffix(".txt") not in stems:
@@ -116,7 +116,7 @@ def _stem_of_text(image: str) -> str:
         parts.append("labels")
     else:
         parts = ["labels"]
-    return "/".join([*parts, base.rpartition(".")[0]])
+    return "/".join([*parts, stem_of(base)])
 
 
 def _beside_texts(images: list[str], texts: set[str]) -> list[str]:
@@ -126,7 +126,7 @@ def _beside_texts(images: list[str], texts: set[str]) -> list[str]:
 
 
 def _text_of(image: str, texts: set[str]) -> str | None:
-    for stem in (_stem_of_text(image), image.rpartition(".")[0]):
+    for stem in (_stem_of_text(image), stem_of(image)):
         if f"{stem}.txt" in texts:
             return f"{stem}.txt"
     return None

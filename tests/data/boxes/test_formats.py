@@ -123,6 +123,18 @@ def test_names_of_any_language_convert_and_others_are_refused(target, tmp_path):
         convert({"train": boxes}, tmp_path / "other", target)
 
 
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo"])
+def test_images_without_an_ending(target, tmp_path):
+    samples.write_voc(tmp_path / "in.v1")
+    for path in (tmp_path / "in.v1" / "JPEGImages").iterdir():
+        path.rename(path.with_suffix(""))
+    boxes = open_boxes(tmp_path / "in.v1", "train")
+    assert samples.plain(boxes) == samples.EXPECTED
+    convert({"train": boxes}, tmp_path / "out.v1", target)
+    again = open_boxes(tmp_path / "out.v1", "train")
+    assert samples.plain(again).keys() == samples.EXPECTED.keys()
+
+
 def test_images_turned_by_exif_data_convert(tmp_path):
     image = coco_with(tmp_path / "in", 6, (40, 24))
     boxes = box_set(read_source(tmp_path / "in"), "test")
