@@ -32,13 +32,14 @@ def doctor(
         int | None, typer.Option(min=1, help="Decoding threads; all cores by default.", metavar="N")
     ] = None,
 ) -> None:
-    """Check a folder of images before training on it.
+    """Check a folder of images, or of images with boxes, before training on it.
 
     Reads every image and reports what would break or distort a training.
     Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
     """
+    from resnets.data.boxes.datasets import are_boxes
     from resnets.data.shards.reader import are_shards
-    from resnets.doctor import checks, report
+    from resnets.doctor import boxes, checks, report
 
     existing_folder(data, "give a folder of images")
     if are_shards(data):
@@ -50,7 +51,8 @@ def doctor(
     refuse_unwritable(html, "--html")
     refuse_unwritable(quarantine, "--quarantine")
     with progress_bar("images") as progress:
-        found = checks.examine(data, threads, progress)
+        examine = boxes.examine if are_boxes(data) else checks.examine
+        found = examine(data, threads, progress)
     if json:
         print(json_format.dumps(report.to_json(found), indent=2))
     else:

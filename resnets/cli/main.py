@@ -13,6 +13,7 @@ import typer
 
 from resnets.cli import paper
 from resnets.cli.convert import convert
+from resnets.cli.convert_boxes import convert_boxes
 from resnets.cli.deepen import deepen
 from resnets.cli.doctor import doctor
 from resnets.cli.ensemble import ensemble
@@ -50,6 +51,11 @@ VERBS = (
         "resnets quantize runs/finetune-resnet50@msra-seed0 --calibrate photos",
     ),
     (convert, "convert", "resnets convert resnet50.pth mine.safetensors"),
+    (
+        convert_boxes,
+        "convert-boxes",
+        "resnets convert-boxes VOCdevkit/VOC2007 coco2007 --format coco",
+    ),
     (doctor, "doctor", "resnets doctor photos --quarantine photos/.quarantine"),
     (shards, "shards", "resnets shards photos shards --resize 256"),
     (responses, "responses", "resnets responses cifar-resnet20 runs/plain20 --plot figure7.png"),

@@ -23,7 +23,7 @@ from resnets.data import folders, label_files, png_chunks
 from resnets.data.image_formats import ENDINGS
 from resnets.data.images import Header, ImageError, decode, read_header
 from resnets.doctor import duplicates
-from resnets.doctor.report import KINDS, Report
+from resnets.doctor.report import Report
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder, write_bytes
@@ -56,11 +56,9 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     report = Report(existing_folder(folder, "give a folder of images"))
     images = _FolderWalk(report).images()
     report.images = len(images.files)
-    _check_files(images, report, threads or cores(), progress)
+    check_files(images, report, threads or cores(), progress)
     _check_classes(report)
-    order = list(KINDS)
-    report.findings.sort(key=lambda f: (order.index(f.kind), f.paths))
-    report.seconds = monotonic() - began
+    report.finish(began)
     return report
 
 
@@ -89,7 +87,7 @@ def quarantine(report: Report, path: Path) -> int:
 
 
 @dataclass
-class _Images:
+class Images:
     """Every image file of a data folder, with its split and class as numbers."""
 
     files: folders.ImageFolder
@@ -113,7 +111,7 @@ class _FolderWalk:
             self._quarantined = set()
             report.add("unreadable", error.message, folders.QUARANTINE)
 
-    def images(self) -> _Images:
+    def images(self) -> Images:
         """List the images."""
         train = folders.subfolder(self.folder, folders.TRAIN)
         val = folders.subfolder(self.folder, folders.VAL)
@@ -128,7 +126,7 @@ class _FolderWalk:
             for split, root in parts.items():
                 self._add_split(split, root)
         files = folders.ImageFolder(self.folder, self._names, self._labels, None)
-        return _Images(files, list(self.report.splits), list(self._classes), self._splits)
+        return Images(files, list(self.report.splits), list(self._classes), self._splits)
 
     def _add_split(self, split: str, root: Path) -> None:
         try:
@@ -295,8 +293,15 @@ def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _check_files(images: _Images, report: Report, threads: int, progress: Progress | None) -> None:
-    """Examine every file, then compare the images."""
+def check_files(images: Images, report: Report, threads: int, progress: Progress | None) -> None:
+    """Examine every file, then compare the images.
+
+    Args:
+        images: with one class of no name where images have none.
+        report: gets what is found.
+        threads: how many images are decoded at once.
+        progress: called with the number of images done and the number of all.
+    """
     count = len(images.files)
     digests, hashes = np.zeros(count, "V16"), np.zeros(count, np.uint64)
     decoded, sides = np.zeros(count, bool), np.zeros(count, np.int32)
@@ -368,7 +373,7 @@ def _oddities(header: Header, blank: bool, path: str) -> list[tuple[str, str]]:
 
 
 def _report_duplicates(
-    images: _Images, report: Report, group: NDArray[np.int64], same_file: bool
+    images: Images, report: Report, group: NDArray[np.int64], same_file: bool
 ) -> None:
     """Report a group of files that show the same image."""
     classes = sorted({images.classes[k] for k in images.files.labels[group]})
@@ -380,7 +385,8 @@ def _report_duplicates(
     if len(splits) > 1:
         report.add("leak", f"{how} in {' and '.join(splits)}", *paths)
     if len(classes) == len(splits) == 1:
-        report.add("duplicate", f"{how} {len(paths)} times in class {classes[0]}", *paths)
+        where = f" in class {classes[0]}" if classes[0] else ""
+        report.add("duplicate", f"{how} {len(paths)} times{where}", *paths)
 
 
 # The classes.

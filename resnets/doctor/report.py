@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from resnets.data.boxes.annotations import Box
 from resnets.data.images import read_image
 from resnets.support.errors import UserError
 
@@ -28,6 +30,13 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "truncated": ("error", "images whose end is missing"),
     "corrupt": ("error", "images that cannot be decoded"),
     "too-large": ("error", "images too large to decode safely"),
+    "box-file": ("error", "annotation files that are malformed"),
+    "missing-image": ("error", "annotated images that do not exist"),
+    "image-size": ("error", "images that are not of the size that their annotations say"),
+    "unknown-category": (
+        "error",
+        "categories that are not declared, or not in the training images",
+    ),
     "damaged": ("warning", "images that decode although their files are damaged"),
     "blank": ("warning", "images of almost one colour"),
     "mislabelled": ("warning", "the same image in several classes"),
@@ -36,8 +45,20 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "empty-class": ("warning", "classes without images"),
     "missing-in-val": ("warning", "classes that are never tested"),
     "unlabelled": ("warning", "images without a label"),
+    "empty-box": ("warning", "boxes without width or height, which trainings leave out"),
+    "outside-box": ("warning", "boxes outside their image, which trainings leave out"),
+    "clipped-box": ("warning", "boxes that reach beyond their image"),
+    "small-box": ("warning", "boxes of less than a pixel, which trainings leave out"),
+    "duplicate-box": ("warning", "objects that are annotated twice"),
+    "shifted-boxes": ("warning", "boxes that seem to be shifted by a pixel"),
+    "turned-image": (
+        "warning",
+        "images turned by EXIF data: boxes may be of the other orientation",
+    ),
     "odd-size": ("note", "very small or very elongated images"),
     "duplicate": ("note", "the same image more than once in a class"),
+    "huge-box": ("note", "boxes of nearly the whole image"),
+    "tiny-box": ("note", "boxes of few pixels at the size that a detector sees"),
     "wrong-ending": ("note", "files whose content is of another format than their ending says"),
 }
 """Severity and heading of each kind of finding, the worst first.
@@ -92,6 +113,9 @@ class Report:
         bytes: their total size.
         sizes: least, median and greatest shorter side in pixels.
         seconds: duration of the examination.
+        unit: what `splits` counts: `image`, or `box`.
+        boxes: the boxes to draw on each image, in fractions of it, and whether they are at fault.
+        examples: images to show on the page whether or not there are findings.
     """
 
     folder: Path
@@ -103,9 +127,18 @@ class Report:
     bytes: int = 0
     sizes: tuple[int, int, int] | None = None
     seconds: float = 0.0
+    unit: Literal["image", "box"] = "image"
+    boxes: dict[str, list[tuple[Box, bool]]] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
 
     def add(self, kind: str, detail: str, *paths: str) -> None:
         self.findings.append(Finding(kind, detail, paths))
+
+    def finish(self, began: float) -> None:
+        """Sort the findings, the worst first; `began` is the time of `monotonic` at the start."""
+        order = list(KINDS)
+        self.findings.sort(key=lambda f: (order.index(f.kind), f.paths))
+        self.seconds = monotonic() - began
 
     def count(self, severity: Severity) -> int:
         """Number of findings of one severity."""
@@ -172,8 +205,10 @@ def to_html(report: Report) -> str:
         kinds=[(kind, *KINDS[kind], found) for kind, found in report.by_kind()],
         most_findings=PAGE_FINDINGS,
         most_pictures=PAGE_PICTURES,
+        examples=report.examples,
+        side=_side(report),
         is_file=lambda path: (report.folder / path).is_file(),
-        thumbnail=lambda path: _thumbnail(report.folder / path),
+        thumbnail=lambda path: _thumbnail(report, path),
     )
     return _printable(page)
 
@@ -196,7 +231,8 @@ def _overview(report: Report) -> list[str]:
     for split, counts in report.splits.items():
         filled = [count for count in counts.values() if count]
         classes = _counted(len(filled), "class", "classes")
-        line = f"{split}: {_counted(sum(filled), 'image')} of {classes}"
+        units = _counted(sum(filled), report.unit, "boxes" if report.unit == "box" else "")
+        line = f"{split}: {units} of {classes}"
         if filled and split != "listed":
             line += f", {min(filled):,} to {max(filled):,} in each"
         lines.append(line)
@@ -223,13 +259,23 @@ def _described(finding: Finding) -> list[str]:
     return lines
 
 
-def _thumbnail(path: Path) -> str | None:
-    """A small JPEG as a data URL; None if the image cannot be read."""
+def _side(report: Report) -> int:
+    """Pixels of a picture's longer side."""
+    return 2 * THUMBNAIL if report.boxes else THUMBNAIL
+
+
+def _thumbnail(report: Report, name: str) -> str | None:
+    """A small JPEG with the image's boxes as a data URL; None if the image cannot be read."""
+    side = _side(report)
     try:
-        image = read_image(path, THUMBNAIL)
+        image = read_image(report.folder / name, side)
     except UserError:
         return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for box, at_fault in sorted(report.boxes.get(name, []), key=lambda pair: pair[1]):
+        corners = [value * image.size[i % 2] for i, value in enumerate(box)]
+        draw.rectangle(corners, outline="#ff1744" if at_fault else "#00e5ff", width=2)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

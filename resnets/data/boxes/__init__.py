@@ -1,0 +1,13 @@
+"""Images with boxes: one form for COCO, VOC, YOLO, labelme and CSV.
+
+Read them in this order:
+
+- `annotations`: `BoxSet`, `AnnotatedImage` and `Object`, which everything else uses.
+- `datasets`: `open_boxes`: finds the format and the splits of a folder.
+- `coco`, `voc`, `yolo`, `labelme`, `csv_table`: the formats; `per_image`: what VOC and
+  labelme share.
+- `source`: what readers give, and checks of values; `files`: annotation files read safely.
+- `orientation`: boxes in the frame of the upright image.
+- `cleaning`: boxes that no training can use.
+- `conversion`: writing another format.
+"""

@@ -1,0 +1,151 @@
+"""COCO's numbers equal those of pycocotools, also where there is nothing to measure."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+from resnets.data.boxes.coco import to_json
+from resnets.detection.metrics import coco
+from resnets.detection.metrics.intervals import bootstrap
+from resnets.detection.metrics.matching import match
+from tests.conftest import shared_data
+from tests.detection.metrics.scenes import detections, image, random_scene, scene
+
+
+def reference(boxes, found):
+    """The twelve numbers and the precisions by pycocotools."""
+    tools = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = tools.COCO()
+        truth.dataset = to_json(boxes, [one.name for one in boxes.images])
+        truth.createIndex()
+        results = coco.results(boxes, found)
+        if results:
+            answers = truth.loadRes(results)
+        else:
+            answers = tools.COCO()
+            answers.dataset = {**truth.dataset, "annotations": []}
+            answers.createIndex()
+        one = evaluation.COCOeval(truth, answers, "bbox")
+        one.evaluate()
+        one.accumulate()
+        one.summarize()
+    return one.stats, one.eval["precision"]
+
+
+def check(boxes, found):
+    result = coco.evaluate(boxes, found)
+    stats, precision = reference(boxes, found)
+    mine = [-1 if value is None else value for value in result.numbers.values()]
+    assert mine == pytest.approx(list(stats), abs=1e-9)
+    ids = coco.category_ids(boxes)
+    for index, name in enumerate(boxes.categories):
+        column = precision[:, :, sorted(ids).index(ids[index]), 0, 2]
+        if (column < 0).all():
+            assert result.categories[name] == (None, None)
+        else:
+            assert result.categories[name] == pytest.approx((column.mean(), column[0].mean()))
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_numbers_equal_those_of_pycocotools(seed):
+    result = check(*random_scene(seed))
+    assert 0.1 < result.numbers["AP"] < 0.9
+    assert result.categories["yak"] == (None, None)  # detected, but there is none
+
+
+def test_numbers_where_there_is_little_to_measure():
+    boxes, _ = random_scene(9, images=3)
+    nothing = [detections()] * 3
+    check(boxes, nothing)
+    assert coco.evaluate(boxes, nothing).numbers["AP"] == 0
+    empty = scene(image([]), image([], 1))
+    check(empty, [detections((0, 0.5, [1, 1, 9, 9])), detections()])
+    assert coco.evaluate(empty, [detections()] * 2).numbers["AP"] is None
+
+
+def test_real_annotations_with_crowds():
+    from resnets.data.boxes.datasets import open_boxes
+
+    boxes = open_boxes(shared_data("coco-samples"), "test")
+    random = np.random.default_rng(0)
+    found = []
+    for one in boxes.images:
+        hits = [
+            (o.category, random.random(), np.array(o.box) + random.normal(0, 4, 4))
+            for o in one.objects
+            for _ in range(2)
+        ]
+        found.append(detections(*hits))
+    check(boxes, found)
+
+
+def test_detections_that_do_not_fit_are_refused():
+    boxes = scene(image([(0, (1, 1, 9, 9))]))
+    wrong = [
+        [],
+        [detections((4, 0.5, [1, 1, 9, 9]))],
+        [detections((-1, 0.5, [1, 1, 9, 9]))],
+        [detections((0, np.nan, [1, 1, 9, 9]))],
+        [detections((0, 0.5, [1, 1, 9, np.inf]))],
+    ]
+    for found in wrong:
+        with pytest.raises(ValueError, match=r"images|category|finite"):
+            coco.evaluate(boxes, found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_matches_give_the_same_average_precision(seed):
+    boxes, found = random_scene(seed)
+    result = coco.evaluate(boxes, found)
+    for name, one in zip(boxes.categories, match(boxes, found), strict=True):
+        ap, ap50 = result.categories[name]
+        mine = one.average_precision()
+        if ap is None:
+            assert np.isnan(mine).all()
+        else:
+            assert mine.mean() == pytest.approx(ap, abs=1e-9)
+            assert mine[0] == pytest.approx(ap50, abs=1e-9)
+
+
+def test_images_that_count_twice_are_like_images_that_are_there_twice():
+    boxes, found = random_scene(1, images=8)
+    # Apart in score, so that the order of the two copies does not matter.
+    twice = scene(*boxes.images, *boxes.images[:3])
+    doubled = match(twice, [*found, *found[:3]])
+    weights = np.array([2] * 3 + [1] * 5)
+    for one, two in zip(match(boxes, found), doubled, strict=True):
+        np.testing.assert_allclose(
+            one.average_precision(weights), two.average_precision(), atol=0.05
+        )
+
+
+def test_curve_of_a_hand_made_example():
+    boxes = scene(image([(0, (0, 0, 10, 10)), (0, (20, 0, 30, 10))]))
+    hits = detections(
+        (0, 0.9, [0, 0, 10, 10]), (0, 0.8, [50, 0, 60, 10]), (0, 0.7, [20, 0, 30, 10])
+    )
+    recall, precision, scores = match(boxes, [hits])[0].curve()
+    assert recall.tolist() == [0.5, 0.5, 1]
+    assert precision == pytest.approx([1, 1 / 2, 2 / 3])
+    assert scores == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_the_interval_holds_the_value_and_is_repeatable():
+    boxes, found = random_scene(2, images=40)
+    numbers = coco.evaluate(boxes, found).numbers
+    intervals = bootstrap(boxes, found, resamples=200)
+    for name in ("AP", "AP50"):
+        low, high = intervals[name]
+        assert low < numbers[name] < high
+        assert high - low < 0.3
+    assert bootstrap(boxes, found, resamples=200) == intervals
+    few, few_found = random_scene(2, images=10)
+    low, high = bootstrap(few, few_found, resamples=200)["AP"]
+    assert high - low > intervals["AP"][1] - intervals["AP"][0]
+    low, _ = bootstrap(scene(image([])), [detections()], resamples=5)["AP"]
+    assert np.isnan(low)
