@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -174,7 +175,13 @@ class Progressive(Section):
     until: Annotated[int | float, Field(gt=0)]
 
 
-_OPTIONAL_IN_V1 = {"optimizer.muon": None, "graphs": False, "kernels": "auto"}
+_OPTIONAL_IN_V1 = {
+    "optimizer.muon": None,
+    "graphs": False,
+    "kernels": "auto",
+    "class_weights": None,
+    "freeze": None,
+}
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
 
 
@@ -213,11 +220,17 @@ class Recipe(Section):
     photos: Photos = Photos()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of each class's images in the loss: a table of classes, the others having 1; or
+    `balanced`, n / (k n_c) for n_c of n training images and k classes (`class_weights.py`)."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, which is tested and saved instead of them."""
     batch_norm: Literal["batch", "frozen", "sync"] = "batch"
     """`batch`: statistics of each process's own images, as in the paper; `sync`: of all
     processes' images (GPUs only); `frozen`: those of `init`, with fixed scale and shift."""
+    freeze: str | None = None
+    """Parts of the network that keep the weights and BN statistics of `init`: `stem, layer1`, or
+    `all but fc` (`frozen.py`)."""
     recompute_bn: int = Field(0, ge=0)
     """Training images over which BN's statistics are recomputed before each test, as the authors
     did; 0 keeps the moving averages."""
@@ -253,8 +266,23 @@ class Recipe(Section):
             raise ValueError(str(error)) from error
         return value
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_are_positive(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"should be 'balanced' or a table of classes, not {value!r}")
+        for name, weight in value.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (number and 0 < weight < math.inf):
+                raise ValueError(f"the weight of {name!r} should be above 0, not {weight!r}")
+        return value
+
     @model_validator(mode="after")
     def _norms_and_sizes(self) -> Recipe:
+        if self.freeze is not None and self.init is None:
+            raise ValueError("freeze keeps trained weights: it needs an init")
         if self.batch_norm == "frozen" and self.init is None:
             raise ValueError("batch_norm = 'frozen' needs the statistics of an init")
         if self.batch_norm == "frozen" and self.recompute_bn:
