@@ -14,7 +14,12 @@ from resnets.weights import hub
 from resnets.weights.card import measurements_of, provenance_of
 
 _LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
-_HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
+_HUB_DATASETS = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "cifar100-coarse": "uoft-cs/cifar100",
+    "imagenet": "ILSVRC/imagenet-1k",
+}
 """Names of data sets on the hub."""
 _LICENCES = {"BSD 3-Clause": "bsd-3-clause", "MIT": "mit", "Apache 2.0": "apache-2.0"}
 _EXAMPLES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from resnets.data import cifar10, datasets
+from resnets.data import cifar, datasets
 from resnets.models import complexity, zoo
 from resnets.paper import experiments
 from resnets.paper.experiments import Experiment, Setup
@@ -174,7 +174,7 @@ def fetch_cifar10(jobs: Iterable[Job], report: Callable[[str], None]) -> None:
     """Download CIFAR-10 once before jobs run, if they need it; raises `UserError` if impossible."""
     for data in {job.training.data for job in jobs}:
         if data.size is None:
-            cifar10.load(Path(data.location) if data.location else None, report)
+            cifar.load("cifar10", Path(data.location) if data.location else None, report)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Objectives: what a network is trained for, from data to loss and from network to test result.
 
-An `Objective` is all that the trainer and the run know of the task. Classification, of CIFAR-10
+An `Objective` is all that the trainer and the run know of the task. Classification, of CIFAR
 or of photographs, is the first one.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import CLASSES, Cifar10, ImageArrays
-from resnets.data.cifar10_batches import Cifar10Batches
+from resnets.data.cifar import Cifar, ImageArrays
+from resnets.data.cifar_batches import CifarBatches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.datasets import Data
 from resnets.data.photo_batches import PhotoBatches, training_mean
@@ -288,12 +288,12 @@ class Classification(Objective):
 
 
 class CifarClassification(Classification):
-    """CIFAR-10 as in section 4.2."""
+    """CIFAR-10 as in section 4.2, or CIFAR-100."""
 
-    def __init__(self, plan: Recipe, data: Cifar10) -> None:
+    def __init__(self, plan: Recipe, data: Cifar) -> None:
         halves = data.split(plan.split, plan.split_seed)
         self._train, self._test = (_limited(images, plan) for images in halves)
-        classes = CLASSES[: plan.classes]
+        classes = data.train.classes[: plan.classes]
         super().__init__(plan, classes, self._train.labels, len(self._test))
 
     @cached_property
@@ -307,9 +307,9 @@ class CifarClassification(Classification):
 
     def batches(
         self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
-    ) -> Cifar10Batches:
+    ) -> CifarBatches:
         recipe = self.recipe
-        return Cifar10Batches(
+        return CifarBatches(
             self._train,
             batch=recipe.batch,
             seed=recipe.seed,
@@ -406,14 +406,14 @@ def make_objective(plan: Recipe, data: Data) -> Classification:
     Raises:
         UserError: if the recipe's limits leave no images, or `init` is missing.
     """
-    if isinstance(data, Cifar10):
+    if isinstance(data, Cifar):
         return CifarClassification(plan, data)
     return PhotoClassification(plan, data)
 
 
 def data_fingerprint(plan: Recipe, data: Data) -> str:
-    """Which images a training uses; CIFAR-10 is verified when it is read."""
-    if isinstance(data, Cifar10):
+    """Which images a training uses; CIFAR is verified when it is read."""
+    if isinstance(data, Cifar):
         return plan.split
     return _fingerprint(*photo_sets(plan, data))
 
@@ -431,7 +431,7 @@ def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
 
 
 def _limited(images: ImageArrays, recipe: Recipe) -> ImageArrays:
-    """CIFAR-10's images within the recipe's limits."""
+    """CIFAR's images within the recipe's limits."""
     index = np.arange(len(images))
     if recipe.classes is not None:
         index = np.flatnonzero(images.labels < recipe.classes)

@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from resnets.data.augmentation import Augmentation, CropKind
-from resnets.data.cifar10_batches import FlipKind
+from resnets.data.cifar_batches import FlipKind
+from resnets.data.cifar_classes import CifarName, title
 from resnets.data.preprocessing import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError
@@ -192,8 +193,9 @@ def _hash(facts: dict[str, Any]) -> str:
 class Recipe(Section):
     """Everything that defines a training: recipe and data determine every weight of the result."""
 
-    dataset: Literal["cifar10", "photos"] = "cifar10"
-    """`photos`: a folder of images, or shards of it."""
+    dataset: CifarName | Literal["photos"] = "cifar10"
+    """`cifar100-coarse`: CIFAR-100 in its 20 superclasses; `photos`: a folder of images, or shards
+    of it."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the random split, for `45k/5k`."""
@@ -299,11 +301,11 @@ class Recipe(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset == "cifar10" and stem != "cifar":
+        if self.dataset != "photos" and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "
-                "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
+                f"for {title(self.dataset)} take a cifar- network, for example cifar-resnet20"
             )
         if self.epochs is None:
             counts = [*self.schedule.drops, self.schedule.warmup, self.test_every]
@@ -380,7 +382,9 @@ class Recipe(Section):
         """
         if self.dataset != "photos":
             raise UserError(
-                "CIFAR-10's images have 32 pixels a side", "--image-size", "leave it out"
+                f"{title(self.dataset)}'s images have 32 pixels a side",
+                "--image-size",
+                "leave it out",
             )
         scale = size / self.photos.size
         facts = self.model_dump()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.data import cifar10
+from resnets.data import cifar
 from resnets.paper import experiments, runner
 from resnets.paper.document import Text
 from resnets.paper.experiments import Experiment
@@ -149,10 +149,10 @@ def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
 
 
 def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
-    def absent(data=None, report=None):
+    def absent(name, data=None, report=None):
         raise UserError("no source of CIFAR-10 works")
 
-    monkeypatch.setattr(cifar10, "load", absent)
+    monkeypatch.setattr(cifar, "load", absent)
     code, _, err = resnets("paper", "run", "pair", "--budget", "smoke")
     assert (code, small.commands) == (2, [])
     assert "no source of CIFAR-10 works" in one_line(err)
