@@ -326,3 +326,18 @@ def test_an_onnx_export_is_of_the_opset_asked_for_and_its_card_names_the_runtime
 def test_an_opset_that_cannot_be_written_is_refused_first(tmp_path, engine, opset, message):
     with pytest.raises(UserError, match=message):
         exporter.check_export(tmp_path / "out", ExportOptions(engine=engine, opset=opset))
+
+
+@pytest.mark.parametrize("names", [2, 4])
+def test_an_export_whose_card_has_more_or_fewer_classes_is_one_line(exported, tmp_path, names):
+    folder = tmp_path / "changed"
+    shutil.copytree(exported("torch-export"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["card"]["classes"] = list("abcd")[:names]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"card names {names} classes, but its network has 3 out"):
+        open_predictor(str(folder))
+    config["outputs"]["logits"]["shape"][1] = names  # so that only the network itself tells
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"card names {names} classes, but its network has 3 out"):
+        open_predictor(str(folder)).predict(np.zeros((1, 32, 32, 3), np.uint8))
