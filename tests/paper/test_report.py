@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -348,3 +349,30 @@ def test_statements_are_not_judged_by_smoke_runs(tmp_path):
     _, markdown = pages(smoke + short, tmp_path)
     assert len(table(markdown, "Statements checked on CIFAR-10")[0]) == 3
     assert "they are not judged" not in pages(short, tmp_path)[1]
+
+
+def test_the_report_begins_with_verdicts_table_6_and_figure_6(tmp_path):
+    page = report.build(made_up.everything(), tmp_path)
+    titles = [section.title for section in page.sections]
+    assert titles[:3] == ["In short", "Table 6: CIFAR-10", "Figure 6: trainings on CIFAR-10"]
+    (summary,) = page.sections[0].parts
+    assert [head.text for head in summary.header[2:]] == [
+        "✓ holds", "✗ does not hold", "? not clear", "– not run"
+    ]  # fmt: skip
+    statements = next(s for s in page.sections if s.title == "The paper's statements")
+    tones = Counter(
+        cell.tone for part in statements.parts[1:] for row in part.rows for cell in row if cell.tone
+    )
+    columns = ("holds", "does not hold", "not clear", "not run")
+    for column, state in enumerate(columns, 2):
+        assert sum(int(row[column].text) for row in summary.rows) == tones[state]
+    assert len({row[1].text for row in summary.rows}) >= 2  # one row for each budget
+
+
+def test_evidence_is_folded_on_the_page(everything):
+    html = (everything[0] / "report.html").read_text()
+    folded = re.findall(
+        r'<details class="verdict"><summary class="[a-z-]+">. [a-z ]+</summary>', html
+    )
+    assert len(folded) > 20
+    assert "ResNet" in re.search(r"</summary><small>(.*?)</small></details>", html)[1]
