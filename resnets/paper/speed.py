@@ -72,7 +72,8 @@ def cost(network: str, size: int) -> float:
 class Speeds:
     """Multiply-adds per second of trainings side by side, measured once and then remembered.
 
-    The cache folder keeps them for this machine and this version of the code.
+    The cache folder keeps them for this machine and this version of the code, unless the machine was
+    busy.
 
     Args:
         report: receives a line before something is measured.
@@ -101,13 +102,16 @@ class Speeds:
         keys = {name: f"{machine} | {name}" for name in smallest}
         unknown = {n: t for n, t in smallest.items() if not _is_rate(self._known.get(keys[n]))}
         if unknown:
-            self.report("measuring the speed of trainings on this machine, once ...")
+            crowded = busy()
+            note = "it is busy: times hold for a busy machine" if crowded else "once"
+            self.report(f"measuring the speed of trainings on this machine ({note}) ...")
             rates = measure({name: t.plan for name, t in unknown.items()}, layout)
             for name, training in unknown.items():
                 once = BACKWARD * cost(training.network, training.data.size or 32)
                 self._known[keys[name]] = rates[name] * once
-            make_folder(self._file.parent)
-            write_json(self._file, self._known)
+            if not crowded:
+                make_folder(self._file.parent)
+                write_json(self._file, self._known)
         return {name: self._known[key] for name, key in keys.items()}
 
     @staticmethod
@@ -116,6 +120,11 @@ class Speeds:
         code = f"{__version__} {devices.environment(device)['commit']} torch {torch.__version__}"
         name = devices.hardware_name(device)
         return f"{name} | {code} | {layout.at_once} x {layout.threads} threads"
+
+
+def busy() -> bool:
+    """Whether other programs use much of the processors, by the load of the last minute."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1) / 2 if hasattr(os, "getloadavg") else False
 
 
 def _is_rate(value: Any) -> bool:

@@ -82,6 +82,7 @@ def speeds(cache, monkeypatch):
         return {n: 1e12 / (3 * workload.cost(p.network, 32)) for n, p in plans.items()}
 
     monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "busy", lambda: False)
     monkeypatch.setattr(workload, "START", 0.0)
     found = speed.Speeds()
     found.asked = asked
@@ -130,6 +131,15 @@ def test_each_kind_is_measured_once_by_its_smallest_network(tmp_path, speeds):
         cached.write_text(damaged)
         hours(jobs, tmp_path, speed.Speeds())
     assert len(speeds.asked) == 6
+
+
+def test_the_speed_of_a_busy_machine_is_not_kept(tmp_path, speeds, monkeypatch):
+    monkeypatch.setattr(speed, "busy", lambda: True)
+    lines = []
+    for _ in range(2):
+        hours(jobs_of("fig1"), tmp_path, speed.Speeds(lines.append))
+    assert len(speeds.asked) == 2
+    assert "it is busy: times hold for a busy machine" in lines[0]
 
 
 def test_the_speed_is_that_of_real_updates(cache):
