@@ -72,8 +72,8 @@ def cost(network: str, size: int) -> float:
 class Speeds:
     """Multiply-adds per second of trainings side by side, measured once and then remembered.
 
-    The cache folder keeps them for this machine and this version of the code, unless the machine was
-    busy.
+    The cache folder keeps them for this machine and this version of the code, unless the machine
+    was busy.
 
     Args:
         report: receives a line before something is measured.
