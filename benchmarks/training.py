@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.isolated import IsolatedContender
 from benchmarks.measure import Report, Table, peak, rows
-from resnets.data import cifar10
+from resnets.data import cifar
 from resnets.data.preprocessing import imagenet
 from resnets.models import complexity, zoo
 from resnets.support.devices import has_bf16
@@ -69,7 +69,7 @@ def measure(
     kind = "cifar" if network.startswith("cifar-") else "photos"
     batch = batch or BATCH[kind]
     if kind == "cifar":
-        data = cifar10.load(report=report)
+        data = cifar.load("cifar10", report=report)
         contenders = _cifar_contenders(data, network, batch, device, compiled, workers)
         peer, size = PUBLISHED, 32
     else:
@@ -113,7 +113,7 @@ def measure(
 
 
 def _cifar_contenders(
-    data: cifar10.Cifar10,
+    data: cifar.Cifar,
     network: str,
     batch: int,
     device: torch.device,
@@ -137,7 +137,7 @@ def published_run(*arguments: Any) -> Run:
 class PilDataset(Dataset[tuple[Tensor, int]]):
     """CIFAR-10 as torchvision provides it: PIL images and transforms."""
 
-    def __init__(self, data: cifar10.ImageArrays) -> None:
+    def __init__(self, data: cifar.ImageArrays) -> None:
         self.pixels = data.images.transpose(0, 2, 3, 1).copy()
         self.labels = data.labels.tolist()
         self.transform = T.Compose(
@@ -157,7 +157,7 @@ class PilDataset(Dataset[tuple[Tensor, int]]):
 
 
 def published_steps(
-    data: cifar10.ImageArrays, network_name: str, batch: int, device: torch.device, workers: int
+    data: cifar.ImageArrays, network_name: str, batch: int, device: torch.device, workers: int
 ) -> Iterator[None]:
     """Do one training step of the published loop at each `next`."""
     network = zoo.build(network_name).to(device).train()
@@ -181,7 +181,7 @@ def published_steps(
 
 
 def our_steps(
-    data: cifar10.Cifar10,
+    data: cifar.Cifar,
     network: str,
     batch: int,
     device: torch.device,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.data.cifar10 import Cifar10, ImageArrays
+from resnets.data.cifar import Cifar, ImageArrays
 from resnets.support.files import cache_folder
 
 KERNELS = cache_folder("kernels").resolve()
@@ -29,8 +29,8 @@ def synthetic(count: int, seed: int) -> ImageArrays:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Cifar10:
-    return Cifar10(train=synthetic(600, 1), test=synthetic(200, 2))
+def tiny() -> Cifar:
+    return Cifar(train=synthetic(600, 1), test=synthetic(200, 2))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.data import cifar10, datasets
+from resnets.data import cifar, datasets
+from resnets.data.cifar_classes import title, with_classes
 from resnets.data.images import decode
 from resnets.data.preprocessing import to_tensor
 from resnets.data.samples import Samples, random_indices, random_subset
@@ -64,25 +65,25 @@ def for_model(
     """Images that suit a model: a random sample, the same in every call.
 
     Args:
-        model: a model with CIFAR-10's classes gets CIFAR-10's images; any other gets the
+        model: a model with CIFAR's classes gets CIFAR's images; any other gets the
             central crops of photographs.
-        where: CIFAR-10's files, as in `cifar10.load`; or a folder of photographs, or shards.
+        where: CIFAR's files, as in `cifar.load`; or a folder of photographs, or shards.
         part: training or test images.
         device: device of the inputs.
         images: their number, at most.
-        report: called with a line for each source of CIFAR-10 that is tried.
+        report: called with a line for each source of CIFAR that is tried.
 
     Raises:
         UserError: if there are no images, or photographs are needed and `where` is None.
     """
     known = len(model.classes)
-    if tuple(model.classes) == cifar10.CLASSES[:known]:
-        data = cifar10.load(Path(where) if where else None, report)
+    if name := with_classes(model.classes):
+        data = cifar.load(name, Path(where) if where else None, report)
         official = data.train if part == "train" else data.test
         index = np.flatnonzero(official.labels < known)
         index = index[random_indices(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))
-        about = _description(len(index), len(official), f"{_PARTS[part]} images of CIFAR-10")
+        about = _description(len(index), len(official), f"{_PARTS[part]} images of {title(name)}")
         return ModelInputs(pixels, model, device, about)
     if where is None:
         raise UserError(

@@ -77,20 +77,20 @@ def deepen(
 
 
 def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
-    """Test errors of both, measured alike; empty for models of other data than CIFAR-10."""
+    """Test errors of both, measured alike; empty for models of other data than CIFAR."""
     import torch
 
-    from resnets.data import cifar10
+    from resnets.data import cifar
+    from resnets.data.cifar_classes import CLASSES, with_classes
     from resnets.evaluation import evaluator
 
-    if shallow.classes != list(cifar10.CLASSES):
+    name = with_classes(shallow.classes)
+    if name is None or len(shallow.classes) != len(CLASSES[name]):
         return {}
-    images = cifar10.load(Path(data) if data else None, to_stderr).test
+    images = cifar.load(name, Path(data) if data else None, to_stderr).test
     cpu = torch.device("cpu")
     return {
-        name: evaluator.score_cifar10(evaluator.pytorch_classifier(model, cpu), images)
-        .result()
-        .error
+        name: evaluator.score_cifar(evaluator.pytorch_classifier(model, cpu), images).result().error
         for name, model in (("shallow_error", shallow), ("error", deep))
     }
 

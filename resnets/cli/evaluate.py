@@ -24,6 +24,7 @@ from resnets.support.files import refuse_unwritable, write_bytes
 if TYPE_CHECKING:
     import torch
 
+    from resnets.data.cifar_classes import CifarName
     from resnets.evaluation.evaluator import Classifier
     from resnets.evaluation.protocols import Views
     from resnets.evaluation.results import Result
@@ -39,7 +40,10 @@ MATRIX = 20
 def evaluate(
     model: ModelArgument,
     dataset: Annotated[
-        str, typer.Argument(help="cifar10, or a folder of photos.", metavar="DATA")
+        str,
+        typer.Argument(
+            help="cifar10, cifar100, cifar100-coarse, or a folder of photos.", metavar="DATA"
+        ),
     ] = "cifar10",
     views: Annotated[
         str, typer.Option(help="center, ten-crop or dense.", metavar="NAME")
@@ -67,6 +71,7 @@ def evaluate(
     """
     import torch
 
+    from resnets.data.cifar_classes import NAMES
     from resnets.evaluation import results
     from resnets.inference.engine_choice import device_for
     from resnets.support.devices import environment
@@ -85,8 +90,8 @@ def evaluate(
             opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()
         with enough_memory(SMALLER_BATCH):
-            if dataset == "cifar10":
-                scores = _test_cifar10(opened, data, chosen, world, limit=limit, batch=batch)
+            if dataset in NAMES:
+                scores = _test_cifar(opened, dataset, data, chosen, world, limit=limit, batch=batch)
             else:
                 scores = _test_photos(
                     opened, dataset, chosen, world,
@@ -110,22 +115,32 @@ def _refuse_contradictions(
     dataset: str, data: str | None, views: str, image_size: int | None
 ) -> None:
     """Raise `UserError` for options that do not fit together, before anything is computed."""
+    from resnets.data.cifar_classes import NAMES, title
     from resnets.evaluation import protocols
 
     protocols.refuse_unknown(views)
-    if dataset != "cifar10" and data:
+    if dataset not in NAMES and data:
         raise UserError(
-            "works with cifar10 only", "--data", "give the folder as the second argument"
+            f"works with {' and '.join(NAMES[:2])} only",
+            "--data",
+            "give the folder as the second argument",
         )
-    if dataset == "cifar10" and (views != "center" or image_size):
+    if dataset in NAMES and (views != "center" or image_size):
         option = "--image-size" if views == "center" else f"--views {views}"
         raise UserError(
-            "CIFAR-10 is tested on a single view of its 32x32 images", option, "leave it out"
+            f"{title(dataset)} is tested on a single view of its 32x32 images",
+            option,
+            "leave it out",
         )
 
 
 def _title(dataset: str) -> str:
-    return "CIFAR-10's test set" if dataset == "cifar10" else dataset
+    from resnets.data.cifar_classes import NAMES, title
+
+    if dataset not in NAMES:
+        return dataset
+    coarse = " in superclasses" if dataset == "cifar100-coarse" else ""
+    return f"{title(dataset)}'s test set{coarse}"
 
 
 def _open(name: str, views: str, image_size: int | None, device: torch.device) -> Model | Predictor:
@@ -158,8 +173,9 @@ def _classifier(
     return model.classifier()
 
 
-def _test_cifar10(
+def _test_cifar(
     model: Model | Predictor,
+    name: CifarName,
     data: str | None,
     device: torch.device,
     world: World,
@@ -167,15 +183,15 @@ def _test_cifar10(
     limit: int | None,
     batch: int | None,
 ) -> Scores | None:
-    """A test on CIFAR-10, which is small: the first process does it alone."""
-    from resnets.data import cifar10
+    """A test on CIFAR, which is small: the first process does it alone."""
+    from resnets.data import cifar
     from resnets.evaluation import evaluator
 
     if not world.is_main:
         return None
-    images = cifar10.load(Path(data) if data else None, to_stderr).test
+    images = cifar.load(name, Path(data) if data else None, to_stderr).test
     with image_bar(min(len(images), limit or len(images))) as done:
-        return evaluator.score_cifar10(
+        return evaluator.score_cifar(
             _classifier(model, device),
             images,
             batch=batch,

@@ -39,6 +39,10 @@ def export(
     test: TestOption = None,
     limit: CalibrationLimitOption = None,
     max_loss: MaxLossOption = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="For onnx: version of its operators, 18 to 23; 18.", metavar="N"),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a model for another engine, with a model card.
@@ -59,6 +63,7 @@ def export(
         test=test,
         limit=limit,
         max_loss=max_loss,
+        opset=opset,
     )
     if out is None:
         stem = Path(model).name.removesuffix(".safetensors") or "model"

@@ -43,14 +43,13 @@ def list_experiments(
     json: JsonOption = False,
 ) -> None:
     """List tables and figures: data, results, time for the rest."""
+    from resnets.cli.console import to_stderr
     from resnets.paper import workload
 
     options = workload.Options(
         budget=budget, seeds=seeds, data=data, image_size=image_size, results=results, runs=runs
     )
-    if sys.stderr.isatty():
-        print("reading the results and estimating times ...", file=sys.stderr)
-    statuses = list(workload.statuses(options))
+    statuses = list(workload.statuses(options, to_stderr))
     if json:
         _print_json(statuses)
         return
@@ -72,6 +71,7 @@ def _print_json(statuses: list[Status]) -> None:
             "done": None if status.jobs is None else status.done,
             "missing": [job.key for job in status.missing],
             "seconds_left": None if status.seconds is None else round(status.seconds),
+            "side_by_side": status.at_once,
         }
         for status in statuses
     ]
@@ -87,7 +87,7 @@ def _print_table(statuses: list[Status]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("experiment", "", "data"):
         table.add_column(heading)
-    for heading in ("results", "time left"):
+    for heading in ("results", "time left", "side by side"):
         table.add_column(heading, justify="right")
     for status in statuses:
         if status.jobs is None:
@@ -98,7 +98,8 @@ def _print_table(statuses: list[Status]) -> None:
             done = f"{status.done} of {len(status.jobs)}"
             left = "-" if status.seconds is None else about(status.seconds)
         experiment = status.experiment
-        table.add_row(experiment.id, experiment.title, experiment.needs, done, left)
+        at_once = str(status.at_once or "")
+        table.add_row(experiment.id, experiment.title, experiment.needs, done, left, at_once)
     Console(highlight=False).print(table)
 
 
@@ -158,9 +159,10 @@ def _run(todo: list[Job], workspace: Workspace, *, limit: int | None, launcher: 
     with runner.exclusive(workspace):
         if launcher == "local":
             workload.fetch_cifar10(todo, print)
-            took = about(workload.estimated_seconds(todo, workspace))
-            count = "1 job" if len(todo) == 1 else f"{len(todo)} jobs"
-            print(f"{count} to run, about {took} on this machine; Ctrl-C saves", flush=True)
+            layout = workload.layout_of(todo, limit)
+            took = about(workload.estimated_seconds(todo, workspace, layout, print))
+            count = "1 job" if len(todo) == 1 else f"{len(todo)} jobs, {at_once} side by side"
+            print(f"{count}: about {took} on this machine; Ctrl-C saves", flush=True)
         pool = runner.make_pool(launcher, threads)
         progress = make_progress(workspace, todo)
         environment = {"OMP_NUM_THREADS": str(threads)}

@@ -58,7 +58,7 @@ def train(
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe. CIFAR-10: cifar10-paper, cifar10-fast, cifar10-smoke;
+    """Train a network by a recipe. CIFAR: cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
     photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; or a file of your own."""
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
@@ -153,7 +153,7 @@ def _resume(
             if photos and data is not None:
                 given = data_fingerprint(recipe, _open_data(recipe, data, print))
                 run_folder.refuse_other_images(folder, given)
-            use = "predict {} photo.jpg" if photos else "eval {}"
+            use = "predict {} photo.jpg" if photos else f"eval {{}} {recipe.dataset}"
             command = f"{program()} {use.format(shlex.quote(str(folder)))}"
             print(f"{folder} is finished; use it with: {command}")
         return

@@ -8,6 +8,7 @@ Read them in this order:
 - `shards`: the same images in WebDataset tar files, in a folder or at a URL.
 - `images`: decoding a file to upright RGB. `preprocessing`: the crop of a test, and normalising.
 - `augmentation`: random crops of photographs. `photo_batches`, `dali_batches`: batches of them.
-- `cifar10`, `cifar10_batches`: CIFAR-10 as arrays, and its batches with crops and flips.
+- `cifar`, `cifar_files`, `cifar_classes`: CIFAR-10 and CIFAR-100 as arrays, their official files,
+  their names. `cifar_batches`: batches of them with crops and flips.
 - `random_streams`: which random choices share a seed, and what keeps them apart.
 """

@@ -6,7 +6,7 @@
     a folder of WebDataset shards;
     the URL of shards: `https://`, `file://`, or any other that fsspec supports.
 
-`open_data` also opens CIFAR-10, as a recipe names it.
+`open_data` also opens CIFAR-10 and CIFAR-100, as a recipe names it.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from resnets.data import archives, cifar10, folders
-from resnets.data.cifar10 import Cifar10
+from resnets.data import archives, cifar, folders
+from resnets.data.cifar import Cifar
+from resnets.data.cifar_classes import NAMES, CifarName
 from resnets.data.samples import PhotoSet, Samples
 from resnets.data.shards import reader
 from resnets.support.errors import UserError, nearest
 
-Data = Cifar10 | PhotoSet
+Data = Cifar | PhotoSet
 """What a training needs: training and test images."""
 
 
 def open_data(
-    dataset: Literal["cifar10", "photos"],
+    dataset: CifarName | Literal["photos"],
     location: str | None,
     *,
     split_seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Data:
-    """Open the training and test images of CIFAR-10 or of photographs.
+    """Open the training and test images of CIFAR or of photographs.
 
     Args:
-        dataset: which of the two.
-        location: for CIFAR-10, its files, which are downloaded by default; for photographs, see
+        dataset: which of them.
+        location: for CIFAR, its files, which are downloaded by default; for photographs, see
             `open_training`.
         split_seed: see `open_training`.
-        report: called with a line for each source of CIFAR-10 that is tried.
+        report: called with a line for each source of CIFAR that is tried.
 
     Raises:
         UserError: if there are no such images, or photographs without a location.
     """
-    if dataset == "cifar10":
-        return cifar10.load(Path(location) if location else None, report)
+    if dataset != "photos":
+        return cifar.load(dataset, Path(location) if location else None, report)
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
     return open_training(location, split_seed)
@@ -81,7 +82,7 @@ def open_test(location: str) -> Samples:
         return reader.load_test(location)
     path = Path(location)
     if not path.exists():
-        raise UserError("no such folder or data set", location, nearest(location, ["cifar10"]))
+        raise UserError("no such folder or data set", location, nearest(location, NAMES))
     return folders.load_test(path)
 
 

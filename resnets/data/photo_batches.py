@@ -68,7 +68,7 @@ class Part:
 class PhotoBatches:
     """Endless training batches of photographs: each epoch has every image once.
 
-    Batches continue from one epoch into the next without a gap, as in `Cifar10Batches`. An image
+    Batches continue from one epoch into the next without a gap, as in `CifarBatches`. An image
     that cannot be read is left out of its batch and recorded in `bad`, by name with the reason.
 
     Args:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.cifar10 import CLASSES, ImageArrays
+from resnets.data.cifar import ImageArrays
+from resnets.data.cifar_classes import with_classes
 from resnets.data.images import decode, upright_size
 from resnets.data.samples import Samples, random_indices, random_subset
 from resnets.evaluation.protocols import (
@@ -138,7 +139,7 @@ def score_photos(
     )
 
 
-def score_cifar10(
+def score_cifar(
     classifier: Classifier,
     images: ImageArrays,
     *,
@@ -146,16 +147,18 @@ def score_cifar10(
     limit: int | None = None,
     progress: Progress = _no_progress,
 ) -> Scores:
-    """Test a classifier on CIFAR-10's test images, or on `limit` of them drawn at random.
+    """Test a classifier on CIFAR's test images, or on `limit` of them drawn at random.
 
     Raises:
         UserError: if it was trained on other classes.
     """
-    if list(classifier.classes) != list(CLASSES):
+    if list(classifier.classes) != list(images.classes):
+        names = [with_classes(classes) for classes in (images.classes, classifier.classes)]
+        other = f"say {names[1]}, or " if names[1] else ""
         raise UserError(
-            "the model was trained on other classes than CIFAR-10's",
+            f"the model was trained on other classes than those of {names[0] or 'the images'}",
             classifier.name,
-            "give a folder with photos of its classes",
+            f"{other}give a folder with photos of its classes",
         )
     index = random_indices(len(images), limit)
     tested = images.subset(index)
@@ -164,7 +167,7 @@ def score_cifar10(
         labels=tested.labels.astype(np.int64),
         names=tuple(f"test/{number:05}" for number in index),
         contents=np.array([content_hash(image.tobytes()) for image in tested.images], np.uint64),
-        classes=CLASSES,
+        classes=images.classes,
         protocol=_protocol(SINGLE_VIEW, len(index), len(images)),
         model=classifier.name,
     )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.data.cifar10 import ImageArrays
+from resnets.data.cifar import ImageArrays
+from resnets.data.cifar_classes import with_classes
 from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import Samples
 from resnets.evaluation import evaluator
@@ -18,7 +19,6 @@ from resnets.evaluation.evaluator import Classifier
 from resnets.evaluation.protocols import Center
 from resnets.evaluation.results import Z95
 from resnets.evaluation.scores import Scores
-from resnets.export import calibration
 from resnets.export.calibration import ExportImages
 from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
@@ -40,7 +40,7 @@ def _test(
             read.
     """
     if isinstance(images, ImageArrays):
-        return evaluator.score_cifar10(classifier, images, batch=10 * BATCH)
+        return evaluator.score_cifar(classifier, images, batch=10 * BATCH)
     scores = evaluator.score_photos(classifier, images, Center(preprocessing), batch=BATCH)
     assert scores is not None  # there is no other process
     return scores
@@ -147,7 +147,7 @@ def compare(
             **_probability_changes(before, after),
             "tested_on": data.tested_on,
             "protocol": after.protocol,
-            "dataset": calibration.CIFAR10
+            "dataset": with_classes(data.test.classes)
             if isinstance(data.test, ImageArrays)
             else data.tested_on,
             "allowed": allowed,

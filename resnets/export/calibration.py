@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnets.data import cifar10
-from resnets.data.cifar10 import ImageArrays
+from resnets.data import cifar
+from resnets.data.cifar import ImageArrays
+from resnets.data.cifar_classes import CLASSES, NAMES, CifarName, title, with_classes
 from resnets.data.datasets import open_test
 from resnets.data.images import decode, read_image
 from resnets.data.preprocessing import Preprocessing, resize_shorter, to_tensor
@@ -29,7 +30,6 @@ from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
 
-CIFAR10 = "cifar10"
 LIMIT = 300
 """Default number of calibration images; more hardly change the ranges that NNCF finds."""
 COMPARED = 24
@@ -83,7 +83,7 @@ class CalibrationOptions:
 
     Args:
         calibrate: calibration images, which int8 needs: a folder, or `cifar10` for its training
-            images.
+            images; so for CIFAR-100.
         test: labelled images, or `cifar10` for its test images. By default the images of
             `calibrate` that are not used to calibrate, if they are labelled and numerous enough.
         limit: most calibration images; None for `LIMIT`.
@@ -124,23 +124,23 @@ def find_images(model: Model, options: CalibrationOptions, *, dense: bool = Fals
             that the model does not know.
     """
     calibrate, test, limit = options.calibrate, options.test, options.limit or LIMIT
-    if calibrate not in (None, CIFAR10) and not Path(str(calibrate)).exists():
-        hint = "give a folder of images, or cifar10"
+    if calibrate not in (None, *NAMES) and not Path(str(calibrate)).exists():
+        hint = f"give a folder of images, or {with_classes(model.classes) or 'cifar10'}"
         raise UserError("no such folder", f"--calibrate {calibrate}", hint)
-    if CIFAR10 in (calibrate, test):
-        _require_cifar10_model(model)
-    if test is None and calibrate == CIFAR10:
-        test = CIFAR10
+    for name in (calibrate, test):
+        if name in NAMES:
+            _require_model_of(name, model)
+    if test is None and calibrate in NAMES:
+        test = calibrate
     samples, tested_on = (
         (None, "no labelled images were given") if test is None else _open_labelled(model, test)
     )
     if calibrate is None:
         return ExportImages((), "", samples, tested_on)
-    if calibrate == CIFAR10:
-        pixels = _draw_cifar10(cifar10.load().train, limit)
-        return ExportImages(
-            pixels, f"{len(pixels)} training images of CIFAR-10", samples, tested_on
-        )
+    if calibrate in NAMES:
+        pixels = _draw(cifar.load(calibrate).train, limit)
+        about = f"{len(pixels)} training images of {title(calibrate)}"
+        return ExportImages(pixels, about, samples, tested_on)
     if test is None:
         try:
             labelled, _ = _open_labelled(model, calibrate)
@@ -183,8 +183,8 @@ def _describe(pixels: Sequence[Tensor], folder: str) -> str:
 
 def _open_labelled(model: Model, where: str) -> tuple[Samples | ImageArrays, str]:
     """Labelled images of the model's classes with their description; raises `UserError`."""
-    if where == CIFAR10:
-        return cifar10.load().test, "CIFAR-10's test set"
+    if where in NAMES:
+        return cifar.load(where).test, f"{title(where)}'s test set"
     samples = open_test(where)
     labels_for(samples, model.classes, model.class_ids)
     return samples, _base_name(where)
@@ -195,17 +195,19 @@ def _base_name(where: str) -> str:
     return Path(where).name or where
 
 
-def _require_cifar10_model(model: Model) -> None:
-    if model.classes != list(cifar10.CLASSES) or model.preprocessing.size != 32:
+def _require_model_of(name: CifarName, model: Model) -> None:
+    if tuple(model.classes) != CLASSES[name] or model.preprocessing.size != 32:
         raise UserError(
-            "the model was not trained on CIFAR-10", model.card["network"], "give a folder instead"
+            f"the model was not trained on {title(name)}",
+            model.card["network"],
+            "give a folder instead",
         )
 
 
 def refuse_same_images(options: CalibrationOptions) -> None:
     """Raise `UserError` if the test images are among the calibration images."""
     calibrate, test = options.calibrate, options.test
-    if calibrate is None or test is None or test == CIFAR10:
+    if calibrate is None or test is None or test in NAMES:
         return
     folder = Path(test).resolve()
     if Path(calibrate).resolve() in (folder, *folder.parents):
@@ -230,7 +232,7 @@ def comparison_images(
         return _read_files(files, preprocessing, dense)
     test = images.test
     if isinstance(test, ImageArrays):
-        return _draw_cifar10(test, COMPARED)
+        return _draw(test, COMPARED)
     if test is not None:
         return _read_samples(test, random_indices(len(test), COMPARED), preprocessing, dense)
     if images.calibration:
@@ -238,7 +240,7 @@ def comparison_images(
     return _read_files(image_inputs.find_images([str(image_inputs.SAMPLES)]), preprocessing, dense)
 
 
-def _draw_cifar10(images: ImageArrays, count: int) -> list[Tensor]:
+def _draw(images: ImageArrays, count: int) -> list[Tensor]:
     return [
         torch.from_numpy(np.array(images.images[i])) for i in random_indices(len(images), count)
     ]

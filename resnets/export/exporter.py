@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from resnets.export import acceptance, calibration, model_card, network_file
+from resnets.export import acceptance, calibration, model_card, network_file, opsets
 from resnets.export.calibration import CalibrationOptions
 from resnets.inference import export_folder
 from resnets.inference.deployable import Deployable, of_channels
@@ -54,12 +54,14 @@ class ExportOptions(CalibrationOptions):
         precision: `fp32`, `bf16` or `int8`.
         dense: accept images of any size and answer at every location.
         images: real images to compare outputs on: files, folders or patterns.
+        opset: version of ONNX's operators; `opsets.DEFAULT` if not given.
     """
 
     engine: str
     precision: str = "fp32"
     dense: bool = False
     images: Sequence[str] = ()
+    opset: int | None = None
 
 
 def export(
@@ -94,12 +96,14 @@ def export(
     description = export_folder.describe(
         model, options.engine, options.precision, options.dense, preprocessing
     )
+    opset = options.opset or opsets.DEFAULT
     config = {
         **description,
         "card": model.card,
         "licence": _licence(model, path),
         "source": {"name": Path(name).name, "sha256": file_sha256(path)},
         "calibrated_with": images.calibrated_with or None,
+        **({"opset": opset} if options.engine == "onnx" else {}),
         **made_by(),
     }
     with _replacing(out) as folder:
@@ -112,6 +116,7 @@ def export(
                 precision=options.precision,
                 images=images.calibration,
                 description=description,
+                opset=opset,
             )
         write_json(folder / export_folder.CONFIG, config)
         runtime = open_engine(export_folder.read(folder), keep=False)
@@ -160,6 +165,7 @@ def check_export(out: Path, options: ExportOptions) -> None:
     ):
         if value not in known:
             raise UserError(f"unknown {kind} {value!r}", flag, nearest(value, known))
+    opsets.check(options.opset, options.engine)
     if options.precision == "int8":
         if options.engine == "torch-export":
             raise UserError(

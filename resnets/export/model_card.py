@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from resnets.export.opsets import ONNX_RUNTIMES
 from resnets.export.parity import TOLERANCES
 from resnets.inference import export_folder
 from resnets.models import zoo
@@ -13,7 +14,12 @@ from resnets.weights import hub
 from resnets.weights.card import measurements_of, provenance_of
 
 _LIBRARIES = {"openvino": "openvino", "onnx": "onnx", "torch-export": "pytorch"}
-_HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
+_HUB_DATASETS = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "cifar100-coarse": "uoft-cs/cifar100",
+    "imagenet": "ILSVRC/imagenet-1k",
+}
 """Names of data sets on the hub."""
 _LICENCES = {"BSD 3-Clause": "bsd-3-clause", "MIT": "mit", "Apache 2.0": "apache-2.0"}
 _EXAMPLES = {
@@ -194,8 +200,12 @@ def _use(config: dict[str, Any]) -> str:
     steps, dense = config["preprocessing"], config["dense"]
     crop = "" if dense else f", cut out the centre of {steps['size']} x {steps['size']}"
     with_resnets = "" if dense else "`resnets predict FOLDER IMAGE`, or without this package:\n\n"
+    runtime = ""
+    if "opset" in config:
+        least = ONNX_RUNTIMES[config["opset"]]
+        runtime = f"`model.onnx` is of opset {config['opset']}: ONNX Runtime {least} or newer.\n\n"
     return (
-        f"## Use\n\n{with_resnets}Scale the shorter side to {steps['resize']} pixels "
+        f"## Use\n\n{with_resnets}{runtime}Scale the shorter side to {steps['resize']} pixels "
         f"({steps['interpolation']}){crop}; then\n\n"
         f"```python\n{_EXAMPLES[config['engine']]}\n```\n\n"
         f"Class names and preprocessing: {_DESCRIPTIONS[config['engine']]}, and "
@@ -209,6 +219,10 @@ def _data(config: dict[str, Any]) -> str:
     for key, label in (("about", "Source"), ("command", "Made by"), ("finished", "Finished")):
         if isinstance(provenance.get(key), str):
             lines.append(f"- {label}: {provenance[key]}")
+    weights = provenance.get("class_weights")
+    if isinstance(weights, dict) and all(map(_is_number, weights.values())):
+        listed = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+        lines.append(f"- Weights of the classes in the loss: {listed}")
     if config.get("calibrated_with"):
         lines.append(f"- Calibrated with: {config['calibrated_with']}")
     return "## Data\n\n" + "\n".join(lines)

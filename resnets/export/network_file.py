@@ -30,6 +30,7 @@ from resnets.inference.engines import (
     without_warnings,
 )
 from resnets.inference.openvino_model import save_openvino, to_openvino
+from resnets.support.errors import UserError
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -42,6 +43,7 @@ def write(
     precision: str,
     images: Sequence[Tensor],
     description: dict[str, Any],
+    opset: int,
 ) -> Runtime | None:
     """Write a network to a file, in the format of its suffix (.xml, .onnx, .pt2).
 
@@ -50,6 +52,7 @@ def write(
         size: height and width of the images in pixels.
         images: calibration images for int8: uint8 (3, H, W).
         description: stored in the file as JSON.
+        opset: version of ONNX's operators; of no effect on other formats.
 
     Returns:
         For int8, the same network and engine in float32, to compare the speed with.
@@ -72,7 +75,7 @@ def write(
         save_openvino(model, file)
     else:
         onnx = package("onnx", "resnets[export]")
-        model = _to_onnx(network, size)
+        model = _to_onnx(network, size, opset)
         if precision == "bf16":
             _store_bf16_onnx(model)
         if precision == "int8":
@@ -80,6 +83,8 @@ def write(
             baseline = OnnxRuntime(file, "fp32")
             model = calibration.quantize(model, "onnx", images)
         onnx.helper.set_model_props(model, {"resnets": text})
+        # The oldest file format that has the operators, which the most programs read.
+        model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
         onnx.save(model, file)
         onnx.checker.check_model(file)
     return baseline
@@ -103,17 +108,21 @@ def _store_bf16_openvino(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _to_onnx(network: Deployable, size: int) -> Any:
+def _to_onnx(network: Deployable, size: int, opset: int) -> Any:
     """An ONNX model: uint8 `images` to float32 `logits` and `features`."""
     package("onnxscript", "resnets[export]")
     program = _to_torch_export(network, size)
     with torch.no_grad(), without_warnings():
         converted = torch.onnx.export(
             program, (), dynamo=True, verbose=False, optimize=True,
-            input_names=[INPUT], output_names=list(OUTPUTS),
+            input_names=[INPUT], output_names=list(OUTPUTS), opset_version=opset,
         )  # fmt: skip
     assert converted is not None
     model = converted.model_proto
+    written = {entry.domain: entry.version for entry in model.opset_import}
+    if written.get("") != opset:  # where PyTorch cannot convert, it only warns
+        raise UserError(f"PyTorch wrote opset {written.get('')}", f"--opset {opset}",
+                        "take another, or another version of PyTorch")  # fmt: skip
     _name_axes(model)
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnets.inference.engines import INPUT, OUTPUTS
 from resnets.support.errors import UserError
 from resnets.weights import hub
-from resnets.weights.card import check_card
+from resnets.weights.card import check_card, check_outputs
 
 if TYPE_CHECKING:  # importing these would import torch
     from resnets.data.preprocessing import Preprocessing
@@ -154,6 +154,7 @@ def read(folder: Path) -> Export:
         )
         file = export.file
         check_card(export.card)
+        check_outputs(config["outputs"]["logits"]["shape"][1], export.card["classes"])
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"not the config of an exported model ({error})", str(path)) from error
     if not file.is_file():

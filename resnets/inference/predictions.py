@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.inference import TOP
+from resnets.support.errors import UserError
+from resnets.weights.card import check_outputs
 
 DIGITS = 5
 """Digits after the decimal point of probabilities in files and JSON."""
@@ -110,6 +112,10 @@ def top_classes(
         names: of all classes.
         ids: of all classes, if they have some.
     """
+    try:
+        check_outputs(logits.shape[1], names)
+    except ValueError as error:  # an export whose file was replaced
+        raise UserError(str(error)) from error
     probabilities = softmax(logits)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     best = np.take_along_axis(probabilities, order, 1)

@@ -160,8 +160,10 @@ class _ConvolveAndZeroPad(torch.autograd.Function):
     def backward(ctx: Any, to_maps: Tensor, to_padded: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         stride, padding = [ctx.stride] * 2, [ctx.padding] * 2
+        needed = [*ctx.needs_input_grad[:2], False]  # parts of the network may be frozen
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
-            to_maps, x, w, None, stride, padding, [1, 1], False, [0, 0], 1, [True, True, False]
+            to_maps, x, w, None, stride, padding, [1, 1], False, [0, 0], 1, needed
         )
-        to_x[:, :, :: ctx.stride, :: ctx.stride] += to_padded[:, : x.shape[1]]
-        return to_x, to_w.to(ctx.dtype), None, None
+        if to_x is not None:
+            to_x[:, :, :: ctx.stride, :: ctx.stride] += to_padded[:, : x.shape[1]]
+        return to_x, None if to_w is None else to_w.to(ctx.dtype), None, None

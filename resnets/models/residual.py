@@ -190,6 +190,14 @@ class ResidualNetwork(nn.Module):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 nn.init.zeros_(module.bias)
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The network in named parts, from input to output: `stem`, `layer1` and so on, `fc`."""
+        parts: dict[str, list[nn.Module]] = {"stem": [self.conv1, self.bn1]}
+        parts |= {name: [self.get_submodule(name)] for name in self.stage_names}
+        if self.last_bn is not None:
+            parts[self.stage_names[-1]].append(self.last_bn)
+        return parts | {"fc": [self.fc]}
+
     def blocks(self) -> list[tuple[str, Block]]:
         """Every block with its name, from input to output."""
         return [

@@ -6,14 +6,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from resnets.paper import document, experiments, tables
-from resnets.paper.claims import CLAIMS
+from resnets.paper.claims import CLAIMS, Claim
 from resnets.paper.document import Cell, Head, Missing, Page, Part, Record, Section, Table, Text
 from resnets.paper.results import Results
-from resnets.paper.store import Outcome
+from resnets.paper.store import Group, Outcome
+from resnets.paper.verdicts import Verdict
 from resnets.support.files import make_folder, write_bytes
 
 TITLE = "Deep residual networks: the paper's experiments, run again"
@@ -25,6 +27,12 @@ STATEMENTS = {
     "nothing": "Statements checked by counting",
 }
 """Captions, by the images that a statement needs."""
+SHORT = {"cifar10": "CIFAR-10", "photos": "photographs", "nothing": "counts"}
+WITHOUT = {"cifar10": "not run", "photos": "not run", "nothing": "needs no training"}
+"""In the place of a budget, where there is none."""
+STATES = tuple(document.MARKS)
+FIRST = ("table6", "fig6")
+"""Experiments that the report shows first."""
 
 
 def write(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> list[Path]:
@@ -68,10 +76,15 @@ def _earlier_figures(out: Path) -> set[str]:
 def build(outcomes: Sequence[Outcome], out: Path, results: Path | None = None) -> Page:
     """The page, before it is written; raises `UserError` like `write`."""
     found = Results(outcomes)
-    sections = [Section("Available results", [tables.runs(found)])] if found.all else []
-    sections.append(Section("The paper's statements", _statements(found)))
-    ordered = sorted(experiments.EXPERIMENTS, key=lambda experiment: experiment.order)
-    sections += [s for experiment in ordered for s in experiment.sections(found)]
+    judged = _judged(found)
+    ordered = sorted(experiments.EXPERIMENTS, key=lambda e: (e.id not in FIRST, e.order))
+    shown = [(e, section) for e in ordered for section in e.sections(found)]
+    sections = [Section("In short", _summary(found, judged))]
+    sections += [section for e, section in shown if e.id in FIRST]
+    sections.append(Section("The paper's statements", _statements(found, judged)))
+    sections += [section for e, section in shown if e.id not in FIRST]
+    if found.all:
+        sections.append(Section("Available results", [tables.runs(found)]))
     return Page(TITLE, _lead(found), _joined(sections), _records(found, out, results))
 
 
@@ -104,25 +117,62 @@ def _lead(results: Results) -> list[str]:
     return lead
 
 
-def _statements(results: Results) -> list[Part]:
-    """A table of statements for each kind of images, with a verdict for each group."""
-    states = Counter[str]()
-    parts: list[Part] = []
-    for needs, caption in STATEMENTS.items():
+@dataclass(frozen=True)
+class _Judged:
+    """Statements that need one kind of images, with a verdict for each group of results."""
+
+    needs: str
+    groups: list[Group]
+    claims: list[tuple[Claim, list[Verdict]]]
+
+    def count(self, results: Results) -> list[tuple[str, Counter[str]]]:
+        """For each budget: how many statements have each verdict."""
+        names = [results.badge(group) for group in self.groups] or [WITHOUT[self.needs]]
+        return [
+            (name, Counter(verdicts[number].state for _, verdicts in self.claims))
+            for number, name in enumerate(names)
+        ]
+
+
+def _judged(results: Results) -> list[_Judged]:
+    """All verdicts. Smoke runs are not judged."""
+    found = []
+    for needs in STATEMENTS:
         groups = [] if needs == "nothing" else results.groups(cifar=needs == "cifar10")
         groups = [group for group in groups if group.budget != "smoke"]
+        claims = [
+            (claim, [claim.check(results, group) for group in groups] or [claim.check(results)])
+            for claim in CLAIMS
+            if claim.needs == needs
+        ]
+        found.append(_Judged(needs, groups, claims))
+    return found
+
+
+def _summary(results: Results, judged: Sequence[_Judged]) -> list[Part]:
+    """How many of the paper's statements hold, and with which budget of training."""
+    rows = [
+        [Cell(SHORT[one.needs]), Cell(name), *[Cell(str(counts[state])) for state in STATES]]
+        for one in judged
+        for name, counts in one.count(results)
+    ]
+    header = [Head("statements checked on"), Head("budget")]
+    header += [Head(f"{mark} {state}") for state, mark in document.MARKS.items()]
+    return [Table("Verdicts on the paper's statements", header, rows, words=True)]
+
+
+def _statements(results: Results, judged: Sequence[_Judged]) -> list[Part]:
+    """A table of statements for each kind of images, with a verdict for each group."""
+    parts: list[Part] = []
+    for one in judged:
         header = [Head("statement"), Head("section")]
-        header += [Head("here", results.badge(group)) for group in groups] or [Head("here")]
+        header += [Head("here", results.badge(group)) for group in one.groups] or [Head("here")]
         rows = []
-        for claim in (claim for claim in CLAIMS if claim.needs == needs):
-            verdicts = [claim.check(results, group) for group in groups] or [claim.check(results)]
-            states.update(verdict.state for verdict in verdicts)
+        for claim, verdicts in one.claims:
             cells = [Cell(v.state, note=v.evidence, tone=v.state) for v in verdicts]
             rows.append([Cell(claim.statement), Cell(claim.section), *cells])
-        parts.append(Table(caption, header, rows, words=True))
-    counts = ", ".join(f"{state}: {states[state]}" for state in document.MARKS if states[state])
-    text = f"Verdicts of all budgets together. {counts.capitalize()}."
-    text += " A difference counts if it exceeds the noise: the half-width of a 95 % confidence"
+        parts.append(Table(STATEMENTS[one.needs], header, rows, words=True))
+    text = "A difference counts if it exceeds the noise: the half-width of a 95 % confidence"
     text += " interval, from the seeds' spread or, for a single seed, from an assumed spread."
     if any(group.budget == "smoke" for group in results.groups()):
         text += " Smoke runs only show that everything works: they are not judged."

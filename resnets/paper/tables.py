@@ -114,18 +114,17 @@ def comparison(
     sized = wide and any(n.parameters for n in chosen)
     fair = [g for g in groups if results.comparable(g) and table != "table5"]
     header = [Head("network" if table != "table5" else "system")]
-    header += [Head("parameters, paper"), Head("parameters, here")] if sized else []
     for name in names:
         header += _header(results, name if len(names) > 1 else "", groups, fair)
+    header += [Head("parameters, paper"), Head("parameters, here")] if sized else []
     rows = []
     for system in dict.fromkeys(map(row_name, chosen)):
         mine = [n for n in chosen if row_name(n) == system]
         row = [Cell(system, note="quoted" if _quoted(mine[0]) else "")]
-        row += _sizes(mine[0]) if sized else []
         for name in names:
             number = next((n for n in mine if not wide or column_name(n) == name), None)
             row += _numbers(results, number, groups, fair)
-        rows.append(row)
+        rows.append(row + (_sizes(mine[0]) if sized else []))
     return Table(caption, header, rows, note=_protocol(chosen) + about(table))
 
 

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import heapq
+import math
 import re
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import torch
-from torch.nn import functional as F
-
-from resnets.data import cifar10, datasets
-from resnets.models import complexity, zoo
+from resnets.data import cifar, datasets
 from resnets.paper import experiments
 from resnets.paper.experiments import Experiment, Setup
 from resnets.paper.jobs import DataSet, Ensemble, Evaluation, Job, Signals, Training, Workspace
-from resnets.paper.runner import missing
-from resnets.paper.store import BUDGETS, Outcome, Store
-from resnets.support import devices
+from resnets.paper.runner import missing, side_by_side
+from resnets.paper.speed import BACKWARD, Layout, Speeds, cost, kind
+from resnets.paper.store import BUDGETS, Store
 from resnets.support.errors import UserError, nearest
-from resnets.training import hardware, recipe_file
+from resnets.training import recipe_file
 from resnets.training.objective import data_fingerprint
 
 FORWARD_PASSES = {"center": 1, "ten-crop": 10, "dense": 50}
 """Cost of a test of one image, in passes of one crop of the training size."""
-BACKWARD = 3
-"""Cost of a training step on one image, in forward passes."""
 START = 5.0
 """Seconds that a command takes besides its arithmetic."""
-NEWEST = 10
-"""Number of the newest trainings from which the speed of the machine is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +128,14 @@ class Status:
         jobs: all its jobs; None if its photographs are not given.
         missing: the jobs that must still run.
         seconds: estimated time for these; None if there are none.
+        at_once: how many of these run side by side.
     """
 
     experiment: Experiment
     jobs: list[Job] | None
     missing: list[Job]
-    seconds: float | None
+    seconds: float | None = None
+    at_once: int = 0
 
     @property
     def done(self) -> int:
@@ -150,38 +143,44 @@ class Status:
         return sum(job not in self.missing for job in self.jobs or ())
 
 
-def statuses(options: Options) -> Iterator[Status]:
+def statuses(options: Options, report: Callable[[str], None]) -> Iterator[Status]:
     """The status of every experiment.
 
+    Args:
+        report: receives a line before the speed of the machine is measured.
+
     Raises:
-        UserError: if a result is damaged.
+        UserError: if a result is damaged, or the speed cannot be measured.
     """
     workspace = options.workspace
-    outcomes = list(workspace.store.everything())
-    speed = cache(lambda: measured_speed(outcomes, devices.find_device()))
+    list(workspace.store.everything())  # finds damaged results
+    found: list[tuple[Status, Layout, int]] = []
     for experiment in experiments.EXPERIMENTS:
         if experiment.needs == "photos" and options.data is None:
-            yield Status(experiment, None, [], None)
+            found.append((Status(experiment, None, []), Layout(0, 0), 0))
             continue
         setup = options.setup(experiment, None)  # --data is the folder of photographs here
         jobs = experiment.jobs(setup)
         todo = missing(jobs, workspace)
-        took = seconds(todo, speed(), test_images(setup.data), workspace) if todo else None
-        yield Status(experiment, jobs, todo, took)
+        layout = layout_of(todo) if todo else Layout(0, 0)
+        status = Status(experiment, jobs, todo, at_once=layout.at_once)
+        found.append((status, layout, test_images(setup.data)))
+    speeds = Speeds(report)
+    for layout in {layout for _, layout, _ in found}:  # one measurement for all experiments
+        todo = [job for status, own, _ in found if own == layout for job in status.missing]
+        speeds.of((job.training for job in todo if work(job, 1)), layout)
+    for status, layout, images in found:
+        if status.missing:
+            took = seconds(status.missing, images, workspace, layout, speeds)
+            status = replace(status, seconds=took)
+        yield status
 
 
 def fetch_cifar10(jobs: Iterable[Job], report: Callable[[str], None]) -> None:
     """Download CIFAR-10 once before jobs run, if they need it; raises `UserError` if impossible."""
     for data in {job.training.data for job in jobs}:
         if data.size is None:
-            cifar10.load(Path(data.location) if data.location else None, report)
-
-
-@cache
-def cost(network: str, size: int) -> float:
-    """Multiply-adds of one forward pass for an image of `size` pixels a side."""
-    with torch.device("meta"):
-        return float(complexity.multiply_adds(zoo.build(network).eval(), size))
+            cifar.load("cifar10", Path(data.location) if data.location else None, report)
 
 
 def work(job: Job, test_images: int) -> float:
@@ -189,7 +188,7 @@ def work(job: Job, test_images: int) -> float:
     training = job.training
     size = training.data.size or 32
     if isinstance(job, Training):
-        return BACKWARD * job.steps() * job.plan.batch * cost(job.network, size)
+        return _training_work(job, size, test_images)
     if isinstance(job, Signals):
         return BACKWARD * max(job.steps) * training.plan.batch * cost(training.network, size)
     if isinstance(job, Evaluation):
@@ -197,78 +196,57 @@ def work(job: Job, test_images: int) -> float:
     return 0.0
 
 
-def seconds(jobs: Sequence[Job], speed: float, test_images: int, workspace: Workspace) -> float:
-    """Time for the rest of `jobs`, with the whole machine at work on them.
+def _training_work(job: Training, size: int, test_images: int) -> float:
+    """Multiply-adds of a training: its updates, the first of them on smaller images, and tests."""
+    images = min(job.data.images, job.plan.limit or job.data.images)
+    plan = job.plan.in_iterations(images)
+    small = min(plan.steps, int(plan.progressive.until)) if plan.progressive else 0
+    full = cost(job.network, size)
+    updates = (plan.steps - small) * full
+    if plan.progressive:
+        updates += small * cost(job.network, plan.progressive.size)
+    tests = math.ceil(plan.steps / plan.test_every) * min(test_images, plan.limit or test_images)
+    return BACKWARD * plan.batch * updates + tests * full
+
+
+def seconds(
+    jobs: Sequence[Job], test_images: int, workspace: Workspace, layout: Layout, speeds: Speeds
+) -> float:
+    """Time for the rest of `jobs`, of which some run side by side.
+
+    A job starts, in the order of `jobs`, as soon as one before it ends; the time is that of the
+    last one's end.
 
     Args:
-        speed: multiply-adds in a second.
         test_images: number of images of a test.
+        layout: how many jobs run side by side, and the threads of each.
+        speeds: of trainings on this machine.
+
+    Raises:
+        UserError: if the speed cannot be measured.
     """
-    left = sum(work(job, test_images) * (1 - job.fraction_done(workspace)) for job in jobs)
-    return left / speed + START * len(jobs)
+    found = speeds.of((job.training for job in jobs if work(job, test_images)), layout)
+    free = [0.0] * layout.at_once
+    for job in jobs:
+        left = work(job, test_images) * (1 - job.fraction_done(workspace))
+        took = START + (left / found[kind(job.training)] if left else 0.0)
+        heapq.heapreplace(free, free[0] + took)
+    return max(free)
 
 
-def estimated_seconds(todo: Sequence[Job], workspace: Workspace) -> float:
-    """Time for missing jobs on this machine."""
-    speed = measured_speed(workspace.store.everything(), devices.find_device())
-    return seconds(todo, speed, test_images(todo[0].training.data), workspace)
+def layout_of(jobs: Sequence[Job], limit: int | None = None) -> Layout:
+    """How many of the jobs run side by side here, and the threads of each."""
+    return Layout(*side_by_side(jobs, limit, "local"))
+
+
+def estimated_seconds(
+    todo: Sequence[Job], workspace: Workspace, layout: Layout, report: Callable[[str], None]
+) -> float:
+    """Time for missing jobs on this machine; raises `UserError` like `seconds`."""
+    images = test_images(todo[0].training.data)
+    return seconds(todo, images, workspace, layout, Speeds(report))
 
 
 def test_images(data: DataSet | None) -> int:
     """Number of images of a test, accurate enough for an estimate."""
     return max(1, data.images // 10) if data else 0
-
-
-def measured_speed(outcomes: Iterable[Outcome], device: torch.device) -> float:
-    """Multiply-adds in a second of training on this machine, if all of it is used.
-
-    Taken from the newest trainings on this machine; if there are none, a short measurement.
-    """
-    name, cores = devices.hardware_name(device), os.cpu_count() or 1
-    found: list[tuple[str, float]] = []
-    for outcome in outcomes:
-        facts = outcome.provenance
-        # A smoke test spends its seconds on the start.
-        skipped = outcome.kind != "training" or outcome.group.budget == "smoke"
-        if skipped or facts.get("hardware") != name:
-            continue
-        try:
-            plan = outcome.identity["plan"]
-            size = 32 if plan["dataset"] == "cifar10" else plan["photos"]["size"]
-            images = outcome.values["iterations"] * plan["batch"]
-            shares = cores / facts["threads"] if device.type == "cpu" else 1
-            speed = BACKWARD * images * cost(outcome.network, size) / facts["seconds"] * shares
-        except (UserError, KeyError, TypeError, ZeroDivisionError):
-            continue  # from a version with other networks or keys
-        found.append((str(facts.get("finished", "")), speed))
-    if found:
-        return statistics.median(speed for _, speed in sorted(found)[-NEWEST:])
-    if device.type != "cpu":
-        return _speed_of_steps(device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in jobs; several threads would wait for busy cores
-    try:
-        return cores * _speed_of_steps(device)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _speed_of_steps(device: torch.device, name: str = "cifar-resnet20", batch: int = 64) -> float:
-    """Multiply-adds in a second of a few training steps, in the settings of a training.
-
-    Only the time counts: the images are noise, and the loss is the plain cross-entropy.
-    """
-    settings = hardware.resolve(recipe_file.load("cifar10-paper"), device)
-    network = zoo.build(name).to(device).to(memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, 32, 32, device=device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            logits = network(images)
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        network.get_parameter("fc.bias").tolist()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return BACKWARD * batch * cost(name, 32) / min(times[1:])

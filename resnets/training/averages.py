@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -49,7 +49,12 @@ class MovingAverage:
 
 
 @torch.no_grad()
-def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], world: World) -> None:
+def recompute_statistics(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    world: World,
+    fixed: Sequence[nn.Module] = (),
+) -> None:
     """Replace BN's moving averages by the mean and variance over many training images.
 
     The authors did so after training, with all weights fixed. The variance is that of all images
@@ -59,12 +64,16 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], world: W
         network: its mode is restored.
         batches: inputs, the same number on every process.
         world: the processes whose images are combined.
+        fixed: modules that keep their statistics.
     """
-    layers = norms(network)
+    kept = {layer for module in fixed for layer in norms(module)}
+    layers = [layer for layer in norms(network) if layer not in kept]
     was_training, momenta = network.training, [layer.momentum for layer in layers]
     totals = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
     count = 0
     network.train()
+    for module in fixed:
+        module.eval()
     try:
         for layer in layers:
             layer.momentum = 1.0  # running statistics are then those of the last batch

@@ -1,6 +1,6 @@
 """Objectives: what a network is trained for, from data to loss and from network to test result.
 
-An `Objective` is all that the trainer and the run know of the task. Classification, of CIFAR-10
+An `Objective` is all that the trainer and the run know of the task. Classification, of CIFAR
 or of photographs, is the first one.
 """
 
@@ -14,11 +14,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import CLASSES, Cifar10, ImageArrays
-from resnets.data.cifar10_batches import Cifar10Batches
+from resnets.data.cifar import Cifar, ImageArrays
+from resnets.data.cifar_batches import CifarBatches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.datasets import Data
 from resnets.data.photo_batches import PhotoBatches, training_mean
@@ -45,6 +46,7 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.training.class_weights import class_weights
 from resnets.training.recipe import Recipe
 from resnets.weights import hub, model_file
 from resnets.weights.model_file import Model
@@ -167,6 +169,10 @@ class Objective(ABC):
     def describe(self) -> str:
         """The data in a few words."""
 
+    def provenance(self) -> dict[str, Any]:
+        """What card and summary record of the objective besides the recipe, as JSON."""
+        return {}
+
     @abstractmethod
     def build_network(self) -> nn.Module:
         """The network before the first step: random weights by the recipe's seed, or `init`'s.
@@ -209,19 +215,30 @@ class Objective(ABC):
 
 
 class Classification(Objective):
-    """Cross-entropy over classes; tests count wrong first answers.
+    """Cross-entropy over classes, weighted if the recipe says so; tests count wrong first answers.
 
     Args:
         classes: class names, in the order of the labels.
+        labels: the class of each training image.
+
+    Raises:
+        UserError: if the recipe weights a class that there is not.
     """
 
     capturable = True
 
     def __init__(
-        self, plan: Recipe, classes: tuple[str, ...], train_images: int, test_images: int
+        self, plan: Recipe, classes: tuple[str, ...], labels: NDArray[Any], test_images: int
     ) -> None:
-        super().__init__(plan, train_images, test_images)
+        super().__init__(plan, len(labels), test_images)
         self.classes = classes
+        self.class_weights = class_weights(plan.class_weights, classes, labels)
+
+    def provenance(self) -> dict[str, Any]:
+        if self.class_weights is None:
+            return {}
+        weights = [round(weight, 6) for weight in self.class_weights.tolist()]
+        return {"class_weights": dict(zip(self.classes, weights, strict=True))}
 
     def describe(self) -> str:
         return (
@@ -246,8 +263,15 @@ class Classification(Objective):
             images = images.new_zeros((2, *images.shape[1:]))
             targets = targets.new_full((2,), IGNORE_INDEX)
         logits = forward(images)
-        smoothing = self.recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="sum")
+        if self.class_weights is not None:  # moves once: a capture cannot copy from the host
+            self.class_weights = self.class_weights.to(logits.device)
+        loss = F.cross_entropy(
+            logits.float(),
+            targets,
+            self.class_weights,
+            label_smoothing=self.recipe.label_smoothing,
+            reduction="sum",
+        )
         with torch.no_grad():
             counted = targets != IGNORE_INDEX
             wrong = (logits.argmax(1) != targets) & counted
@@ -264,13 +288,13 @@ class Classification(Objective):
 
 
 class CifarClassification(Classification):
-    """CIFAR-10 as in section 4.2."""
+    """CIFAR-10 as in section 4.2, or CIFAR-100."""
 
-    def __init__(self, plan: Recipe, data: Cifar10) -> None:
+    def __init__(self, plan: Recipe, data: Cifar) -> None:
         halves = data.split(plan.split, plan.split_seed)
         self._train, self._test = (_limited(images, plan) for images in halves)
-        classes = CLASSES[: plan.classes]
-        super().__init__(plan, classes, len(self._train), len(self._test))
+        classes = data.train.classes[: plan.classes]
+        super().__init__(plan, classes, self._train.labels, len(self._test))
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -283,9 +307,9 @@ class CifarClassification(Classification):
 
     def batches(
         self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
-    ) -> Cifar10Batches:
+    ) -> CifarBatches:
         recipe = self.recipe
-        return Cifar10Batches(
+        return CifarBatches(
             self._train,
             batch=recipe.batch,
             seed=recipe.seed,
@@ -310,7 +334,7 @@ class PhotoClassification(Classification):
 
     def __init__(self, plan: Recipe, data: PhotoSet) -> None:
         self._train, self._test = photo_sets(plan, data)
-        super().__init__(plan, self._train.classes or (), len(self._train), len(self._test))
+        super().__init__(plan, self._train.classes or (), self._train.labels, len(self._test))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -382,14 +406,14 @@ def make_objective(plan: Recipe, data: Data) -> Classification:
     Raises:
         UserError: if the recipe's limits leave no images, or `init` is missing.
     """
-    if isinstance(data, Cifar10):
+    if isinstance(data, Cifar):
         return CifarClassification(plan, data)
     return PhotoClassification(plan, data)
 
 
 def data_fingerprint(plan: Recipe, data: Data) -> str:
-    """Which images a training uses; CIFAR-10 is verified when it is read."""
-    if isinstance(data, Cifar10):
+    """Which images a training uses; CIFAR is verified when it is read."""
+    if isinstance(data, Cifar):
         return plan.split
     return _fingerprint(*photo_sets(plan, data))
 
@@ -407,7 +431,7 @@ def size_at(recipe: Recipe, full: int) -> Callable[[int], int]:
 
 
 def _limited(images: ImageArrays, recipe: Recipe) -> ImageArrays:
-    """CIFAR-10's images within the recipe's limits."""
+    """CIFAR's images within the recipe's limits."""
     index = np.arange(len(images))
     if recipe.classes is not None:
         index = np.flatnonzero(images.labels < recipe.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +17,8 @@ from pydantic import (
 )
 
 from resnets.data.augmentation import Augmentation, CropKind
-from resnets.data.cifar10_batches import FlipKind
+from resnets.data.cifar_batches import FlipKind
+from resnets.data.cifar_classes import CifarName, title
 from resnets.data.preprocessing import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError
@@ -174,7 +176,13 @@ class Progressive(Section):
     until: Annotated[int | float, Field(gt=0)]
 
 
-_OPTIONAL_IN_V1 = {"optimizer.muon": None, "graphs": False, "kernels": "auto"}
+_OPTIONAL_IN_V1 = {
+    "optimizer.muon": None,
+    "graphs": False,
+    "kernels": "auto",
+    "class_weights": None,
+    "freeze": None,
+}
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
 
 
@@ -185,8 +193,9 @@ def _hash(facts: dict[str, Any]) -> str:
 class Recipe(Section):
     """Everything that defines a training: recipe and data determine every weight of the result."""
 
-    dataset: Literal["cifar10", "photos"] = "cifar10"
-    """`photos`: a folder of images, or shards of it."""
+    dataset: CifarName | Literal["photos"] = "cifar10"
+    """`cifar100-coarse`: CIFAR-100 in its 20 superclasses; `photos`: a folder of images, or shards
+    of it."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the random split, for `45k/5k`."""
@@ -213,11 +222,17 @@ class Recipe(Section):
     photos: Photos = Photos()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of each class's images in the loss: a table of classes, the others having 1; or
+    `balanced`, n / (k n_c) for n_c of n training images and k classes (`class_weights.py`)."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, which is tested and saved instead of them."""
     batch_norm: Literal["batch", "frozen", "sync"] = "batch"
     """`batch`: statistics of each process's own images, as in the paper; `sync`: of all
     processes' images (GPUs only); `frozen`: those of `init`, with fixed scale and shift."""
+    freeze: str | None = None
+    """Parts of the network that keep the weights and BN statistics of `init`: `stem, layer1`, or
+    `all but fc` (`frozen.py`)."""
     recompute_bn: int = Field(0, ge=0)
     """Training images over which BN's statistics are recomputed before each test, as the authors
     did; 0 keeps the moving averages."""
@@ -253,8 +268,23 @@ class Recipe(Section):
             raise ValueError(str(error)) from error
         return value
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_are_positive(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"should be 'balanced' or a table of classes, not {value!r}")
+        for name, weight in value.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (number and 0 < weight < math.inf):
+                raise ValueError(f"the weight of {name!r} should be above 0, not {weight!r}")
+        return value
+
     @model_validator(mode="after")
     def _norms_and_sizes(self) -> Recipe:
+        if self.freeze is not None and self.init is None:
+            raise ValueError("freeze keeps trained weights: it needs an init")
         if self.batch_norm == "frozen" and self.init is None:
             raise ValueError("batch_norm = 'frozen' needs the statistics of an init")
         if self.batch_norm == "frozen" and self.recompute_bn:
@@ -271,11 +301,11 @@ class Recipe(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset == "cifar10" and stem != "cifar":
+        if self.dataset != "photos" and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "
-                "for CIFAR-10 take a cifar- network, for example cifar-resnet20"
+                f"for {title(self.dataset)} take a cifar- network, for example cifar-resnet20"
             )
         if self.epochs is None:
             counts = [*self.schedule.drops, self.schedule.warmup, self.test_every]
@@ -352,7 +382,9 @@ class Recipe(Section):
         """
         if self.dataset != "photos":
             raise UserError(
-                "CIFAR-10's images have 32 pixels a side", "--image-size", "leave it out"
+                f"{title(self.dataset)}'s images have 32 pixels a side",
+                "--image-size",
+                "leave it out",
             )
         scale = size / self.photos.size
         facts = self.model_dump()

@@ -299,6 +299,7 @@ class Run:
             "settings": self.settings.as_dict(),
             "command": self.command,
             "data": self.objective.fingerprint,
+            **self.objective.provenance(),
             **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

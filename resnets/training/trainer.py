@@ -26,6 +26,7 @@ from resnets.training.averages import (
     recompute_statistics,
 )
 from resnets.training.cuda_graph import CapturedUpdate
+from resnets.training.frozen import freeze
 from resnets.training.hardware import Settings, compile_network
 from resnets.training.objective import Objective
 from resnets.training.optimizers import make_optimizers, momenta, parameter_groups
@@ -69,7 +70,7 @@ class Trainer:
     ) -> None:
         self.objective, self.recipe = objective, objective.recipe
         self.device, self.settings, self.world = device, settings, world
-        self.network = self._prepare_network(objective.build_network())
+        self.network, self._fixed = self._prepare_network(objective.build_network())
         self.micro_batches = micro_batches(self.recipe, world)
         self.batches = objective.batches(self.micro_batches, device, _local_processes(world))
         self.optimizers = make_optimizers(
@@ -99,11 +100,13 @@ class Trainer:
         if settings.graphs:
             self._captured = self._capture_updates()
 
-    def _prepare_network(self, network: nn.Module) -> nn.Module:
-        """The network on the device, with the recipe's kind of BN and use of memory."""
-        if self.recipe.batch_norm == "frozen":
-            for layer in norms(network):
-                layer.requires_grad_(False)
+    def _prepare_network(self, network: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+        """The network on the device, with the recipe's kind of BN and use of memory.
+
+        Returns:
+            The network, and its modules that stay in evaluation mode.
+        """
+        fixed: list[nn.Module] = []
         for module in network.modules():
             if isinstance(module, Stage):
                 module.save_memory = self.recipe.save_memory
@@ -114,10 +117,14 @@ class Trainer:
                     hint="use --set batch_norm=batch, as the paper",
                 )
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        if self.recipe.freeze is not None:
+            fixed += freeze(network, self.recipe.freeze)
+        if self.recipe.batch_norm == "frozen":
+            fixed += [layer.requires_grad_(False) for layer in norms(network)]
         network = network.to(self.device)
         if self.settings.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        return network
+        return network, fixed
 
     def _share_gradients(self) -> nn.Module:
         """The network, or a wrapper that averages the gradients of all processes."""
@@ -216,9 +223,8 @@ class Trainer:
 
     def _add_gradients(self, images: Tensor, targets: Any, *, last: bool) -> None:
         """Forward and backward pass of a micro-batch."""
-        if self.recipe.batch_norm == "frozen":
-            for layer in norms(self.network):
-                layer.eval()
+        for module in self._fixed:
+            module.eval()
         wait = not last and isinstance(self._shared, DistributedDataParallel)
         with self._shared.no_sync() if wait else nullcontext():  # type: ignore[operator]
             found = self.objective.loss(self._forward, images, targets)
@@ -273,7 +279,9 @@ class Trainer:
                 images = min(self.recipe.recompute_bn, self.objective.train_images)
                 steps = math.ceil(images / self.recipe.batch)
                 with self._autocast():
-                    recompute_statistics(self.network, self._further_images(steps), self.world)
+                    recompute_statistics(
+                        self.network, self._further_images(steps), self.world, self._fixed
+                    )
             copy_buffers_from_main(self.network, self.world)
             yield self.network
 

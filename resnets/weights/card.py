@@ -7,7 +7,7 @@ class names, preprocessing, provenance and measured errors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from resnets.data.preprocessing import CentralCrop
 from resnets.support.errors import UserError, one_line
 
 FORMAT = "resnets-model-2"
+CLASSIFIER = "fc.weight"
+"""The tensor of a residual network that has a row for each class."""
 RUN_MODEL = "model.safetensors"
 """Name of the model file in a run folder."""
 
@@ -58,7 +60,17 @@ def card_in(file: Any) -> dict[str, Any]:
     """The checked card of an open model file; raises like `check_card`."""
     card: dict[str, Any] = json.loads((file.metadata() or {})["card"])
     check_card(card)
+    if CLASSIFIER in file.keys():  # noqa: SIM118 - not a dictionary
+        check_outputs(file.get_slice(CLASSIFIER).get_shape()[0], card["classes"])
     return card
+
+
+def check_outputs(outputs: int, classes: Sequence[str]) -> None:
+    """Raise `ValueError` unless a network has an output for each class that its card names."""
+    if outputs != len(classes):
+        raise ValueError(
+            f"its card names {len(classes)} classes, but its network has {outputs} outputs"
+        )
 
 
 @contextmanager

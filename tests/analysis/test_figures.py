@@ -11,7 +11,7 @@ from PIL import Image
 from resnets.analysis import figures
 from resnets.analysis.panels import Line, Panel, _apart, draw
 from resnets.analysis.signals import measure
-from resnets.data.cifar10 import CLASSES
+from resnets.data.cifar import CLASSES
 from tests.analysis.nets import batches, network
 
 

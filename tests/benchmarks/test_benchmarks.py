@@ -16,7 +16,7 @@ import torch
 from benchmarks import __main__ as main
 from benchmarks import inference, inputs, measure, scaling, startup, training
 from benchmarks.isolated import IsolatedContender
-from resnets.data import cifar10
+from resnets.data import cifar
 from resnets.support import timing
 from resnets.support.errors import UserError
 from tests.benchmarks import busy
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_a_benchmark_with_code_130(tmp_path):
         "from benchmarks.isolated import IsolatedContender\n"
         "from benchmarks.__main__ import app, run\n"
         "from tests.benchmarks import busy\n"
-        "training.cifar10.load = lambda report: None\n"
+        "training.cifar.load = lambda name, report: None\n"
         "peer = IsolatedContender(busy.make, Path(sys.argv.pop()))\n"
         "training._cifar_contenders = lambda *_: {training.PUBLISHED: peer}\n"
         "run(app, 'bench')\n"
@@ -199,10 +199,10 @@ def measure_training(network, batch):
 
 def test_training_is_compared_with_the_published_loop(monkeypatch):
     random = np.random.default_rng(0)
-    images = cifar10.ImageArrays(
+    images = cifar.ImageArrays(
         random.integers(0, 256, (64, 3, 32, 32), np.uint8), random.integers(0, 10, 64)
     )
-    monkeypatch.setattr(cifar10, "load", lambda report: cifar10.Cifar10(images, images))
+    monkeypatch.setattr(cifar, "load", lambda name, report: cifar.Cifar(images, images))
     monkeypatch.setattr(training, "peak", lambda *given: measure.peak(*given, side=256, rounds=3))
     table = measure_training("cifar-resnet8", 8)
     assert [row.name for row in table.rows] == ["published loop", "resnets"]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from resnets.cli import main as cli
-from resnets.data import cifar10
+from resnets.data import cifar
 
 
 @pytest.fixture
@@ -30,5 +30,5 @@ def resnets(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def real_shape(monkeypatch, tiny):
     """The small synthetic data in the place of CIFAR-10."""
-    monkeypatch.setattr(cifar10, "load", lambda data=None, report=None: tiny)
+    monkeypatch.setattr(cifar, "load", lambda name, data=None, report=None: tiny)
     return tiny

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from resnets.analysis.responses import layer_responses
-from resnets.data import cifar10
+from resnets.data.cifar_classes import CLASSES
 from resnets.data.preprocessing import Preprocessing
 from resnets.data.samples import random_indices
 from resnets.models import zoo
@@ -18,7 +18,7 @@ from tests.conftest import draw_photos
 from tests.weights.convert.nets import scramble
 
 
-def write(path, name, classes=cifar10.CLASSES):
+def write(path, name, classes=CLASSES["cifar10"]):
     torch.manual_seed(0)
     net = scramble(zoo.build(name, len(classes)))
     card = model_file.make_card(name, list(classes), {"recipe": "none"}, [{"error": 5.0}])

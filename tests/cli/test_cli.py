@@ -15,7 +15,8 @@ from PIL import Image
 from torch import nn
 
 from resnets.cli import predict
-from resnets.data import cifar10
+from resnets.data import cifar
+from resnets.data.cifar_classes import CLASSES
 from resnets.data.preprocessing import Preprocessing
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
@@ -26,7 +27,7 @@ from resnets.weights import model_file
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
     network = zoo.build("cifar-resnet8", 10)
-    card = model_file.make_card("cifar-resnet8", list(cifar10.CLASSES), {}, [])
+    card = model_file.make_card("cifar-resnet8", list(CLASSES["cifar10"]), {}, [])
     preprocessing = Preprocessing(32, 32, mean=model_file.torch.zeros(3, 32, 32))
     model_file.save(path, network.state_dict(), preprocessing, card)
     return path
@@ -424,9 +425,9 @@ def test_info_shows_unfinished_runs_and_what_is_not_downloaded(resnets, real_sha
 
 def test_no_network_and_no_cache(resnets, cache, monkeypatch, tmp_path):
     def fetch():
-        raise cifar10.SourceFailed("no answer")
+        raise cifar.SourceFailed("no answer")
 
-    monkeypatch.setattr(cifar10, "REMOTE_SOURCES", {"the host": fetch})
+    monkeypatch.setattr(cifar, "REMOTE_SOURCES", {"cifar10": {"the host": fetch}})
     code, out, err = resnets("train", "cifar10-smoke")
     assert code == 2
     assert "the host: no answer" in one_line(err)
@@ -455,7 +456,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert "No space left on device" in one_line(err)
     assert {p.name for p in (tmp_path / "run").rglob("*") if p.is_file()} <= {".lock"}
     monkeypatch.undo()  # space again: the same command works
-    monkeypatch.setattr(cifar10, "load", lambda data=None, report=None: real_shape)
+    monkeypatch.setattr(cifar, "load", lambda name, data=None, report=None: real_shape)
     monkeypatch.chdir(tmp_path)
     assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run")[0] == 0
 

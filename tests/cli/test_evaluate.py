@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.data import cifar10
+from resnets.data.cifar_classes import CLASSES
 from resnets.data.datasets import open_test
 from resnets.evaluation import scores
 from tests.cli.test_cli import one_line
@@ -98,7 +98,7 @@ def test_many_classes_are_told_by_the_worst(resnets, here):
 
 
 def test_cifar10_scores(resnets, real_shape, tmp_path):
-    photos.save_model(tmp_path / "m.safetensors", cifar10.CLASSES)
+    photos.save_model(tmp_path / "m.safetensors", CLASSES["cifar10"])
     code, out, _ = resnets("eval", "m.safetensors", "--save-scores", "c.scores", "--plot", "c.png")
     assert code == 0
     assert "single view of the original 32x32 image" in out
@@ -117,8 +117,8 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
         (("m.safetensors",), "m.safetensors: not a folder"),
         (("cifar10", "--views", "dense"), "CIFAR-10 is tested on a single view"),
         (("cifar10", "--image-size", "64"), "--image-size: CIFAR-10 is tested on a single view"),
-        (("cifar10",), "trained on other classes than CIFAR-10's"),
-        (("photos", "--data", "photos"), "--data: works with cifar10 only"),
+        (("cifar10",), "trained on other classes than those of cifar10"),
+        (("photos", "--data", "photos"), "--data: works with cifar10 and cifar100 only"),
         (("photos", "--save-scores", "none/a.scores"), "no such folder"),
         (("photos", "--save-scores", "photos"), "--save-scores photos: is a folder"),
         (("photos", "--plot", "c.gif"), "ending in .png"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnets.data import cifar10
-from resnets.paper import experiments, runner
+from resnets.data import cifar
+from resnets.paper import experiments, runner, speed
 from resnets.paper.document import Text
 from resnets.paper.experiments import Experiment
 from resnets.paper.jobs import Responses
@@ -34,6 +34,7 @@ def small(monkeypatch, real_shape):
     monkeypatch.setitem(experiments.CIFAR_RECIPES, "smoke", ("cifar10-short", SMALL))
     pool = InProcess(monkeypatch)
     monkeypatch.setattr(runner, "LocalPool", lambda gpus: pool)
+    monkeypatch.setattr(speed, "measure", lambda plans, layout: dict.fromkeys(plans, 500.0))
     return pool
 
 
@@ -66,6 +67,7 @@ def test_list_run_list_again(resnets, small, tmp_path):
         "cifar10-smoke/cifar-plain8-seed2", "cifar10-smoke/cifar-resnet8-seed2"
     ]  # fmt: skip
     assert row["seconds_left"] >= 0
+    assert row["side_by_side"] in (1, 2)
     before = len(small.commands)
     code, out, _ = resnets("paper", "run", "pair", "--budget", "smoke", "--seeds", "2")
     assert code == 0
@@ -149,10 +151,10 @@ def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
 
 
 def test_without_cifar_10_nothing_is_started(resnets, small, monkeypatch):
-    def absent(data=None, report=None):
+    def absent(name, data=None, report=None):
         raise UserError("no source of CIFAR-10 works")
 
-    monkeypatch.setattr(cifar10, "load", absent)
+    monkeypatch.setattr(cifar, "load", absent)
     code, _, err = resnets("paper", "run", "pair", "--budget", "smoke")
     assert (code, small.commands) == (2, [])
     assert "no source of CIFAR-10 works" in one_line(err)
@@ -244,7 +246,7 @@ def test_only_may_name_networks_of_any_of_the_experiments(resnets, small, monkey
         "--only", "cifar-plain8", "--only", "cifar-plain14",
     )  # fmt: skip
     assert code == 0
-    assert "2 jobs to run, about" in out
+    assert "2 jobs, 2 side by side: about" in out
     assert "(2 of 2 done)" in out
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnets.data import cifar10, datasets
+from resnets.data import cifar, datasets
 from resnets.data.samples import PhotoSet
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
@@ -23,12 +23,15 @@ def test_photographs_need_a_location():
         datasets.open_data("photos", None)
 
 
-def test_cifar10_is_opened_from_its_files_or_downloaded(tmp_path, monkeypatch):
+def test_cifar_is_opened_from_its_files_or_downloaded(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(cifar10, "load", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(cifar, "load", lambda *arguments: calls.append(arguments))
     datasets.open_data("cifar10", None, report=print)
     datasets.open_data("cifar10", str(tmp_path), report=print)
-    assert calls == [(None, print), (tmp_path, print)]
+    datasets.open_data("cifar100-coarse", None, report=print)
+    assert calls == [
+        ("cifar10", None, print), ("cifar10", tmp_path, print), ("cifar100-coarse", None, print)
+    ]  # fmt: skip
 
 
 def test_a_location_that_does_not_exist_is_named_with_a_hint(tmp_path):

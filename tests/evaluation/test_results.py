@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from resnets.data.cifar10 import ImageArrays
+from resnets.data.cifar import ImageArrays
 from resnets.evaluation.evaluator import score_array
 from resnets.evaluation.protocols import network_scorer
 from resnets.evaluation.results import Result, measure, wilson

@@ -136,6 +136,10 @@ def test_int8_is_calibrated_tested_and_timed(source, tmp_path, engine, capfd):
     assert "Calibrated with: 24 images of photos" in card
     sign = "QuantizeLinear" if engine == "onnx" else 'type="FakeQuantize"'
     assert sign in network_text(out, engine)
+    if engine == "onnx":
+        import onnx
+
+        assert onnx.load(str(out / "model.onnx")).opset_import[0].version == config["opset"]
 
 
 def test_an_allowed_loss_needs_a_test(source, tmp_path):
@@ -294,3 +298,46 @@ def test_exports_with_other_weights_have_other_digests(exported, source, tmp_pat
     )
     digests = {open_predictor(str(f)).digest for f in (exported("openvino"), tmp_path / "out")}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("opset", [None, 21])
+def test_an_onnx_export_is_of_the_opset_asked_for_and_its_card_names_the_runtime(
+    source, tmp_path, opset
+):
+    skip_without_packages("onnx")
+    import onnx
+
+    out = tmp_path / "out"
+    config = exporter.export(str(source), out, ExportOptions(engine="onnx", opset=opset))
+    model = onnx.load(str(out / "model.onnx"))
+    written, ir, runtime = (18, 8, "1.14") if opset is None else (21, 10, "1.18")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", written)]
+    assert (model.ir_version, config["opset"]) == (ir, written)
+    card = (out / "README.md").read_text()
+    assert f"is of opset {written}: ONNX Runtime {runtime} or newer" in card
+    assert open_predictor(str(out)).runtime.name == "onnx fp32"
+
+
+@pytest.mark.parametrize(
+    ("engine", "opset", "message"),
+    [("openvino", 18, "applies to --to onnx only"), ("onnx", 17, "of opset 18 to 23"),
+     ("onnx", 99, "of opset 18 to 23")],
+)  # fmt: skip
+def test_an_opset_that_cannot_be_written_is_refused_first(tmp_path, engine, opset, message):
+    with pytest.raises(UserError, match=message):
+        exporter.check_export(tmp_path / "out", ExportOptions(engine=engine, opset=opset))
+
+
+@pytest.mark.parametrize("names", [2, 4])
+def test_an_export_whose_card_has_more_or_fewer_classes_is_one_line(exported, tmp_path, names):
+    folder = tmp_path / "changed"
+    shutil.copytree(exported("torch-export"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["card"]["classes"] = list("abcd")[:names]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"card names {names} classes, but its network has 3 out"):
+        open_predictor(str(folder))
+    config["outputs"]["logits"]["shape"][1] = names  # so that only the network itself tells
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"card names {names} classes, but its network has 3 out"):
+        open_predictor(str(folder)).predict(np.zeros((1, 32, 32, 3), np.uint8))

@@ -38,6 +38,17 @@ def test_the_header_has_the_hubs_name_of_a_test_set(exported):
     assert '      type: "uoft-cs/cifar10"' in card.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("weights", "line"),
+    [({"ant": 0.5, "bee": 1.5}, "loss: ant 0.5, bee 1.5"), ({"ant": "much"}, None), (3, None)],
+)
+def test_a_card_states_the_weights_of_the_classes(exported, weights, line):
+    facts = json.loads((exported("torch-export") / "config.json").read_text())
+    facts["card"]["provenance"] = {"class_weights": weights}
+    card = model_card.write(facts)
+    assert line in card if line else "loss:" not in card
+
+
 def test_a_card_of_vgg_names_its_paper_and_promises_no_features(exported):
     facts = json.loads((exported("torch-export") / "config.json").read_text())
     for network, paper in (("vgg16", "1409.1556"), ("resnet18", "1512.03385")):

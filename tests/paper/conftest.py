@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from resnets.cli import main as cli
-from resnets.data import cifar10
+from resnets.data import cifar
 from resnets.paper.jobs import DataSet, Training, Workspace
 from resnets.paper.store import Store
 
@@ -82,5 +82,5 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def pool(monkeypatch, tiny):
-    monkeypatch.setattr(cifar10, "load", lambda data=None, report=None: tiny)
+    monkeypatch.setattr(cifar, "load", lambda name, data=None, report=None: tiny)
     return InProcess(monkeypatch)

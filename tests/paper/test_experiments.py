@@ -1,23 +1,21 @@
 """Every experiment asks for jobs that can be run."""
 
-import os
 from dataclasses import replace
 
 import pytest
-import torch
 
 from resnets.models import zoo
-from resnets.paper import experiments, workload
+from resnets.paper import experiments, speed, workload
 from resnets.paper.experiments import EXPERIMENTS, Setup
 from resnets.paper.jobs import DataSet, Evaluation, Training, Workspace
 from resnets.paper.runner import missing
+from resnets.paper.speed import Layout
 from resnets.paper.store import Store
-from resnets.support import devices
 from resnets.support.errors import UserError
+from resnets.support.files import cache_folder
 
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
-CPU = torch.device("cpu")
 ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
 
 
@@ -74,34 +72,98 @@ def test_only_takes_members_out_of_an_ensemble():
     assert job.of.network == "resnet50-small"
 
 
-def trained(budget, seconds):
-    (job, _) = jobs_of("fig1", budget)
-    here = devices.hardware_name(CPU)
-    facts = {"hardware": here, "threads": 1, "seconds": seconds, "finished": "2026"}
-    return job.outcome({"iterations": 3000}, facts)
+@pytest.fixture
+def speeds(cache, monkeypatch):
+    """Speeds of a machine on which every training makes 1e12 multiply-adds a second."""
+    asked = []
+
+    def measure(plans, layout):
+        asked.append((sorted(plans), layout))
+        return {n: 1e12 / (3 * workload.cost(p.network, 32)) for n, p in plans.items()}
+
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "busy", lambda: False)
+    monkeypatch.setattr(workload, "START", 0.0)
+    found = speed.Speeds()
+    found.asked = asked
+    return found
 
 
-def test_the_machines_speed_comes_from_whole_trainings(monkeypatch):
-    monkeypatch.setattr(workload, "_speed_of_steps", lambda device: -1.0)
-    whole = trained("short", 600)
-    one = 3 * 3000 * 128 * workload.cost("cifar-plain20", 32) / 600 * (os.cpu_count() or 1)
-    assert workload.measured_speed([whole], CPU) == pytest.approx(one)
-    odd = [replace(whole, identity={"budget": "full"}), replace(whole, values={})]
-    assert workload.measured_speed([whole, trained("smoke", 60), *odd], CPU) == pytest.approx(one)
-    assert workload.measured_speed([trained("smoke", 60)], CPU) < 0
+def hours(jobs, tmp_path, speeds, at_once=2, images=0):
+    workspace = Workspace(Store(tmp_path), tmp_path)
+    return workload.seconds(jobs, images, workspace, Layout(at_once, 1), speeds) / 3600
 
 
-def test_what_a_stopped_training_has_done_is_not_counted_again(tmp_path, monkeypatch):
+def test_an_estimate_is_the_time_until_the_last_job_ends(tmp_path, speeds):
+    plain20, plain56 = (3 * 64_000 * 128 * cost(n) / 1e12 / 3600 for n in ("20", "56"))
+    shallow, deep = jobs_of("fig1")
+    assert hours([shallow], tmp_path, speeds) == pytest.approx(plain20)
+    assert hours([shallow, deep], tmp_path, speeds) == pytest.approx(plain56)
+    assert hours([shallow, deep], tmp_path, speeds, at_once=1) == pytest.approx(plain20 + plain56)
+    three = hours([shallow, deep, shallow], tmp_path, speeds)
+    assert three == pytest.approx(max(plain56, 2 * plain20))
+    tests = 64 * 10_000 * cost("20") / 1e12 / 3600
+    assert hours([shallow], tmp_path, speeds, images=10_000) == pytest.approx(plain20 + tests)
+
+
+def cost(depth):
+    return workload.cost(f"cifar-plain{depth}", 32)
+
+
+def test_first_steps_on_smaller_images_take_less(tmp_path, speeds):
+    (whole, _) = jobs_of("fig1", "short")
+    small = replace(whole, settings=("progressive.size=16", "progressive.until=1500"))
+    share = workload.cost(whole.network, 16) / workload.cost(whole.network, 32)
+    ratio = hours([small], tmp_path, speeds) / hours([whole], tmp_path, speeds)
+    assert ratio == pytest.approx((1 + share) / 2)
+
+
+def test_each_kind_is_measured_once_by_its_smallest_network(tmp_path, speeds):
+    jobs = jobs_of("fig6")
+    hours(jobs, tmp_path, speeds)
+    hours(jobs[::-1], tmp_path, speed.Speeds())  # another process, later
+    kinds = ["cifar basic A post 32", "cifar basic none post 32"]
+    assert speeds.asked == [(kinds, Layout(2, 1))]
+    hours(jobs, tmp_path, speeds, at_once=1)
+    assert speeds.asked[1:] == [(kinds, Layout(1, 1))]
+    cached = cache_folder("speed") / "trainings.json"
+    for damaged in ("", "[]", '{"a": 1}', cached.read_text().replace("000", "x")):
+        cached.write_text(damaged)
+        hours(jobs, tmp_path, speed.Speeds())
+    assert len(speeds.asked) == 6
+
+
+def test_the_speed_of_a_busy_machine_is_not_kept(tmp_path, speeds, monkeypatch):
+    monkeypatch.setattr(speed, "busy", lambda: True)
+    lines = []
+    for _ in range(2):
+        hours(jobs_of("fig1"), tmp_path, speed.Speeds(lines.append))
+    assert len(speeds.asked) == 2
+    assert "it is busy: times hold for a busy machine" in lines[0]
+
+
+def test_the_speed_is_that_of_real_updates(cache):
+    (training, _) = jobs_of("fig1", "smoke")
+    training = replace(training, network="cifar-plain8")
+    (rate,) = speed.measure({"x": training.plan}, Layout(1, 1)).values()
+    assert 10 < rate < 1e6
+    with (
+        pytest.warns(UserWarning, match="serializer"),
+        pytest.raises(UserError, match="a training to measure the speed of failed"),
+    ):
+        speed.measure({"x": training.plan.model_copy(update={"batch": "many"})}, Layout(1, 1))
+
+
+def test_what_a_stopped_training_has_done_is_not_counted_again(tmp_path, speeds):
     workspace = Workspace(Store(tmp_path), tmp_path)
     (job, _) = jobs_of("fig1", "short")
-    monkeypatch.setattr(workload, "START", 0.0)
-    whole = workload.seconds([job], 1e9, 0, workspace)
+    whole = hours([job], tmp_path, speeds)
     workspace.run_folder(job.key).mkdir(parents=True)
     metrics = workspace.run_folder(job.key) / "metrics.jsonl"
     metrics.write_text('{"step": 50}\n{"step": 750}\n{"st')
-    assert workload.seconds([job], 1e9, 0, workspace) == pytest.approx(0.75 * whole)
+    assert hours([job], tmp_path, speeds) == pytest.approx(0.75 * whole)
     metrics.write_text("[]\n")  # the run itself reports it
-    assert workload.seconds([job], 1e9, 0, workspace) == whole
+    assert hours([job], tmp_path, speeds) == whole
 
 
 def test_seeds_repeat_and_only_limits():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -135,7 +136,7 @@ def test_mean_spread_and_number_of_seeds(tmp_path):
         run.values["measured"]["error"] = error
     html, markdown = pages(runs, tmp_path)
     row = next(row for row in table(markdown, "Table 6") if row[0] == "ResNet-20")
-    assert row[3:] == ["8.75", "8.50 ± 0.50 (3)", "−0.25"]
+    assert row[1:4] == ["8.75", "8.50 ± 0.50 (3)", "−0.25"]
     assert "seed 1: 8.50" in html
 
 
@@ -180,7 +181,7 @@ def test_a_training_cut_short_is_not_set_against_the_paper(tmp_path):
     _, markdown = pages([run], tmp_path)
     header = table(markdown, "Table 6")[0]
     assert "difference" not in header
-    assert "50,000 of 64,000 iterations" in header[-1]
+    assert "50,000 of 64,000 iterations" in header[2]
 
 
 def test_protocols_do_not_stand_in_for_each_other(tmp_path):
@@ -332,7 +333,7 @@ def test_figures_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
 def test_sentences_stand_under_each_other_on_a_phone_with_their_heads(everything):
     html = (everything[0] / "report.html").read_text()
     words = re.findall(r'<table class="words".*?</table>', html, re.DOTALL)
-    assert len(words) == 4
+    assert len(words) == 5
     for text in words:
         assert all(re.match(r' data-head="[^"]+"', cell) for cell in text.split("<td")[1:])
     assert 'data-head="here, full: 64,000 iterations"' in html
@@ -348,3 +349,30 @@ def test_statements_are_not_judged_by_smoke_runs(tmp_path):
     _, markdown = pages(smoke + short, tmp_path)
     assert len(table(markdown, "Statements checked on CIFAR-10")[0]) == 3
     assert "they are not judged" not in pages(short, tmp_path)[1]
+
+
+def test_the_report_begins_with_verdicts_table_6_and_figure_6(tmp_path):
+    page = report.build(made_up.everything(), tmp_path)
+    titles = [section.title for section in page.sections]
+    assert titles[:3] == ["In short", "Table 6: CIFAR-10", "Figure 6: trainings on CIFAR-10"]
+    (summary,) = page.sections[0].parts
+    assert [head.text for head in summary.header[2:]] == [
+        "✓ holds", "✗ does not hold", "? not clear", "– not run"
+    ]  # fmt: skip
+    statements = next(s for s in page.sections if s.title == "The paper's statements")
+    tones = Counter(
+        cell.tone for part in statements.parts[1:] for row in part.rows for cell in row if cell.tone
+    )
+    columns = ("holds", "does not hold", "not clear", "not run")
+    for column, state in enumerate(columns, 2):
+        assert sum(int(row[column].text) for row in summary.rows) == tones[state]
+    assert len({row[1].text for row in summary.rows}) >= 2  # one row for each budget
+
+
+def test_evidence_is_folded_on_the_page(everything):
+    html = (everything[0] / "report.html").read_text()
+    folded = re.findall(
+        r'<details class="verdict"><summary class="[a-z-]+">. [a-z ]+</summary>', html
+    )
+    assert len(folded) > 20
+    assert "training error" in re.search(r"</summary><small>(.*?)</small></details>", html)[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from resnets.data.cifar10 import Cifar10
+from resnets.data.cifar import Cifar
 from resnets.training import run, run_folder
 from resnets.training.objective import make_objective
 from resnets.training.recipe import Recipe
@@ -20,7 +20,7 @@ from tests.conftest import synthetic
 
 def data():
     """An epoch of a dozen steps, for batches of 20."""
-    return Cifar10(train=synthetic(240, 1), test=synthetic(80, 2))
+    return Cifar(train=synthetic(240, 1), test=synthetic(80, 2))
 
 
 class Steps:

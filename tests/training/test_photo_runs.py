@@ -78,21 +78,24 @@ EVERYTHING = {
 }
 
 
+class Stopping(Quiet):
+    """Stops a run by a signal at two of its steps."""
+
+    def stepped(self, step):
+        if step in (7, 13):
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.parametrize("changes", [{}, EVERYTHING])
 def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, data, changes):
     recipe = make_recipe(**changes)
     start(tmp_path / "whole", recipe, data).train()
 
-    class Stop(Quiet):
-        def stepped(self, step):
-            if step in (7, 13):
-                signal.raise_signal(signal.SIGTERM)
-
     out = tmp_path / "stopped"
     with pytest.raises(run.Interrupted):
-        start(out, recipe, data, Stop()).train()
+        start(out, recipe, data, Stopping()).train()
     with pytest.raises(run.Interrupted):
-        resume(out, data, Stop()).train()
+        resume(out, data, Stopping()).train()
     resume(out, data).train()
     assert equal(weights(out), weights(tmp_path / "whole"))
     keys = ("step", "train_loss", "test_error", "learning_rate")

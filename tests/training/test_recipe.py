@@ -17,6 +17,7 @@ NETWORKS = {
     "cifar10-fast": "cifar-resnet20",
     "cifar10-short": "cifar-resnet20",
     "cifar10-smoke": "cifar-resnet20",
+    "cifar100": "cifar-resnet20",
     "photos-short": "resnet18-a",
     "imagenet-paper": "resnet50",
     "imagenet-90": "resnet50",

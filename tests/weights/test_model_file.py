@@ -10,7 +10,7 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import hub, model_file
-from resnets.weights.card import open_model_file
+from resnets.weights.card import open_model_file, read_card
 
 
 def save(path, name="cifar-resnet8", classes=("ant", "bee", "cow")):
@@ -172,3 +172,16 @@ def test_an_error_without_text_is_one_line_too(tmp_path):
         open_model_file(path, "pt"),
     ):
         raise ValueError
+
+
+@pytest.mark.parametrize("names", [2, 4])
+def test_a_card_with_more_or_fewer_classes_than_outputs_is_one_line(tmp_path, names):
+    network = zoo.build("cifar-resnet8", 3)
+    card = model_file.make_card("cifar-resnet8", list("abcd")[:names], {}, [])
+    path = tmp_path / "model.safetensors"
+    preprocessing = Preprocessing(32, 32, mean=torch.zeros(3, 1, 1))
+    model_file.save(path, network.state_dict(), preprocessing, card)
+    message = f"its card names {names} classes, but its network has 3 outputs"
+    for read in (model_file.load, read_card):
+        with pytest.raises(UserError, match=message):
+            read(path)

@@ -1,4 +1,4 @@
-"""Training batches of CIFAR-10 as a pure function of (seed, step), with section 4.2's augmentation.
+"""Training batches of CIFAR as a pure function of (seed, step), with section 4.2's augmentation.
 
 Images stay on the training device. A few tensor operations crop and flip a whole batch, without
 worker processes. The section [augment] of a recipe describes crops and flips; those of
@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data import random_streams
-from resnets.data.cifar10 import ImageArrays
+from resnets.data.cifar import ImageArrays
 from resnets.data.preprocessing import Normalize
 
 FlipKind = Literal["none", "random", "alternating"]
 
 
-class Cifar10Batches:
+class CifarBatches:
     """Endless training batches: each epoch has every image once, in a new random order.
 
     Epochs follow each other without a gap: if the batch size does not divide the number of

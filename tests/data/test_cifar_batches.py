@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from resnets.data.cifar10 import ImageArrays
-from resnets.data.cifar10_batches import Cifar10Batches, resized
+from resnets.data.cifar import ImageArrays
+from resnets.data.cifar_batches import CifarBatches, resized
 from tests.conftest import synthetic
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def numbered(count: int) -> ImageArrays:
 
 
 def make(count=50, batch=16, seed=0, pad=4, flip="random"):
-    return Cifar10Batches(numbered(count), batch=batch, seed=seed, device=CPU, pad=pad, flip=flip)
+    return CifarBatches(numbered(count), batch=batch, seed=seed, device=CPU, pad=pad, flip=flip)
 
 
 @given(
@@ -69,7 +69,7 @@ def test_seeds_differ():
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_each_image_is_a_crop_of_the_padded_normalised_image_or_its_flip(pad):
     data = numbered(40)
-    batches = Cifar10Batches(data, batch=40, seed=3, device=CPU, pad=pad, flip="random")
+    batches = CifarBatches(data, batch=40, seed=3, device=CPU, pad=pad, flip="random")
     images, labels = batches(0)
     mean = data.pixel_mean()
     seen, flips = set(), 0
