@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and the cache folder."""
+"""Files that are written whole or not at all, text that people wrote, and the cache folder."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -118,6 +119,47 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def read_text(path: Path, option: str = "", *, errors: str = "strict", hint: str = "") -> str:
+    """The text of a file that a person wrote: UTF-8, with or without a byte order mark.
+
+    Line ends are read as newlines.
+
+    Args:
+        path: the file.
+        option: the command-line option with the path, for the message.
+        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+        hint: what to do if there is no such file.
+
+    Raises:
+        UserError: if the file cannot be read or is not UTF-8.
+    """
+    location = f"{option} {path}".strip()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError("no such file", location, hint) from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", location) from error
+    return decode_text(content, location, errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_text(content: bytes, location: str, errors: str = "strict") -> str:
+    """UTF-8 as text, without a byte order mark; line ends stay as they are.
+
+    Raises:
+        UserError: naming `location`, if it is UTF-16 or, unless `errors` allows it, not UTF-8.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4096]:
+        raise UserError("is not UTF-8 text (perhaps UTF-16)", location, "save it as UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            "is not UTF-8 text", f"{location}, line {line}", "save it as UTF-8"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
