@@ -15,6 +15,7 @@ from PIL import Image
 
 from resnets.data.images import read_image
 from resnets.support.errors import UserError
+from resnets.support.names import printable, valid, valid_values
 
 Severity = Literal["error", "warning", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
@@ -36,6 +37,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "empty-class": ("warning", "classes without images"),
     "missing-in-val": ("warning", "classes that are never tested"),
     "unlabelled": ("warning", "images without a label"),
+    "similar-names": ("warning", "classes whose names look alike"),
+    "not-used": ("warning", "folders and files that no training uses"),
     "odd-size": ("note", "very small or very elongated images"),
     "duplicate": ("note", "the same image more than once in a class"),
     "wrong-ending": ("note", "files whose content is of another format than their ending says"),
@@ -83,6 +86,7 @@ class Report:
 
     Args:
         folder: the data folder.
+        table: the file that lists its images with their classes, if that was given.
         splits: number of images of each class in `train` and `val`, or in `all` for a single
             folder, or in `listed` if a file numbers the classes.
         findings: the worst first.
@@ -95,6 +99,7 @@ class Report:
     """
 
     folder: Path
+    table: Path | None = None
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -123,7 +128,7 @@ class Report:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report as plain values for JSON."""
-    return {
+    facts = {
         "format": JSON_FORMAT,
         "folder": str(report.folder),
         "images": report.images,
@@ -141,6 +146,8 @@ def to_json(report: Report) -> dict[str, Any]:
             for f in report.findings
         ],
     }
+    checked: dict[str, Any] = valid_values(facts)
+    return checked
 
 
 def to_text(report: Report) -> str:
@@ -154,7 +161,7 @@ def to_text(report: Report) -> str:
         if len(found) > TEXT_LINES:
             more = len(found) - TEXT_LINES
             lines.append(f"  ... and {more:,} more (--json and --html list all)")
-    return _printable("\n".join(lines))
+    return "\n".join(map(printable, lines))
 
 
 def to_html(report: Report) -> str:
@@ -175,12 +182,7 @@ def to_html(report: Report) -> str:
         is_file=lambda path: (report.folder / path).is_file(),
         thumbnail=lambda path: _thumbnail(report.folder / path),
     )
-    return _printable(page)
-
-
-def _printable(text: str) -> str:
-    """The text with bytes of file names that are not UTF-8 as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return valid(page)
 
 
 def _summary(report: Report) -> str:

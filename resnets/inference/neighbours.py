@@ -20,12 +20,13 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.folders import walk
+from resnets.data.folders import image_files
 from resnets.inference.openvino_model import GRAPH_VERSION
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
+from resnets.support.names import valid
 
 FORMAT = 2
 _FileState = tuple[int, int]
@@ -51,7 +52,7 @@ class Neighbour:
     def as_dict(self) -> dict[str, Any]:
         """The neighbour as JSON."""
         similarity = round(self.similarity, DIGITS)
-        return {"image": self.image, "class": self.label, "similarity": similarity}
+        return {"image": valid(self.image), "class": valid(self.label), "similarity": similarity}
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,9 @@ def _neighbour(index: FolderIndex, number: int, similarity: float) -> Neighbour:
 
 def _image_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The image files of a folder and its subfolders, with their status."""
-    for _, _, files in walk(folder):
-        for name in files:
-            with suppress(FileNotFoundError):  # removed in the meantime
-                yield name, (folder / name).stat()
+    for name in image_files(folder):
+        with suppress(FileNotFoundError):  # removed in the meantime
+            yield name, (folder / name).stat()
 
 
 def _store(predictor: Predictor, folder: Path) -> Path:

@@ -21,6 +21,7 @@ from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Identity
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import atomic_write, existing_folder, make_folder, write_json, writing
+from resnets.support.names import valid
 
 ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
@@ -43,7 +44,7 @@ class PredictionFile(ABC):
         return self._done.get(self._key(image), False)
 
     def _key(self, image: str) -> str:
-        return normalized(image)
+        return normalized(valid(image))
 
     @abstractmethod
     def write(self, predictions: Sequence[Prediction]) -> None:
@@ -223,7 +224,7 @@ class _TextFile(PredictionFile):
             length += len(line)
             if length > len(line) or line != self._header():
                 name, failed = self._entry(line)
-                self._done[normalized(name)] = failed
+                self._done[self._key(name)] = failed
         with writing(path):
             self._file.truncate(length)
             if not length:
@@ -337,7 +338,7 @@ class _Csv(_TextFile):
         returns = any("\r" in str(cell) for cell in cells)
         quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
         csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        return valid(text.getvalue()).encode()
 
 
 class _Parquet(PredictionFile):
@@ -365,9 +366,6 @@ class _Parquet(PredictionFile):
             good = self._parquet.read_table(part).filter(errors.is_null())
             atomic_write(part, lambda file: self._parquet.write_table(good, file))
 
-    def _key(self, image: str) -> str:
-        return normalized(valid_utf8(image))
-
     def write(self, predictions: Sequence[Prediction]) -> None:
         self._buffer += predictions
         if len(self._buffer) >= ROWS_PER_PART:
@@ -379,10 +377,10 @@ class _Parquet(PredictionFile):
         arrow, rows = self._arrow, self._buffer
         text, numbers = arrow.string(), arrow.list_(arrow.float32())
         tops = [row.top for row in rows]
-        classes = [[valid_utf8(entry.name) for entry in top] for top in tops]
+        classes = [[valid(entry.name) for entry in top] for top in tops]
         probabilities = [[round(entry.probability, DIGITS) for entry in top] for top in tops]
         columns = {
-            "image": arrow.array([valid_utf8(row.image) for row in rows], text),
+            "image": arrow.array([valid(row.image) for row in rows], text),
             "classes": arrow.array(classes, arrow.list_(text)),
             "probabilities": arrow.array(probabilities, numbers),
             "embedding": arrow.array([row.embedding for row in rows], numbers),
