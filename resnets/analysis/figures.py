@@ -118,7 +118,8 @@ def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: s
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(lettering.style(*classes, title)):
+    style: Any = lettering.style(*classes, title)
+    with mpl.rc_context(style):
         return _draw_confusion(confusion, [*map(lettering.drawable, classes)], title)
 
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from resnets.data.samples import PhotoSet, Samples
 from resnets.data.shards import reader
 from resnets.support.errors import UserError
 
+_FOLDER_OR_CIFAR10 = f"{GIVE_A_FOLDER}, or cifar10"
 Data = Cifar10 | PhotoSet
 """What a training needs: training and test images."""
 
@@ -52,9 +54,6 @@ def open_data(
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
     found = open_training(location, split_seed)
-    for samples in (found.train, found.val):
-        if samples.quarantined:
-            report(f"{samples.quarantined:,} in quarantine left out")
     for line in found.notes:
         report(line)
     return found
@@ -85,7 +84,8 @@ def open_test(location: str) -> Samples:
     Raises:
         UserError: if there are no labelled images.
     """
-    location = local(location, f"{GIVE_A_FOLDER}, or cifar10")
+    similar = difflib.get_close_matches(location, ["cifar10"])
+    location = local(location, "did you mean cifar10?" if similar else _FOLDER_OR_CIFAR10)
     if reader.are_shards(location):
         return reader.load_test(location)
     return folders.load_test(Path(location))

@@ -176,7 +176,7 @@ def joined(folder: str, name: str) -> str:
 def left_out_line(left_out: Counter[str]) -> str:
     """What was left out, in one line; empty if nothing was.
 
-    Such as `left out: 12 not an image by its ending (.txt 9, .pdf 3), 2 hidden`.
+    Such as `left out: not an image by its ending: 12 (.txt 9, .pdf 3), hidden: 2`.
     """
     endings: Counter[str] = Counter()
     others = []
@@ -184,11 +184,11 @@ def left_out_line(left_out: Counter[str]) -> str:
         if reason.startswith(NO_IMAGE):
             endings[reason.partition("(")[2][:-1]] += count
         else:
-            others.append(f"{count:,} {reason}")
+            others.append(f"{reason}: {count:,}")
     if endings:
         kinds = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(5))
         kinds += ", ..." if len(endings) > 5 else ""
-        others.insert(0, f"{endings.total():,} {NO_IMAGE} ({kinds})")
+        others.insert(0, f"{NO_IMAGE}: {endings.total():,} ({kinds})")
     return f"left out: {', '.join(others)}" if others else ""
 
 

@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from resnets.data import label_files
 from resnets.data.file_tree import FileTree, is_image, joined, left_out_line
-from resnets.data.image_formats import EXTENSIONS
 from resnets.data.layouts import (
     CLASS_FOLDERS,
     GIVE_A_FOLDER,
@@ -114,7 +113,9 @@ def load(folder: Path, split_seed: int = 0) -> PhotoSet:
             found = split_train_val(samples, split_seed)
         else:
             found = PhotoSet(samples, reader.val(layout.val, samples.classes or ()))
-    return replace(found, notes=reader.notes())
+    excluded = reader.quarantine.matched
+    lines = (f"{excluded:,} in quarantine left out",) if excluded else ()
+    return replace(found, notes=(*lines, *reader.notes()))
 
 
 def load_test(folder: Path) -> Samples:
@@ -224,12 +225,14 @@ class _Reader:
             samples, test = self._table(layout.table)
             return Subset(samples, np.flatnonzero(test)) if test.any() else samples
         if layout.val is None:
-            return _require_images(self.class_folders(layout.train or layout.data))
+            return self._require_images(self.class_folders(layout.train or layout.data))
         if layout.train is None:
             flat = flat_layout(layout.val)
             return self._flat_val(*flat, None) if flat else self._val_folders(layout.val)
-        # As in a training, classes without training images are not counted.
-        training = _drop_empty_classes(_require_images(self.class_folders(layout.train)))
+        # As in a training, classes without training images are not counted. What else there is to
+        # say of the training images is of no interest here.
+        other = _Reader(replace(layout, notes=()), self.quarantine)
+        training = _drop_empty_classes(other._require_images(other.class_folders(layout.train)))
         return self.val(layout.val, training.classes or ())
 
     def training_table(self, path: Path, split_seed: int) -> PhotoSet:
@@ -249,7 +252,8 @@ class _Reader:
         names: list[str] = []
         labels: list[int] = []
         numbers: dict[str, int] = {}  # by composed names: two spellings may be one class
-        classes, lost = [], []
+        classes: list[str] = []
+        lost: list[str] = []
         for folder in tree.class_folders():
             if composed(folder) not in numbers:
                 numbers[composed(folder)] = len(classes)
@@ -305,13 +309,14 @@ class _Reader:
             if image not in existing and not label_files.image_exists(root, image):
                 location = f"{label_file}, line {line}"
                 raise UserError(f"lists an image that does not exist: {image[:200]}", location)
-        self._note_unlisted(root, label_file, {entry.image for entry in entries})
+        own = [entry.name for entry in FileTree(root).entries() if is_image(entry)]
+        self._note_unlisted(label_file, len(set(own) - {entry.image for entry in entries}))
         names = [entry.image for entry in entries]
         samples = ImageFolder(root, names, labels, classes)
-        return _require_images(self._without_quarantined(samples))
+        return self._require_images(self._without_quarantined(samples))
 
     def _val_folders(self, root: Path) -> ImageFolder:
-        return _require_images(self.class_folders(root))
+        return self._require_images(self.class_folders(root))
 
     def _flat_val(
         self, root: Path, label_file: Path, classes: tuple[str, ...] | None
@@ -345,14 +350,13 @@ class _Reader:
         classes = tuple(sorted({composed(entry.label) for entry in entries}))
         self._note_similar(classes)
         unlisted = len(set(files) - {entry.image for entry in entries})
-        if unlisted:
-            self.note(f"left out: {unlisted:,} images that {path.name} does not list")
+        self._note_unlisted(path, unlisted)
         numbers = {name: number for number, name in enumerate(classes)}
         labels = [numbers[composed(entry.label)] for entry in entries]
         samples = ImageFolder(root, [entry.image for entry in entries], labels, classes)
         keep = self._kept(samples)
         test = np.array([bool(entry.test) for entry in entries], bool)
-        return _require_images(samples.where(keep, int((~keep).sum()))), test[keep]
+        return self._require_images(samples.where(keep, int((~keep).sum()))), test[keep]
 
     def _kept(self, samples: ImageFolder) -> NDArray[np.bool_]:
         """Which images are not in quarantine."""
@@ -377,16 +381,23 @@ class _Reader:
                     f"classes {other!r} and {name!r} differ in nothing but letter case or blanks"
                 )
 
-    def _note_unlisted(self, root: Path, label_file: Path, names: set[str]) -> None:
-        own = [entry.name for entry in FileTree(root).entries() if is_image(entry)]
-        unlisted = len(set(own) - names)
-        if unlisted:
-            line = f"left out: {unlisted:,} images that {label_file.name} does not list"
-            self.note(line)
+    def _note_unlisted(self, label_file: Path, images: int) -> None:
+        if images:
+            plural = "s" if images > 1 else ""
+            self.note(f"left out: {images:,} image{plural} that {label_file.name} does not list")
+
+    def _require_images(self, samples: ImageFolder) -> ImageFolder:
+        if not len(samples):
+            inner = wrapped(samples.root)
+            hint = left_out_line(self._left_out) or CLASS_FOLDERS
+            if inner != samples.root:
+                hint = f"did you mean {inner}?"
+            raise UserError("no images in class folders", samples.location, hint)
+        return samples
 
     def _require_two_classes(self, samples: ImageFolder) -> ImageFolder:
         """The samples without empty classes; raises `UserError` if fewer than two are left."""
-        samples = _drop_empty_classes(_require_images(samples))
+        samples = _drop_empty_classes(self._require_images(samples))
         classes = samples.classes or ()
         if len(classes) < 2:
             inner = wrapped(self.layout.data)
@@ -402,15 +413,6 @@ def _rename(name: str, known: Sequence[str]) -> str:
     """A hint, if a class's name looks like another one."""
     other = similar(name, known)
     return f"it looks like {other!r}: give both the same name" if other else ""
-
-
-def _require_images(samples: ImageFolder) -> ImageFolder:
-    if not len(samples):
-        extensions = ", ".join(sorted(EXTENSIONS))
-        inner = wrapped(samples.root)
-        hint = "" if inner == samples.root else f"did you mean {inner}?"
-        raise UserError(f"no images ({extensions}) in class folders", samples.location, hint)
-    return samples
 
 
 def _drop_empty_classes(samples: ImageFolder) -> ImageFolder:

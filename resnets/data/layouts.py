@@ -74,7 +74,7 @@ def find_layout(folder: Path) -> Layout:
     if others and not (train and val):
         split = (*train, *val)[0]
         raise UserError(
-            f"{split!r} may be a class or a split, as folders beside it hold images, too: "
+            f"{split!r} may be a class or a split, as other folders hold images, too: "
             f"{listed(others)}",
             str(folder),
             f"rename {split!r}, or move the other folders away",

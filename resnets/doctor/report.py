@@ -208,7 +208,7 @@ def _overview(report: Report) -> list[str]:
     if report.facts:
         lines.append(", ".join(f"{n:,} {what}" for what, n in report.facts.most_common()))
     for reason, count in report.ignored.most_common():
-        lines.append(f"left out: {count:,} {reason}")
+        lines.append(f"left out: {reason}: {count:,}")
     return lines
 
 

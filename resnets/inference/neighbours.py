@@ -113,7 +113,8 @@ def index_folder(
     predictor.require_features("--nearest")
     existing_folder(folder)
     files = dict(_image_files(folder))
-    states = {name: (status.st_size, status.st_mtime_ns) for name, status in files.items()}
+    # Copying tools preserve the date of a file's content; the other date shows the copying.
+    states = {n: (one.st_size, max(one.st_mtime_ns, one.st_ctime_ns)) for n, one in files.items()}
     store = _store(predictor, folder)
     known = {n: e for n, e in _read(store).items() if n in states and e[0] == states[n]}
     todo = [name for name in states if name not in known]

@@ -195,7 +195,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     """`compute(path)`, remembered in the cache folder until the file changes.
 
-    A file counts as unchanged while its path, size, modification time and inode are the same.
+    A file counts as unchanged while its path, size, dates and inode are the same.
     Digests of small files, and of files that were modified a moment ago, are not remembered.
     Where the cache folder cannot be written, nothing is remembered.
 
@@ -232,6 +232,7 @@ def _file_identity(path: Path) -> dict[str, Any]:
         "path": str(path.resolve()),
         "size": facts.st_size,
         "mtime_ns": facts.st_mtime_ns,
+        "ctime_ns": facts.st_ctime_ns,  # which tools that preserve dates cannot set
         "inode": facts.st_ino,
     }
 
