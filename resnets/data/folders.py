@@ -238,13 +238,15 @@ class _Reader:
     def training_table(self, path: Path, split_seed: int) -> PhotoSet:
         """The training and test images of a table."""
         samples, test = self._table(path)
-        self._require_two_classes(samples)
+        samples = self._require_two_classes(samples)
         if not test.any():
             return split_train_val(samples, split_seed)
-        train = Subset(samples, np.flatnonzero(~test))
-        if not len(train):
-            raise UserError("lists no images to train on", str(path))
-        return PhotoSet(train, Subset(samples, np.flatnonzero(test)))
+        trained, tested = (np.unique(samples.labels[which]) for which in (~test, test))
+        untrained = sorted({*tested.tolist()} - {*trained.tolist()})
+        if untrained:
+            name = (samples.classes or ())[untrained[0]]
+            raise UserError(f"lists class {name!r} to test on, but not to train on", str(path))
+        return PhotoSet(*(Subset(samples, np.flatnonzero(which)) for which in (~test, test)))
 
     def class_folders(self, root: Path) -> ImageFolder:
         """The images of class folders, without those in quarantine."""
@@ -346,16 +348,17 @@ class _Reader:
         files = list(tree.images())
         self._left_out += tree.left_out
         names = label_files.FileNames(files, root, path.stem)
-        entries = label_files.read_table(path, names)
+        entries, unused = label_files.read_table(path, names)
+        if unused:
+            self.note(f"left out: split test of {path.name}, as val holds the test images")
         classes = tuple(sorted({composed(entry.label) for entry in entries}))
         self._note_similar(classes)
-        unlisted = len(set(files) - {entry.image for entry in entries})
-        self._note_unlisted(path, unlisted)
+        self._note_unlisted(path, len(files) - len(entries) - len(unused))
         numbers = {name: number for number, name in enumerate(classes)}
         labels = [numbers[composed(entry.label)] for entry in entries]
         samples = ImageFolder(root, [entry.image for entry in entries], labels, classes)
         keep = self._kept(samples)
-        test = np.array([bool(entry.test) for entry in entries], bool)
+        test = np.array([entry.tested for entry in entries], bool)
         return self._require_images(samples.where(keep, int((~keep).sum()))), test[keep]
 
     def _kept(self, samples: ImageFolder) -> NDArray[np.bool_]:

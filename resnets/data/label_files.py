@@ -50,8 +50,10 @@ _CLASS_HEADINGS = (
 )  # fmt: skip
 _SPLIT_HEADINGS = ("split", "set", "subset", "dataset", "partition", "usage", "phase")
 _CLASS_AND_BOXES = re.compile(r"\S+( \d+){4}( \S+( \d+){4})*")
-_TESTS = ("val", "valid", "validation", "test", "testing", "eval")
-_TRAININGS = ("train", "training")
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
 
 Label = TypeVar("Label", str, int)
 
@@ -63,13 +65,18 @@ class Entry(NamedTuple, Generic[Label]):
         image: the image's path below its folder.
         label: the name of its class, or the index of a model's output.
         line: the line's number, from 1.
-        test: whether the line says that the image is to test on; None if it says nothing.
+        split: `train`, `val` or `test`; empty if the file does not say.
     """
 
     image: str
     label: Label
     line: int
-    test: bool | None = None
+    split: str = ""
+
+    @property
+    def tested(self) -> bool:
+        """Whether the image is to test on."""
+        return self.split in ("val", "test")
 
 
 class FileNames:
@@ -231,19 +238,24 @@ def read_class_names(path: Path, folder: Path, files: Iterable[str]) -> list[Ent
     names, entries = FileNames(files, folder), []
     for entry in _entries(path, rows, columns or _Columns()):
         split = entry.image.replace("\\", "/").removeprefix("./").partition("/")[0]
-        other = split != folder.name and split.lower() in _TRAININGS + _TESTS
+        other = split != folder.name and split.lower() in _SPLITS
         if not (other and (folder.parent / split).is_dir() and not (folder / split).is_dir()):
             entries.append(entry._replace(image=names.find(entry.image) or entry.image))
     _check(entries, path)
     return entries
 
 
-def read_table(path: Path, names: FileNames) -> list[Entry[str]]:
+def read_table(path: Path, names: FileNames) -> tuple[list[Entry[str]], list[Entry[str]]]:
     """The images of a data folder with the names of their classes, and perhaps their split.
+
+    Of a table with the splits val and test, those of test are left out, as of folders.
 
     Args:
         path: the table.
         names: the images of the folder.
+
+    Returns:
+        The entries, and those that are left out.
 
     Raises:
         UserError: if the table cannot be read, or lists no images, an image twice, or one that
@@ -260,7 +272,9 @@ def read_table(path: Path, names: FileNames) -> list[Entry[str]]:
             raise names.missing(entry.image, f"{path}, line {entry.line}")
         entries.append(entry._replace(image=found))
     _check(entries, path)
-    return entries
+    unused = "test" if any(entry.split == "val" for entry in entries) else None
+    used = [entry for entry in entries if entry.split != unused]
+    return used, [entry for entry in entries if entry.split == unused]
 
 
 class _Columns(NamedTuple):
@@ -327,14 +341,14 @@ def _entries(
     for cells, line in rows:
         if len(cells) <= max(columns.image, columns.label) or not cells[columns.label]:
             raise UserError("needs an image and its class", f"{path}, line {line}")
-        test = None
+        split = ""
         if columns.split is not None:
             split = cells[columns.split].lower() if len(cells) > columns.split else ""
-            if split not in _TRAININGS + _TESTS:
+            if split not in _SPLITS:
                 hint = "use train and val"
                 raise UserError(f"unknown split {split!r}", f"{path}, line {line}", hint)
-            test = split in _TESTS
-        yield Entry(cells[columns.image], cells[columns.label], line, test)
+            split = _SPLITS[split]
+        yield Entry(cells[columns.image], cells[columns.label], line, split)
 
 
 def _read(path: Path) -> str:

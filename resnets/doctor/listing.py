@@ -141,18 +141,21 @@ class _Lister:
         files = list(tree.images())
         try:
             names = label_files.FileNames(files, self.folder, table.stem)
-            entries = label_files.read_table(table, names)
+            entries, unused = label_files.read_table(table, names)
         except UserError as error:
             self.report.splits["all"] = {}
             self.report.add("label-file", str(error), self._relative(table))
             return
-        split = any(entry.test for entry in entries)
+        if unused:
+            detail = f"split test of {table.name}, as val holds the test images"
+            self.report.add("not-used", detail)
+        split = any(entry.tested for entry in entries)
         for name in ("train", "val") if split else ("all",):
             self.report.splits[name] = {}
         for entry in entries:
-            part = ("val" if entry.test else "train") if split else "all"
+            part = ("val" if entry.tested else "train") if split else "all"
             self._add_image(part, entry.label, entry.image)
-        for name in sorted(set(files) - {entry.image for entry in entries}):
+        for name in sorted(set(files) - {entry.image for entry in (*entries, *unused)}):
             self.report.add("unlabelled", f"{table.name} does not list it", name)
 
     def _add_listed(self, split: str, root: Path, listing: Path) -> None:

@@ -112,8 +112,8 @@ def test_folders_of_the_system_are_neither_classes_nor_images(tmp_path, name):
 def test_left_out_files_are_counted_by_kind(tmp_path):
     fill(tmp_path, *each("ab"), "a/x.txt", "a/y.TXT", "b/z.pdf", "b/.hidden", "loose.jpg")
     text = (
-        "left out: not an image by its ending: 3 (.txt 2, .pdf 1), hidden: 1, "
-        "an image outside the class folders: 1"
+        "left out: not an image by its ending: 3 (.txt 2, .pdf 1), "
+        "an image outside the class folders: 1, hidden: 1"
     )
     assert folders.load(tmp_path).notes == folders.load_test(tmp_path).notes == (text,)
     fill(tmp_path / "c", *each("ab"))
@@ -265,6 +265,25 @@ def test_columns_are_found_by_their_headings_and_a_split_is_used(tmp_path):
         assert len(datasets.open_test(str(location))) == 2
         report = checks.examine(location, threads=1)
         assert report.splits == {"train": {"x": 4, "y": 4}, "val": {"x": 1, "y": 1}}
+
+
+def test_a_table_with_val_and_test_is_read_like_such_folders(tmp_path):
+    fill(tmp_path, *TABLE)
+    parts = ["train"] * 6 + ["val", "val", "test", "test"]
+    rows = [f"{i}.jpg,{'ab'[i % 2]},{part}" for i, part in enumerate(parts)]
+    table(tmp_path, "\n".join(["file,class,split", *rows]))
+    loaded = folders.load(tmp_path)
+    assert (len(loaded.train), len(loaded.val)) == (6, 2)
+    assert loaded.notes == ("left out: split test of labels.csv, as val holds the test images",)
+    assert len(folders.load_test(tmp_path)) == 2
+    report = checks.examine(tmp_path, threads=1)
+    assert report.splits == {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}}
+    rows[7] = "7.jpg,c,val"
+    table(tmp_path, "\n".join(["file,class,split", *rows]))
+    with pytest.raises(UserError, match="lists class 'c' to test on, but not to train on"):
+        folders.load(tmp_path)
+    (tmp_path / ".quarantine").write_text("images/7.jpg\n")
+    assert folders.load(tmp_path).classes == ("a", "b")
 
 
 def test_kaggles_train_csv_means_the_images_of_train(tmp_path):
