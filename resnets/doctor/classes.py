@@ -79,7 +79,8 @@ def _check_set_aside(report: Report, counts: dict[str, int]) -> None:
 def _check_training_classes(report: Report, counts: dict[str, int], filled: list[str]) -> None:
     if len(filled) == 1:
         report.add("layout", f"only one class, {filled[0]}; a classifier needs two or more")
-    for name in sorted(counts.keys() - set(filled)):
+    lost = {path for f in report.findings if f.kind == "empty-class" for path in f.paths}
+    for name in sorted(counts.keys() - {*filled, *lost}):
         report.add("empty-class", f"class {name} has no images", name)
     smallest, largest = min(filled, key=counts.__getitem__), max(filled, key=counts.__getitem__)
     if counts[largest] > _LARGEST_IMBALANCE * counts[smallest]:

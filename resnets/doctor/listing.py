@@ -48,6 +48,7 @@ class _ReportedTree(FileTree):
         self._report, self._below = report, below
 
     def leave_out(self, path: str, reason: str) -> None:
+        super().leave_out(path, reason)
         path = joined(self._below, path)
         if reason == GONE:
             self._report.add("unreadable", GONE, path)
@@ -121,9 +122,14 @@ class _Lister:
         tree = _ReportedTree(self.report, "" if below == "." else below)
         counts = self.report.splits.setdefault(split, {})
         for name in tree.class_folders():
-            counts[name] = 0
+            counts[name], before, found = 0, tree.files_left_out, False
             for image in tree.images(name):
+                found = True
                 self._add_image(split, name, self._relative(root / image))
+            if not found and tree.files_left_out > before:
+                files = tree.files_left_out - before
+                detail = f"class {name} is lost: all its files ({files:,}) are left out"
+                self.report.add("empty-class", detail, name)
 
     def _add_image(self, split: str, name: str, path: str) -> None:
         if path in self._quarantine:

@@ -86,13 +86,13 @@ def _expand(name: str, note: Callable[[str], None]) -> Iterator[str]:
         files = _inside(archives.unpacked(Path(name)), note)
         if not files:
             raise UserError("no images in this archive", name)
-    elif name.endswith(("/", os.sep)):
-        raise UserError("no such folder", name, "give a folder of images")
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (may be absolute)
         files = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
         if not files:
             raise UserError("no file matches this pattern", name)
+    elif not os.path.splitext(name)[1] and not os.path.lexists(name):  # noqa: PTH122
+        raise UserError("no such folder", name, "give a folder of images")
     else:
         files = [name]
     yield from files

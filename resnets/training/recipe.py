@@ -159,9 +159,9 @@ class Photos(Section):
     def most_bad_images(self, images: int) -> int:
         """How many of so many training images may be unreadable.
 
-        In small data sets up to `FEW_BAD`, but at most a twentieth of the images.
+        In small data sets one, or a twentieth of the images, but at most `FEW_BAD`.
         """
-        few = min(FEW_BAD, images // 20) if self.bad_images else 0
+        few = min(FEW_BAD, max(1, images // 20)) if self.bad_images else 0
         return max(math.floor(self.bad_images * images), few)
 
     def augmentation(self, size: int, interpolation: Interpolation) -> Augmentation:

@@ -128,6 +128,10 @@ def test_a_class_whose_files_are_all_left_out_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     line = "no images in cow: all their files are left out; these are no classes"
     assert line in folders.load(tmp_path).notes
+    found = [f.detail for f in checks.examine(tmp_path, threads=1).findings]
+    assert found[-2:] == [
+        "class cow is lost: all its files (2) are left out", "class empty has no images",
+    ]  # fmt: skip
 
 
 def test_links_back_are_left_out_and_counted(tmp_path):

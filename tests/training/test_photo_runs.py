@@ -148,7 +148,7 @@ def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("images", "share", "most"),
-    [(10, 0.001, 0), (36, 0.001, 1), (837, 0.001, 5), (9000, 0.001, 9), (837, 0, 0), (50, 0.5, 25)],
+    [(10, 0.001, 1), (36, 0.001, 1), (837, 0.001, 5), (9000, 0.001, 9), (837, 0, 0), (50, 0.5, 25)],
 )
 def test_a_few_bad_images_are_allowed_in_small_data_sets(images, share, most):
     recipe = make_recipe(photos={"size": 24, "bad_images": share})
