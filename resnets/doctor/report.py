@@ -14,8 +14,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from resnets.data.images import read_image
-from resnets.support.errors import UserError
-from resnets.support.names import printable, valid, valid_values
+from resnets.support.errors import UserError, valid_utf8
+from resnets.support.names import printable, valid_values
 
 Severity = Literal["error", "warning", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
@@ -182,7 +182,7 @@ def to_html(report: Report) -> str:
         is_file=lambda path: (report.folder / path).is_file(),
         thumbnail=lambda path: _thumbnail(report.folder / path),
     )
-    return valid(page)
+    return valid_utf8(page)
 
 
 def _summary(report: Report) -> str:

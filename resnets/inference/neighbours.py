@@ -24,9 +24,8 @@ from resnets.data.folders import image_files
 from resnets.inference.openvino_model import GRAPH_VERSION
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Predictor
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
-from resnets.support.names import valid
 
 FORMAT = 2
 _FileState = tuple[int, int]
@@ -52,7 +51,11 @@ class Neighbour:
     def as_dict(self) -> dict[str, Any]:
         """The neighbour as JSON."""
         similarity = round(self.similarity, DIGITS)
-        return {"image": valid(self.image), "class": valid(self.label), "similarity": similarity}
+        return {
+            "image": valid_utf8(self.image),
+            "class": valid_utf8(self.label),
+            "similarity": similarity,
+        }
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Identity
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import atomic_write, existing_folder, make_folder, write_json, writing
-from resnets.support.names import valid
 
 ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
@@ -44,7 +43,7 @@ class PredictionFile(ABC):
         return self._done.get(self._key(image), False)
 
     def _key(self, image: str) -> str:
-        return normalized(valid(image))
+        return normalized(valid_utf8(image))
 
     @abstractmethod
     def write(self, predictions: Sequence[Prediction]) -> None:
@@ -328,7 +327,7 @@ class _Csv(_TextFile):
 
     def _line(self, prediction: Prediction) -> bytes:
         facts = [entry.as_dict() for entry in prediction.top]
-        cells = [cell for one in facts for cell in (valid_utf8(one["class"]), one["probability"])]
+        cells = [cell for one in facts for cell in one.values()]
         cells += [""] * (2 * self.top - len(cells))
         return self._row([prediction.image, *cells, prediction.error or ""])
 
@@ -338,7 +337,7 @@ class _Csv(_TextFile):
         returns = any("\r" in str(cell) for cell in cells)
         quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
         csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
-        return valid(text.getvalue()).encode()
+        return valid_utf8(text.getvalue()).encode()
 
 
 class _Parquet(PredictionFile):
@@ -377,10 +376,10 @@ class _Parquet(PredictionFile):
         arrow, rows = self._arrow, self._buffer
         text, numbers = arrow.string(), arrow.list_(arrow.float32())
         tops = [row.top for row in rows]
-        classes = [[valid(entry.name) for entry in top] for top in tops]
+        classes = [[valid_utf8(entry.name) for entry in top] for top in tops]
         probabilities = [[round(entry.probability, DIGITS) for entry in top] for top in tops]
         columns = {
-            "image": arrow.array([valid(row.image) for row in rows], text),
+            "image": arrow.array([valid_utf8(row.image) for row in rows], text),
             "classes": arrow.array(classes, arrow.list_(text)),
             "probabilities": arrow.array(probabilities, numbers),
             "embedding": arrow.array([row.embedding for row in rows], numbers),

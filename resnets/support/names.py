@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from resnets.support.errors import valid_utf8
+
 
 def composed(name: str) -> str:
     """The name in Unicode's composed form (NFC), by which names are compared.
@@ -26,15 +28,10 @@ def similar(name: str, others: Iterable[str]) -> str | None:
     return next((other for other in others if other != name and look_alike(other) == wanted), None)
 
 
-def valid(name: str) -> str:
-    """The name as valid Unicode, with escapes for bytes that are not UTF-8, as files need it."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def valid_values(value: Any) -> Any:
-    """A value for JSON, in whose strings and keys `valid` is applied."""
+    """A value for JSON, in whose strings and keys `valid_utf8` is applied."""
     if isinstance(value, str):
-        return valid(value)
+        return valid_utf8(value)
     if isinstance(value, dict):
         return {valid_values(key): valid_values(one) for key, one in value.items()}
     return [*map(valid_values, value)] if isinstance(value, list | tuple) else value

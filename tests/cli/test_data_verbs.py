@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.support.names import valid
+from resnets.support.errors import valid_utf8
 from tests.cli.test_cli import one_line
 
 
@@ -137,7 +137,7 @@ def test_odd_names_pass_through_every_verb(resnets, odd, tmp_path):
     code, out, _ = resnets("doctor", odd, "--json")
     assert code == 0
     out.encode()
-    assert set(json.loads(out)["splits"]["all"]) == {valid(name) for name in ODD}
+    assert set(json.loads(out)["splits"]["all"]) == {valid_utf8(name) for name in ODD}
     (tmp_path / "tiny.toml").write_text(RECIPE)
     code, out, err = resnets("train", "tiny.toml", "--data", odd, "--out", "run")
     assert (code, err) == (0, "")
@@ -152,7 +152,7 @@ def test_odd_names_pass_through_every_verb(resnets, odd, tmp_path):
     assert "1 in quarantine left out" in err
     rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="", encoding="utf-8")))
     assert len(rows) == 28
-    assert {row["class_1"] for row in rows} <= {valid(name) for name in ODD}
+    assert {row["class_1"] for row in rows} <= {valid_utf8(name) for name in ODD}
     picture = odd / "$x_1$" / "$x_1$0.png"
     code, _, err = resnets("explain", "run", picture, odd / "\udcff" / "\udcff1.png", "--out",
                            "why", "--nearest", odd)  # fmt: skip

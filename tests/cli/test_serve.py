@@ -22,12 +22,6 @@ def test_help_fits_a_screen_and_shows_an_example(resnets):
     assert "Example: resnets serve" in out
 
 
-def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
-    path = tmp_path / "token"
-    path.write_text("sesame\n", encoding="utf-8-sig")
-    assert verb._token(path) == "sesame"
-
-
 @pytest.mark.parametrize(
     ("word", "token"), [("sesame\n", "sesame"), ("", None), ("two words", 2), ("\n", 2)]
 )
