@@ -246,7 +246,8 @@ class _Reader:
         if untrained:
             name = (samples.classes or ())[untrained[0]]
             raise UserError(f"lists class {name!r} to test on, but not to train on", str(path))
-        return PhotoSet(*(Subset(samples, np.flatnonzero(which)) for which in (~test, test)))
+        train, val = (Subset(samples, np.flatnonzero(which)) for which in (~test, test))
+        return PhotoSet(train, val)
 
     def class_folders(self, root: Path) -> ImageFolder:
         """The images of class folders, without those in quarantine."""
