@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.analysis import lettering
 from resnets.analysis.panels import NETWORK_COLOURS, Line, Panel, Points, draw, step_colours
 from resnets.analysis.signals import Signal
 
@@ -115,9 +116,17 @@ def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: s
     Raises:
         ImportError: if matplotlib is not installed.
     """
+    import matplotlib as mpl
+
+    style: Any = lettering.style(*classes, title)
+    with mpl.rc_context(style):
+        return _draw_confusion(confusion, [*map(lettering.drawable, classes)], title)
+
+
+def _draw_confusion(confusion: NDArray[np.int64], names: Sequence[str], title: str) -> bytes:
     from matplotlib.figure import Figure
 
-    side = 2.2 + 0.46 * len(classes)
+    side = 2.2 + 0.46 * len(names)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     images = int(confusion.sum())
@@ -134,10 +143,11 @@ def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: s
                 column, row, str(count), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black",
             )  # fmt: skip
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
+    title = lettering.drawable(title)
     axes.set_title(f"{title}\nerror {100 * wrong / images:.2f} % of {images} images", fontsize=11)
     figure.colorbar(image, label="mistakes", shrink=0.8)
     buffer = io.BytesIO()

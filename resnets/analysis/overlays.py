@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from resnets.analysis import lettering
+
 COLOURS = "inferno"
 """matplotlib's colour map, from black to pale yellow: lighter is larger, in grey too."""
 SIDE = 320
@@ -53,7 +55,8 @@ def overlay(photo: Image.Image, values: Tensor, opacity: float) -> Image.Image:
 
 def sheet(pictures: Sequence[CaptionedPicture], title: str, columns: int = 6) -> Image.Image:
     """Pictures side by side under a title, each with its caption."""
-    font = _font(_LETTERS)
+    captions = " ".join(text for one in pictures for text in one.caption)
+    font, title_font = _font(_LETTERS, captions), _font(18, title)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = max(len(one.caption) for one in pictures)
@@ -63,7 +66,7 @@ def sheet(pictures: Sequence[CaptionedPicture], title: str, columns: int = 6) ->
     width = columns * (SIDE + _GAP) + _GAP
     paper = Image.new("RGB", (width, head + rows * cell + _GAP // 2), _PAPER)
     draw = ImageDraw.Draw(paper)
-    draw.text((_GAP, _GAP), fitting(title, width - 2 * _GAP, _font(18)), _INK, _font(18))
+    draw.text((_GAP, _GAP), fitting(title, width - 2 * _GAP, title_font), _INK, title_font)
     for number, one in enumerate(pictures):
         left = _GAP + number % columns * (SIDE + _GAP)
         top = head + number // columns * cell
@@ -84,7 +87,7 @@ def scaled(picture: Image.Image) -> Image.Image:
 
 def fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """The text in one line, cut to `width` pixels with an ellipsis if it is longer."""
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    text = lettering.lettered(text, Path(str(font.path)))
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -99,9 +102,5 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's font, which has more alphabets than Pillow's."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(path, size)
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(lettering.font_file(text), size)

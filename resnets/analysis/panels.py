@@ -84,6 +84,7 @@ STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable
+from resnets.support.names import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,12 +25,7 @@ _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IG
 
 def to_stderr(line: str) -> None:
     """Print a line that does not belong to the result."""
-    print(line, file=sys.stderr)
-
-
-def printable(name: str) -> str:
-    """A file or class name on one line, with escapes for what would move the cursor."""
-    return name if name.isprintable() else repr(name)[1:-1]
+    print(printable(line), file=sys.stderr)
 
 
 def program() -> str:

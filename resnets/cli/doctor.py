@@ -12,11 +12,13 @@ import typer
 from resnets.cli.console import progress_bar
 from resnets.cli.options import JsonOption
 from resnets.support.errors import UserError
-from resnets.support.files import existing_folder, refuse_unwritable, write_bytes
+from resnets.support.files import refuse_unwritable, write_bytes
 
 
 def doctor(
-    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    data: Annotated[
+        str, typer.Argument(help="A folder of images, or an archive of it.", metavar="DATA")
+    ],
     json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures.", metavar="FILE.html")
@@ -37,22 +39,26 @@ def doctor(
     Reads every image and reports what would break or distort a training.
     Exits with 1 if there are errors, 0 with warnings and notes only, 2 if it cannot begin.
     """
+    from resnets.data import datasets
     from resnets.data.boxes.datasets import are_boxes
     from resnets.data.shards.reader import are_shards
     from resnets.doctor import boxes, checks, report
 
-    existing_folder(data, "give a folder of images")
-    if are_shards(data):
+    folder = datasets.local(data)
+    if are_shards(folder):
         raise UserError(
             "these are shards; doctor reads folders of images",
-            str(data),
+            data,
             "give the folder that they were made from",
         )
+    if quarantine and folder != data:
+        hint = "unpack it, and give its folder"
+        raise UserError("an archive has no list of excluded images", "--quarantine", hint)
     refuse_unwritable(html, "--html")
     refuse_unwritable(quarantine, "--quarantine")
     with progress_bar("images") as progress:
-        examine = boxes.examine if are_boxes(data) else checks.examine
-        found = examine(data, threads, progress)
+        examine = boxes.examine if are_boxes(Path(folder)) else checks.examine
+        found = examine(Path(folder), threads, progress)
     if json:
         print(json_format.dumps(report.to_json(found), indent=2))
     else:
@@ -63,5 +69,7 @@ def doctor(
     if quarantine:
         bad = checks.quarantine(found, quarantine)
         print(f"\nunreadable images listed in {quarantine}: {bad:,}", file=sys.stderr)
+        if rest := len(found.unreadable_files) - bad:
+            print(f"not listed, as their names have several lines: {rest:,}", file=sys.stderr)
     if found.count("error"):
         sys.exit(1)

@@ -20,6 +20,7 @@ from resnets.cli.console import (
 from resnets.cli.options import DataOption, DeviceOption, JsonOption, ModelArgument
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable, write_bytes
+from resnets.support.names import printable, valid_values
 
 if TYPE_CHECKING:
     import torch
@@ -219,6 +220,8 @@ def _test_photos(
     samples = open_test(dataset)
     if samples.quarantined and world.is_main:
         to_stderr(f"{dataset}: {samples.quarantined:,} in quarantine left out")
+    for line in samples.notes if world.is_main else ():
+        to_stderr(f"{dataset}: {line}")
     images = min(len(samples), limit or len(samples))
     network = model.network if isinstance(model, Model) else None
     assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
@@ -248,7 +251,7 @@ def _print_json(
         facts["runtime"] = runtime.name
     measured = scores.result().as_dict(scores.classes)
     measured["images_per_second"] = round(speed, 2)
-    print(json_format.dumps({**facts, **measured, **machine}, indent=2))
+    print(json_format.dumps(valid_values({**facts, **measured, **machine}), indent=2))
 
 
 def _print(model: Model | Predictor, scores: Scores, dataset: str, speed: float) -> None:
@@ -298,7 +301,7 @@ def print_result(result: Result, classes: tuple[str, ...], paper: object) -> Non
     if len(classes) <= MATRIX:
         _print_matrix(result, classes)
     else:
-        _print_worst(result, results.distinct(classes))
+        _print_worst(result, [*map(printable, results.distinct(classes))])
 
 
 def _error_line(what: str, wrong: int, images: int) -> str:
@@ -313,10 +316,10 @@ def _error_line(what: str, wrong: int, images: int) -> str:
 
 def _print_matrix(result: Result, classes: tuple[str, ...]) -> None:
     print("\nRows: true class and its error; columns: predicted class.\n")
-    print(" " * 20 + "".join(f"{name[:5]:>6}" for name in classes))
+    print(" " * 20 + "".join(f"{printable(name)[:5]:>6}" for name in classes))
     for name, error, counts in zip(classes, result.class_errors(), result.confusion, strict=True):
         share = "     -  " if error != error else f"{error:6.2f} %"
-        print(f"{name[:11]:11}{share} " + "".join(f"{count:6d}" for count in counts))
+        print(f"{printable(name)[:11]:11}{share} " + "".join(f"{count:6d}" for count in counts))
 
 
 def _print_worst(result: Result, names: list[str], count: int = 5) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnets.cli.console import MORE_MEMORY, enough_memory, printable, progress_bar
+from resnets.cli.console import MORE_MEMORY, enough_memory, progress_bar, to_stderr
 from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
+from resnets.support.names import printable
 
 if TYPE_CHECKING:
     from resnets.inference.explanation_files import ExplainedFile
@@ -64,7 +65,7 @@ def explain(
 
     if count is not None and nearest is None:
         raise UserError("works with --nearest only", "--count", "leave it out")
-    files = find_images(images)
+    files = find_images(images, to_stderr)
     if nearest is not None:
         existing_folder(nearest)
     found_device = find_device(device)

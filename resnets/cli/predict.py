@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import SMALLER_BATCH, enough_memory, printable, progress_bar
+from resnets.cli.console import SMALLER_BATCH, enough_memory, progress_bar, to_stderr
 from resnets.cli.options import (
     DeviceOption,
     LauncherOption,
@@ -23,6 +23,7 @@ from resnets.cli.options import (
 )
 from resnets.inference import TOP
 from resnets.support.errors import UserError, nearest
+from resnets.support.names import printable
 
 if TYPE_CHECKING:
     from resnets.inference.cluster import Cluster
@@ -73,7 +74,7 @@ def predict(
     _refuse_contradictions(
         out=out, embeddings=embeddings, retry=retry, as_json=json, launcher=launcher
     )
-    files = find_images(images, remote=True)
+    files = find_images(images, to_stderr, remote=True)
     sources = _open_sources(files, out=out, launcher=launcher)
     with ExitStack() as stack:
         if launcher == "ray":

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from resnets.cli.console import progress_bar
+from resnets.cli.console import progress_bar, to_stderr
 
 
 def shards(
-    data: Annotated[Path, typer.Argument(help="A folder of images.", metavar="DATA")],
+    data: Annotated[
+        Path, typer.Argument(help="A folder of images, or an archive of it.", metavar="DATA")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="OUT")],
     resize: Annotated[
         int | None,
@@ -29,12 +31,15 @@ def shards(
 
     Training reads them from disk or a URL. Repeat an interrupted command to continue it.
     """
-    from resnets.data import folders
+    from resnets.data import datasets, folders
     from resnets.data.shards import writer
     from resnets.support.devices import cores
 
     writer.refuse_within(data, out)
-    images = folders.load(data)
+    writer.refuse_other_files(out)
+    images = folders.load(Path(datasets.local(str(data))))
+    for line in images.notes:
+        to_stderr(line)
     began = monotonic()
     with progress_bar("images") as progress:
         manifest = writer.write(

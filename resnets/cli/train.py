@@ -15,6 +15,7 @@ from resnets.cli.console import duration, is_out_of_memory, program
 from resnets.cli.options import DataOption, DeviceOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
+from resnets.support.names import listed
 
 if TYPE_CHECKING:
     import torch
@@ -239,5 +240,7 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
         f"{summary['iterations']:,} iterations in {duration(summary['provenance']['seconds'])} "
         f"on {summary['provenance']['hardware']}"
     )
+    if bad := summary["provenance"].get("bad_images"):
+        print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")
     print(f"Model: {folder / RUN_MODEL}")
     print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tarfile
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from resnets.data.layouts import wrapped
 from resnets.support.errors import UserError
 from resnets.support.files import cache_folder, make_folder, writing
 
@@ -28,7 +30,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archive: Path) -> Path:
-    """The folder with an archive's content, or the single folder that it contains.
+    """The folder with an archive's content; of a data set in folders, the data folder in them.
 
     The first call unpacks the archive into the cache, and a later one does so again if the file
     has changed. Members whose path leads out of the folder are refused.
@@ -37,15 +39,16 @@ def unpacked(archive: Path) -> Path:
         UserError: if the archive is damaged, or the disk full.
     """
     facts = archive.stat()
-    version = f"{archive.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    home = cache_folder("unpacked", hashlib.sha256(version.encode()).hexdigest()[:16])
+    # Copying tools can preserve the size and the date of another content, but not all of these.
+    state = facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+    version = f"{archive.resolve()} {state}"
+    home = cache_folder("unpacked", hashlib.sha256(os.fsencode(version)).hexdigest()[:16])
     folder = home / archive.name.lstrip(".").split(".")[0]
     make_folder(home)
     with writing(home), FileLock(home / ".lock"):
         if not folder.exists():
             _unpack(archive, folder)
-    content = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return content[0] if len(content) == 1 and content[0].is_dir() else folder
+    return wrapped(folder)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Opening a data set by its location: the front of this package.
 
 `open_training` and `open_test` open photographs from any of these locations:
-    a folder of images, in the layouts of `folders`;
+    a folder of images, in the layouts of `folders`, or its table of images and classes;
     an archive (.tar, .tar.gz, .zip, ...) of such a folder, unpacked into the cache folder;
     a folder of WebDataset shards;
     the URL of shards: `https://`, `file://`, or any other that fsspec supports.
@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -18,10 +20,12 @@ from typing import Literal
 from resnets.data import archives, cifar, folders
 from resnets.data.cifar import Cifar
 from resnets.data.cifar_classes import NAMES, CifarName
+from resnets.data.layouts import GIVE_A_FOLDER
 from resnets.data.samples import PhotoSet, Samples
 from resnets.data.shards import reader
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError
 
+_FOLDER_OR_CIFAR = f"{GIVE_A_FOLDER}, or {', '.join(NAMES)}"
 Data = Cifar | PhotoSet
 """What a training needs: training and test images."""
 
@@ -40,7 +44,8 @@ def open_data(
         location: for CIFAR, its files, which are downloaded by default; for photographs, see
             `open_training`.
         split_seed: see `open_training`.
-        report: called with a line for each source of CIFAR that is tried.
+        report: called with a line for each source of CIFAR that is tried, and for what a user
+            should know of photographs.
 
     Raises:
         UserError: if there are no such images, or photographs without a location.
@@ -49,7 +54,10 @@ def open_data(
         return cifar.load(dataset, Path(location) if location else None, report)
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
-    return open_training(location, split_seed)
+    found = open_training(location, split_seed)
+    for line in found.notes:
+        report(line)
+    return found
 
 
 def open_training(location: str, split_seed: int = 0) -> PhotoSet:
@@ -62,7 +70,7 @@ def open_training(location: str, split_seed: int = 0) -> PhotoSet:
     Raises:
         UserError: if there are no images, or they are not suited to training.
     """
-    location = _unpacked(location)
+    location = local(location)
     if reader.are_shards(location):
         return reader.load(location, split_seed)
     return folders.load(Path(location), split_seed)
@@ -77,16 +85,23 @@ def open_test(location: str) -> Samples:
     Raises:
         UserError: if there are no labelled images.
     """
-    location = _unpacked(location)
+    similar = difflib.get_close_matches(location, NAMES)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else _FOLDER_OR_CIFAR
+    location = local(location, hint)
     if reader.are_shards(location):
         return reader.load_test(location)
-    path = Path(location)
-    if not path.exists():
-        raise UserError("no such folder or data set", location, nearest(location, NAMES))
-    return folders.load_test(path)
+    return folders.load_test(Path(location))
 
 
-def _unpacked(location: str) -> str:
-    """The folder that an archive contains; any other location unchanged."""
+def local(location: str, hint: str = GIVE_A_FOLDER) -> str:
+    """The folder that an archive contains; any other location unchanged.
+
+    Raises:
+        UserError: if there is nothing at this path, or an archive is damaged.
+    """
+    if "://" in location:
+        return location
     path = Path(location)
+    if not os.path.exists(path):  # noqa: PTH110 (never raises)
+        raise UserError("no such folder", location, hint)
     return str(archives.unpacked(path)) if archives.is_archive(path) else location

@@ -1,45 +1,41 @@
 """Folders of images in the usual layouts, listed once and kept as a few compact arrays.
 
-Layouts:
+Layouts (which one a folder has is decided in `layouts`):
     train and val: `train/<class>/*` with `val/<class>/*`, or with ImageNet's flat `val/*` and a
         label file that gives the class of each image;
     single: `<class>/*`, of which a fraction is set aside for testing;
-    listed: images with a `labels.tsv` that gives the class index of each, for testing only.
+    table: images and a file that lists them with their classes;
+    listed: images with a `labels.tsv` that gives the class index of each, for testing.
 
 Images listed in the file `.quarantine` of the data folder are excluded in every layout.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import time_ns
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from resnets.data import label_files
-from resnets.data.image_formats import EXTENSIONS
-from resnets.data.images import is_candidate
-from resnets.data.samples import PackedNames, PhotoSet, Samples, split_train_val
+from resnets.data.file_tree import FileTree, is_image, joined, left_out_line
+from resnets.data.layouts import (
+    CLASS_FOLDERS,
+    GIVE_A_FOLDER,
+    Layout,
+    find_layout,
+    flat_layout,
+    wrapped,
+)
+from resnets.data.quarantine import Quarantine
+from resnets.data.samples import PackedNames, PhotoSet, Samples, Subset, split_train_val
 from resnets.support.errors import UserError
-from resnets.support.files import atomic_write, cache_folder, existing_folder, make_folder
-
-TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
-"""Names of the folders with the training images and with the test images."""
-
-QUARANTINE = ".quarantine"
-"""File in the data folder that lists images to exclude: a path on each line, # for comments."""
-
-_INDEX_FORMAT = 2
-_SETTLED = 2_000_000_000
-"""Nanoseconds after which the next change of a folder is sure to change its modification time."""
+from resnets.support.files import existing_folder
+from resnets.support.names import composed, listed, look_alike, printable, similar
 
 
 class ImageFolder(Samples):
@@ -86,34 +82,40 @@ class ImageFolder(Samples):
         """The same images with other labels."""
         return ImageFolder(self.root, self._names, labels, classes, self.quarantined)
 
-    def without_quarantined(self, data: Path) -> ImageFolder:
-        """The images that the quarantine file of the data folder does not list."""
-        prefix = "" if self.root == data else f"{self.root.relative_to(data).as_posix()}/"
-        listed = {n.removeprefix(prefix) for n in read_quarantine(data) if n.startswith(prefix)}
-        if not listed:
-            return self
-        keep = np.array([self.name(i) not in listed for i in range(len(self))], bool)
-        names, quarantined = self._names.select(keep), int((~keep).sum())
-        return ImageFolder(self.root, names, self.labels[keep], self.classes, quarantined)
+    def where(self, keep: NDArray[np.bool_], quarantined: int = 0) -> ImageFolder:
+        """The images where `keep` (images,) is true."""
+        return ImageFolder(
+            self.root, self._names.select(keep), self.labels[keep], self.classes, quarantined
+        )
 
 
 def load(folder: Path, split_seed: int = 0) -> PhotoSet:
     """The training and test images of a folder.
 
     Args:
-        folder: in one of the first two layouts above.
+        folder: in one of the first three layouts above, or the file of the third.
         split_seed: chooses the images to set aside in a folder without `val`.
 
     Raises:
         UserError: if there are no images, fewer than two classes, classes in `val` that
-            `train` does not have, or too few images to set any aside.
+            `train` does not have, or too few images to set any aside; if the layout is unclear.
     """
-    train = subfolder(folder, TRAIN)
-    samples = _require_two_classes(load_class_folders(train or folder, folder))
-    val = None if train is None else subfolder(folder, VAL)
-    if val is None:
-        return split_train_val(samples, split_seed)
-    return PhotoSet(samples, _load_val(val, samples.classes or (), folder))
+    reader = _Reader(find_layout(folder))
+    layout = reader.layout
+    if layout.table is not None:
+        found = reader.training_table(layout.table, split_seed)
+    elif layout.train is None and layout.val is not None:
+        message = f"{layout.val.name} holds test images, but there are none to train on"
+        raise UserError(message, str(folder), "put the training images into train")
+    else:
+        samples = reader.training(layout.train or folder)
+        if layout.val is None:
+            found = split_train_val(samples, split_seed)
+        else:
+            found = PhotoSet(samples, reader.val(layout.val, samples.classes or ()))
+    excluded = reader.quarantine.matched
+    lines = (f"{excluded:,} in quarantine left out",) if excluded else ()
+    return replace(found, notes=(*lines, *reader.notes()))
 
 
 def load_test(folder: Path) -> Samples:
@@ -123,25 +125,34 @@ def load_test(folder: Path) -> Samples:
     a training sets only a fraction aside.
 
     Raises:
-        UserError: if there are no images.
+        UserError: if there are no images, or the layout is unclear.
     """
-    label_file = label_files.find_class_indices(existing_folder(folder, "give a folder of images"))
-    if label_file is not None:
-        entries = label_files.read_class_indices(label_file)
-        return _listed_images(folder, label_file, entries, [e.label for e in entries], None, folder)
-    train, val = subfolder(folder, TRAIN), subfolder(folder, VAL)
-    if train is None or val is None:
-        return _require_images(load_class_folders(val or train or folder, folder))
-    # As in a training, classes without training images are not counted.
-    training = _drop_empty_classes(_require_images(load_class_folders(train, folder)))
-    return _load_val(val, training.classes or (), folder)
+    numbers = _class_indices(folder)
+    if numbers is not None:
+        reader = _Reader(Layout(numbers.parent))
+        entries = label_files.read_class_indices(numbers)
+        labels = [entry.label for entry in entries]
+        samples: Samples = reader.listed(numbers.parent, numbers, entries, labels, None)
+    else:
+        reader = _Reader(find_layout(folder))
+        samples = reader.test()
+        inner = wrapped(reader.layout.data)
+        if inner != reader.layout.data:
+            reader.note(f"one class only, {listed(samples.classes or ())}; did you mean {inner}?")
+    samples.notes = reader.notes()
+    return samples
+
+
+def _class_indices(folder: Path) -> Path | None:
+    """The `labels.tsv` of a data folder, or `folder` itself if it is that file."""
+    if not label_files.is_table(folder):
+        return label_files.find_class_indices(existing_folder(folder, GIVE_A_FOLDER))
+    found = label_files.find_class_indices(folder.parent)
+    return found if found == folder else None
 
 
 def load_class_folders(root: Path, data: Path | None = None) -> ImageFolder:
     """All images `<class>/**` below `root`; the classes are the sorted folder names.
-
-    Hidden files and folders are excluded, and what `images.is_candidate` takes for no image.
-    The listing is kept in the cache folder until the content of one of the folders changes.
 
     Args:
         root: the folder of class folders.
@@ -150,269 +161,262 @@ def load_class_folders(root: Path, data: Path | None = None) -> ImageFolder:
     Raises:
         UserError: if `root` does not exist, is not a folder, or cannot be read.
     """
-    existing_folder(root, "give a folder of images")
-    key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    cached = cache_folder("folders", f"{key}.npz")
-    listing = _Listing.read(cached, root)
-    if listing is None:
-        listing = _Listing.scan(root)
-        if max(listing.times) < time_ns() - _SETTLED:
-            with contextlib.suppress(UserError):  # the cache only saves time
-                listing.write(cached)
-    samples = ImageFolder(root, listing.names, listing.labels, tuple(listing.classes))
-    return samples if data is None else samples.without_quarantined(data)
+    existing_folder(root, GIVE_A_FOLDER)
+    return _Reader(Layout(data or root), Quarantine(data)).class_folders(root)
 
 
-def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first existing folder of these names in `folder`.
-
-    Raises:
-        UserError: if `folder` is not a folder.
-    """
-    existing_folder(folder, "give a folder of images")
-    paths = (folder / name for name in names)
-    return next((p for p in paths if os.path.isdir(p)), None)  # noqa: PTH112 (never raises)
-
-
-def flat_layout(root: Path) -> tuple[Path, Path] | None:
-    """The folder of the images and the label file, if `root` is a flat folder with a label file.
-
-    A folder with class folders is not flat, even if it contains a label file.
-    """
-    label_file = label_files.find_class_names(root)
-    if label_file is None:
-        return None
-    entries = _visible_entries(root)
-    if any(is_image(e) for e in entries):
-        return root, label_file
-    folders = [e.name for e in entries if is_folder(e)]
-    return (root / "images", label_file) if folders == ["images"] else None  # Tiny ImageNet
-
-
-def read_quarantine(data: Path) -> list[str]:
-    """The paths that the quarantine file of a data folder lists, relative to that folder."""
-    try:
-        text = (data / QUARANTINE).read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot be read ({reason})", str(data / QUARANTINE)) from error
-    lines = [line.rstrip("\r") for line in text.split("\n")]
-    return [line.removeprefix("./") for line in lines if line and not line.startswith("#")]
-
-
-def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file that may be an image, by its ending or first bytes."""
-    try:
-        return entry.is_file() and is_candidate(entry.path)
-    except OSError:  # a link to itself
-        return False
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to a folder."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def walk(
-    folder: Path, below: str = "", above: tuple[str, ...] = ()
-) -> Iterator[tuple[str, int, list[str]]]:
-    """Each folder below `folder`, its modification time (ns) and its images, in a fixed order.
-
-    Links that lead back to a folder above them are not followed.
+def image_files(folder: Path, note: Callable[[str], None] = lambda line: None) -> list[str]:
+    """The images below any folder, without labels: their paths below it, in a fixed order.
 
     Args:
-        folder: the folder that all returned paths are relative to.
-        below: begin at this folder, a path relative to `folder`.
-        above: real paths of the folders above.
+        folder: its own quarantine file applies.
+        note: called with a line for each fact that a user should know.
 
     Raises:
         UserError: if a folder cannot be read.
     """
-    real = os.path.realpath(folder / below)
-    if real in above:
-        return
-    with _reading(folder / below):  # before the listing, so that a change during it shows
-        time = (folder / below).stat().st_mtime_ns
-    entries = _visible_entries(folder / below)
-    prefix = f"{below}/" if below else ""
-    yield below, time, [prefix + e.name for e in entries if is_image(e)]
-    for entry in entries:
-        if is_folder(entry):
-            yield from walk(folder, prefix + entry.name, (*above, real))
+    reader = _Reader(Layout(folder))
+    names = reader.files()
+    if reader.quarantine.matched:
+        note(f"{folder}: {reader.quarantine.matched:,} in quarantine left out")
+    for line in reader.notes():
+        note(f"{folder}: {line}")
+    return names
 
 
-def has_class_folders(root: Path) -> bool:
-    """Whether any folder in `root` contains images."""
-    inside = (e.name for e in _visible_entries(root) if is_folder(e))
-    return any(images for name in inside for _, _, images in walk(root, name))
-
-
-def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden, sorted by name."""
-    with _reading(folder), os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-
-
-@contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Turn an `OSError` of reading a folder into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"the folder cannot be read: {reason}", str(folder)) from error
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The images of class folders, and the state of the folders in which they were found.
+class _Reader:
+    """Reads the images of one data folder, and collects what its user should know.
 
     Args:
-        names: the images' paths below the root.
-        labels: int64 (images,).
-        classes: names of the class folders.
-        folders: the paths of all folders below the root, the root included.
-        times: when each folder last gained or lost an entry, in nanoseconds.
+        layout: where they are.
+        quarantine: the images to exclude; by default those of the folder's quarantine file.
     """
 
-    names: PackedNames
-    labels: NDArray[np.int64]
-    classes: list[str]
-    folders: list[str]
-    times: list[int]
+    def __init__(self, layout: Layout, quarantine: Quarantine | None = None) -> None:
+        self.layout = layout
+        self.quarantine = quarantine or Quarantine(layout.data)
+        self._left_out: Counter[str] = Counter()
+        self._notes = list(layout.notes)
 
-    @staticmethod
-    def scan(root: Path) -> _Listing:
-        folders, times = [""], [root.stat().st_mtime_ns]
-        classes = [e.name for e in _visible_entries(root) if is_folder(e)]
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was left out and what looks wrong, once all is read."""
+        lines = [*self._notes, left_out_line(self._left_out), self.quarantine.note()]
+        return tuple(printable(line) for line in dict.fromkeys(lines) if line)
+
+    def note(self, line: str) -> None:
+        """Add a line to the notes."""
+        self._notes.append(line)
+
+    def files(self) -> list[str]:
+        """The paths of all images below the folder, without those in quarantine."""
+        tree = FileTree(self.layout.data)
+        names = [name for name in tree.images() if name not in self.quarantine]
+        self._left_out += tree.left_out
+        return names
+
+    def training(self, root: Path) -> ImageFolder:
+        """The training images of class folders; empty folders are no classes."""
+        return self._require_two_classes(self.class_folders(root))
+
+    def test(self) -> Samples:
+        """The test images; if none are set apart, all."""
+        layout = self.layout
+        if layout.table is not None:
+            samples, test = self._table(layout.table)
+            return Subset(samples, np.flatnonzero(test)) if test.any() else samples
+        if layout.val is None:
+            return self._require_images(self.class_folders(layout.train or layout.data))
+        if layout.train is None:
+            flat = flat_layout(layout.val)
+            return self._flat_val(*flat, None) if flat else self._val_folders(layout.val)
+        # As in a training, classes without training images are not counted. What else there is to
+        # say of the training images is of no interest here.
+        other = _Reader(replace(layout, notes=()), self.quarantine)
+        training = _drop_empty_classes(other._require_images(other.class_folders(layout.train)))
+        return self.val(layout.val, training.classes or ())
+
+    def training_table(self, path: Path, split_seed: int) -> PhotoSet:
+        """The training and test images of a table."""
+        samples, test = self._table(path)
+        samples = self._require_two_classes(samples)
+        if not test.any():
+            return split_train_val(samples, split_seed)
+        trained, tested = (np.unique(samples.labels[which]) for which in (~test, test))
+        untrained = sorted({*tested.tolist()} - {*trained.tolist()})
+        if untrained:
+            name = (samples.classes or ())[untrained[0]]
+            raise UserError(f"lists class {name!r} to test on, but not to train on", str(path))
+        train, val = (Subset(samples, np.flatnonzero(which)) for which in (~test, test))
+        return PhotoSet(train, val)
+
+    def class_folders(self, root: Path) -> ImageFolder:
+        """The images of class folders, without those in quarantine."""
+        tree = FileTree(root)
         names: list[str] = []
         labels: list[int] = []
-        for label, name in enumerate(classes):
-            for folder, time, images in walk(root, name):
-                folders.append(folder)
-                times.append(time)
-                names += images
-                labels += [label] * len(images)
-        return _Listing(
-            PackedNames.pack(names), np.array(labels, np.int64), classes, folders, times
-        )
-
-    @staticmethod
-    def read(path: Path, root: Path) -> _Listing | None:
-        """The cached listing, unless it is missing, damaged or older than a change of a folder."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if int(arrays["format"]) != _INDEX_FORMAT:
-                    return None
-                classes, folders = (
-                    bytes(arrays[name]).decode("utf-8", "surrogateescape").split("\0")
-                    for name in ("classes", "folders")
-                )
-                names = PackedNames(arrays["names"], arrays["ends"])
-                times = arrays["times"].tolist()
-                listing = _Listing(names, arrays["labels"], classes, folders, times)
-            for folder, time in zip(folders, times, strict=True):
-                if (root / folder).stat().st_mtime_ns != time:
-                    return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return listing if classes != [""] else None
-
-    def write(self, path: Path) -> None:
-        def joined(lines: list[str]) -> NDArray[np.uint8]:
-            return np.frombuffer("\0".join(lines).encode("utf-8", "surrogateescape"), np.uint8)
-
-        arrays: dict[str, Any] = {
-            "format": np.array(_INDEX_FORMAT),
-            "names": self.names.buffer,
-            "ends": self.names.ends,
-            "labels": self.labels,
-            "times": np.array(self.times, np.int64),
-            "classes": joined(self.classes),
-            "folders": joined(self.folders),
-        }
-        make_folder(path.parent)
-        atomic_write(path, lambda file: np.savez(file, **arrays))
-
-
-def _load_val(root: Path, classes: tuple[str, ...], data: Path) -> Samples:
-    """The test images below `root`, with labels that number the training classes."""
-    flat = flat_layout(root)
-    if flat is not None:
-        return _load_flat_val(*flat, classes, data)
-    samples = _require_images(load_class_folders(root, data))
-    own = samples.classes or ()
-    used = [own[label] for label in np.unique(samples.labels)]
-    unknown = [name for name in used if name not in classes]
-    if unknown:
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise UserError(
-            f"class {unknown[0]!r}{more} is not among the {len(classes)} training classes",
-            str(root),
-            "rename its folder, or add the class to the training images",
-        )
-    numbers = np.array([classes.index(n) if n in classes else -1 for n in own], np.int64)
-    return samples.with_labels(numbers[samples.labels], classes)
-
-
-def _load_flat_val(
-    root: Path, label_file: Path, classes: tuple[str, ...], data: Path
-) -> ImageFolder:
-    """ImageNet's layout: a flat folder, and a file that gives the class of each image."""
-    files = [entry.name for entry in _visible_entries(root)]
-    entries = label_files.read_class_names(label_file, files)
-    numbers = {name: number for number, name in enumerate(classes)}
-    for entry in entries:
-        if entry.label not in numbers:
-            raise UserError(
-                f"class {entry.label!r} is not among the {len(classes)} training classes",
-                f"{label_file}, line {entry.line}",
+        numbers: dict[str, int] = {}  # by composed names: two spellings may be one class
+        classes: list[str] = []
+        lost: list[str] = []
+        for folder in tree.class_folders():
+            if composed(folder) not in numbers:
+                numbers[composed(folder)] = len(classes)
+                classes.append(folder)
+            else:
+                self.note(f"two folders, in two Unicode forms, are one class: {folder}")
+            before, files = len(names), tree.files_left_out
+            names += tree.images(folder)
+            labels += [numbers[composed(folder)]] * (len(names) - before)
+            if len(names) == before and tree.files_left_out > files:
+                lost.append(folder)
+        if lost:
+            line = (
+                f"no images in {listed(lost)}: all their files are left out; these are no classes"
             )
-    labels = [numbers[entry.label] for entry in entries]
-    return _listed_images(root, label_file, entries, labels, classes, data)
+            self.note(line)
+        self._note_similar(classes)
+        self._left_out += tree.left_out
+        samples = ImageFolder(root, names, labels, tuple(classes))
+        return self._without_quarantined(samples)
+
+    def val(self, root: Path, classes: tuple[str, ...]) -> Samples:
+        """The test images below `root`, with labels that number the training classes."""
+        flat = flat_layout(root)
+        if flat is not None:
+            return self._flat_val(*flat, classes)
+        samples = self._val_folders(root)
+        own, known = samples.classes or (), {composed(name): n for n, name in enumerate(classes)}
+        used = [own[label] for label in np.unique(samples.labels)]
+        unknown = [name for name in used if composed(name) not in known]
+        if unknown:
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            raise UserError(
+                f"class {unknown[0]!r}{more} is not among the {len(classes)} training classes",
+                str(root),
+                _rename(unknown[0], classes)
+                or "rename its folder, or add the class to the training images",
+            )
+        numbers = np.array([known.get(composed(name), -1) for name in own], np.int64)
+        return samples.with_labels(numbers[samples.labels], classes)
+
+    def listed(
+        self,
+        root: Path,
+        label_file: Path,
+        entries: Sequence[label_files.Entry[Any]],
+        labels: list[int],
+        classes: tuple[str, ...] | None,
+    ) -> ImageFolder:
+        """The images of a label file; raises `UserError` if one does not exist."""
+        existing = {entry.name for entry in FileTree(root).entries()}
+        for image, _, line, _ in entries:
+            if image not in existing and not label_files.image_exists(root, image):
+                location = f"{label_file}, line {line}"
+                raise UserError(f"lists an image that does not exist: {image[:200]}", location)
+        own = [entry.name for entry in FileTree(root).entries() if is_image(entry)]
+        self._note_unlisted(label_file, len(set(own) - {entry.image for entry in entries}))
+        names = [entry.image for entry in entries]
+        samples = ImageFolder(root, names, labels, classes)
+        return self._require_images(self._without_quarantined(samples))
+
+    def _val_folders(self, root: Path) -> ImageFolder:
+        return self._require_images(self.class_folders(root))
+
+    def _flat_val(
+        self, root: Path, label_file: Path, classes: tuple[str, ...] | None
+    ) -> ImageFolder:
+        """ImageNet's layout: a flat folder, and a file that gives the class of each image.
+
+        `classes` are the training's; None for those that the file names.
+        """
+        files = [entry.name for entry in FileTree(root).entries()]
+        entries = label_files.read_class_names(label_file, root, files)
+        classes = classes or tuple(sorted({entry.label for entry in entries}))
+        numbers = {composed(name): number for number, name in enumerate(classes)}
+        for entry in entries:
+            if composed(entry.label) not in numbers:
+                raise UserError(
+                    f"class {entry.label!r} is not among the {len(classes)} training classes",
+                    f"{label_file}, line {entry.line}",
+                    _rename(entry.label, classes),
+                )
+        labels = [numbers[composed(entry.label)] for entry in entries]
+        return self.listed(root, label_file, entries, labels, classes)
+
+    def _table(self, path: Path) -> tuple[ImageFolder, NDArray[np.bool_]]:
+        """The images that a table lists, without those in quarantine, and which are to test on."""
+        root = self.layout.data
+        tree = FileTree(root, path.name)
+        files = list(tree.images())
+        self._left_out += tree.left_out
+        names = label_files.FileNames(files, root, path.stem)
+        entries, unused = label_files.read_table(path, names)
+        if unused:
+            self.note(f"left out: split test of {path.name}, as val holds the test images")
+        classes = tuple(sorted({composed(entry.label) for entry in entries}))
+        self._note_similar(classes)
+        self._note_unlisted(path, len(files) - len(entries) - len(unused))
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = [numbers[composed(entry.label)] for entry in entries]
+        samples = ImageFolder(root, [entry.image for entry in entries], labels, classes)
+        keep = self._kept(samples)
+        test = np.array([entry.tested for entry in entries], bool)
+        return self._require_images(samples.where(keep, int((~keep).sum()))), test[keep]
+
+    def _kept(self, samples: ImageFolder) -> NDArray[np.bool_]:
+        """Which images are not in quarantine."""
+        data = self.layout.data
+        below = "" if samples.root == data else samples.root.relative_to(data).as_posix()
+        paths = (joined(below, samples.name(index)) for index in range(len(samples)))
+        return np.array([path not in self.quarantine for path in paths], bool)
+
+    def _without_quarantined(self, samples: ImageFolder) -> ImageFolder:
+        if not self.quarantine:
+            return samples
+        keep = self._kept(samples)
+        return samples if keep.all() else samples.where(keep, int((~keep).sum()))
+
+    def _note_similar(self, classes: Sequence[str]) -> None:
+        """Note classes whose names look alike."""
+        first: dict[str, str] = {}
+        for name in classes:
+            other = first.setdefault(look_alike(name), name)
+            if other != name:
+                self.note(
+                    f"classes {other!r} and {name!r} differ in nothing but letter case or blanks"
+                )
+
+    def _note_unlisted(self, label_file: Path, images: int) -> None:
+        if images:
+            plural = "s" if images > 1 else ""
+            self.note(f"left out: {images:,} image{plural} that {label_file.name} does not list")
+
+    def _require_images(self, samples: ImageFolder) -> ImageFolder:
+        if not len(samples):
+            inner = wrapped(samples.root)
+            hint = left_out_line(self._left_out) or CLASS_FOLDERS
+            if inner != samples.root:
+                hint = f"did you mean {inner}?"
+            raise UserError("no images in class folders", samples.location, hint)
+        return samples
+
+    def _require_two_classes(self, samples: ImageFolder) -> ImageFolder:
+        """The samples without empty classes; raises `UserError` if fewer than two are left."""
+        samples = _drop_empty_classes(self._require_images(samples))
+        classes = samples.classes or ()
+        if len(classes) < 2:
+            inner = wrapped(self.layout.data)
+            raise UserError(
+                f"only one class, {classes[0]!r}; a classifier needs two or more",
+                samples.location,
+                CLASS_FOLDERS if inner == self.layout.data else f"did you mean {inner}?",
+            )
+        return samples
 
 
-def _listed_images(
-    root: Path,
-    label_file: Path,
-    entries: Sequence[label_files.Entry[Any]],
-    labels: list[int],
-    classes: tuple[str, ...] | None,
-    data: Path,
-) -> ImageFolder:
-    """The images of a label file; raises `UserError` if one does not exist."""
-    existing = {entry.name for entry in _visible_entries(root)}
-    for image, _, line in entries:
-        if image not in existing and not label_files.image_exists(root, image):
-            location = f"{label_file}, line {line}"
-            raise UserError(f"lists an image that does not exist: {image[:200]}", location)
-    samples = ImageFolder(root, [entry.image for entry in entries], labels, classes)
-    return _require_images(samples.without_quarantined(data))
-
-
-def _require_images(samples: ImageFolder) -> ImageFolder:
-    if not len(samples):
-        extensions = ", ".join(sorted(EXTENSIONS))
-        raise UserError(f"no images ({extensions}) in class folders", samples.location)
-    return samples
-
-
-def _require_two_classes(samples: ImageFolder) -> ImageFolder:
-    """The samples without empty classes; raises `UserError` if fewer than two classes are left."""
-    samples = _drop_empty_classes(_require_images(samples))
-    classes = samples.classes or ()
-    if len(classes) < 2:
-        raise UserError(
-            f"only one class, {classes[0]!r}; a classifier needs two or more",
-            samples.location,
-            "put the images of each class into a folder of its own",
-        )
-    return samples
+def _rename(name: str, known: Sequence[str]) -> str:
+    """A hint, if a class's name looks like another one."""
+    other = similar(name, known)
+    return f"it looks like {other!r}: give both the same name" if other else ""
 
 
 def _drop_empty_classes(samples: ImageFolder) -> ImageFolder:

@@ -6,6 +6,7 @@ the index and write straight into the batch, where processes would copy both.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,19 @@ from torch import Tensor
 
 from resnets.data import random_streams
 from resnets.data.augmentation import Augmentation, Crop, load_augmented
+from resnets.data.images import decode
 from resnets.data.preprocessing import Normalize
 from resnets.data.samples import Samples
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
+from resnets.support.parallel import in_threads
 
+IGNORE_INDEX = -100
+"""The label of an image that adds nothing to loss and gradients, as in PyTorch's cross-entropy."""
 READ_AHEAD = 3
 """Parts of batches that are being read while the current one is used."""
+CHECKED_SIDE = 64
+"""Pixels to which JPEGs are decoded at least, to see whether they can be decoded."""
 MEAN_IMAGES = 2000
 """Number of images of which the mean image is made, at most."""
 
@@ -109,7 +116,8 @@ class PhotoBatches:
 
         Returns:
             Images float32 (n, 3, size, size) in channels_last memory on the device, and labels
-            int64 (n,); n is smaller than the part by the images that could not be read.
+            int64 (n,); n is smaller than the part by the images that could not be read. If only
+            one of several is left, it comes twice, the second time with the label `IGNORE_INDEX`.
         """
         number = step * len(self.parts) + part
         reading = {n: self._reading.get(n) for n in range(number, number + READ_AHEAD + 1)}
@@ -177,8 +185,11 @@ class PhotoBatches:
         if part.bad:
             for row, reason in part.bad.items():
                 self.bad[self.samples.name(int(part.indices[row]))] = reason
-            good = torch.tensor([row not in part.bad for row in range(len(labels))])
-            pixels, shifts, labels = pixels[good], shifts[good], labels[good]
+            good = [row for row in range(len(labels)) if row not in part.bad]
+            rows = torch.tensor(good * 2 if len(good) == 1 else good, dtype=torch.int64)
+            pixels, shifts, labels = pixels[rows.to(pixels.device)], shifts[rows], labels[rows]
+            if len(good) == 1:  # twice: BN needs two values, and has the statistics of one
+                labels[1] = IGNORE_INDEX
         if self.device.type == "cuda":
             pixels, shifts, labels = (
                 t if t.is_cuda else t.pin_memory() for t in (pixels, shifts, labels)
@@ -194,6 +205,26 @@ class PhotoBatches:
             self._orders[epoch] = order = self.samples.order(self.seed, epoch)
             self.samples.prefetch(order)
         return self._orders[epoch]
+
+
+def unreadable(samples: Samples, seconds: float) -> dict[str, str]:
+    """Images that cannot be read, by name, and why; of those that can be tried within the time."""
+    end, bad = time.monotonic() + seconds, {}
+
+    def fault(index: int) -> str | None:
+        try:
+            if time.monotonic() < end:
+                decode(samples.read(index), "", CHECKED_SIDE)
+        except UserError as error:
+            return error.message
+        return None
+
+    for index, reason in enumerate(in_threads(fault, range(len(samples)), cores())):
+        if reason is not None:
+            bad[samples.name(index)] = reason
+        if time.monotonic() > end:
+            break
+    return bad
 
 
 def training_mean(samples: Samples, augmentation: Augmentation, seed: int) -> Tensor:

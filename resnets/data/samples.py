@@ -29,12 +29,14 @@ class Samples(ABC):
         classes: class names in the order of the labels; None if labels index a model's outputs.
         labels: the class of each image, int64 (images,).
         quarantined: number of images that the data set's quarantine file excludes.
+        notes: what a user should know of the data set, such as what is left out, a line each.
     """
 
     location: str
     classes: tuple[str, ...] | None
     labels: NDArray[np.int64]
     quarantined: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -62,10 +64,14 @@ class Samples(ABC):
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Training and test images whose labels number the same classes."""
+    """Training and test images whose labels number the same classes.
+
+    `notes` are what a user should know of them, a line each.
+    """
 
     train: Samples
     val: Samples
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,9 +20,11 @@ from resnets.data.boxes.datasets import Source, box_set, header_of, read_source
 from resnets.data.boxes.files import Tree
 from resnets.data.boxes.orientation import undecided
 from resnets.data.boxes.source import BoxError, Part
-from resnets.data.folders import ImageFolder, read_quarantine
+from resnets.data.folders import ImageFolder
 from resnets.data.images import Header, ImageError
-from resnets.doctor.checks import Images, Progress, check_files
+from resnets.data.quarantine import read_quarantine
+from resnets.doctor.checks import Progress, check_files
+from resnets.doctor.listing import ImageList
 from resnets.doctor.report import Report
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
@@ -112,7 +114,7 @@ def _check_images(source: Source, report: Report, threads: int, progress: Progre
     titles = [("train", "val")[part is source.test] for part in splits]
     files = ImageFolder(report.folder, names, [0] * len(names), None)
     report.images = len(names)
-    check_files(Images(files, titles, [""], split_of), report, threads, progress)
+    check_files(ImageList(files, titles, [""], split_of), report, threads, progress)
     if turned:
         report.add("turned-image", "taken to be drawn on the upright image", *turned)
     used = {*names, *read_quarantine(report.folder)}

@@ -7,31 +7,32 @@ finding is worded here, at `report.add`; the heading of its kind in `resnets.doc
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageStat
 
-from resnets.data import folders, label_files, png_chunks
+from resnets.data import folders, png_chunks
 from resnets.data.image_formats import ENDINGS
 from resnets.data.images import Header, ImageError, decode, read_header
+from resnets.data.label_files import is_table
+from resnets.data.layouts import GIVE_A_FOLDER
 from resnets.doctor import duplicates
+from resnets.doctor.classes import check_classes
+from resnets.doctor.listing import ImageList, list_images
 from resnets.doctor.report import Report
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
-from resnets.support.files import existing_folder, write_bytes
+from resnets.support.files import decode_text, existing_folder, write_bytes
 from resnets.support.parallel import in_threads
 
 _SMALLEST_SIDE = 32  # pixels
 _LARGEST_RATIO = 5  # of the longer side to the shorter
-_LARGEST_IMBALANCE = 10  # of the largest class to the smallest
 _LEAST_DEVIATION = 5  # of pixels, on the scale 0..255
 _CHUNK = 32  # images that a thread examines in a row
 _PIXEL_KINDS = {
@@ -45,7 +46,7 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
     """Read and decode every image of a data folder and report what is wrong.
 
     Args:
-        folder: in any layout of `resnets.data.folders`.
+        folder: in any layout of `resnets.data.folders`; or its table of images and classes.
         threads: how many images are decoded at once; as many as there are cores by default.
         progress: called with the number of images done and the number of all.
 
@@ -53,11 +54,12 @@ def examine(folder: Path, threads: int | None = None, progress: Progress | None 
         UserError: if there is no such folder; nothing else.
     """
     began = monotonic()
-    report = Report(existing_folder(folder, "give a folder of images"))
-    images = _FolderWalk(report).images()
+    table = folder if is_table(folder) else None
+    report = Report(existing_folder(folder.parent if table else folder, GIVE_A_FOLDER), table)
+    images = list_images(report)
     report.images = len(images.files)
     check_files(images, report, threads or cores(), progress)
-    _check_classes(report)
+    check_classes(report)
     report.finish(began)
     return report
 
@@ -74,164 +76,14 @@ def quarantine(report: Report, path: Path) -> int:
         old = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UserError(f"cannot be read ({error})", str(path)) from error
-    lines = old.decode("utf-8", "surrogateescape").splitlines()
+    lines = decode_text(old, str(path), "surrogateescape").rstrip("\n").split("\n")
+    lines = [line.rstrip("\r") for line in lines if line]
     lines = lines or ["# Images that `resnets doctor` could not read, below the data folder."]
     # In a list, "#" begins a comment.
     bad = [f"./{p}" if p.startswith("#") else p for p in report.unreadable_files if "\n" not in p]
     lines += [name for name in bad if name not in set(lines)]
     write_bytes(path, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     return len(bad)
-
-
-# The files of the folder: which of them are images, of which split and class.
-
-
-@dataclass
-class Images:
-    """Every image file of a data folder, with its split and class as numbers."""
-
-    files: folders.ImageFolder
-    splits: list[str]
-    classes: list[str]
-    split_of: list[int]
-
-
-class _FolderWalk:
-    """Walks once through `report.folder` and reports what file names alone show to be wrong."""
-
-    def __init__(self, report: Report) -> None:
-        self.report, self.folder = report, report.folder
-        self._names: list[str] = []
-        self._classes: dict[str, int] = {}
-        self._labels: list[int] = []
-        self._splits: list[int] = []
-        try:
-            self._quarantined = set(folders.read_quarantine(self.folder))
-        except UserError as error:
-            self._quarantined = set()
-            report.add("unreadable", error.message, folders.QUARANTINE)
-
-    def images(self) -> Images:
-        """List the images."""
-        train = folders.subfolder(self.folder, folders.TRAIN)
-        val = folders.subfolder(self.folder, folders.VAL)
-        numbers = label_files.find_class_indices(self.folder)
-        if numbers is not None:
-            self._add_listed("listed", self.folder, numbers)
-        elif train is None and val is None:
-            self._add_split("all", self.folder)
-        else:
-            parts = {name: path for name, path in (("train", train), ("val", val)) if path}
-            self._count_unused({path.name for path in parts.values()})
-            for split, root in parts.items():
-                self._add_split(split, root)
-        files = folders.ImageFolder(self.folder, self._names, self._labels, None)
-        return Images(files, list(self.report.splits), list(self._classes), self._splits)
-
-    def _add_split(self, split: str, root: Path) -> None:
-        try:
-            flat = folders.flat_layout(root) if split == "val" else None
-        except UserError:  # reported by `_entries` below
-            flat = None
-        if flat is not None:
-            self._add_listed(split, *flat)
-            return
-        self.report.splits[split] = {}
-        for entry in self._entries(root):
-            if entry.name.startswith("."):
-                self._ignore_hidden(entry)
-            elif folders.is_folder(entry):
-                self.report.splits[split][entry.name] = 0
-                self._add_class(split, entry.name, Path(entry.path), ())
-            elif folders.is_image(entry):
-                path = self._relative(Path(entry.path))
-                self.report.add("unlabelled", "an image outside the class folders", path)
-            else:
-                self._ignore_ending(entry)
-
-    def _add_class(self, split: str, name: str, folder: Path, above: tuple[str, ...]) -> None:
-        real = os.path.realpath(folder)
-        if real in above:
-            self.report.ignored["a link back to a folder above it"] += 1
-            return
-        for entry in self._entries(folder):
-            path = self._relative(Path(entry.path))
-            if entry.name.startswith("."):
-                self._ignore_hidden(entry)
-            elif folders.is_folder(entry):
-                self._add_class(split, name, Path(entry.path), (*above, real))
-            elif entry.is_symlink() and not Path(entry.path).is_file():
-                self.report.add("unreadable", "a link to a file that is not there", path)
-            elif folders.is_image(entry):
-                self._add_image(split, name, path)
-            else:
-                self._ignore_ending(entry)
-
-    def _add_image(self, split: str, name: str, path: str) -> None:
-        if path in self._quarantined:
-            self.report.ignored["in quarantine"] += 1
-            return
-        counts = self.report.splits[split]
-        counts[name] = counts.get(name, 0) + 1
-        self._names.append(path)
-        self._labels.append(self._classes.setdefault(name, len(self._classes)))
-        self._splits.append(list(self.report.splits).index(split))
-
-    def _add_listed(self, split: str, root: Path, listing: Path) -> None:
-        """Images of a flat folder whose classes are listed in a file, by name or number."""
-        self.report.splits[split] = {}
-        entries = {entry.name: entry for entry in self._entries(root)}
-        try:
-            listed: Sequence[label_files.Entry[Any]]
-            if listing.name == label_files.CLASS_INDEX_FILE:
-                listed = label_files.read_class_indices(listing)
-            else:
-                listed = label_files.read_class_names(listing, entries)
-        except UserError as error:
-            self.report.add("label-file", str(error), self._relative(listing))
-            return
-        for name, label, line in listed:
-            if name in entries or label_files.image_exists(root, name):
-                self._add_image(split, str(label), self._relative(root / name))
-            else:
-                detail = f"{listing.name}, line {line}: lists an image that does not exist"
-                self.report.add("label-file", detail, self._relative(root / name[:200]))
-        for name in entries.keys() - {entry.image for entry in listed}:
-            entry = entries[name]
-            if name.startswith("."):
-                self._ignore_hidden(entry)
-            elif folders.is_image(entry):
-                path = self._relative(root / name)
-                self.report.add("unlabelled", f"{listing.name} does not list it", path)
-            elif name != listing.name:
-                self._ignore_ending(entry)
-
-    def _count_unused(self, used: set[str]) -> None:
-        """Folders next to train and val."""
-        for entry in self._entries(self.folder):
-            visible = not entry.name.startswith(".")
-            if entry.name not in used and visible and folders.is_folder(entry):
-                self.report.ignored[f"beside {' and '.join(sorted(used))}"] += 1
-
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda e: e.name)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self.report.add("unreadable", f"the folder: {reason}", self._relative(folder))
-            return []
-
-    def _ignore_hidden(self, entry: os.DirEntry[str]) -> None:
-        if entry.name != folders.QUARANTINE:
-            self.report.ignored["hidden"] += 1
-
-    def _ignore_ending(self, entry: os.DirEntry[str]) -> None:
-        ending = Path(entry.name).suffix.lower() or "no ending"
-        self.report.ignored[f"not an image by its ending ({ending})"] += 1
-
-    def _relative(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.folder)).as_posix()
 
 
 # The content of the files.
@@ -293,7 +145,7 @@ def _damage(header: Header, content: bytes) -> tuple[str, str] | None:
     return None
 
 
-def check_files(images: Images, report: Report, threads: int, progress: Progress | None) -> None:
+def check_files(images: ImageList, report: Report, threads: int, progress: Progress | None) -> None:
     """Examine every file, then compare the images.
 
     Args:
@@ -373,7 +225,7 @@ def _oddities(header: Header, blank: bool, path: str) -> list[tuple[str, str]]:
 
 
 def _report_duplicates(
-    images: Images, report: Report, group: NDArray[np.int64], same_file: bool
+    images: ImageList, report: Report, group: NDArray[np.int64], same_file: bool
 ) -> None:
     """Report a group of files that show the same image."""
     classes = sorted({images.classes[k] for k in images.files.labels[group]})
@@ -387,44 +239,3 @@ def _report_duplicates(
     if len(classes) == len(splits) == 1:
         where = f" in class {classes[0]}" if classes[0] else ""
         report.add("duplicate", f"{how} {len(paths)} times{where}", *paths)
-
-
-# The classes.
-
-
-def _check_classes(report: Report) -> None:
-    splits = report.splits
-    if "listed" in splits:
-        return
-    if "train" not in splits and "all" not in splits:
-        report.add("layout", "there is val, but no train")
-    for split, counts in splits.items():
-        filled = sorted(name for name, images in counts.items() if images)
-        if not filled:
-            report.add("layout", "no images", "" if split == "all" else split)
-        elif split != "val":
-            _check_training_classes(report, counts, filled)
-    train, val = splits.get("train"), splits.get("val", {})
-    if train is None or not any(val.values()):
-        return
-    for name in sorted(train.keys() | val.keys()):
-        if val.get(name) and not train.get(name):
-            detail = f"class {name}: {val[name]:,} images in val, none in train"
-            report.add("unknown-class", detail, f"val/{name}")
-        elif train.get(name) and not val.get(name):
-            detail = f"class {name}: {train[name]:,} images in train, none in val"
-            report.add("missing-in-val", detail, f"train/{name}")
-
-
-def _check_training_classes(report: Report, counts: dict[str, int], filled: list[str]) -> None:
-    if len(filled) == 1:
-        report.add("layout", f"only one class, {filled[0]}; a classifier needs two or more")
-    for name in sorted(counts.keys() - set(filled)):
-        report.add("empty-class", f"class {name} has no images", name)
-    smallest, largest = min(filled, key=counts.__getitem__), max(filled, key=counts.__getitem__)
-    if counts[largest] > _LARGEST_IMBALANCE * counts[smallest]:
-        detail = (
-            f"{largest} has {counts[largest]:,} images, {smallest} {counts[smallest]:,}: "
-            f"{counts[largest] / counts[smallest]:.0f} times as many"
-        )
-        report.add("imbalance", detail)

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from resnets.data.boxes.annotations import Box
 from resnets.data.images import read_image
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
+from resnets.support.names import printable, valid_values
 
 Severity = Literal["error", "warning", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
@@ -55,6 +56,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "warning",
         "images turned by EXIF data: boxes may be of the other orientation",
     ),
+    "similar-names": ("warning", "classes whose names look alike"),
+    "not-used": ("warning", "folders and files that no training uses"),
     "odd-size": ("note", "very small or very elongated images"),
     "duplicate": ("note", "the same image more than once in a class"),
     "huge-box": ("note", "boxes of nearly the whole image"),
@@ -104,6 +107,7 @@ class Report:
 
     Args:
         folder: the data folder.
+        table: the file that lists its images with their classes, if that was given.
         splits: number of images of each class in `train` and `val`, or in `all` for a single
             folder, or in `listed` if a file numbers the classes.
         findings: the worst first.
@@ -119,6 +123,7 @@ class Report:
     """
 
     folder: Path
+    table: Path | None = None
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -156,7 +161,7 @@ class Report:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report as plain values for JSON."""
-    return {
+    facts = {
         "format": JSON_FORMAT,
         "folder": str(report.folder),
         "images": report.images,
@@ -174,6 +179,8 @@ def to_json(report: Report) -> dict[str, Any]:
             for f in report.findings
         ],
     }
+    checked: dict[str, Any] = valid_values(facts)
+    return checked
 
 
 def to_text(report: Report) -> str:
@@ -187,7 +194,7 @@ def to_text(report: Report) -> str:
         if len(found) > TEXT_LINES:
             more = len(found) - TEXT_LINES
             lines.append(f"  ... and {more:,} more (--json and --html list all)")
-    return _printable("\n".join(lines))
+    return "\n".join(map(printable, lines))
 
 
 def to_html(report: Report) -> str:
@@ -210,12 +217,7 @@ def to_html(report: Report) -> str:
         is_file=lambda path: (report.folder / path).is_file(),
         thumbnail=lambda path: _thumbnail(report, path),
     )
-    return _printable(page)
-
-
-def _printable(text: str) -> str:
-    """The text with bytes of file names that are not UTF-8 as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return valid_utf8(page)
 
 
 def _summary(report: Report) -> str:
@@ -242,7 +244,7 @@ def _overview(report: Report) -> list[str]:
     if report.facts:
         lines.append(", ".join(f"{n:,} {what}" for what, n in report.facts.most_common()))
     for reason, count in report.ignored.most_common():
-        lines.append(f"left out: {count:,} {reason}")
+        lines.append(f"left out: {reason}: {count:,}")
     return lines
 
 

@@ -28,6 +28,7 @@ from resnets.evaluation.scores import Scores, content_hash
 from resnets.support.devices import cores
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.support.names import composed, similar
 from resnets.weights.model_file import Model
 
 SINGLE_VIEW = "single view of the original 32x32 image"  # section 4.2
@@ -207,7 +208,8 @@ def labels_for(
     """The model's class number of each image.
 
     The images' classes are looked up among the model's by identifier or by name; the model may
-    know more classes than the images show.
+    know more classes than the images show. Classes that are called 0, 1, ... and are as many as the
+    model's are indices of its outputs.
 
     Args:
         samples: the images.
@@ -229,29 +231,44 @@ def labels_for(
             )
         return samples.labels
     ids = class_ids or ()
-    numbers = {name: number for number, name in enumerate(classes)}
-    ambiguous = {name for number, name in enumerate(classes) if numbers[name] != number}
+    composed_names = [composed(name) for name in classes]
+    numbers = {name: number for number, name in enumerate(composed_names)}
+    ambiguous = {name for number, name in enumerate(composed_names) if numbers[name] != number}
     numbers |= {name: number for number, name in enumerate(ids)}
     table = np.full(len(samples.classes), -1, np.int64)
     present = [samples.classes[label] for label in np.unique(samples.labels)]
+    by_index = {str(number) for number in range(known)} == set(samples.classes)
+    if by_index and not numbers.keys() & set(samples.classes):
+        return np.array([int(name) for name in samples.classes], np.int64)[samples.labels]
     for name in present:
-        if name in ambiguous and name not in ids:
+        if composed(name) in ambiguous and name not in ids:
             raise UserError(
                 f"class {name!r} is the name of several of the model's classes",
                 samples.location,
                 "name its folder by the class's identifier",
             )
-        table[samples.classes.index(name)] = numbers.get(name, -1)
-    missing = [name for name in present if name not in numbers]
+        table[samples.classes.index(name)] = numbers.get(composed(name), -1)
+    missing = [name for name in present if composed(name) not in numbers]
     if missing:
         others = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise UserError(
             f"class {missing[0]!r} is not among the model's {known} classes{others}",
             samples.location,
-            f"take a model of these {len(present)} classes, or fine-tune this one on them "
-            "(resnets train --help)",
+            _hint_for(missing, present, classes),
         )
     return table[samples.labels]
+
+
+def _hint_for(missing: Sequence[str], present: Sequence[str], classes: Sequence[str]) -> str:
+    """What to do about classes that a model does not know."""
+    if other := similar(missing[0], classes):
+        return f"it looks like the model's {other!r}: rename the folder"
+    if all(name.isascii() and name.isdigit() for name in present):
+        return "if these are indices of the model's outputs, list the images in a labels.tsv"
+    return (
+        f"take a model of these {len(present)} classes, or fine-tune this one on them "
+        "(resnets train --help)"
+    )
 
 
 def sample_name(samples: Samples, index: int) -> str:

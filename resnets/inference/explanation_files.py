@@ -19,7 +19,7 @@ from resnets.data.images import read_image
 from resnets.inference.explanations import ALL, check_stage, explain
 from resnets.inference.neighbours import Nearest
 from resnets.inference.predictions import DIGITS, ClassProbability
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import make_folder, write_bytes, write_json
 from resnets.weights.model_file import Model
 
@@ -67,10 +67,10 @@ class ExplainedFile:
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON; the maps themselves are in the pictures."""
         if self.explained is None:
-            return {"image": self.image, "error": self.error}
+            return {"image": valid_utf8(self.image), "error": valid_utf8(self.error or "")}
         facts: dict[str, Any] = {
-            "image": self.image,
-            "class": self.explained.name,
+            "image": valid_utf8(self.image),
+            "class": valid_utf8(self.explained.name),
             "index": self.explained.index,
             "probability": round(self.explained.probability, DIGITS),
             "top": [entry.as_dict() for entry in self.top],
@@ -184,7 +184,7 @@ def _render(network: str, images: Sequence[ExplainedFile]) -> bytes:
     text = resources.files("resnets.inference").joinpath("explanations.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(text).render(network=network, images=images)
-    return page.encode("utf-8", "replace")
+    return valid_utf8(page).encode()
 
 
 def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.folders import walk
+from resnets.data import archives, folders
 from resnets.data.image_formats import EXTENSIONS
 from resnets.data.images import ImageError, decode, read_image, to_rgb
 from resnets.inference.image_sources import STANDARD_INPUT, ImageContent, is_url
@@ -33,15 +33,18 @@ ImageInput: TypeAlias = Union[
 content of a file without a path."""
 
 
-def find_images(names: Sequence[str], *, remote: bool = False) -> list[str]:
-    """Expand folders and patterns to image files, each listed once, in a fixed order.
+def find_images(
+    names: Sequence[str], note: Callable[[str], None] = lambda line: None, *, remote: bool = False
+) -> list[str]:
+    """Expand folders, archives and patterns to image files, each listed once, in a fixed order.
 
     A file that is named in several ways keeps its first name.
 
     Args:
         names: files with any extension, whether they exist or not; folders, for all files below
-            them with an image's extension, except hidden ones; patterns such as
-            `photos/**/*.jpg`, for shells that do not expand them.
+            them that are images, except hidden ones and those in their quarantine file; archives
+            of such folders; patterns such as `photos/**/*.jpg`, for shells that do not expand them.
+        note: called with a line for each fact that a user should know, such as what is left out.
         remote: whether `-`, for standard input, and URLs are images too.
 
     Raises:
@@ -61,7 +64,7 @@ def find_images(names: Sequence[str], *, remote: bool = False) -> list[str]:
                 raise UserError("is a URL, not a file", name, "download it first")
             by_location[name] = name
             continue
-        files = list(_expand(name))
+        files = list(_expand(name, note))
         if len(names) == 1:  # one folder or pattern yields only one name of each file
             return list(dict.fromkeys(files))
         for file in files:
@@ -70,23 +73,33 @@ def find_images(names: Sequence[str], *, remote: bool = False) -> list[str]:
     return list(by_location.values())
 
 
-def _expand(name: str) -> Iterator[str]:
+def _expand(name: str, note: Callable[[str], None]) -> Iterator[str]:
     """The files that one name stands for; raises `UserError` if there are none."""
     if not name:
         raise UserError("the name of an image is empty")
     if os.path.isdir(name):  # noqa: PTH112 (never raises)
-        files = [str(Path(name) / file) for _, _, inside in walk(Path(name)) for file in inside]
+        files = _inside(Path(name), note)
         if not files:
             extensions = ", ".join(sorted(EXTENSIONS))
             raise UserError("no images in this folder", name, f"looked for {extensions}")
+    elif archives.is_archive(Path(name)):
+        files = _inside(archives.unpacked(Path(name)), note)
+        if not files:
+            raise UserError("no images in this archive", name)
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (may be absolute)
         files = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
         if not files:
             raise UserError("no file matches this pattern", name)
+    elif not os.path.splitext(name)[1] and not os.path.lexists(name):  # noqa: PTH122
+        raise UserError("no such folder", name, "give a folder of images")
     else:
         files = [name]
     yield from files
+
+
+def _inside(folder: Path, note: Callable[[str], None]) -> list[str]:
+    return [str(folder / file) for file in folders.image_files(folder, note)]
 
 
 def normalized(name: str) -> str:

@@ -20,11 +20,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.folders import walk
+from resnets.data.folders import image_files
 from resnets.inference.openvino_model import GRAPH_VERSION
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Predictor
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
 
 FORMAT = 2
@@ -51,7 +51,11 @@ class Neighbour:
     def as_dict(self) -> dict[str, Any]:
         """The neighbour as JSON."""
         similarity = round(self.similarity, DIGITS)
-        return {"image": self.image, "class": self.label, "similarity": similarity}
+        return {
+            "image": valid_utf8(self.image),
+            "class": valid_utf8(self.label),
+            "similarity": similarity,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def index_folder(
     predictor.require_features("--nearest")
     existing_folder(folder)
     files = dict(_image_files(folder))
-    states = {name: (status.st_size, status.st_mtime_ns) for name, status in files.items()}
+    # Copying tools preserve the date of a file's content; the other date shows the copying.
+    states = {n: (one.st_size, max(one.st_mtime_ns, one.st_ctime_ns)) for n, one in files.items()}
     store = _store(predictor, folder)
     known = {n: e for n, e in _read(store).items() if n in states and e[0] == states[n]}
     todo = [name for name in states if name not in known]
@@ -187,10 +192,9 @@ def _neighbour(index: FolderIndex, number: int, similarity: float) -> Neighbour:
 
 def _image_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The image files of a folder and its subfolders, with their status."""
-    for _, _, files in walk(folder):
-        for name in files:
-            with suppress(FileNotFoundError):  # removed in the meantime
-                yield name, (folder / name).stat()
+    for name in image_files(folder):
+        with suppress(FileNotFoundError):  # removed in the meantime
+            yield name, (folder / name).stat()
 
 
 def _store(predictor: Predictor, folder: Path) -> Path:

@@ -43,7 +43,7 @@ class PredictionFile(ABC):
         return self._done.get(self._key(image), False)
 
     def _key(self, image: str) -> str:
-        return normalized(image)
+        return normalized(valid_utf8(image))
 
     @abstractmethod
     def write(self, predictions: Sequence[Prediction]) -> None:
@@ -223,7 +223,7 @@ class _TextFile(PredictionFile):
             length += len(line)
             if length > len(line) or line != self._header():
                 name, failed = self._entry(line)
-                self._done[normalized(name)] = failed
+                self._done[self._key(name)] = failed
         with writing(path):
             self._file.truncate(length)
             if not length:
@@ -327,7 +327,7 @@ class _Csv(_TextFile):
 
     def _line(self, prediction: Prediction) -> bytes:
         facts = [entry.as_dict() for entry in prediction.top]
-        cells = [cell for one in facts for cell in (valid_utf8(one["class"]), one["probability"])]
+        cells = [cell for one in facts for cell in one.values()]
         cells += [""] * (2 * self.top - len(cells))
         return self._row([prediction.image, *cells, prediction.error or ""])
 
@@ -337,7 +337,7 @@ class _Csv(_TextFile):
         returns = any("\r" in str(cell) for cell in cells)
         quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
         csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        return valid_utf8(text.getvalue()).encode()
 
 
 class _Parquet(PredictionFile):
@@ -364,9 +364,6 @@ class _Parquet(PredictionFile):
         if errors.null_count < len(errors):
             good = self._parquet.read_table(part).filter(errors.is_null())
             atomic_write(part, lambda file: self._parquet.write_table(good, file))
-
-    def _key(self, image: str) -> str:
-        return normalized(valid_utf8(image))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         self._buffer += predictions

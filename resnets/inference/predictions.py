@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.inference import TOP
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.weights.card import check_outputs
 
 DIGITS = 5
@@ -36,7 +36,7 @@ class ClassProbability:
 
     def as_dict(self) -> dict[str, Any]:
         """Name and rounded probability as JSON."""
-        return {"class": self.name, "probability": round(self.probability, DIGITS)}
+        return {"class": valid_utf8(self.name), "probability": round(self.probability, DIGITS)}
 
     def __str__(self) -> str:
         """Such as `horse 99.9 %`."""
@@ -62,8 +62,8 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         """The prediction as JSON."""
         if self.error is not None:
-            return {"image": self.image, "error": self.error}
-        facts = {"image": self.image, "top": [entry.as_dict() for entry in self.top]}
+            return {"image": valid_utf8(self.image), "error": valid_utf8(self.error)}
+        facts = {"image": valid_utf8(self.image), "top": [entry.as_dict() for entry in self.top]}
         return facts if self.embedding is None else {**facts, "embedding": list(self.embedding)}
 
     def __repr__(self) -> str:
@@ -73,16 +73,16 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        title = f"<b>{html.escape(self.image)}</b>"
+        title = f"<b>{html.escape(valid_utf8(self.image))}</b>"
         if self.error is not None:
-            return f"<div>{title}: {html.escape(self.error)}</div>"
+            return f"<div>{title}: {html.escape(valid_utf8(self.error))}</div>"
         return f"<div>{title}{html_table(self.top)}</div>"
 
 
 def html_table(top: Sequence[ClassProbability]) -> str:
     """Classes with bars of their probabilities, as an HTML table."""
     rows = "".join(
-        f'<tr><td style="text-align:left">{html.escape(entry.name)}</td>'
+        f'<tr><td style="text-align:left">{html.escape(valid_utf8(entry.name))}</td>'
         f"<td>{100 * entry.probability:.2f} %</td>"
         f'<td><div style="background:#4c78a8;height:.7em;width:{10 * entry.probability:.2f}em">'
         "</div></td></tr>"

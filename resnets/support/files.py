@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and the cache folder."""
+"""Files that are written whole or not at all, text that people wrote, and the cache folder."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -120,6 +121,47 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def read_text(path: Path, option: str = "", *, errors: str = "strict", hint: str = "") -> str:
+    """The text of a file that a person wrote: UTF-8, with or without a byte order mark.
+
+    Line ends are read as newlines.
+
+    Args:
+        path: the file.
+        option: the command-line option with the path, for the message.
+        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+        hint: what to do if there is no such file.
+
+    Raises:
+        UserError: if the file cannot be read or is not UTF-8.
+    """
+    location = f"{option} {path}".strip()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError("no such file", location, hint) from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", location) from error
+    return decode_text(content, location, errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_text(content: bytes, location: str, errors: str = "strict") -> str:
+    """UTF-8 as text, without a byte order mark; line ends stay as they are.
+
+    Raises:
+        UserError: naming `location`, if it is UTF-16 or, unless `errors` allows it, not UTF-8.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4096]:
+        raise UserError("is not UTF-8 text (perhaps UTF-16)", location, "save it as UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            "is not UTF-8 text", f"{location}, line {line}", "save it as UTF-8"
+        ) from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically write `content`; raises `UserError` like `atomic_write`."""
     atomic_write(path, lambda file: file.write(content))
@@ -153,7 +195,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     """`compute(path)`, remembered in the cache folder until the file changes.
 
-    A file counts as unchanged while its path, size, modification time and inode are the same.
+    A file counts as unchanged while its path, size, dates and inode are the same.
     Digests of small files, and of files that were modified a moment ago, are not remembered.
     Where the cache folder cannot be written, nothing is remembered.
 
@@ -190,6 +232,7 @@ def _file_identity(path: Path) -> dict[str, Any]:
         "path": str(path.resolve()),
         "size": facts.st_size,
         "mtime_ns": facts.st_mtime_ns,
+        "ctime_ns": facts.st_ctime_ns,  # which tools that preserve dates cannot set
         "inode": facts.st_ino,
     }
 

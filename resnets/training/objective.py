@@ -22,7 +22,12 @@ from resnets.data.cifar import Cifar, ImageArrays
 from resnets.data.cifar_batches import CifarBatches
 from resnets.data.dali_batches import DaliBatches
 from resnets.data.datasets import Data
-from resnets.data.photo_batches import PhotoBatches, training_mean
+from resnets.data.photo_batches import (
+    IGNORE_INDEX,
+    PhotoBatches,
+    training_mean,
+    unreadable,
+)
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import (
     PhotoSet,
@@ -46,14 +51,15 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.support.names import printable
 from resnets.training.class_weights import class_weights
 from resnets.training.recipe import Recipe
 from resnets.weights import hub, model_file
 from resnets.weights.model_file import Model
 from resnets.weights.pretrained import copy_weights
 
-IGNORE_INDEX = -100
-"""The label of a blank image: it adds nothing to loss and gradients."""
+CHECK_SECONDS = 5.0
+"""Time for which test images are read before the first step, to find those that cannot be."""
 TEST_BATCH = 64
 """Photographs that a test scores at a time."""
 
@@ -208,6 +214,12 @@ class Objective(ABC):
         self, network: nn.Module, device: torch.device, world: World, progress: Progress
     ) -> TestMetrics:
         """Test a network; every process of the world calls this and gets the result."""
+
+    def check_data(self) -> None:  # noqa: B027
+        """Raise `UserError` for faults of the data that would end the training at its first test.
+
+        Takes seconds at most.
+        """
 
     @abstractmethod
     def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -385,6 +397,17 @@ class PhotoClassification(Classification):
             parts=micro_batches,
             threads=max(1, devices.cores() // processes),
         )
+
+    def check_data(self) -> None:
+        bad = unreadable(self._test, CHECK_SECONDS)
+        if bad:
+            name, reason = next(iter(bad.items()))
+            raise UserError(
+                f"{len(bad):,} of the {len(self._test):,} test images cannot be read, the first: "
+                f"{printable(name)} ({reason})",
+                self._test.location,
+                "exclude them: resnets doctor DATA --quarantine DATA/.quarantine",
+            )
 
     def test(
         self, network: nn.Module, device: torch.device, world: World, progress: Progress

@@ -24,6 +24,8 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
+FEW_BAD = 5
+"""Unreadable training images that a run leaves out, however few images there are."""
 SWITCHES = ("channels_last", "compile", "kernels")
 
 
@@ -142,7 +144,8 @@ class Photos(Section):
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the random split of a folder without `val`."""
     bad_images: float = Field(0.001, ge=0, le=1)
-    """The run stops when more than this share of the images cannot be read."""
+    """The run stops when more than this share of the images cannot be read. Of small data sets a
+    few images are allowed, see `most_bad_images`; none with 0."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Photos:
@@ -153,6 +156,14 @@ class Photos(Section):
         if not 0 < self.areas[0] <= self.areas[1] <= 1:
             raise ValueError("areas must rise, from above 0 to at most 1")
         return self
+
+    def most_bad_images(self, images: int) -> int:
+        """How many of so many training images may be unreadable.
+
+        In small data sets one, or a twentieth of the images, but at most `FEW_BAD`.
+        """
+        few = min(FEW_BAD, max(1, images // 20)) if self.bad_images else 0
+        return max(math.floor(self.bad_images * images), few)
 
     def augmentation(self, size: int, interpolation: Interpolation) -> Augmentation:
         """The augmentation of training images for inputs of `size` pixels a side."""

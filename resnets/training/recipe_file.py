@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from resnets.support.errors import UserError, nearest
+from resnets.support.files import read_text
 from resnets.training.recipe import SWITCHES, Recipe
 
 
@@ -44,7 +45,8 @@ def load(
     if name_or_path in recipes:
         text, where = recipes[name_or_path], name_or_path
     elif name_or_path.endswith(".toml") or "/" in name_or_path:
-        text, where = _read(Path(name_or_path)), name_or_path
+        hint = f"shipped recipes: {', '.join(recipes)}"
+        text, where = read_text(Path(name_or_path), hint=hint), name_or_path
     else:
         raise UserError(f"unknown recipe {name_or_path!r}", hint=nearest(name_or_path, recipes))
     try:
@@ -59,17 +61,6 @@ def load(
         values[key] = value
         overridden[key] = f"--{key}"
     return _validate(values, text, where, overridden)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(
-            "no such recipe file", str(path), f"shipped recipes: {', '.join(shipped())}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", str(path)) from error
 
 
 def _apply(values: dict[str, Any], setting: str) -> str:

@@ -18,6 +18,7 @@ from resnets.support import devices, signal_handlers
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
+from resnets.support.names import printable
 from resnets.training import hardware, run_folder
 from resnets.training.objective import Objective, TestMetrics
 from resnets.training.trainer import Trainer
@@ -146,6 +147,7 @@ class Run:
             UserError: if the training diverges or a file cannot be written.
         """
         self.observer.begin(self)
+        self.world.first(self.objective.check_data)
         try:
             with self._lock(), self._stop_on_signals(), self._metrics() as log:
                 self._updates(log)
@@ -225,17 +227,18 @@ class Run:
         everyone = self.world.gather_objects(dict(bad)) or [{}]
         union = self.world.broadcast_object({k: v for d in everyone for k, v in d.items()})
         for name in union.keys() - self._reported:
-            self.observer.note(f"left out: {union[name]}")
+            self.observer.note(f"left out: {printable(union[name])}")
         self._reported |= union.keys()
         bad.update(union)
-        limit, images = self.recipe.photos.bad_images, self.objective.train_images
-        if len(bad) > limit * images:
+        images = self.objective.train_images
+        if len(bad) > self.recipe.photos.most_bad_images(images):
             self.save()
             share = 100 * len(bad) / images
             enough = min(1.0, math.ceil(2 * share) / 100)
             raise UserError(
-                f"{len(bad)} of {images:,} training images cannot be read ({share:.2g} %,"
-                f" more than {100 * limit:.2g} %), the first: {next(iter(bad.values()))}",
+                f"{len(bad)} of {images:,} training images cannot be read ({share:.2g} %; "
+                f"{self.recipe.photos.most_bad_images(images):,} may be), the first: "
+                f"{printable(next(iter(bad.values())))}",
                 hint="check the folder with: resnets doctor, or allow more and resume: "
                 f"--resume --set photos.bad_images={enough}",
             )

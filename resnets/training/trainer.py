@@ -289,7 +289,9 @@ class Trainer:
         """Training images of the steps that would follow the last."""
         for step in range(self.recipe.steps, self.recipe.steps + steps):
             for part in range(len(self.micro_batches)):
-                yield self.batches(step, part)[0]
+                images = self.batches(step, part)[0]
+                if len(images):
+                    yield images
 
     def healthy(self) -> bool:
         """Whether every weight and the loss since the last reading are finite numbers."""

@@ -1,11 +1,14 @@
 """`resnets doctor` and `resnets shards` as a user meets them."""
 
+import csv
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnets.support.errors import valid_utf8
 from tests.cli.test_cli import one_line
 
 
@@ -63,6 +66,101 @@ def test_the_doctor_does_not_condemn_shards(resnets, photos):
     assert "these are shards" in one_line(err)
 
 
+def test_shards_are_not_written_among_photographs(resnets, photos, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "holiday.jpg").touch()
+    code, _, err = resnets("shards", "photos", "mine")
+    assert code == 2
+    assert "holds other files: holiday.jpg" in one_line(err)
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+
+
+@pytest.fixture
+def packed(photos):
+    with zipfile.ZipFile(photos.parent / "photos.zip", "w") as file:
+        for path in photos.rglob("*.jpg"):
+            file.write(path, f"some/photos/{path.relative_to(photos)}")
+        file.writestr("__MACOSX/some/._photos", b"")
+    return photos.parent / "photos.zip"
+
+
+def test_an_archive_is_examined_and_packed_like_its_folder(resnets, packed):
+    code, out, err = resnets("doctor", "photos.zip")
+    assert (code, err) == (0, "")
+    assert "12 images" in out
+    assert "0 errors, 0 warnings, 0 notes" in out
+    assert resnets("shards", "photos.zip", "out")[0] == 0
+    code, _, err = resnets("doctor", "photos.zip", "--quarantine", "list")
+    assert code == 2
+    assert "unpack it" in one_line(err)
+
+
+ODD = ("$x_1$", "日本", "<b>&", "two\nlines", 'a,"b"', "\udcff", "caf\u00e9 ")
+RECIPE = """
+dataset = "photos"
+network = "cifar-resnet8"
+epochs = 1
+batch = 14
+precision = "fp32"
+photos.size = 32
+[schedule]
+kind = "linear"
+lr = 0.01
+"""
+
+
+@pytest.fixture
+def odd(tmp_path, cache):
+    """A folder whose name, classes and files are as odd as file systems allow."""
+    random = np.random.default_rng(0)
+    root = tmp_path / "d$a <\n>"
+    try:
+        for name in ODD:
+            (root / name).mkdir(parents=True)
+            for i in range(4):
+                noise = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(tmp_path / "x.png")
+                (tmp_path / "x.png").rename(root / name / f"{name}{i}.png")
+        (root / "\udcff" / "broken\udcff.jpg").write_bytes(b"x")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system refuses such names")
+    return root
+
+
+def test_odd_names_pass_through_every_verb(resnets, odd, tmp_path):
+    """Classes, folders and files with formulas, tags, line ends, other alphabets, other bytes."""
+    code, out, err = resnets("doctor", odd, "--html", "page.html", "--quarantine",
+                             odd / ".quarantine")  # fmt: skip
+    assert code == 1
+    assert "<b>&" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert r"broken\udcff.jpg" in out
+    code, out, _ = resnets("doctor", odd, "--json")
+    assert code == 0
+    out.encode()
+    assert set(json.loads(out)["splits"]["all"]) == {valid_utf8(name) for name in ODD}
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    code, out, err = resnets("train", "tiny.toml", "--data", odd, "--out", "run")
+    assert (code, err) == (0, "")
+    assert "in quarantine left out" in out
+    code, out, err = resnets("eval", "run", odd, "--plot", "plot.png", "--save-scores", "scores")
+    assert code == 0
+    assert len([line for line in out.splitlines() if line.startswith("two")]) == 1
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert resnets("ensemble", "scores")[0] == 0
+    code, out, err = resnets("predict", "run", odd, "--runtime", "torch", "--out", "out.csv")
+    assert (code, out[:2]) == (0, "28")
+    assert "1 in quarantine left out" in err
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="", encoding="utf-8")))
+    assert len(rows) == 28
+    assert {row["class_1"] for row in rows} <= {valid_utf8(name) for name in ODD}
+    picture = odd / "$x_1$" / "$x_1$0.png"
+    code, _, err = resnets("explain", "run", picture, odd / "\udcff" / "\udcff1.png", "--out",
+                           "why", "--nearest", odd)  # fmt: skip
+    assert code == 0
+    json.loads((tmp_path / "why/explanations.json").read_text())
+    assert "<b>&" not in (tmp_path / "why/index.html").read_text(encoding="utf-8")
+
+
 def test_shards_are_not_written_over_others(resnets, photos):
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
     assert resnets("shards", "photos", "out", "--images-per-shard", "2")[0] == 0
@@ -74,10 +172,14 @@ def test_shards_are_not_written_over_others(resnets, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("doctor", "nowhere"), "no such folder"),
+        (("doctor", "nowhere"), "no such folder; give a folder of images"),
         (("doctor", "photos", "--html", "absent/x.html"), "no such folder"),
         (("doctor", "photos", "--quarantine", "photos"), "is a folder"),
-        (("shards", "nowhere", "out"), "no such folder"),
+        (("shards", "nowhere", "out"), "no such folder; give a folder of images"),
+        (("train", "finetune", "--data", "nowhere"), "no such folder; give a folder of images"),
+        (("eval", "cifar-resnet20", "nowhere"), "no such folder; give a folder of images"),
+        (("predict", "cifar-resnet20", "nowhere/"), "no such folder; give a folder of images"),
+        (("explain", "cifar-resnet20", "nowhere/", "--out", "x"), "no such folder; give a folder"),
         (("shards", "photos/train/cat", "out"), "no images"),
         (("shards", "photos", "file/out"), "cannot write"),
         (("shards", "photos", "photos"), "is inside the folder of the images"),

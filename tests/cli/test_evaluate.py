@@ -62,7 +62,9 @@ def test_json_and_scores_agree(resnets, here):
 def test_images_in_quarantine_are_counted(resnets, here):
     (here / "photos/.quarantine").write_text("ant/0.png\nant/nowhere.png\n")
     code, out, err = resnets("eval", "m.safetensors", "photos", "--json", "--limit", "4")
-    assert (code, err) == (0, "photos: 1 in quarantine left out\n")
+    left_out, idle = err.splitlines()
+    assert (code, left_out) == (0, "photos: 1 in quarantine left out")
+    assert idle == "photos: .quarantine: 1 of its lines match no image: ant/nowhere.png"
     ending = "1 in quarantine left out; 4 of 12 images at random"
     assert json.loads(out)["protocol"].endswith(ending)
 
@@ -113,7 +115,7 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
     ("arguments", "message"),
     [
         (("photos", "--views", "tencrop"), "did you mean ten-crop"),
-        (("nowhere",), "nowhere: no such folder or data set"),
+        (("nowhere",), "nowhere: no such folder; give a folder of images, or cifar10"),
         (("m.safetensors",), "m.safetensors: not a folder"),
         (("cifar10", "--views", "dense"), "CIFAR-10 is tested on a single view"),
         (("cifar10", "--image-size", "64"), "--image-size: CIFAR-10 is tested on a single view"),

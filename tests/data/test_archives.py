@@ -1,12 +1,14 @@
 """Data sets in one file are unpacked once, whole or not at all."""
 
 import io
+import os
 import tarfile
 import zipfile
 
 import pytest
 
 from resnets.data import archives, datasets
+from resnets.inference.image_inputs import find_images
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
 
@@ -126,3 +128,34 @@ def test_hidden_archives_and_leftovers_of_a_killed_process(photos, cache):
     first.rename(home / ".unpacking")
     assert archives.unpacked(archive) == first
     assert not (home / ".unpacking").exists()
+
+
+@pytest.mark.parametrize("ending", [".tar", ".zip"])
+def test_what_macos_and_authors_put_around_the_data_is_stepped_over(photos, cache, ending):
+    archive = make(photos, ending, "data set/photos/")
+    noise = {"__MACOSX/data set/._x.png": b"", "data set/README.md": b"hello"}
+    if ending == ".zip":
+        with zipfile.ZipFile(archive, "a") as file:
+            for name, content in noise.items():
+                file.writestr(name, content)
+    else:
+        with tarfile.open(archive, "a") as file:
+            for name, content in noise.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    found = datasets.open_training(str(archive))
+    assert (len(found.train), len(found.val), found.classes) == (5, 5, ("ant", "bee"))
+    assert len(find_images([str(archive)])) == 10
+
+
+def test_another_archive_of_the_same_size_and_date_is_seen(photos, cache):
+    archive = make(photos, ".tar", "")
+    state = archive.stat()
+    assert datasets.open_training(str(archive)).classes == ("ant", "bee")
+    for part in ("train", "val"):
+        (photos / part / "ant").rename(photos / part / "cow")
+    other = make(photos, ".tar", "")
+    assert other.stat().st_size == state.st_size
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert datasets.open_training(str(other)).classes == ("bee", "cow")

@@ -106,6 +106,28 @@ def test_a_bad_image_is_left_out_and_named_but_not_replaced(samples, tmp_path):
     assert "not an image" in batches.bad[samples.name(4)]
 
 
+def test_the_only_readable_image_of_a_batch_comes_twice_but_counts_once(samples):
+    bad = samples.path(4)
+    row = samples.order(0, 0).tolist().index(4)
+    step, other = row // 2, row ^ 1
+    expected, labels = make(samples, batch=2)(step)
+    bad.write_bytes(b"")
+    batches = make(samples, batch=2)
+    images, kept = batches(step)
+    assert torch.equal(images, expected[[other % 2] * 2])
+    assert kept.tolist() == [labels[other % 2], photo_batches.IGNORE_INDEX]
+    assert list(batches.bad) == [samples.name(4)]
+    single = make(samples, batch=1)(row)  # nothing is left to repeat
+    assert len(single[0]) == len(single[1]) == 0
+
+
+def test_unreadable_images_are_found_within_a_time(samples):
+    assert photo_batches.unreadable(samples, 60) == {}
+    samples.path(4).write_bytes(b"")
+    assert photo_batches.unreadable(samples, 60) == {samples.name(4): "the file is empty"}
+    assert photo_batches.unreadable(samples, 0) == {}
+
+
 def test_the_mean_image_is_that_of_the_central_crops(samples):
     augmentation = Augmentation("scale", 24, sides=(26, 40), resize=28)
     mean = photo_batches.training_mean(samples, augmentation, seed=0)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnets.data import folders
 from resnets.data.images import ImageError, read_image
+from resnets.data.quarantine import read_quarantine
 from resnets.doctor import checks
 from resnets.doctor import report as reports
 from resnets.doctor.report import KINDS, UNREADABLE
@@ -304,7 +305,7 @@ def test_quarantine_lists_unreadable_files_and_folders_apply_it(clean):
     before = sorted(clean.rglob("*"))
     assert checks.quarantine(report, clean / ".quarantine") == 6
     assert sorted(clean.rglob("*")) == sorted([*before, clean / ".quarantine"])
-    assert folders.read_quarantine(clean) == expected
+    assert read_quarantine(clean) == expected
     train = folders.load(clean).train
     names = {train.name(i) for i in range(len(train))}
     assert not names & {p.removeprefix("train/") for p in expected}
@@ -312,7 +313,7 @@ def test_quarantine_lists_unreadable_files_and_folders_apply_it(clean):
     assert again.count("error") == 0
     assert again.ignored["in quarantine"] == 6
     checks.quarantine(again, clean / ".quarantine")  # adds; it does not forget
-    assert folders.read_quarantine(clean) == expected
+    assert read_quarantine(clean) == expected
 
 
 def test_json(clean):

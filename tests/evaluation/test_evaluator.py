@@ -182,6 +182,9 @@ IDS = [f"n{number}" for number in range(6)]
         (("n1", "n4"), photos.CLASSES, IDS, [1, 4]),
         (("bee", "fox"), photos.CLASSES, IDS, [1, 5]),
         (("n1", "n3"), ("crane", "crane", "cat", "dog", "eel", "fox"), IDS, [1, 3]),
+        (("cafe\u0301", "bee"), ("bee", "caf\u00e9", "c", "d", "e", "f"), None, [0, 1]),
+        (("0", "1", "2", "3", "4", "5"), photos.CLASSES, None, [0, 1, 2, 3, 4, 5]),
+        (("0", "1"), ("1", "0", "2", "3", "4", "5"), None, [1, 0]),
     ],
 )
 def test_classes_are_found_by_name_or_identifier(cache, tmp_path, folders, classes, ids, expected):
@@ -192,6 +195,9 @@ def test_classes_are_found_by_name_or_identifier(cache, tmp_path, folders, class
     ("folders", "classes", "message"),
     [
         (("ant", "yak"), photos.CLASSES, "class 'yak' is not among the model's 6 classes;"),
+        (("Ant", "bee"), photos.CLASSES, r"class 'Ant' .*it looks like the model's 'ant': rename"),
+        (("0", "1"), photos.CLASSES, r"class '0' .*list the images in a labels.tsv"),
+        (("1", "2", "3", "4", "5", "6"), photos.CLASSES, r"class '1' .*a labels.tsv"),
         (("emu", "yak"), photos.CLASSES, r"class 'emu' .* \(nor are 1 others\); .*fine-tune"),
         (("crane", "fox"), ("crane", "crane", "fox"), "'crane' is the name of several"),
     ],

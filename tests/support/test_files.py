@@ -165,3 +165,35 @@ def test_an_error_is_one_line_of_location_message_and_hint():
 def test_nearest_names_close_words_or_some_known_ones():
     assert nearest("batc", ["batch", "seed"]) == "did you mean batch?"
     assert nearest("zzz", ["batch", "seed"]) == "known: batch, seed"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_is_utf8_with_or_without_a_byte_order_mark(tmp_path, mark):
+    path = tmp_path / "text"
+    path.write_bytes(mark + "ä\r\nb\rc".encode())
+    assert files.read_text(path) == "ä\nb\nc"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_utf16_is_refused_also_where_other_bytes_are_allowed(tmp_path, encoding):
+    path = tmp_path / "text"
+    path.write_bytes("lr = 1\n".encode(encoding))
+    for errors in ("strict", "surrogateescape"):
+        with pytest.raises(UserError, match=r"text: is not UTF-8 text .*; save it as UTF-8"):
+            files.read_text(path, errors=errors)
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_their_line(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(b"a\nb\n\xe4\n")
+    with pytest.raises(UserError, match="text, line 3: is not UTF-8 text"):
+        files.read_text(path)
+    assert files.read_text(path, errors="surrogateescape") == "a\nb\n\udce4\n"
+
+
+def test_text_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="absent: no such file; write it"):
+        files.read_text(tmp_path / "absent", hint="write it")
+    for path in (tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be read"):
+            files.read_text(path)

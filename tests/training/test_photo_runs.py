@@ -137,14 +137,46 @@ def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):
         def note(self, text):
             self.notes.append(text)
 
-    with pytest.raises(UserError, match=r"1 of 36 training images.*2\.8 %.*bee/3\.png.*empty"):
-        start(tmp_path / "strict", make_recipe(), data).train()
+    none = make_recipe(photos={"size": 24, "bad_images": 0})
+    with pytest.raises(
+        UserError, match=r"1 of 36 training images.*2\.8 %; 0 may.*bee/3\.png.*empty"
+    ):
+        start(tmp_path / "strict", none, data).train()
     watch = Notes()
-    recipe = make_recipe(photos={"size": 24, "bad_images": 0.1})
-    summary = start(tmp_path / "lenient", recipe, data, watch).train()
+    summary = start(tmp_path / "lenient", make_recipe(), data, watch).train()
     assert [n for n in watch.notes if "left out" in n] == ["left out: bee/3.png: the file is empty"]
     assert summary["provenance"]["bad_images"] == ["bee/3.png"]
     assert read_metrics(tmp_path / "lenient")[-2]["bad_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "most"),
+    [(10, 0.001, 1), (36, 0.001, 1), (837, 0.001, 5), (9000, 0.001, 9), (837, 0, 0), (50, 0.5, 25)],
+)
+def test_a_few_bad_images_are_allowed_in_small_data_sets(images, share, most):
+    recipe = make_recipe(photos={"size": 24, "bad_images": share})
+    assert recipe.photos.most_bad_images(images) == most
+
+
+@pytest.mark.parametrize("recompute", [0, 12])
+def test_batches_of_two_survive_an_unreadable_image(tmp_path, data, recompute):
+    number = int(data.train.order(0, 0)[0])
+    data.train.path(number).write_bytes(b"")
+    recipe = make_recipe(network="resnet18", batch=2, epochs=None, iterations=2,
+                         schedule={"kind": "linear", "lr": 0.01}, photos={"size": 32},
+                         recompute_bn=recompute)  # fmt: skip
+    made = start(tmp_path / "run", recipe, data)
+    assert made.trainer.batches(0)[0].shape == (2, 3, 32, 32)
+    summary = made.train()
+    assert summary["provenance"]["bad_images"] == [data.train.name(number)]
+
+
+def test_an_unreadable_test_image_is_named_before_the_first_step(tmp_path, data):
+    (tmp_path / "photos" / "val" / "cow" / "1.png").write_bytes(b"x")
+    made = start(tmp_path / "run", make_recipe(), data)
+    with pytest.raises(UserError, match=r"1 of the 9 test images.*cow/1\.png.*--quarantine"):
+        made.train()
+    assert made.trainer.step == 0
 
 
 def test_limits_shrink_the_data(tmp_path, data):
@@ -199,7 +231,7 @@ def test_a_run_with_too_many_bad_images_resumes_with_a_higher_limit(tmp_path, da
     (tmp_path / "photos" / "train" / "bee" / "3.png").write_bytes(b"")
     out = tmp_path / "run"
     with pytest.raises(UserError, match=r"--resume --set photos\.bad_images=0\.06"):
-        start(out, make_recipe(), data).train()
+        start(out, make_recipe(photos={"size": 24, "bad_images": 0}), data).train()
     allowed = make_recipe(photos={"size": 24, "bad_images": 0.06})
     assert run_folder.is_run_of(out, allowed)
     made = resume(out, data, bad_images=0.06)

@@ -129,11 +129,20 @@ def test_a_bad_recipe_is_one_line_with_file_line_and_hint(tmp_path, text, messag
     assert "\n" not in str(caught.value)
 
 
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + f'network = "cifar-resnet20"\n{MINIMAL}'.encode())
+    assert recipes.load(str(path)).iterations == 100
+    path.write_text(MINIMAL, encoding="utf-16")
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        recipes.load(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
         ("cifar10-papr", [], "unknown recipe.*did you mean cifar10-paper"),
-        ("none.toml", [], "no such recipe file"),
+        ("none.toml", [], "none.toml: no such file; shipped recipes: "),
         ("cifar10-paper", ["batch"], "not of the form key=value"),
         ("cifar10-paper", ["batch=big"], "--set batch: .*integer"),
         (

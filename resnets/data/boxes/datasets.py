@@ -15,13 +15,14 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.data import folders, random_streams
+from resnets.data import random_streams
 from resnets.data.boxes import coco, csv_table, labelme, voc, yolo
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.files import Tree
 from resnets.data.boxes.orientation import upright_objects
 from resnets.data.boxes.source import BoxError, Entry, OnFault, Part, refuse
 from resnets.data.images import Header, ImageError, read_header
+from resnets.data.quarantine import read_quarantine
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.parallel import in_threads
@@ -117,7 +118,7 @@ def _formats(tree: Tree) -> dict[str, list[str]]:
 
 def _usable(tree: Tree, part: Part, on_fault: OnFault) -> Part:
     """The part without images in quarantine and without the second of two entries of an image."""
-    quarantined = {tree.path(name) for name in folders.read_quarantine(tree.root)}
+    quarantined = {tree.path(name) for name in read_quarantine(tree.root)}
     entries: list[Entry] = []
     first: dict[Path, Entry] = {}
     for entry in part.entries:

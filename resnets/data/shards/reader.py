@@ -17,7 +17,7 @@ from tarfile import BLOCKSIZE
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data import folders, label_files, random_streams
+from resnets.data import label_files, layouts, random_streams
 from resnets.data.samples import PhotoSet, Samples, split_train_val
 from resnets.data.shards.index import MANIFEST, Index, Manifest, expand_braces, scan
 from resnets.data.shards.store import (
@@ -31,7 +31,7 @@ from resnets.data.shards.store import (
     read_url,
 )
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, existing_folder
+from resnets.support.files import cache_folder, existing_folder, read_text
 
 WINDOW = 16
 """Shards whose images are shuffled among each other, where shards are downloaded."""
@@ -153,7 +153,7 @@ def are_shards(location: str | Path) -> bool:
         return True
     if not folder.is_dir() or label_files.find_class_indices(folder):
         return False
-    return bool(_tar_files(folder)) and not folders.has_class_folders(folder)
+    return bool(_tar_files(folder)) and not layouts.has_class_folders(folder)
 
 
 def load(location: str | Path, split_seed: int = 0) -> PhotoSet:
@@ -228,10 +228,11 @@ def _open_folder(folder: Path) -> _ShardSet:
         raise UserError("contains no shards", str(folder), hint)
     classes = None
     if (folder / "classes.txt").is_file():
-        lines = (folder / "classes.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_text(folder / "classes.txt").split("\n")
         classes = [line.strip() for line in lines if line.strip()]
-    state = repr([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in tars]).encode()
-    return _open_tars(store, [p.name for p in tars], classes, state + repr(classes).encode())
+    facts = [(p.name, p.stat()) for p in tars]
+    state = [(name, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in facts]
+    return _open_tars(store, [p.name for p in tars], classes, repr((state, classes)).encode())
 
 
 def _tar_files(folder: Path) -> list[Path]:

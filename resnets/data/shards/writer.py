@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from resnets.data.shards.index import MANIFEST, Index, Manifest, Split
 from resnets.data.shards.store import FolderStore, ShardFile
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, make_folder, write_bytes, writing
+from resnets.support.names import listed
 from resnets.support.parallel import in_threads
 
 SHARD_BYTES = 128_000_000
@@ -38,6 +41,7 @@ SHARD_BYTES = 128_000_000
 
 _JOURNAL = ".writing.jsonl"
 """The images and options on the first line, then a line for each finished shard."""
+_OWN_FILES = re.compile(rf"\..*|{re.escape(MANIFEST)}|(train|val)(-\d+\.tar|\.index\.npz)")
 _COPIED_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 
 Progress = Callable[[int, int], None]
@@ -97,6 +101,15 @@ def refuse_within(data: Path, out: Path) -> None:
     if out.resolve().is_relative_to(data.resolve()):
         message = f"is inside the folder of the images, {data}"
         raise UserError(message, str(out), "choose another folder")
+
+
+def refuse_other_files(out: Path) -> None:
+    """Raise `UserError` if a folder holds anything but shards, which would hide it from readers."""
+    if not out.is_dir():
+        return
+    others = [name for name in sorted(os.listdir(out)) if not _OWN_FILES.fullmatch(name)]  # noqa: PTH208
+    if others:
+        raise UserError(f"holds other files: {listed(others)}", str(out), "choose a new folder")
 
 
 def summary(manifest: Manifest) -> Iterator[str]:
