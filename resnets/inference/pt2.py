@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from resnets.inference.engines import unreadable
 from resnets.support.errors import UserError
 
 _SAFE_ENTRIES = re.compile(
@@ -47,8 +48,7 @@ def load(path: Path) -> torch.nn.Module:
     except UserError:
         raise
     except Exception as error:  # torch's loader raises exceptions of any type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"not a readable file of torch.export ({reason})", str(path)) from error
+        raise unreadable(path, "torch.export") from error
 
 
 def _checked(path: Path) -> bytes:

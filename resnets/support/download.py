@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 CONNECT_SECONDS = 15
@@ -19,8 +20,13 @@ class SourceFailed(Exception):
     """A download failed; the message says why in a few words."""
 
 
-def download(url: str, path: Path) -> Path:
+def download(url: str, path: Path, begun: Callable[[], None] = lambda: None) -> Path:
     """Download `url` to `path`; gives up if it is too slow.
+
+    Args:
+        url: what to download.
+        path: the file to write.
+        begun: called when the host has answered.
 
     Raises:
         SourceFailed: if the host cannot be reached, or the download breaks off or is too slow.
@@ -31,6 +37,7 @@ def download(url: str, path: Path) -> Path:
             path.open("wb") as file,
             urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response,
         ):
+            begun()
             while chunk := response.read1(1 << 16):  # what has arrived, without waiting for more
                 file.write(chunk)
                 received += len(chunk)
@@ -48,8 +55,13 @@ def download(url: str, path: Path) -> Path:
     return path
 
 
-def npm_pack(package: str, folder: Path) -> Path:
+def npm_pack(package: str, folder: Path, begun: Callable[[], None] = lambda: None) -> Path:
     """Download the archive of an npm package such as `name@1.0.0` into `folder`.
+
+    Args:
+        package: name and version.
+        folder: where to write it.
+        begun: called when npm starts.
 
     Raises:
         SourceFailed: if npm is not installed or fails.
@@ -57,6 +69,7 @@ def npm_pack(package: str, folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceFailed("npm is not installed")
+    begun()
     try:
         subprocess.run(
             [npm, "pack", "--silent", package], cwd=folder, timeout=DOWNLOAD_SECONDS, check=True,

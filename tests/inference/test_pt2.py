@@ -48,4 +48,4 @@ def test_files_that_could_run_code_are_refused(program, tmp_path):
     refused(replaced("weights_config", b'"use_pickle": false', b'"use_pickle": true'), "a pickle")
     refused(replaced("models/", b"torch.ops.aten.relu.default", b"torch.hub.load"), "an operator")
     refused(replaced("models/", b"Symbol(", b"__import__("), "an expression")
-    refused(replaced("models/", b"{", b"["), "not a readable file")
+    refused(replaced("models/", b"{", b"["), "cannot read this network")
