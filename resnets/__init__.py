@@ -136,6 +136,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     from fnmatch import fnmatchcase
 
+    pattern = _text(pattern, "pattern", "text such as '*110*'")
     if pretrained:
         from resnets.weights import hub
 

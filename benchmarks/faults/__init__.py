@@ -38,6 +38,7 @@ class Outcome:
 
 
 CAMPAIGNS = {
+    "damage": "benchmarks.faults.damage",
     "images": "benchmarks.faults.images",
     "requests": "benchmarks.faults.requests",
 }

@@ -56,10 +56,7 @@ def convert(
     ] = None,
     zeros: Annotated[
         str | None,
-        typer.Option(
-            help="The other program's zeros of option A: behind the channels, or on both sides.",
-            metavar="behind|both",
-        ),
+        typer.Option(help="Where its zeros of option A are.", metavar="behind|both"),
     ] = None,
     force: ForceOption = False,
 ) -> None:

@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from resnets.support.errors import one_line
+
 CONNECT_SECONDS = 15
 DOWNLOAD_SECONDS = 1800
 SLOW_AFTER_SECONDS, SLOW_BYTES_PER_SECOND = 20, 200_000
@@ -47,9 +49,11 @@ def download(url: str, path: Path, begun: Callable[[], None] = lambda: None) -> 
                     raise SourceFailed(f"too slow ({received / elapsed / 1000:.0f} kB/s)")
             expected = response.headers["Content-Length"]
     except urllib.error.URLError as error:
-        raise SourceFailed(f"cannot be reached ({error.reason})") from error
+        reason = error.reason
+        why = one_line(reason) if isinstance(reason, OSError) else reason
+        raise SourceFailed(f"cannot be reached ({why})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise SourceFailed(f"download failed ({error})") from error
+        raise SourceFailed(f"download failed ({one_line(error)})") from error
     if expected is not None and received != int(expected):
         raise SourceFailed(f"broke off after {received:,} of {int(expected):,} bytes")
     return path

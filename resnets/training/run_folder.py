@@ -139,7 +139,9 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"is missing or damaged ({error})", str(path), "train again with another --out"
+            f"is missing or damaged ({one_line(error)})",
+            str(path),
+            "train again with another --out",
         ) from error
 
 

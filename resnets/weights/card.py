@@ -150,6 +150,8 @@ def _unreadable(path: Path, error: Exception) -> tuple[str, str, str]:
 
 def convert_hint(path: Path) -> str:
     """What to do with a file or folder that may be another program's."""
+    if path.name == RUN_MODEL and path.with_name("config.json").exists():
+        path = path.parent  # of timm or transformers, whose config has classes and preprocessing
     return f"if another program wrote it: resnets convert {shlex.quote(str(path))} mine.safetensors"
 
 

@@ -190,13 +190,13 @@ def test_an_unknown_source_names_the_nearest(name, near):
 
 def test_without_a_network_the_error_names_convert(cache, monkeypatch):
     def nothing(*args, **options):
-        raise urllib.error.URLError("no network")
+        raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
     monkeypatch.setattr(urllib.request, "urlopen", nothing)
     lines = []
     with pytest.raises(UserError, match="resnets convert FILE OUT --network resnet34") as caught:
         hub.fetch("resnet34@torchvision-v1", lines.append)
-    assert "cannot be reached (no network)" in str(caught.value)
+    assert "cannot be reached (name or service not known)" in str(caught.value)
     assert lines == []  # the error is the only line
 
 

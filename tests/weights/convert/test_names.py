@@ -8,6 +8,7 @@ import torch
 import resnets
 from resnets.models import zoo
 from resnets.support.errors import UserError
+from resnets.weights import hub
 from resnets.weights.convert import formats
 from resnets.weights.pretrained import copy_weights, starting_model
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
@@ -83,6 +84,19 @@ def test_weights_without_a_classifier_are_for_trainings_only(tmp_path):
     assert made.fc.out_features == 5
 
 
+def test_a_keras_file_without_its_top_is_for_trainings_only(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path, card = formats.write(model("tiny"), tmp_path / "notop.h5", "keras-h5")
+    card.unlink()
+    with h5py.File(path, "a") as file:
+        group = file["model_weights"]
+        group.attrs["layer_names"] = [n for n in group.attrs["layer_names"] if n != b"fc7"]
+    with pytest.raises(UserError, match="no classifier"):
+        formats.read(path)
+    start = starting_model(str(path))
+    assert (start.card["network"], start.classes) == ("tiny", [])
+
+
 def test_a_training_starts_from_a_checkpoint_of_another_program(tmp_path):
     torch.save(model("tiny18").network.state_dict(), tmp_path / "a.pth")
     assert len(starting_model(str(tmp_path / "a.pth")).classes) == 7
@@ -137,3 +151,12 @@ def test_an_export_is_converted_from_its_source(tmp_path):
     formats.write(before, tmp_path / "model.safetensors", "resnets")
     (tmp_path / "config.json").write_text('{"format": "resnets-export-1"}')
     torch.testing.assert_close(answers(formats.read(tmp_path)), answers(before))
+
+
+def test_a_folder_of_another_program_is_to_be_converted_as_a_whole(tmp_path):
+    formats.write(model("tiny18"), tmp_path / "hub", "transformers")
+    with pytest.raises(UserError, match=rf"resnets convert {tmp_path / 'hub'} mine.safetensors"):
+        hub.load(str(tmp_path / "hub"))
+    (tmp_path / "hub" / "model.safetensors").rename(tmp_path / "hub" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=rf"resnets convert {tmp_path / 'hub'} mine.safetensors"):
+        hub.load(str(tmp_path / "hub"))
