@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -107,9 +107,12 @@ def convert(
 
 
 def _side(zeros: str) -> Zeros:
-    if zeros == "behind" or zeros == "both":
-        return zeros
-    raise UserError(f"unknown position {zeros!r}", "--zeros", "behind or both")
+    from resnets.weights.convert.zero_padding import Zeros
+
+    for side in get_args(Zeros):
+        if zeros == side:
+            return cast("Zeros", side)
+    raise UserError(f"unknown position {zeros!r}", "--zeros", " or ".join(get_args(Zeros)))
 
 
 def _read_classes(path: Path) -> list[str]:

@@ -161,7 +161,7 @@ def _preprocessing(
             assumed.append(f"ImageNet's {' and '.join(what[n] for n in missing)} ({options})")
     if stated.size is not None:
         preprocessing = preprocessing.resized_to(stated.size)
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in ("mean", "std"):
         values = getattr(stated, name)
         if values is None:
@@ -331,8 +331,8 @@ def _class_names(
             )
         return list(card["classes"]), card.get("class_ids")
     if count == 1000:
-        ids, names = imagenet_classes()
-        return list(names), list(ids)
+        identifiers, imagenets = imagenet_classes()
+        return list(imagenets), list(identifiers)
     if count == len(cifar10.CLASSES) and row.stem == "cifar":
         assumed.append("CIFAR-10's class names (--classes)")
         return list(cifar10.CLASSES), None
