@@ -175,7 +175,10 @@ class TorchExportRuntime(Runtime):
         from resnets.inference import pt2
 
         self.name = f"torch-export {precision}"
-        self._network = pt2.load(model)
+        try:
+            self._network = pt2.load(model)
+        except pt2.Unreadable as error:
+            raise unreadable(model, "torch.export") from error
 
     def __call__(self, images: Tensor) -> Outputs:
         import torch

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from resnets.inference.engines import unreadable
 from resnets.support.errors import UserError
 
 _SAFE_ENTRIES = re.compile(
@@ -36,11 +35,16 @@ _SYMBOL = re.compile(
 _ARITHMETIC = re.compile(r"[\w\s'(),=+*/-]*")
 
 
+class Unreadable(Exception):
+    """A file is damaged, or of another version of torch."""
+
+
 def load(path: Path) -> torch.nn.Module:
     """The network of a `.pt2` file.
 
     Raises:
-        UserError: if the file is damaged, or holds more than tensors and operators on them.
+        Unreadable: if the file is damaged.
+        UserError: if it holds more than tensors and operators on them.
     """
     try:
         program = torch.export.load(io.BytesIO(_checked(path)))
@@ -48,7 +52,7 @@ def load(path: Path) -> torch.nn.Module:
     except UserError:
         raise
     except Exception as error:  # torch's loader raises exceptions of any type
-        raise unreadable(path, "torch.export") from error
+        raise Unreadable(f"torch.export cannot read {path}") from error
 
 
 def _checked(path: Path) -> bytes:

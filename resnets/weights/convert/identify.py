@@ -98,6 +98,8 @@ def to_model(
         state |= {"fc.weight": torch.zeros(1, features), "fc.bias": torch.zeros(1)}
     module = ResidualNetwork(row.with_classes(count or 1))
     assumed: list[str] = []
+    if weights.stride_in is None and row.block == "bottleneck" and row.stem == "imagenet":
+        assumed.append(f"the stride in the {row.stride_in} convolutions (--network)")
     if row.shortcut == "A":
         zeros = stated.zeros or weights.zeros or "behind"
         if not (stated.zeros or weights.zeros):

@@ -247,6 +247,13 @@ def test_stride_and_pool_are_compared_too(tmp_path, to, written, network, what):
     assert f"--network {written}" in str(caught.value)
 
 
+def test_a_stride_that_a_file_does_not_say_is_noted_as_assumed(tmp_path):
+    torch.save(model("tiny-v1.5").network.state_dict(), tmp_path / "model.pth")
+    for network, where in ((None, "3x3"), ("tiny", "1x1")):
+        origin = formats.read(tmp_path / "model.pth", network).card["provenance"]["converted_from"]
+        assert f"the stride in the {where} convolutions (--network)" in origin["assumed"]
+
+
 def test_weights_of_no_network_name_the_nearest(tmp_path):
     state = model("tiny18").network.state_dict()
     state["extra.weight"] = torch.zeros(1)
