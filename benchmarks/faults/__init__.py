@@ -38,9 +38,9 @@ class Outcome:
 
 
 CAMPAIGNS = {
-    "damage": "benchmarks.faults.damage",
     "images": "benchmarks.faults.images",
     "requests": "benchmarks.faults.requests",
+    "damage": "benchmarks.faults.damage",
 }
 """The module of each campaign."""
 
