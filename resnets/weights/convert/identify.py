@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnets.data import cifar10
+from resnets.data import cifar_classes
+from resnets.data.cifar_classes import CLASSES
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
@@ -335,9 +336,10 @@ def _class_names(
     if count == 1000:
         identifiers, imagenets = imagenet_classes()
         return list(imagenets), list(identifiers)
-    if count == len(cifar10.CLASSES) and row.stem == "cifar":
-        assumed.append("CIFAR-10's class names (--classes)")
-        return list(cifar10.CLASSES), None
+    data = next((name for name in cifar_classes.NAMES if len(CLASSES[name]) == count), None)
+    if data is not None and row.stem == "cifar":
+        assumed.append(f"{cifar_classes.title(data)}'s class names (--classes)")
+        return list(CLASSES[data]), None
     assumed.append("numbers for class names (--classes)")
     digits = int(math.log10(count)) + 1
     return [f"class {number:0{digits}d}" for number in range(count)], None

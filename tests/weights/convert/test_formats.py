@@ -96,6 +96,12 @@ def test_other_numbers_of_classes_are_numbered(tmp_path):
     assert formats.read(tmp_path / "model.pth").classes[:2] == ["class 00", "class 01"]
 
 
+@pytest.mark.parametrize(("count", "first"), [(10, "airplane"), (100, "apple"), (11, "class 00")])
+def test_outputs_of_a_cifar_network_are_those_of_the_data_set(tmp_path, count, first):
+    torch.save(model("cifar-resnet8-b", count).network.state_dict(), tmp_path / "model.pth")
+    assert formats.read(tmp_path / "model.pth").classes[0] == first
+
+
 @pytest.mark.parametrize(
     "prefix",
     ["module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.", "module.encoder."],
