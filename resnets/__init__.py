@@ -15,11 +15,13 @@ Importing this module is quick: PyTorch and the engines are imported when a func
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from resnets.version import __version__
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from resnets.inference.predictor import Predictor
@@ -28,7 +30,11 @@ __all__ = ["__version__", "create_model", "list_models", "load"]
 
 
 def load(
-    name: str, *, device: str = "auto", runtime: str = "auto", precision: str = "auto"
+    name: str,
+    *,
+    device: str | torch.device = "auto",
+    runtime: str = "auto",
+    precision: str = "auto",
 ) -> Predictor:
     """Open a trained model, ready to predict, give features and explain.
 
@@ -45,16 +51,22 @@ def load(
     Args:
         name: a model that comes with this package (`cifar-resnet20`), a named source
             (`resnet50@msra`, downloaded once), a model file, a run folder, or an export.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ..., or a `torch.device`.
         runtime: `torch`, `openvino`, or `auto`: OpenVINO on CPUs, PyTorch on GPUs.
         precision: `fp32`, `bf16`, `int8`, or `auto`: int8 for calibrated models on CPUs, otherwise
             bf16 where the hardware has it.
 
     Raises:
         UserError: if there is no such model, or it cannot run so.
+        TypeError: if an argument is not text.
     """
     from resnets.inference.predictor import open_predictor
 
+    name = _text(name, "name", "a model's name or path")
+    if not hasattr(device, "type"):  # a torch.device has one
+        _text(device, "device", "text such as 'cpu' or 'cuda:0', or a torch.device")
+    _text(runtime, "runtime", "text such as 'torch'")
+    _text(precision, "precision", "text such as 'bf16'")
     return open_predictor(name, runtime, precision, device)
 
 
@@ -84,14 +96,30 @@ def create_model(
 
     Raises:
         UserError: if there is no such network or model, or they do not fit.
+        TypeError: if an argument is of the wrong type.
+        ValueError: if `classes` is not positive.
     """
     from resnets.models import zoo
 
+    name = _text(name, "name", "a network's name")
+    if classes is not None and (isinstance(classes, bool) or not hasattr(classes, "__index__")):
+        raise TypeError(f"classes must be a whole number, not {classes!r}")
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes must be at least 1, not {classes}")
+    if not isinstance(pretrained, bool):
+        pretrained = _text(pretrained, "pretrained", "True, False, or a model's name or path")
     if not pretrained:
         return zoo.build(name, classes)
     from resnets.weights.pretrained import build_pretrained
 
     return build_pretrained(name, None if pretrained is True else pretrained, classes)
+
+
+def _text(value: Any, argument: str, expected: str) -> str:
+    """An argument as text; raises `TypeError` if it is neither text nor a path."""
+    if isinstance(value, (str, os.PathLike)):
+        return str(os.fspath(value))
+    raise TypeError(f"{argument} must be {expected}, not {value!r}")
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -108,6 +136,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     from fnmatch import fnmatchcase
 
+    pattern = _text(pattern, "pattern", "text such as '*110*'")
     if pretrained:
         from resnets.weights import hub
 

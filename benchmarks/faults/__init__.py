@@ -40,6 +40,7 @@ class Outcome:
 CAMPAIGNS = {
     "images": "benchmarks.faults.images",
     "requests": "benchmarks.faults.requests",
+    "damage": "benchmarks.faults.damage",
 }
 """The module of each campaign."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from resnets.cli.options import ForceOption
+from resnets.support.errors import UserError, one_line
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from resnets.weights.convert.zero_padding import Zeros
+
+_Colours = tuple[float, float, float]
 
 
 def convert(
@@ -19,7 +26,10 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(help="The file to write (timm, tfjs: a folder).", metavar="OUT")
+        Path,
+        typer.Argument(
+            help="The file to write (timm, transformers, tfjs: a folder).", metavar="OUT"
+        ),
     ],
     network: Annotated[
         str | None, typer.Option(help="The network; recognized by default.", metavar="NAME")
@@ -27,31 +37,96 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            help="resnets, torchvision, timm, keras-h5, tfjs or caffe; by default from the "
-            "ending of OUT.",
+            help="resnets, torchvision, timm, transformers, keras-h5, tfjs or caffe; by default "
+            "from the ending of OUT.",
             metavar="FORMAT",
         ),
     ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="SOURCE's class names, one a line.", metavar="FILE")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of SOURCE's images in pixels.", metavar="N")
+    ] = None,
+    mean: Annotated[
+        _Colours | None, typer.Option(help="SOURCE's mean, of pixels in 0..1.", metavar="R G B")
+    ] = None,
+    std: Annotated[
+        _Colours | None, typer.Option(help="SOURCE's deviation; 1 1 1: none.", metavar="R G B")
+    ] = None,
+    zeros: Annotated[
+        str | None,
+        typer.Option(help="Where its zeros of option A are.", metavar="behind|both"),
+    ] = None,
+    force: ForceOption = False,
 ) -> None:
-    """Read or write weights of torchvision, timm, Keras or Caffe."""
+    """Read or write weights of torchvision, timm, transformers, Keras, Caffe."""
     from resnets.weights import hub
+    from resnets.weights.card import provenance_of
     from resnets.weights.convert import formats
+    from resnets.weights.convert.identify import Statement
 
     kind = formats.output_format(out, to)
     path = Path(source) if Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
-    model = formats.read(path, network)
-    files = formats.write(model, out, kind)
+    if not force:
+        formats.refuse_existing(out, kind)
+    side = None if zeros is None else _side(zeros)
+    reads, writes = formats.detect_format(path) != "resnets", kind == "torchvision"
+    if side and reads == writes:
+        raise UserError(
+            "says it of one of two files" if reads else "applies to files of other programs",
+            "--zeros",
+            "convert to a model file first" if reads else "leave it out",
+        )
+    stated = Statement(
+        classes=None if classes is None else _read_classes(classes),
+        size=size,
+        mean=mean,
+        std=std,
+        zeros=side if reads else None,
+    )
+    model = formats.read(path, network, stated)
+    files = formats.write(model, out, kind, "behind" if reads or side is None else side)
     preprocessing = model.preprocessing
     print(f"{model.card['network']} with {len(model.classes):,} classes, as {kind}:")
     for file in files:
         print(f"  {file}")
-    std = preprocessing.std
+    deviation = preprocessing.std
     print(
         f"images: shorter side {preprocessing.resize}, centre {preprocessing.size}, "
         f"{preprocessing.interpolation}; mean {_numbers(preprocessing.mean)}, deviation "
-        f"{'none' if std is None else _numbers(std)}"
+        f"{'none' if deviation is None else _numbers(deviation)}"
     )
+    imported = provenance_of(model.card).get("converted_from")
+    assumed = imported.get("assumed", []) if reads and isinstance(imported, dict) else []
+    if writes and not reads and side is None and formats.has_option_a(model):
+        assumed = ["zeros of option A behind the channels (--zeros)"]
+    if assumed:
+        print(f"assumed: {', '.join(assumed)}")
+
+
+def _side(zeros: str) -> Zeros:
+    from resnets.weights.convert.zero_padding import Zeros
+
+    for side in get_args(Zeros):
+        if zeros == side:
+            return cast("Zeros", side)
+    raise UserError(f"unknown position {zeros!r}", "--zeros", " or ".join(get_args(Zeros)))
+
+
+def _read_classes(path: Path) -> list[str]:
+    """The class names in a file, one a line."""
+    try:
+        names = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({one_line(error)})", f"--classes {path}") from error
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        line = names.index("") + 1
+        raise UserError("the line is empty", f"--classes {path}, line {line}", "name every class")
+    return names
 
 
 def _numbers(values: Tensor) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnets.cli.console import to_stderr
-from resnets.cli.options import DataOption, JsonOption
+from resnets.cli.options import DataOption, ForceOption, JsonOption
 from resnets.support.errors import UserError
-from resnets.support.files import refuse_unwritable
+from resnets.support.files import refuse_replacing, refuse_unwritable
 
 if TYPE_CHECKING:
     from resnets.weights.model_file import Model
@@ -32,6 +32,7 @@ def deepen(
             help="Default NETWORK-from-SHALLOWER.safetensors.", metavar="FILE.safetensors"
         ),
     ] = None,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make a deeper network with the same outputs.
@@ -51,7 +52,7 @@ def deepen(
     shallow_name = shallow.card["network"]
     wanted = construction.target(shallow_name, to)
     path = out or Path(f"{wanted}-from-{shallow_name}.safetensors")
-    _refuse(path, model)
+    _refuse(path, model, force)
     images = inputs.for_model(shallow, data, "train", report=to_stderr)
     deep, found = construction.deepen(shallow, wanted, images)
     model_file.save(path, deep.network.state_dict(), deep.preprocessing, deep.card)
@@ -95,7 +96,7 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     }
 
 
-def _refuse(path: Path, source: str) -> None:
+def _refuse(path: Path, source: str, force: bool) -> None:
     """Raise `UserError` if a model cannot or should not be written at `path`."""
     from resnets.weights import hub
 
@@ -106,3 +107,4 @@ def _refuse(path: Path, source: str) -> None:
     refuse_unwritable(path, "--out")
     if path.resolve() == hub.resolve(source).resolve():
         raise UserError("would overwrite its source", str(path), "give another name")
+    refuse_replacing(path, force)

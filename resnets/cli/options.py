@@ -22,6 +22,7 @@ SetOption = Annotated[
     typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
 LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TestOption = Annotated[
     str | None,

@@ -132,10 +132,11 @@ def export(
             loss_hint=_LOSS_HINT,
             report=report,
         )
-        write_json(folder / export_folder.CONFIG, config)
         write_bytes(folder / export_folder.CARD, model_card.write(config).encode())
         with writing(out):
             shutil.copyfile(path, folder / export_folder.SOURCE)
+        config = export_folder.seal(config, folder)
+        write_json(folder / export_folder.CONFIG, config)
     return config
 
 

@@ -23,8 +23,9 @@ from resnets.inference.deployable import Deployable
 from resnets.inference.engines import OpenVinoRuntime, default_precision, openvino
 from resnets.inference.int8_file import SCALE, Weights
 from resnets.inference.openvino_model import save_openvino, to_openvino
+from resnets.support import tensor_files
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes, writing
+from resnets.support.files import writing
 from resnets.weights import hub, model_file
 from resnets.weights.card import provenance_of
 
@@ -92,7 +93,8 @@ def quantize(
         **results,
         **packed.card,
     }
-    write_bytes(file, safetensors.numpy.save(packed.tensors, {"card": json.dumps(card)}))
+    content = safetensors.numpy.save(packed.tensors)
+    tensor_files.write(file, content, {"card": json.dumps(card)})
     return {**card, "file": str(file)}
 
 

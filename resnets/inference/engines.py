@@ -122,10 +122,9 @@ class OpenVinoRuntime(Runtime):
         try:
             self._compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise UserError(
-                f"OpenVINO cannot run this network ({_first_line(error)})",
-                str(model) if isinstance(model, Path) else "",
-            ) from error
+            if isinstance(model, Path):
+                raise unreadable(model, "OpenVINO") from error
+            raise UserError(f"OpenVINO cannot run this network ({_first_line(error)})") from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         outputs = self._compiled(images, share_inputs=True)
@@ -154,9 +153,7 @@ class OnnxRuntime(Runtime):
                 str(model), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no base but this
-            raise UserError(
-                f"ONNX Runtime cannot run this network ({_first_line(error)})", str(model)
-            ) from error
+            raise unreadable(model, "ONNX Runtime") from error
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         logits, features = self._session.run(list(OUTPUTS), {INPUT: images})
@@ -178,7 +175,10 @@ class TorchExportRuntime(Runtime):
         from resnets.inference import pt2
 
         self.name = f"torch-export {precision}"
-        self._network = pt2.load(model)
+        try:
+            self._network = pt2.load(model)
+        except pt2.Unreadable as error:
+            raise unreadable(model, "torch.export") from error
 
     def __call__(self, images: Tensor) -> Outputs:
         import torch
@@ -188,6 +188,15 @@ class TorchExportRuntime(Runtime):
         with torch.inference_mode():
             logits, features = self._network(images)
             return Outputs(logits, features)
+
+
+def unreadable(model: Path, engine: str) -> UserError:
+    """The error for a file that an engine cannot read; the engine's own text is its cause."""
+    return UserError(
+        f"{engine} cannot read this network: it is damaged, or of another version",
+        str(model),
+        "export it again, to a new folder",
+    )
 
 
 def threads() -> int:

@@ -6,13 +6,16 @@ It holds the network in the format of an engine, `config.json`, `README.md` (the
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnets.inference.engines import INPUT, OUTPUTS
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
+from resnets.support.files import file_sha256
 from resnets.weights import hub
 from resnets.weights.card import check_card, check_outputs
 
@@ -25,8 +28,11 @@ FORMAT = "resnets-export-1"
 FILES = {"openvino": "model.xml", "onnx": "model.onnx", "torch-export": "model.pt2"}
 """The network's file, by engine."""
 CARD, SOURCE = "README.md", "model.safetensors"
-PARTS = {CONFIG, CARD, SOURCE, *FILES.values(), "model.bin"}
+ENGINE_FILES = (*FILES.values(), "model.bin")
+PARTS = {CONFIG, CARD, SOURCE, *ENGINE_FILES}
 """All files that an export may hold; `model.bin` has the weights of OpenVINO's `model.xml`."""
+AGAIN = "export it again, to a new folder"
+"""Hint about a damaged export."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Export:
         dense: whether the network accepts images of any size and returns logits at every location.
         card: the card of the source model.
         preprocessing: how to crop and scale images; the network itself normalizes pixels.
+        sums: SHA-256 of the files, by name; empty for exports of versions before they had sums.
     """
 
     folder: Path
@@ -48,6 +55,16 @@ class Export:
     dense: bool
     card: dict[str, Any]
     preprocessing: Preprocessing
+    sums: dict[str, str] = field(default_factory=dict)
+
+    def check(self, names: Iterable[str] = ENGINE_FILES) -> None:
+        """Compare files with their sums; raises `UserError` if one is missing or damaged."""
+        for name in self.sums.keys() & set(names):
+            path = self.folder / name
+            if not path.is_file():
+                raise UserError("a file of the export is missing", str(path), AGAIN)
+            if file_sha256(path) != self.sums[name]:
+                raise UserError("does not match its checksum: it is damaged", str(path), AGAIN)
 
     @property
     def file(self) -> Path:
@@ -97,11 +114,27 @@ def describe(
     }
 
 
+def seal(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A config with the checksums of the files in `folder`, and with its own."""
+    sums = {name: file_sha256(folder / name) for name in sorted(PARTS - {CONFIG, CARD})
+            if (folder / name).exists()}  # fmt: skip
+    sealed = {**config, "files": sums}
+    return {**sealed, "sha256": _sum(sealed)}
+
+
+def _sum(config: dict[str, Any]) -> str:
+    """SHA-256 of a config without its own sum."""
+    text = json.dumps({key: config[key] for key in config if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def is_export(name: str) -> bool:
-    """Whether `name` is the folder of an exported model."""
-    path = Path(name) / CONFIG
+    """Whether `name` is the folder of an exported model, be it damaged."""
+    folder = Path(name)
+    if any((folder / file).is_file() for file in FILES.values()):
+        return True
     try:
-        return bool(json.loads(path.read_bytes())["format"] == FORMAT)
+        return bool(json.loads((folder / CONFIG).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
@@ -110,7 +143,7 @@ def source_of(name: str) -> Path:
     """The model file of a model; for an export, that of its source.
 
     Raises:
-        UserError: if there is no such model, or the export has lost its source.
+        UserError: if there is no such model, or the export is damaged or has lost its source.
     """
     if not is_export(name):
         return hub.resolve(name)
@@ -121,6 +154,7 @@ def source_of(name: str) -> Path:
             str(source),
             "put them there, or name the model file itself",
         )
+    read(Path(name)).check((SOURCE,))
     return source
 
 
@@ -137,13 +171,17 @@ def read(folder: Path) -> Export:
     path = folder / CONFIG
     try:
         config = json.loads(path.read_bytes())
+        if config["format"] != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        if "sha256" in config and config["sha256"] != _sum(config):
+            raise ValueError("it does not match its checksum: it is damaged, or was edited")
         steps = config["preprocessing"]
         export = Export(
             folder=folder,
             engine=config["engine"],
             precision=config["precision"],
             dense=bool(config["dense"]),
-            card=config["card"],
+            card=check_card(config["card"]),
             preprocessing=Preprocessing(
                 int(steps["size"]),
                 int(steps["resize"]),
@@ -151,12 +189,15 @@ def read(folder: Path) -> Export:
                 mean=torch.tensor(steps["mean"]).float()[:, None, None],
                 std=torch.tensor(steps["std"]).float()[:, None, None] if steps["std"] else None,
             ),
+            sums=dict(config.get("files", {})),
         )
         file = export.file
-        check_card(export.card)
         check_outputs(config["outputs"]["logits"]["shape"][1], export.card["classes"])
+    except FileNotFoundError as error:
+        raise UserError("the export has lost its config", str(path), AGAIN) from error
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"not the config of an exported model ({error})", str(path)) from error
+        message = f"not the config of an exported model ({one_line(error)})"
+        raise UserError(message, str(path), AGAIN) from error
     if not file.is_file():
-        raise UserError("the exported network is missing", str(file), "export it again")
+        raise UserError("the exported network is missing", str(file), AGAIN)
     return export

@@ -30,7 +30,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from resnets.support.errors import UserError
+from resnets.support import tensor_files
+from resnets.support.errors import UserError, one_line
 from resnets.support.files import remembered_digest
 
 FORMAT = "resnets-int8-1"
@@ -94,11 +95,12 @@ def read(path: Path) -> Int8File:
     with _describing_errors(path):
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("too large")
+        tensor_files.check(path)
         content = path.read_bytes()
         try:
             tensors = safetensors.numpy.load(content)
         except safetensors.SafetensorError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError("it is cut off or damaged") from error
         card = json.loads(_header(BytesIO(content))[0]["__metadata__"]["card"])
         if card["format"] != FORMAT:
             raise ValueError(f"format {card['format']!r} is not {FORMAT!r}")
@@ -149,7 +151,7 @@ def _describing_errors(path: Path) -> Iterator[None]:
     except _ERRORS as error:
         int8 = path.suffix == SUFFIX
         raise UserError(
-            f"not {'an int8 file' if int8 else 'a model file'} of this program ({error})",
+            f"not {'an int8 file' if int8 else 'a model file'} of this program ({one_line(error)})",
             str(path),
             HINT if int8 else "",
         ) from error

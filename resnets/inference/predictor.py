@@ -445,7 +445,11 @@ def open_engine(export: export_folder.Export, keep: bool = True) -> Runtime:
     Args:
         export: the export.
         keep: whether OpenVINO keeps the compiled network in the cache for the next start.
+
+    Raises:
+        UserError: if a file is damaged, or the engine cannot run it.
     """
+    export.check()
     precision: Precision = export.precision  # type: ignore[assignment]
     if export.engine == "openvino":
         return OpenVinoRuntime(export.file, precision, compiled_folder() if keep else None)

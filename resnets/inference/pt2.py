@@ -35,11 +35,16 @@ _SYMBOL = re.compile(
 _ARITHMETIC = re.compile(r"[\w\s'(),=+*/-]*")
 
 
+class Unreadable(Exception):
+    """A file is damaged, or of another version of torch."""
+
+
 def load(path: Path) -> torch.nn.Module:
     """The network of a `.pt2` file.
 
     Raises:
-        UserError: if the file is damaged, or holds more than tensors and operators on them.
+        Unreadable: if the file is damaged.
+        UserError: if it holds more than tensors and operators on them.
     """
     try:
         program = torch.export.load(io.BytesIO(_checked(path)))
@@ -47,8 +52,7 @@ def load(path: Path) -> torch.nn.Module:
     except UserError:
         raise
     except Exception as error:  # torch's loader raises exceptions of any type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"not a readable file of torch.export ({reason})", str(path)) from error
+        raise Unreadable(f"torch.export cannot read {path}") from error
 
 
 def _checked(path: Path) -> bytes:

@@ -8,7 +8,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+
+from resnets.support.errors import one_line
 
 CONNECT_SECONDS = 15
 DOWNLOAD_SECONDS = 1800
@@ -19,8 +22,13 @@ class SourceFailed(Exception):
     """A download failed; the message says why in a few words."""
 
 
-def download(url: str, path: Path) -> Path:
+def download(url: str, path: Path, begun: Callable[[], None] = lambda: None) -> Path:
     """Download `url` to `path`; gives up if it is too slow.
+
+    Args:
+        url: what to download.
+        path: the file to write.
+        begun: called when the host has answered.
 
     Raises:
         SourceFailed: if the host cannot be reached, or the download breaks off or is too slow.
@@ -31,6 +39,7 @@ def download(url: str, path: Path) -> Path:
             path.open("wb") as file,
             urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response,
         ):
+            begun()
             while chunk := response.read1(1 << 16):  # what has arrived, without waiting for more
                 file.write(chunk)
                 received += len(chunk)
@@ -40,16 +49,23 @@ def download(url: str, path: Path) -> Path:
                     raise SourceFailed(f"too slow ({received / elapsed / 1000:.0f} kB/s)")
             expected = response.headers["Content-Length"]
     except urllib.error.URLError as error:
-        raise SourceFailed(f"cannot be reached ({error.reason})") from error
+        reason = error.reason
+        why = one_line(reason) if isinstance(reason, OSError) else reason
+        raise SourceFailed(f"cannot be reached ({why})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise SourceFailed(f"download failed ({error})") from error
+        raise SourceFailed(f"download failed ({one_line(error)})") from error
     if expected is not None and received != int(expected):
         raise SourceFailed(f"broke off after {received:,} of {int(expected):,} bytes")
     return path
 
 
-def npm_pack(package: str, folder: Path) -> Path:
+def npm_pack(package: str, folder: Path, begun: Callable[[], None] = lambda: None) -> Path:
     """Download the archive of an npm package such as `name@1.0.0` into `folder`.
+
+    Args:
+        package: name and version.
+        folder: where to write it.
+        begun: called when npm starts.
 
     Raises:
         SourceFailed: if npm is not installed or fails.
@@ -57,6 +73,7 @@ def npm_pack(package: str, folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceFailed("npm is not installed")
+    begun()
     try:
         subprocess.run(
             [npm, "pack", "--silent", package], cwd=folder, timeout=DOWNLOAD_SECONDS, check=True,

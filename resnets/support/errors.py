@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 
 
@@ -33,8 +34,25 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the first line of its text."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """What an error of reading a file says, in one line of plain words.
+
+    Errors of Python's own readers are translated; others keep the first line of their text, after
+    their type unless it is a `ValueError`'s.
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON at line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not text in UTF-8"
+    if isinstance(error, OSError) and error.strerror:
+        return "is a folder" if isinstance(error, IsADirectoryError) else error.strerror.lower()
+    if isinstance(error, KeyError) and error.args:
+        return f"{str(error.args[0])!r} is missing"
+    if isinstance(error, (TypeError, AttributeError, LookupError)):
+        return "an entry is of the wrong kind"
+    text = next((line for line in str(error).splitlines() if line.strip()), "").strip()
+    if isinstance(error, (ValueError, UserError)):
+        return text or "it is malformed"
+    return f"{type(error).__name__}: {text}"
 
 
 def valid_utf8(text: str) -> str:

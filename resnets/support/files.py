@@ -57,6 +57,12 @@ def refuse_unwritable(path: Path | None, option: str = "") -> None:
         raise UserError("no such folder", str(path.parent), "make it first")
 
 
+def refuse_replacing(path: Path, force: bool = False) -> None:
+    """Raise `UserError` if writing `path` would replace a file, unless that is wanted."""
+    if not force and os.path.lexists(path):
+        raise UserError("exists already", str(path), "give another name, or --force")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` of writing at `path` into a `UserError`."""

@@ -54,9 +54,9 @@ from resnets.support.errors import UserError
 from resnets.support.names import printable
 from resnets.training.class_weights import class_weights
 from resnets.training.recipe import Recipe
-from resnets.weights import hub, model_file
+from resnets.weights import model_file
 from resnets.weights.model_file import Model
-from resnets.weights.pretrained import copy_weights
+from resnets.weights.pretrained import copy_weights, starting_model
 
 CHECK_SECONDS = 5.0
 """Time for which test images are read before the first step, to find those that cannot be."""
@@ -143,7 +143,7 @@ class Objective(ABC):
         """The recipe's `init`, whose weights the training starts from; None if it resumes."""
         if self.plan.init is None or self._checkpoint_preprocessing is not None:
             return None
-        return hub.load(self.plan.init)
+        return starting_model(self.plan.init, self.plan.network)
 
     @cached_property
     def depth(self) -> int:

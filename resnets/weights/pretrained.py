@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from resnets.models import zoo
@@ -41,12 +43,32 @@ def copy_weights(network: nn.Module, model: Model, *, classifier: bool) -> None:
     network.load_state_dict(weights, strict=False)
 
 
+def starting_model(name: str, network: str | None = None) -> Model:
+    """The model whose weights a training starts from.
+
+    Args:
+        name: as for `hub.resolve`, or weights of another program: a file or a folder. These may
+            lack a classifier; the model then has no classes.
+        network: the network of weights of another program; by default the one that they fit.
+
+    Raises:
+        UserError: if there is no such model, or the weights fit another network.
+    """
+    from resnets.weights.convert import formats  # costs time that other starts need not spend
+
+    path = Path(name)
+    weights = path.is_file() or (path.is_dir() and formats.folder_format(path) is not None)
+    if weights and formats.detect_format(path) != "resnets":
+        return formats.read(path, network or None, classifier=False)
+    return hub.load(name)
+
+
 def build_pretrained(name: str, model: str | None = None, classes: int | None = None) -> nn.Module:
     """Build a network with the weights of a trained model.
 
     Args:
         name: of the network.
-        model: name of the trained model, as `hub.resolve` takes it; by default the one that
+        model: the trained model, as `starting_model` takes it; by default the one that
             comes with this package for the network, or a named source such as `NAME@msra`.
         classes: number of classes; the model's by default. Of another number the classifier has
             new weights.
@@ -54,8 +76,8 @@ def build_pretrained(name: str, model: str | None = None, classes: int | None = 
     Raises:
         UserError: if there is no such network or model, or they do not fit.
     """
-    trained = hub.load(model or _model_of(name))
-    classes = classes or len(trained.classes)
+    trained = starting_model(model or _model_of(name), name)
+    classes = classes or len(trained.classes) or None
     network = zoo.build(name, classes)
     copy_weights(network, trained, classifier=classes == len(trained.classes))
     return network

@@ -145,6 +145,7 @@ def test_a_deeper_model_of_photographs(resnets, nets):
         (("deepen", "res.safetensors", "--to", "20", "--out", "x.pt"), "ends in .safetensors"),
         (("deepen", "res.safetensors", "--to", "20", "--out", "no/x.safetensors"), "no such fold"),
         (("deepen", "res.safetensors", "--to", "20", "--out", "res.safetensors"), "its source"),
+        (("deepen", "res.safetensors", "--to", "20", "--out", "plain.safetensors"), "--force"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(resnets, nets, real_shape, arguments, message):

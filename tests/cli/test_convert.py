@@ -5,7 +5,7 @@ import torch
 
 from resnets.cli import convert
 from resnets.support.errors import UserError
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from resnets.weights.convert import formats
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
@@ -34,7 +34,7 @@ def test_a_shipped_model_and_one_of_another_network(tmp_path):
     convert.convert("cifar-resnet20", tmp_path / "copy.safetensors", None, None)
     assert model_file.load(str(tmp_path / "copy.safetensors")).classes[0] == "airplane"
     with pytest.raises(UserError, match="is a cifar-resnet20, not a tiny"):
-        convert.convert("cifar-resnet20", tmp_path / "copy.safetensors", "tiny", None)
+        convert.convert("cifar-resnet20", tmp_path / "other.safetensors", "tiny", None)
 
 
 def test_a_source_is_never_overwritten(tmp_path):
@@ -69,3 +69,110 @@ def test_no_file_of_a_source_is_overwritten(tmp_path, kind, source, out, to):
     with pytest.raises(UserError, match="would overwrite its source"):
         convert.convert(str(tmp_path / source), tmp_path / out, None, to)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_existing_files_are_replaced_only_with_force(resnets, tmp_path):
+    torch.save(model("tiny18").network.state_dict(), tmp_path / "a.pth")
+    for out in ("a.safetensors", "b.pth.card.json", "a.h5"):
+        (tmp_path / out).write_text("precious")
+    formats.write(model("tiny18"), tmp_path / "m.safetensors", "resnets")
+    for source, out, blocked in (
+        ("a.pth", "a.safetensors", "a.safetensors"),
+        ("m.safetensors", "b.pth", "b.pth.card.json"),
+        ("m.safetensors", "a.h5", "a.h5"),
+    ):
+        code, _, err = resnets("convert", source, out)
+        assert code == 2
+        assert f"{blocked}: exists already; give another name, or --force" in err
+        assert (tmp_path / blocked).read_text() == "precious"
+        assert resnets("convert", source, out, "--force")[0] == 0
+        assert formats.read(tmp_path / out).classes
+
+
+def test_a_cifar_checkpoint_becomes_a_model_that_answers(resnets, tmp_path):
+    """The weights of the shipped model, as a state dict without anything else."""
+    shipped = hub.load("cifar-resnet20")
+    torch.save(shipped.network.state_dict(), tmp_path / "ship.pth")
+    arguments = ("convert", "ship.pth", "ship.safetensors", "--network", "cifar-resnet20")
+    code, out, _ = resnets(*arguments)
+    assert code == 0
+    assert "images: shorter side 32, centre 32" in out
+    assumed = out.splitlines()[-1]
+    for what in ("images of 32", "ImageNet's mean and deviation", "CIFAR-10's class", "behind"):
+        assert what in assumed
+    code, out, _ = resnets(
+        *arguments, "--mean", "0.4914", "0.4822", "0.4465", "--std", "1", "1", "1",
+        "--zeros", "behind", "--size", "32", "--force",
+    )  # fmt: skip
+    assert code == 0
+    assert out.splitlines()[-1] == "assumed: CIFAR-10's class names (--classes)"
+    made = model_file.load(tmp_path / "ship.safetensors")
+    assert made.classes == shipped.classes
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    own, other = (m.network(m.normalize(torch.device("cpu"))(pixels)) for m in (shipped, made))
+    assert (own.softmax(1) - other.softmax(1)).abs().max() < 0.1  # its mean image has no std
+
+
+def test_class_names_from_a_file(resnets, tmp_path):
+    torch.save(model("tiny18", 3).network.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncow\n\n")
+    arguments = ("convert", "a.pth", "a.safetensors", "--classes", "names.txt")
+    assert resnets(*arguments)[0] == 0
+    assert model_file.load(tmp_path / "a.safetensors").classes == ["ant", "bee", "cow"]
+    for text, message in (
+        ("ant\nbee\n", "2 class names for weights with 3 outputs"),
+        ("ant\n\ncow\n", "names.txt, line 2: the line is empty"),
+    ):
+        (tmp_path / "names.txt").write_text(text)
+        code, _, err = resnets(*arguments, "--force")
+        assert code == 2
+        assert message in err
+    code, _, err = resnets("convert", "a.pth", "b.safetensors", "--classes", tmp_path)
+    assert code == 2
+    assert "cannot be read (is a folder)" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mean", "123", "116", "103"), "--mean: must be of pixels in 0..1"),
+        (("--std", "0", "1", "1"), "--std: cannot divide by the standard deviation"),
+        (("--zeros", "front"), "--zeros: unknown position 'front'; behind or both"),
+        (("--zeros", "both"), "tiny18 has no shortcuts of option A"),
+    ],
+)
+def test_impossible_statements_are_refused(resnets, tmp_path, options, message):
+    torch.save(model("tiny18", 3).network.state_dict(), tmp_path / "a.pth")
+    code, _, err = resnets("convert", "a.pth", "a.safetensors", *options)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_model_file_says_itself_what_it_is(resnets, tmp_path):
+    code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--size", "64")
+    assert code == 2
+    assert "--size: a model file says this itself" in err
+    code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--zeros", "both")
+    assert code == 2
+    assert "--zeros: applies to files of other programs" in err
+
+
+def test_zeros_are_moved_both_ways(resnets, tmp_path):
+    before = hub.load("cifar-resnet20")
+    code, out, _ = resnets("convert", "cifar-resnet20", "there.pth", "--zeros", "both")
+    assert code == 0
+    assert "assumed" not in out
+    assert "assumed: zeros of option A behind" in resnets("convert", "cifar-resnet20", "b.pth")[1]
+    name = ("--network", "cifar-resnet20")
+    assert resnets("convert", "there.pth", "by-card.safetensors", *name)[0] == 0
+    (tmp_path / "there.pth.card.json").unlink()
+    resnets("convert", "there.pth", "by-option.safetensors", *name, "--zeros", "both")
+    resnets("convert", "there.pth", "wrong.safetensors", *name)
+    x = torch.randn(2, 3, 32, 32)
+    for file in ("by-card", "by-option"):
+        torch.testing.assert_close(
+            model_file.load(tmp_path / f"{file}.safetensors").network(x), before.network(x)
+        )
+    wrong = model_file.load(tmp_path / "wrong.safetensors").network(x)
+    assert not torch.allclose(wrong, before.network(x), atol=0.1)

@@ -8,6 +8,7 @@ from resnets.data.preprocessing import imagenet
 from resnets.export import network_file
 from resnets.inference import pt2
 from resnets.inference.deployable import Deployable
+from resnets.inference.engines import TorchExportRuntime
 from resnets.support.errors import UserError
 from tests.inference.test_runtimes import used
 
@@ -48,4 +49,9 @@ def test_files_that_could_run_code_are_refused(program, tmp_path):
     refused(replaced("weights_config", b'"use_pickle": false', b'"use_pickle": true'), "a pickle")
     refused(replaced("models/", b"torch.ops.aten.relu.default", b"torch.hub.load"), "an operator")
     refused(replaced("models/", b"Symbol(", b"__import__("), "an expression")
-    refused(replaced("models/", b"{", b"["), "not a readable file")
+    broken = replaced("models/", b"{", b"[")
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, broken(name, content))
+    with pytest.raises(UserError, match="cannot read this network: it is damaged"):
+        TorchExportRuntime(file, "fp32")

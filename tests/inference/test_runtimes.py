@@ -103,9 +103,16 @@ def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_pat
 
     monkeypatch.setattr(openvino_model, "to_openvino", refuse)
     predictor.open_predictor(str(saved), "openvino", "fp32")
-    content = saved.read_bytes()
-    saved.write_bytes(content[:-4] + b"\0\0\0\0")
+    model = model_file.load(saved)
+    weights = model.network.state_dict()
+    weights["fc.bias"] += 1
+    model_file.save(saved, weights, model.preprocessing, model.card)
     with pytest.raises(AssertionError, match="again"):  # other weights are another network
+        predictor.open_predictor(str(saved), "openvino", "fp32")
+    monkeypatch.undo()
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "cache"))
+    saved.write_bytes(saved.read_bytes()[:-4] + b"\1\2\3\4")
+    with pytest.raises(UserError, match="damaged: its tensors"):
         predictor.open_predictor(str(saved), "openvino", "fp32")
 
 

@@ -283,6 +283,19 @@ def test_fine_tuning_starts_from_given_weights_and_their_preprocessing(tmp_path,
     torch.testing.assert_close(made.objective.preprocessing.std, imagenet().std)
 
 
+def test_fine_tuning_starts_from_a_state_dict_without_a_classifier(tmp_path, data):
+    state = zoo.build("cifar-resnet8").state_dict()
+    path = tmp_path / "backbone.pth"
+    torch.save({f"module.{n}": t for n, t in state.items() if not n.startswith("fc.")}, path)
+    recipe = make_recipe(network="cifar-resnet8", init=str(path), epochs=1)
+    made = start(tmp_path / "run", recipe, data)
+    assert torch.equal(made.trainer.network.state_dict()["conv1.weight"], state["conv1.weight"])
+    assert made.trainer.network.fc.out_features == 3
+    torch.testing.assert_close(made.objective.preprocessing.std, imagenet().std)
+    made.train()
+    assert model_file.load(tmp_path / "run" / "model.safetensors").classes == list(data.classes)
+
+
 def test_the_classifier_stays_where_the_classes_are_the_same(tmp_path, data):
     path = tmp_path / "given.safetensors"
     for classes, same in ((data.classes, True), (data.classes[::-1], False)):

@@ -243,6 +243,31 @@ def test_damage_to_every_checkpoint_is_an_error(tmp_path, tiny):
         train(tmp_path, recipe, tiny)
 
 
+def test_a_flipped_bit_falls_back_and_the_last_one_promises_nothing(tmp_path):
+    for step in (1, 2):
+        tensors = {"w": torch.full((8,), float(step))}
+        run_folder.save_checkpoint(tmp_path, tensors, {"step": step})
+    first, newest = run_folder.checkpoints(tmp_path)
+    notes = []
+
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+
+    flip(newest)
+    whole = newest.read_bytes()
+    tensors, facts = run_folder.latest_checkpoint(tmp_path, notes.append)
+    assert (facts["step"], tensors["w"][0]) == (1, 1.0)
+    assert notes[0].endswith("do not match their checksum); trying the one before")
+    newest.write_bytes(whole)
+    flip(first)
+    notes.clear()
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        run_folder.latest_checkpoint(tmp_path, notes.append)
+    assert [note.endswith("; trying the one before") for note in notes] == [True, False]
+
+
 @pytest.mark.parametrize("what", ["network", "recipe"])
 def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, tiny, what):
     other = {"network": {"network": "cifar-resnet14"}, "recipe": {"seed": 9}}[what]

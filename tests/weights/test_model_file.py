@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -59,8 +60,64 @@ def test_truncated_files_and_files_without_a_card_are_refused(tmp_path):
         model_file.load(str(tmp_path / "short.safetensors"))
     without_card = model_file.safetensors.torch.save({"a": torch.zeros(2)})
     (tmp_path / "other.safetensors").write_bytes(without_card)
-    with pytest.raises(UserError, match="not a valid model file of resnets"):
+    with pytest.raises(UserError, match="not a model file of resnets: it has no card"):
         model_file.load(str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"\x40\0\0\0\0\0\0\0{" + b" " * 20, "cut off or damaged"),
+        (pickle.dumps({}), "not in the safetensors format"),
+    ],
+)
+def test_the_message_says_what_a_file_is_instead(tmp_path, content, message):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        model_file.load(path)
+    assert not re.search("Error|header|Errno", str(caught.value))
+
+
+def test_a_folder_and_a_missing_file_are_named_in_plain_words(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        model_file.load(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        model_file.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("part", ["header", "tensors"])
+def test_a_flipped_bit_is_found(tmp_path, part):
+    path = tmp_path / "model.safetensors"
+    save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"cow") if part == "header" else -5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"damaged: its {part} do.* checksum"):
+        model_file.load(path)
+    if part == "header":
+        with pytest.raises(UserError, match="header does not match"):
+            read_card(path)
+    else:
+        assert read_card(path)[0]["classes"] == ["ant", "bee", "cow"]
+
+
+def test_a_card_that_is_no_json_says_where(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_file.safetensors.torch.save({"a": torch.zeros(2)}, {"card": "{x"}))
+    with pytest.raises(UserError, match="not JSON at line 1, column 2"):
+        model_file.load(path)
+
+
+def test_class_names_have_one_line(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path, classes=("ant", "bee\nof honey"))
+    assert model_file.load(path).classes == ["ant", "bee of honey"]
+    spoilt(path, set_in("classes", value=["a\r\nb", "c", "d"]))  # of an earlier version
+    assert model_file.load(path).classes == ["a b", "c", "d"]
+    assert read_card(path)[0]["classes"] == ["a b", "c", "d"]
 
 
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
@@ -168,7 +225,7 @@ def test_an_error_without_text_is_one_line_too(tmp_path):
     path = tmp_path / "model.safetensors"
     save(path)
     with (
-        pytest.raises(UserError, match=r"not a valid model file of resnets \(ValueError: \)"),
+        pytest.raises(UserError, match=r"not a valid model file of resnets \(it is malformed\)"),
         open_model_file(path, "pt"),
     ):
         raise ValueError

@@ -1,5 +1,6 @@
 """Networks by name with the weights of trained models."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,3 +48,31 @@ def test_lists_of_networks_and_models():
     assert all("110" in name for name in resnets.list_models("*110*"))
     assert {"cifar-resnet20", "resnet50@msra"} <= set(resnets.list_models(pretrained=True))
     assert resnets.list_models("no such*") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: resnets.load(0), TypeError, "name must be a model's name or path, not 0"),
+        (lambda: resnets.load("cifar-resnet20", device=0), TypeError, "such as 'cpu' or 'cuda:0'"),
+        (lambda: resnets.load("cifar-resnet20", runtime=None), TypeError, "runtime must be text"),
+        (lambda: resnets.create_model(None), TypeError, "name must be a network's name, not None"),
+        (lambda: resnets.create_model("resnet18", "a"), TypeError, "classes must be a whole"),
+        (lambda: resnets.create_model("resnet18", True), TypeError, "classes must be a whole"),
+        (lambda: resnets.create_model("resnet18", 2.0), TypeError, "classes must be a whole"),
+        (lambda: resnets.create_model("resnet18", 0), ValueError, "classes must be at least 1"),
+        (lambda: resnets.create_model("resnet18", pretrained=3), TypeError, "pretrained must be"),
+        (lambda: resnets.list_models(3), TypeError, "pattern must be"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_paths_are_names_too(tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(hub.resolve("cifar-resnet20").read_bytes())
+    assert resnets.load(copy, runtime="torch", device=torch.device("cpu")).classes[0] == "airplane"
+    network = resnets.create_model("cifar-resnet20", np.int64(10), pretrained=copy)
+    assert network.fc.out_features == 10

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnets.data.preprocessing import Preprocessing
+from resnets.data import cifar_classes
+from resnets.data.cifar_classes import CLASSES
+from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
+from resnets.weights.convert.zero_padding import Zeros, move_zeros
 from resnets.weights.model_file import Model, make_card
 
 
@@ -30,7 +34,8 @@ class ImportedWeights:
         location: the file, for messages.
         stride_in: which convolution of a bottleneck has the stride; None if the file does not say.
         pool: how the stem pools; None if the file does not say.
-        preprocessing: what the network expects.
+        preprocessing: what the network expects; None if the file does not say.
+        zeros: where the zeros of option A are; None if the file does not say.
         card: classes, provenance and test results, as far as known.
         notes: what was folded or assumed; goes into the card's provenance.
     """
@@ -38,41 +43,77 @@ class ImportedWeights:
     state: dict[str, Tensor]
     origin: str
     location: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
+    zeros: Zeros | None = None
     stride_in: StrideIn | None = None
     pool: PoolKind | None = None
     card: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def to_model(weights: ImportedWeights, network: str | None = None) -> Model:
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What a user says about weights whose file does not say it, or says it wrongly.
+
+    Args:
+        classes: class names.
+        size: side of the network's input in pixels.
+        mean: red, green and blue, of pixels in 0..1.
+        std: the same of the deviation; ones for no division.
+        zeros: where the zeros of option A are.
+    """
+
+    classes: list[str] | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    zeros: Zeros | None = None
+
+
+def to_model(
+    weights: ImportedWeights,
+    network: str | None = None,
+    stated: Statement | None = None,
+    *,
+    classifier: bool = True,
+) -> Model:
     """The model with these weights, and a card that says where they come from.
 
     Args:
         weights: the weights.
         network: a name of the zoo table; by default the network that they fit.
+        stated: what a user says about them.
+        classifier: whether the model must have one. If not, a model without classes may result,
+            whose classifier has one output of zero: a start for a training.
 
     Raises:
-        UserError: if they do not fit that network, or are not finite.
+        UserError: if they do not fit that network or the statement, or are not finite.
     """
+    stated, card, state = stated or Statement(), weights.card, dict(weights.state)
     name = network or identify(weights)
-    card = weights.card
     _check_fit(weights, name)
-    count = len(weights.state["fc.bias"])
-    if "classes" in card and len(card["classes"]) != count:
-        raise UserError(
-            f"the weights have {count} classes, but the card names {len(card['classes'])}",
-            weights.location,
-            f"train a new classifier on them: resnets train finetune --set init={weights.location}",
-        )
-    module = ResidualNetwork(zoo.architecture(name).with_classes(count))
-    module.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in weights.state.items()},
-    )
+    row = zoo.architecture(name)
+    count = _outputs(weights, classifier)
+    if not count:
+        features = row.widths[-1] * row.expansion
+        state |= {"fc.weight": torch.zeros(1, features), "fc.bias": torch.zeros(1)}
+    module = ResidualNetwork(row.with_classes(count or 1))
+    assumed: list[str] = []
+    if weights.stride_in is None and row.block == "bottleneck" and row.stem == "imagenet":
+        assumed.append(f"the stride in the {row.stride_in} convolutions (--network)")
+    if row.shortcut == "A":
+        zeros = stated.zeros or weights.zeros or "behind"
+        if not (stated.zeros or weights.zeros):
+            assumed.append("zeros of option A behind the channels (--zeros)")
+        if zeros == "both":
+            state = move_zeros(state, row, "behind")
+    elif stated.zeros:
+        raise UserError(f"{name} has no shortcuts of option A", "--zeros", "leave it out")
+    preprocessing = _preprocessing(weights, row, stated, assumed)
+    names, ids = _class_names(weights, row, stated, count, assumed)
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     if not all(bool(torch.isfinite(t).all()) for t in module.state_dict().values()):
         raise UserError("weights are not finite numbers", weights.location)
-    names, ids = _class_names(card, count)
-    row = module.architecture
     provenance = {
         **card.get("provenance", {}),
         "converted_from": {
@@ -81,10 +122,70 @@ def to_model(weights: ImportedWeights, network: str | None = None) -> Model:
             "stride_in": row.stride_in if row.block == "bottleneck" else None,
             "pool": row.pool,
             **weights.notes,
+            **({"assumed": assumed} if assumed else {}),
         },
     }
     made = make_card(name, names, provenance, card.get("measured", []), ids)
-    return Model(module.requires_grad_(False).eval(), made, weights.preprocessing)
+    return Model(module.requires_grad_(False).eval(), made, preprocessing)
+
+
+def _outputs(weights: ImportedWeights, classifier: bool) -> int:
+    """Outputs of the classifier; 0 if it is missing or has one, which only a training may accept.
+
+    Raises:
+        UserError: if the weights must have a classifier and have none.
+    """
+    count = len(weights.state["fc.bias"]) if "fc.bias" in weights.state else 0
+    if count < 2 and classifier:
+        raise UserError(
+            "the weights have one output, which always has 100 %"
+            if count
+            else "the weights have no classifier (fc)",
+            weights.location,
+            "train a classifier of two or more classes on them: "
+            f"resnets train RECIPE --init {shlex.quote(weights.location)}",
+        )
+    return count if count > 1 else 0
+
+
+def _preprocessing(
+    weights: ImportedWeights, row: Architecture, stated: Statement, assumed: list[str]
+) -> Preprocessing:
+    """What the user says, else the file, else what is usual for the stem; notes assumptions."""
+    known = weights.preprocessing
+    preprocessing = known or _usual_preprocessing(row)
+    if known is None:
+        if stated.size is None:
+            assumed.append(f"images of {preprocessing.size} pixels (--size)")
+        missing = [name for name in ("mean", "std") if getattr(stated, name) is None]
+        if missing:
+            what = {"mean": "mean", "std": "deviation"}
+            options = " and ".join(f"--{name}" for name in missing)
+            assumed.append(f"ImageNet's {' and '.join(what[n] for n in missing)} ({options})")
+    if stated.size is not None:
+        preprocessing = preprocessing.resized_to(stated.size)
+    changes: dict[str, Any] = {}
+    for name in ("mean", "std"):
+        values = getattr(stated, name)
+        if values is None:
+            continue
+        if not all(0 <= value <= 1 for value in values):
+            hint = "divide numbers for pixels of 0..255 by 255"
+            raise UserError("must be of pixels in 0..1", f"--{name}", hint)
+        changes[name] = torch.tensor(values)[:, None, None]
+    try:
+        return replace(preprocessing, **changes)
+    except ValueError as error:
+        raise UserError(str(error), "--std") from error
+
+
+def _usual_preprocessing(row: Architecture) -> Preprocessing:
+    """What most weights for a stem expect: torchvision's, for small images without a margin."""
+    ready = imagenet()
+    if row.stem == "imagenet":
+        return ready
+    side = 32 if row.stem == "cifar" else 64
+    return Preprocessing(side, side, mean=ready.mean, std=ready.std)
 
 
 def identify(weights: ImportedWeights) -> str:
@@ -176,6 +277,8 @@ def _differences(state: Mapping[str, Tensor], row: Architecture) -> list[str]:
     bias = state.get("fc.bias")
     classes = len(bias) if bias is not None and bias.ndim == 1 else 0
     expected, found = _shapes(row.with_classes(classes or row.classes)), _shapes_of(state)
+    if not any(name.startswith("fc.") for name in found):  # weights to start a training from
+        expected = {name: s for name, s in expected.items() if not name.startswith("fc.")}
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     other = [name for name in expected if name in found and found[name] != expected[name]]
@@ -205,13 +308,39 @@ def _no_network(state: Mapping[str, Tensor]) -> str:
     return f"the weights fit no known network; nearest {name}: {words}"
 
 
-def _class_names(card: Mapping[str, Any], count: int) -> tuple[list[str], list[str] | None]:
-    """Class names and identifiers: the card's, ImageNet's for 1000, else numbers."""
+def _class_names(
+    weights: ImportedWeights, row: Architecture, stated: Statement, count: int, assumed: list[str]
+) -> tuple[list[str], list[str] | None]:
+    """Class names and identifiers: the user's, the card's, else the usual ones of the network.
+
+    Raises:
+        UserError: if they are not as many as the outputs.
+    """
+    card = weights.card
+    if not count:
+        return [], None
+    if stated.classes is not None:
+        if len(stated.classes) != count:
+            names = f"{len(stated.classes)} class names for weights with {count} outputs"
+            raise UserError(names, "--classes", "name every class, in the order of the outputs")
+        return stated.classes, None
     if "classes" in card:
+        if len(card["classes"]) != count:
+            raise UserError(
+                f"the weights have {count} classes, but the card names {len(card['classes'])}",
+                weights.location,
+                "name them with --classes FILE, or train a new classifier on them: "
+                f"resnets train finetune --set init={weights.location}",
+            )
         return list(card["classes"]), card.get("class_ids")
     if count == 1000:
-        ids, names = imagenet_classes()
-        return list(names), list(ids)
+        identifiers, imagenets = imagenet_classes()
+        return list(imagenets), list(identifiers)
+    data = next((name for name in cifar_classes.NAMES if len(CLASSES[name]) == count), None)
+    if data is not None and row.stem == "cifar":
+        assumed.append(f"{cifar_classes.title(data)}'s class names (--classes)")
+        return list(CLASSES[data]), None
+    assumed.append("numbers for class names (--classes)")
     digits = int(math.log10(count)) + 1
     return [f"class {number:0{digits}d}" for number in range(count)], None
 

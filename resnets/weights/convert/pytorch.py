@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnets.data.preprocessing import Preprocessing, imagenet
+from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json
+from resnets.weights.card import LFS_POINTER, is_lfs_pointer
+from resnets.weights.convert import names
 from resnets.weights.convert.caffe_convention import unsupported_part
 from resnets.weights.convert.identify import ImportedWeights
+from resnets.weights.convert.zero_padding import Zeros, move_zeros
 
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"
-_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DataParallel and torch.compile
 _SAVE = "save only the model's state_dict()"
 
 
@@ -32,23 +35,18 @@ def read(path: Path) -> ImportedWeights:
         UserError: if the file is damaged or is not a state dict.
     """
     return ImportedWeights(
-        state=_state_dict(path),
-        origin="torchvision",
-        location=str(path),
-        pool="padded",
-        preprocessing=imagenet(),
-        notes={"preprocessing": "torchvision's"},
+        state=read_state_dict(path), origin="torchvision", location=str(path), pool="padded"
     )
 
 
 def read_timm(folder: Path) -> ImportedWeights:
-    """Read a folder as timm saves it for the Hugging Face hub: config.json, model.safetensors.
+    """Read a folder as timm saves it for the Hugging Face hub: config.json and the weights.
 
     Raises:
         UserError: if a file is missing or damaged, or the config lacks the preprocessing.
     """
-    config, path = folder / TIMM_CONFIG, folder / TIMM_WEIGHTS
-    state = _state_dict(path)
+    config, path = folder / TIMM_CONFIG, weights_file(folder)
+    state = read_state_dict(path)
     try:
         document = json.loads(config.read_bytes())
         facts = document["pretrained_cfg"]
@@ -69,10 +67,10 @@ def read_timm(folder: Path) -> ImportedWeights:
         card: dict[str, Any] = {}
         if "label_names" in document:
             ids = list(document["label_names"])
-            names = document.get("label_descriptions") or {}
-            if not isinstance(names, dict):
-                raise TypeError("label_descriptions is not an object")
-            card = {"classes": [names.get(i, i) for i in ids], "class_ids": ids}
+            described = document.get("label_descriptions") or {}
+            if not isinstance(described, dict):
+                raise ValueError("label_descriptions is not an object")
+            card = {"classes": [described.get(i, i) for i in ids], "class_ids": ids}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"not a readable timm config ({one_line(error)})", str(config)) from error
     return ImportedWeights(
@@ -85,49 +83,50 @@ def read_timm(folder: Path) -> ImportedWeights:
     )
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without the prefixes of wrappers."""
-    content = _read(path)
-    if not content:
-        raise UserError("the file holds no tensors", str(path))
-    state = {}
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(f"{name!r} is not a tensor", str(path), _SAVE)
-        while name.startswith(_WRAPPERS):
-            name = name.split(".", 1)[1]
-        state[name] = tensor
-    norms = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
-    for norm in norms:  # files from before 2018 lack it
-        state.setdefault(f"{norm}num_batches_tracked", torch.tensor(0))
-    return state
+def weights_file(folder: Path) -> Path:
+    """The weights in a folder of timm or transformers; raises `UserError` if there are none."""
+    for name in (TIMM_WEIGHTS, "pytorch_model.bin"):
+        if (folder / name).exists():
+            return folder / name
+    if next(folder.glob("*.index.json"), None):
+        raise UserError("the weights are in several files", str(folder), "save them as one file")
+    raise UserError(f"no weights in this folder: no {TIMM_WEIGHTS}", str(folder))
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    """The content of a file: its state dict, or the one under `state_dict` or `model`."""
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` or `.safetensors` file, under the names of this package.
+
+    Raises:
+        UserError: if the file is damaged, or holds more than tensors.
+    """
     try:
         raw = path.read_bytes()
+        if is_lfs_pointer(raw):
+            raise UserError(LFS_POINTER[0], str(path), LFS_POINTER[1])
         if raw[8:9] == b"{":
-            return dict(safetensors.torch.load(raw))
-        content = torch.load(io.BytesIO(raw), "cpu", weights_only=True)
+            content = dict(safetensors.torch.load(raw))
+        else:
+            content = torch.load(io.BytesIO(raw), "cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             "the file holds more than tensors, or is damaged; it is not unpickled", str(path), _SAVE
         ) from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({one_line(error)})", str(path)) from error
     except Exception as error:  # torch.load raises almost anything for damaged files
-        raise UserError(f"not a readable PyTorch file ({one_line(error)})", str(path)) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise UserError("the file holds no state dict", str(path), _SAVE)
-    return content
+        raise UserError("not a PyTorch file, or cut off or damaged", str(path)) from error
+    return names.state_dict(content, str(path))
 
 
-def _refuse_unsupported(network: ResidualNetwork, program: str) -> None:
-    """Raise `UserError` unless torchvision and timm have this network.
+def refuse_unsupported(
+    network: ResidualNetwork, program: str, strides: tuple[str, ...] = ("3x3",)
+) -> None:
+    """Raise `UserError` unless another program has this network.
 
-    They have residual networks of option B, with the stride of a bottleneck in the 3x3 (v1.5).
+    torchvision and timm have residual networks of option B, with the stride of a bottleneck in the
+    3x3 (v1.5); transformers has them with the stride in the 1x1 too.
     """
     row = network.architecture
     if part := unsupported_part(row):
@@ -136,7 +135,7 @@ def _refuse_unsupported(network: ResidualNetwork, program: str) -> None:
         part = "plain blocks"
     elif row.shortcut != "B":
         part = f"shortcut option {row.shortcut}"
-    elif row.block == "bottleneck" and row.stride_in == "1x1":
+    elif row.block == "bottleneck" and row.stride_in not in strides:
         part = "the stride in the 1x1 convolutions (v1)"
     elif row.pool == "ceil":
         part = "Caffe's pool"
@@ -148,14 +147,26 @@ def _refuse_unsupported(network: ResidualNetwork, program: str) -> None:
         )
 
 
-def write(path: Path, network: ResidualNetwork) -> None:
-    """Write a state dict for torchvision: as safetensors if `path` ends so, else by `torch.save`.
+def write(path: Path, network: ResidualNetwork, zeros: Zeros = "behind") -> None:
+    """Write a state dict: as safetensors if `path` ends so, else by `torch.save`.
+
+    It is for torchvision, and of CIFAR networks for the many programs that name their tensors so.
+
+    Args:
+        path: the file.
+        network: the network.
+        zeros: where the reading network has the zeros of option A.
 
     Raises:
         UserError: if torchvision has no such network, or the file cannot be written.
     """
-    _refuse_unsupported(network, "torchvision")
-    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    row = network.architecture
+    if row.stem != "cifar" or unsupported_part(replace(row, stem="imagenet")):
+        refuse_unsupported(network, "torchvision")
+    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    if row.shortcut == "A" and zeros == "both":
+        state = move_zeros(state, row, "both")
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(state, {"format": "pt"}))
         return
@@ -172,7 +183,7 @@ def write_timm(
     Raises:
         UserError: if timm has no such network, or a file cannot be written.
     """
-    _refuse_unsupported(network, "timm")
+    refuse_unsupported(network, "timm")
     make_folder(folder)
     name = card["network"].removesuffix("-v1.5").removesuffix("-b")
     std = torch.ones(3) if preprocessing.std is None else preprocessing.std.flatten()

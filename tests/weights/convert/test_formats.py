@@ -21,6 +21,7 @@ OUTPUTS = {
     "resnets": "model.safetensors",
     "torchvision": "model.pth",
     "timm": "timm",
+    "transformers": "transformers",
     "keras-h5": "model.h5",
     "tfjs": "web",
     "caffe": "model.caffemodel",
@@ -30,6 +31,9 @@ CASES = [
     *((to, name) for to in ("keras-h5", "tfjs", "caffe")
       for name in ("tiny", "tiny-c", "tiny-ceil", "tiny18", "tinyplain")),
     ("torchvision", "tiny18"),
+    ("torchvision", "cifar-resnet8-b"),
+    ("transformers", "tiny"),
+    ("transformers", "tiny18"),
 ]  # fmt: skip
 
 
@@ -92,8 +96,17 @@ def test_other_numbers_of_classes_are_numbered(tmp_path):
     assert formats.read(tmp_path / "model.pth").classes[:2] == ["class 00", "class 01"]
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+@pytest.mark.parametrize(("count", "first"), [(10, "airplane"), (100, "apple"), (11, "class 00")])
+def test_outputs_of_a_cifar_network_are_those_of_the_data_set(tmp_path, count, first):
+    torch.save(model("cifar-resnet8-b", count).network.state_dict(), tmp_path / "model.pth")
+    assert formats.read(tmp_path / "model.pth").classes[0] == first
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.", "module.encoder."],
+)
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "net", "model_state_dict"])
 def test_wrapped_and_nested_state_dicts_are_read(tmp_path, prefix, key):
     before = model("tiny18")
     state = {prefix + name: tensor for name, tensor in before.network.state_dict().items()}
@@ -156,13 +169,13 @@ def test_networks_that_other_programs_would_run_wrongly_are_refused(tmp_path, to
     assert not (tmp_path / "out").is_file()
 
 
-@pytest.mark.parametrize("to", ["torchvision", "keras-h5", "tfjs", "caffe"])
+@pytest.mark.parametrize("to", ["timm", "transformers", "keras-h5", "tfjs", "caffe"])
 def test_cifar_networks_are_refused_by_other_formats(tmp_path, to):
     with pytest.raises(UserError, match="CIFAR stem"):
         formats.write(model("cifar-resnet8"), tmp_path / "model", to)
 
 
-@pytest.mark.parametrize("to", ["torchvision", "timm", "keras-h5", "tfjs", "caffe"])
+@pytest.mark.parametrize("to", ["torchvision", "timm", "transformers", "keras-h5", "tfjs", "caffe"])
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -238,6 +251,13 @@ def test_stride_and_pool_are_compared_too(tmp_path, to, written, network, what):
     with pytest.raises(UserError, match=re.escape(what)) as caught:
         formats.read(tmp_path / OUTPUTS[to], network)
     assert f"--network {written}" in str(caught.value)
+
+
+def test_a_stride_that_a_file_does_not_say_is_noted_as_assumed(tmp_path):
+    torch.save(model("tiny-v1.5").network.state_dict(), tmp_path / "model.pth")
+    for network, where in ((None, "3x3"), ("tiny", "1x1")):
+        origin = formats.read(tmp_path / "model.pth", network).card["provenance"]["converted_from"]
+        assert f"the stride in the {where} convolutions (--network)" in origin["assumed"]
 
 
 def test_weights_of_no_network_name_the_nearest(tmp_path):
@@ -480,7 +500,7 @@ def test_a_prototxt_of_another_network_is_refused_with_one_line(tmp_path, change
     [
         ("a.pth", b"", "the file is empty"),
         ("a.bin", b"what is this", "unknown format of weights"),
-        ("a.pth", b"PK\x03\x04 and no more", "not a readable PyTorch file"),
+        ("a.pth", b"PK\x03\x04 and no more", "not a PyTorch file"),
         ("a.keras", b"PK\x03\x04", "save the model as H5"),
         ("model.json", b"{}", "not a readable layers model"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "not a readable Keras H5 file"),

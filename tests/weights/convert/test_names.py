@@ -1,0 +1,162 @@
+"""State dicts of other programs: their names, their wrappers, and what they lack."""
+
+import json
+
+import pytest
+import torch
+
+import resnets
+from resnets.models import zoo
+from resnets.support.errors import UserError
+from resnets.weights import hub
+from resnets.weights.convert import formats
+from resnets.weights.pretrained import copy_weights, starting_model
+from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("tiny_zoo")
+
+
+def renamed(state, **parts):
+    for old, new in parts.items():
+        state = {name.replace(f"{old}.", f"{new}."): tensor for name, tensor in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"fc": "linear"}, {"fc": "fc.1"}, {"fc": "classifier"}, {"fc": "head.fc"},
+        {"downsample": "shortcut"}, {"layer1": "module.model.layer1"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_names_of_layers_are_known(tmp_path, parts):
+    before = model("tiny18")
+    torch.save(renamed(before.network.state_dict(), **parts), tmp_path / "a.pth")
+    torch.testing.assert_close(answers(formats.read(tmp_path / "a.pth")), answers(before))
+
+
+def test_averaged_weights_come_first(tmp_path):
+    before = model("tiny18")
+    state = before.network.state_dict()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save({"state_dict": zeros, "state_dict_ema": state}, tmp_path / "a.pth")
+    torch.testing.assert_close(answers(formats.read(tmp_path / "a.pth")), answers(before))
+
+
+def test_two_networks_in_one_file_are_refused(tmp_path):
+    state = model("tiny18").network.state_dict()
+    both = {
+        f"{part}.{name}": tensor for part in ("net", "encoder") for name, tensor in state.items()
+    }
+    torch.save(both, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"two networks .*: net.conv1.weight and encoder.conv1"):
+        formats.read(tmp_path / "a.pth")
+
+
+def test_a_classifier_of_two_layers_is_not_taken_for_one(tmp_path):
+    state = renamed(model("tiny18").network.state_dict(), fc="fc.2")
+    torch.save({**state, "fc.0.weight": torch.zeros(8, 8)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="unknown"):
+        formats.read(tmp_path / "a.pth")
+
+
+def without_classifier(tmp_path):
+    state = model("tiny18").network.state_dict()
+    path = tmp_path / "backbone.pth"
+    torch.save({n: t for n, t in state.items() if not n.startswith("fc.")}, path)
+    return path
+
+
+def test_weights_without_a_classifier_are_for_trainings_only(tmp_path):
+    path = without_classifier(tmp_path)
+    with pytest.raises(UserError, match=f"no classifier.*resnets train RECIPE --init {path}"):
+        formats.read(path)
+    start = starting_model(str(path))
+    assert (start.card["network"], start.classes) == ("tiny18", [])
+    network = zoo.build("tiny18", 5)
+    fresh = network.fc.weight.clone()
+    copy_weights(network, start, classifier=False)
+    assert torch.equal(network.conv1.weight, model("tiny18").network.conv1.weight)
+    assert torch.equal(network.fc.weight, fresh)
+    made = resnets.create_model("tiny18", 5, pretrained=str(path))
+    assert torch.equal(made.conv1.weight, network.conv1.weight)
+    assert made.fc.out_features == 5
+
+
+def test_a_keras_file_without_its_top_is_for_trainings_only(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path, card = formats.write(model("tiny"), tmp_path / "notop.h5", "keras-h5")
+    card.unlink()
+    with h5py.File(path, "a") as file:
+        group = file["model_weights"]
+        group.attrs["layer_names"] = [n for n in group.attrs["layer_names"] if "fc7" not in str(n)]
+    with pytest.raises(UserError, match="no classifier"):
+        formats.read(path)
+    start = starting_model(str(path))
+    assert (start.card["network"], start.classes) == ("tiny", [])
+
+
+def test_a_training_starts_from_a_checkpoint_of_another_program(tmp_path):
+    torch.save(model("tiny18").network.state_dict(), tmp_path / "a.pth")
+    assert len(starting_model(str(tmp_path / "a.pth")).classes) == 7
+    formats.write(model("tiny18"), tmp_path / "hub", "transformers")
+    assert starting_model(str(tmp_path / "hub")).classes[0] == "thing 0"
+    formats.write(model("tiny18"), tmp_path / "run" / "model.safetensors", "resnets")
+    assert starting_model(str(tmp_path / "run")).classes[0] == "thing 0"
+    with pytest.raises(UserError, match="not weights of tiny:"):
+        starting_model(str(tmp_path / "a.pth"), "tiny")
+
+
+def test_one_output_is_refused(tmp_path):
+    torch.save(model("tiny18", 1).network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="one output, which always has 100 %"):
+        formats.read(tmp_path / "a.pth")
+    assert starting_model(str(tmp_path / "a.pth")).classes == []
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102\n"
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    formats.write(model("tiny-v1.5"), tmp_path / "hub", "timm")
+    (tmp_path / "hub" / "model.safetensors").write_bytes(POINTER)
+    (tmp_path / "a.pth").write_bytes(POINTER)
+    for path in (tmp_path / "hub", tmp_path / "a.pth"):
+        with pytest.raises(UserError, match=r"pointer of Git LFS.*git lfs pull"):
+            formats.read(path)
+
+
+def test_a_folder_says_what_it_is(tmp_path):
+    config = tmp_path / "config.json"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="name the file of the weights"):
+        formats.read(tmp_path)
+    for document, message in (
+        ({"model_type": "vit"}, "another kind: vit; only resnet"),
+        ({}, "not a config of timm or transformers"),
+        ([], "not a config|wrong kind"),
+        ({"format": "resnets-export-1"}, "an export without its source"),
+    ):
+        config.write_text(json.dumps(document))
+        with pytest.raises(UserError, match=message):
+            formats.read(tmp_path)
+    config.write_text("{")
+    with pytest.raises(UserError, match="not JSON at line 1, column 2"):
+        formats.read(tmp_path)
+
+
+def test_an_export_is_converted_from_its_source(tmp_path):
+    before = model("tiny18")
+    formats.write(before, tmp_path / "model.safetensors", "resnets")
+    (tmp_path / "config.json").write_text('{"format": "resnets-export-1"}')
+    torch.testing.assert_close(answers(formats.read(tmp_path)), answers(before))
+
+
+def test_a_folder_of_another_program_is_to_be_converted_as_a_whole(tmp_path):
+    formats.write(model("tiny18"), tmp_path / "hub", "transformers")
+    with pytest.raises(UserError, match=rf"resnets convert {tmp_path / 'hub'} mine.safetensors"):
+        hub.load(str(tmp_path / "hub"))
+    (tmp_path / "hub" / "model.safetensors").rename(tmp_path / "hub" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=rf"resnets convert {tmp_path / 'hub'} mine.safetensors"):
+        hub.load(str(tmp_path / "hub"))
