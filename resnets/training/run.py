@@ -209,6 +209,10 @@ class Run:
             "epoch": round(self.trainer.batches.epoch_of(self.trainer.step), 3),
             "train_loss": round(reading.loss, 5),
             "train_error": round(reading.error, 3),
+            **{
+                f"loss_{name}": round(part, 5)
+                for name, part in zip(self.objective.part_names, reading.parts, strict=True)
+            },
             "learning_rate": self.trainer.last_rate,
             **self.clock.rates(self.recipe.batch),
             **({"bad_images": bad} if bad else {}),
@@ -247,6 +251,8 @@ class Run:
         self.last_test = self._evaluate()
         self.trainer.record_test()
         self._write(log, {"step": self.trainer.step, **self.last_test.metrics})
+        if log is not None:
+            log.keep_pictures(self.last_test.pictures, self.trainer.step)
 
     def _evaluate(self) -> TestMetrics:
         def progress(images: int) -> None:
