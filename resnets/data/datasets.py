@@ -29,7 +29,6 @@ from resnets.support.errors import UserError
 
 _FOLDER_OR_CIFAR = f"{GIVE_A_FOLDER}, or {', '.join(NAMES)}"
 
-
 @dataclass(frozen=True)
 class BoxSplits:
     """Training and test images with boxes of the same categories."""

@@ -63,7 +63,7 @@ class Siblings(nn.Module):
         """(r, channels) to logits (r, 1 + categories), background first, and codes
         (r, categories, 4), float32."""
         codes = self.boxes(features).float()
-        return self.categories(features).float(), codes.view(len(features), -1, 4)
+        return self.categories(features).float(), codes.unflatten(1, (-1, 4))
 
     @torch.no_grad()
     def choose_regions(

@@ -193,6 +193,6 @@ def stack_padded(
     )
     batch = torch.zeros(len(images), height, width, 3, device=device).permute(0, 3, 1, 2)
     for row, pixels in enumerate(images):
-        one = torch.from_numpy(pixels).to(device)[None].permute(0, 3, 1, 2)
+        one = torch.tensor(pixels, device=device)[None].permute(0, 3, 1, 2)
         batch[row, :, : pixels.shape[0], : pixels.shape[1]] = normalize(one)[0]
     return batch

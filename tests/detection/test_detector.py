@@ -1,0 +1,106 @@
+"""The detector: images of every size, images without objects, frozen parts, all networks."""
+
+import pytest
+import torch
+
+from resnets.detection.detector import LOSSES
+from resnets.models import zoo
+from resnets.models.residual import ResidualNetwork
+from resnets.support.errors import UserError
+from tests.detection.shapes import detector, network, target
+
+
+def losses(one, height, width, *objects, **facts):
+    padded = [-(-side // one.stride) * one.stride for side in (height, width)]
+    images = torch.randn(1, 3, *padded)
+    return one(images, [target(*objects, size=(height, width), **facts)])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 80), (16, 16), (300, 3), (41, 77)])
+@pytest.mark.parametrize("border", [True, False])
+def test_images_of_every_size_train_and_are_searched(size, border):
+    one = detector(border_anchors=border)
+    box = [0, 0, size[1], size[0]]
+    for objects in ([], [box], [[0.0, 0.0, 0.5, 0.5]]):
+        found = losses(one, *size, *objects)
+        assert all(torch.isfinite(found[name]) for name in LOSSES)
+        sum(found[name] for name in LOSSES).backward()
+    padded = torch.randn(1, 3, *[-(-side // 16) * 16 for side in size])
+    boxes = one.detect(padded, [size])[0].boxes
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([size[1], size[0]] * 2)).all()
+
+
+def test_images_without_objects_train_the_background():
+    one = detector(background=0.1)
+    found = losses(one, 64, 64)
+    assert found["rpn_objectness"] > 0
+    assert found["categories"] > 0
+    assert found["boxes"] == found["rpn_boxes"] == 0
+
+
+def test_crowds_and_difficult_objects_train_nothing():
+    one = detector(rois=10**4, rpn_batch=10**6, proposals=100, border_anchors=False)
+    whole = losses(one, 64, 64, [0, 0, 64, 64], ignore=[True])
+    assert [float(whole[name].detach()) for name in LOSSES] == [0, 0, 0, 0]
+
+
+def test_a_batch_is_the_sum_of_its_images():
+    one = detector()
+    images = torch.randn(2, 3, 64, 64)
+    targets = [target([4, 4, 30, 40], size=(64, 64)), target(size=(60, 50), key=4)]
+    both = one(images, targets)
+    for name in LOSSES:
+        alone = sum(one(images[i : i + 1], targets[i : i + 1])[name] for i in range(2))
+        torch.testing.assert_close(both[name], alone)
+
+
+def test_the_key_of_an_image_decides_what_is_trained_on():
+    one = detector()
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 64, 64)
+
+    def total(key):
+        found = one(images, [target([4, 4, 30, 40], size=(64, 64), key=key)])
+        return float(found["rpn_objectness"].detach() + found["categories"].detach())
+
+    assert total(1) == total(1)
+    assert total(1) != total(2)
+
+
+@pytest.mark.parametrize("frozen", [-1, 0, 2, 3])
+def test_frozen_stages_get_no_gradients_and_the_others_do(frozen):
+    one = detector(frozen=frozen)
+    found = losses(one, 64, 64, [4, 4, 40, 40])
+    sum(found[name] for name in LOSSES).backward()
+    parts = [one.network.conv1, *(one.network.get_submodule(f"layer{i}") for i in (1, 2, 3, 4))]
+    trained = [all(p.grad is not None for p in part.parameters()) for part in parts]
+    assert trained == [False] * (frozen + 1) + [True] * (4 - frozen)
+    assert not any(p.requires_grad for part in parts[: frozen + 1] for p in part.parameters())
+
+
+def test_more_frozen_stages_than_are_shared_are_refused():
+    with pytest.raises(UserError, match="the network shares 3 stages; use 3 at most"):
+        detector(frozen=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("cifar-resnet8", 2), ("cifar-plain8", 2), ("cifar-preact110", 2), ("cifar-highway19", 2),
+     ("resnet18-small", 8), ("resnet18-a", 16), ("plain18", 16)],
+)  # fmt: skip
+def test_every_residual_network_can_be_a_detector(name, stride):
+    made = zoo.build(name)
+    assert isinstance(made, ResidualNetwork)
+    one = detector(made)
+    assert one.stride == stride
+    assert one.maps(torch.randn(1, 3, 48, 64)).shape[2:] == (48 // stride, 64 // stride)
+    with torch.no_grad():
+        found = losses(one, 48, 64, [4, 4, 40, 40])
+    assert all(torch.isfinite(found[name]) for name in LOSSES)
+
+
+def test_parameter_free_shortcuts_lose_their_stride_too():
+    one = detector(network(shortcut="A"))
+    assert one.every == 2
+    assert one.features(one.maps(torch.randn(1, 3, 64, 64)), [torch.tensor([[0.0, 0, 9, 9]])]).shape
