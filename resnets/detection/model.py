@@ -41,7 +41,7 @@ def build(network: str, categories: int, settings: Detection) -> Detector:
 
 
 def is_detector(name: str) -> bool:
-    """Whether a model, as `hub.resolve` finds it, is a detector; raises `UserError` as that does."""
+    """Whether a model, as `hub.resolve` finds it, is a detector."""
     return DETECTION in read_card(hub.resolve(name))[0]
 
 

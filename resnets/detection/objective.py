@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from resnets.data.boxes import voc as voc_files
 from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.batches import DetectionBatches, Target, Views
+from resnets.data.boxes.cleaning import clean, summary
 from resnets.data.boxes.rescaling import load_scaled
 from resnets.data.datasets import BoxSplits
 from resnets.data.images import read_image
@@ -22,6 +24,7 @@ from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import random_indices
 from resnets.detection import model
 from resnets.detection.detector import LOSSES, Detector
+from resnets.detection.metrics import coco, voc
 from resnets.detection.metrics.detections import Detections
 from resnets.detection.pictures import contact_sheet, draw
 from resnets.detection.regions import Siblings
@@ -52,7 +55,7 @@ class DetectionObjective(Objective):
 
     Args:
         plan: the recipe.
-        data: training and test images, without boxes that cannot be trained on.
+        data: training and test images; boxes that cannot be trained on are left out.
 
     Raises:
         UserError: if there are no images.
@@ -61,7 +64,8 @@ class DetectionObjective(Objective):
     part_names: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
-        self._train, self._test = (_limited(one, plan.limit) for one in (data.train, data.test))
+        train, self._test = (_limited(one, plan.limit) for one in (data.train, data.test))
+        self._train, self._dropped = clean(train)
         self.categories = data.train.categories
         super().__init__(plan, len(self._train), len(self._test))
 
@@ -88,9 +92,10 @@ class DetectionObjective(Objective):
 
     def describe(self) -> str:
         boxes = sum(len(image.objects) for image in self._train.images)
+        left_out = summary(self._dropped)
         return (
             f"{self.train_images:,} images with {boxes:,} boxes to train, {self.test_images:,} "
-            f"to test, {len(self.categories)} categories"
+            f"to test, {len(self.categories)} categories{left_out and f'; {left_out}'}"
         )
 
     def build_network(self) -> nn.Module:
@@ -170,18 +175,20 @@ class DetectionObjective(Objective):
         return found
 
     def _measure(self, found: list[Detections]) -> TestMetrics:
-        from resnets.detection.metrics.stub import measure
-
-        result = measure(self._test, found)
-        metrics = {f"test_{key}": round(value, 3) for key, value in result.items()}
+        """COCO's AP and AP50; for VOC's format its AP of 2007, too. All in percent."""
+        numbers = coco.evaluate(self._test, found).numbers
+        result = {key: numbers[key] for key in ("AP", "AP50")}
+        if self._test.source == voc_files.NAME:
+            result["VOC07"] = voc.evaluate(self._test, found).map
+        percent = {key: round(100 * value, 3) for key, value in result.items() if value is not None}
         measured = {
             "dataset": self.recipe.dataset,
             "images": self.test_images,
             "protocol": f"shorter side {self.recipe.detection.size}",
-            **result,
+            **percent,
         }
-        headline = f"test AP50 {result['AP50']:.1f} %, AP {result['AP']:.1f} %"
-        return TestMetrics(metrics, measured, headline, self._pictures(found))
+        metrics = {f"test_{key}": value for key, value in percent.items()}
+        return TestMetrics(metrics, measured, headline(percent), self._pictures(found))
 
     def _pictures(self, found: list[Detections]) -> dict[str, Image.Image]:
         """Detections in the same test images at every test."""
@@ -196,6 +203,12 @@ class DetectionObjective(Objective):
             self.recipe.network, list(self.categories), provenance, [measured]
         )
         return {**made, DETECTION: self.recipe.detection.model_dump(mode="json")}
+
+
+def headline(percent: Mapping[str, float]) -> str:
+    """A test result in a few words, such as `test AP50 84.6 %, AP 41.2 %`."""
+    known = [f"{key} {percent[key]:.1f} %" for key in ("AP50", "AP", "VOC07") if key in percent]
+    return f"test {', '.join(known) or 'without objects'}"
 
 
 def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -> None:

@@ -67,7 +67,7 @@ class ProposalNetwork(nn.Module):
         objectness, codes = self.objectness(hidden), self.codes(hidden)
         return (
             objectness.permute(0, 2, 3, 1).flatten(1).float(),
-            codes.permute(0, 2, 3, 1).reshape(len(maps), -1, 4).float(),
+            codes.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float(),
         )
 
     def anchors(self, maps: Tensor, stride: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Batches of images with boxes: pure functions of (seed, step), with boxes where the objects are."""
+"""Batches of images with boxes: pure functions of (seed, step), boxes on their objects."""
 
 import numpy as np
 import pytest
