@@ -16,7 +16,7 @@ from resnets.data.boxes.batches import Target
 from resnets.detection.pooling import pool_regions
 from resnets.detection.proposals import Limits, ProposalNetwork
 from resnets.detection.regions import Found, Siblings
-from resnets.models.batch_norm import evaluating
+from resnets.models.batch_norm import FOLDED, evaluating
 from resnets.models.blocks import Block, ZeroPadShortcut
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
@@ -58,6 +58,8 @@ class Detector(nn.Module):
             )
         network.fc = nn.Identity()  # type: ignore[assignment]
         self.network = network
+        for _, block in network.blocks():
+            block.operations = FOLDED
         self.stride = STEM_STRIDES[row.stem] * 2 ** (len(self.shared) - 1)
         self.every = _move_stride_to_pooling(network)
         widths = [width * row.expansion for width in row.widths]

@@ -93,9 +93,11 @@ class DetectionObjective(Objective):
     def describe(self) -> str:
         boxes = sum(len(image.objects) for image in self._train.images)
         left_out = summary(self._dropped)
+        count = len(self.categories)
         return (
             f"{self.train_images:,} images with {boxes:,} boxes to train, {self.test_images:,} "
-            f"to test, {len(self.categories)} categories{left_out and f'; {left_out}'}"
+            f"to test, {count} {'category' if count == 1 else 'categories'}"
+            f"{left_out and f'; {left_out}'}"
         )
 
     def build_network(self) -> nn.Module:

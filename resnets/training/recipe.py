@@ -399,7 +399,11 @@ class Recipe(Section):
             raise ValueError("dataset = 'boxes' needs batch_norm = 'frozen' (appendix A)")
         if self.compile is True:
             raise ValueError("compile = true is not for boxes: the sizes of images differ")
-        refused = {"classes": self.classes, "progressive": self.progressive}
+        refused = {
+            "classes": self.classes,
+            "class_weights": self.class_weights,
+            "progressive": self.progressive,
+        }
         for key, value in refused.items():
             if value is not None:
                 raise ValueError(f"{key} does not apply to dataset = 'boxes'")
@@ -412,7 +416,7 @@ class Recipe(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset != "photos" and stem != "cifar":
+        if self.dataset not in ("photos", "boxes") and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from resnets.detection.detector import LOSSES
+from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
+from resnets.models.batch_norm import FOLDED
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 from tests.detection.shapes import detector, network, target
@@ -104,3 +106,24 @@ def test_parameter_free_shortcuts_lose_their_stride_too():
     one = detector(network(shortcut="A"))
     assert one.every == 2
     assert one.features(one.maps(torch.randn(1, 3, 64, 64)), [torch.tensor([[0.0, 0, 9, 9]])]).shape
+
+
+@pytest.mark.parametrize("changes", [{}, {"shortcut": "A"}, {"shortcut": "none", "block": "basic"}])
+def test_blocks_with_folded_norms_compute_the_same(changes):
+    made = network(**changes, widths=(4, 4, 32, 32) if "block" in changes else (4, 4, 8, 8)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = made.features(images)
+        for _, block in made.blocks():
+            block.operations = FOLDED
+        for name, maps in made.features(images).items():
+            torch.testing.assert_close(maps, wanted[name], atol=1e-4, rtol=1e-4)
+    made.train()
+    with torch.no_grad():  # statistics of the batch cannot be folded
+        assert (made.features(images)["layer4"] - wanted["layer4"]).abs().max() > 1e-2
+
+
+def test_the_kernels_for_training_leave_folded_norms_alone():
+    one = detector()
+    use_cpu_kernels(one)
+    assert all(block.operations is FOLDED for _, block in one.network.blocks())

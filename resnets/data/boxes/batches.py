@@ -1,4 +1,4 @@
-"""Training batches of images with boxes as a pure function of (seed, step), read ahead by threads."""
+"""Training batches of images with boxes: a pure function of (seed, step), read ahead."""
 
 from __future__ import annotations
 
