@@ -91,11 +91,11 @@ def train(
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             source = data and str(Path(data).resolve() if "://" not in data else data)
-            objective, found = _objective(plan, images[0]), 0
-            if isinstance(objective, Classification):
-                found = len(objective.classes)
-            if plan.classes is not None and plan.classes > found:
-                progress.note(f"the images have {found} classes only, not {plan.classes}")
+            objective = _objective(plan, images[0])
+            if plan.classes is not None:  # only classification allows it
+                assert isinstance(objective, Classification)
+                if plan.classes > (found := len(objective.classes)):
+                    progress.note(f"the images have {found} classes only, not {plan.classes}")
             return run.start(
                 folder,
                 objective,

@@ -103,7 +103,7 @@ def _readings(metrics: dict[str, Any]) -> str:
     speed = metrics["images_per_second"]
     return (
         f"epoch {metrics['epoch']:5.1f}  loss {metrics['train_loss']:.3f} {detail}  "
-        f"{speed:,.{0 if speed >= 10 else 1}f} img/s  "
+        f"{speed:,.{0 if speed >= 10 else 2}f} img/s  "
         f"data {100 * metrics['data_wait']:.1f} %"
     )
 

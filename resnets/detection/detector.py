@@ -136,7 +136,7 @@ class Detector(nn.Module):
         logits, deltas = self.siblings(self.features(maps, [one.boxes for one in regions]))
         wrong = logits.new_zeros(())
         for own, one, found, boxes in zip(
-            losses, regions, logits.split(counts), deltas.split(counts), strict=True
+            losses, regions, torch.split(logits, counts), torch.split(deltas, counts), strict=True
         ):
             own += self.siblings.loss(found, boxes, one, smoothing)
             wrong += (found.argmax(1) != one.labels).float().sum() / max(1, len(found))
@@ -168,12 +168,13 @@ class Detector(nn.Module):
             logits, deltas = self.siblings(self.features(maps, boxes))
         return [
             self.siblings.detect(
-                *one, size, score=settings.score, overlap=settings.nms, most=settings.detections
+                scores, codes, proposals, size,
+                score=settings.score, overlap=settings.nms, most=settings.detections,
             )
-            for *one, size in zip(
-                logits.split(counts), deltas.split(counts), boxes, sizes, strict=True
+            for scores, codes, proposals, size in zip(
+                torch.split(logits, counts), torch.split(deltas, counts), boxes, sizes, strict=True
             )
-        ]
+        ]  # fmt: skip
 
 
 def _move_stride_to_pooling(network: ResidualNetwork) -> int:

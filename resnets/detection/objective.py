@@ -28,6 +28,7 @@ from resnets.detection.metrics import coco, voc
 from resnets.detection.metrics.detections import Detections
 from resnets.detection.pictures import contact_sheet, draw
 from resnets.detection.regions import Siblings
+from resnets.evaluation.evaluator import Progress
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
@@ -37,7 +38,6 @@ from resnets.training.objective import (
     Forward,
     MicroBatches,
     Objective,
-    Progress,
     TestMetrics,
 )
 from resnets.training.recipe import Recipe
@@ -61,6 +61,7 @@ class DetectionObjective(Objective):
         UserError: if there are no images.
     """
 
+    heads: ClassVar[tuple[str, ...]] = ("rpn.", "siblings.")
     part_names: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:

@@ -50,7 +50,7 @@ def pool_regions(
     found = [
         _align(one, chunk / stride, bins, every)
         for one, regions in zip(maps, boxes, strict=True)
-        for chunk in regions.split(CHUNK)
+        for chunk in torch.split(regions, CHUNK)
     ]
     if not found:
         size = -(-bins // every)

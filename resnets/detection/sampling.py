@@ -63,7 +63,8 @@ def _covered(boxes: Tensor, regions: Tensor) -> Tensor:
     low = torch.maximum(boxes[:, None, :2], regions[:, :2])
     high = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
     common = (high - low).clamp(min=0).prod(2)
-    return common / box_area(boxes)[:, None].clamp(min=1e-6)
+    share: Tensor = common / box_area(boxes)[:, None].clamp(min=1e-6)
+    return share
 
 
 def choose(labels: Tensor, count: int, foreground: float, generator: torch.Generator) -> Tensor:

@@ -36,8 +36,7 @@ def use_cpu_kernels(network: nn.Module) -> None:
         network: a `ResidualNetwork`, or stages and blocks of one.
     """
     for module in network.modules():
-        taken = isinstance(module, Block | Stage | ResidualNetwork)
-        if taken and module.operations is PYTORCH:
+        if isinstance(module, Block | Stage | ResidualNetwork) and module.operations is PYTORCH:
             module.operations = _KERNELS
 
 

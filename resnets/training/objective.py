@@ -54,6 +54,7 @@ from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.names import printable
 from resnets.training.class_weights import class_weights
+from resnets.training.optimizers import HEADS
 from resnets.training.recipe import Recipe
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
@@ -136,6 +137,8 @@ class Objective(ABC):
     capturable: ClassVar[bool] = False
     """Whether CUDA graphs can capture the loss: its targets are one tensor, of one shape for each
     shape of images, and it never reads from the device."""
+    heads: ClassVar[tuple[str, ...]] = HEADS
+    """How the names of the parameters begin that `schedule.head` is for."""
     part_names: ClassVar[tuple[str, ...]] = ()
     """Names of the summands of the loss that `metrics.jsonl` records."""
 

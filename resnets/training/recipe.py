@@ -95,7 +95,7 @@ class Schedule(Section):
     warmup: Duration = 0
     """Iterations over which the rate rises linearly from zero."""
     head: float = Field(1.0, gt=0, le=1000)
-    """The classifier's rate is this multiple of the rate."""
+    """The rate of the classifier, in detection of all new layers, is this multiple of the rate."""
     gentle_start: GentleStart | None = None
 
     @model_validator(mode="after")

@@ -85,8 +85,9 @@ class Clock:
     def rates(self, batch: int) -> dict[str, float]:
         """Images per second and the share of data-wait since the last call."""
         window = max(self.window, 1e-9)
+        speed = self.updates * batch / window
         rates = {
-            "images_per_second": round(self.updates * batch / window, 1),
+            "images_per_second": round(speed, 1 if speed >= 10 else 4),
             "data_wait": round(self.waiting / window, 4),
         }
         self.window = self.waiting = 0.0

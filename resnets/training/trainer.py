@@ -80,6 +80,7 @@ class Trainer:
             self.recipe,
             fused=settings.graphs or settings.kernels != "none",
             rates_on=device if settings.graphs else None,
+            heads=objective.heads,
         )
         self._momenta = momenta(self.network, self.optimizers)
         self.average = MovingAverage(self.network, self.recipe.ema) if self.recipe.ema else None

@@ -134,6 +134,19 @@ def test_a_long_gradient_is_shortened(tmp_path, cache):
     assert lengths[0] > lengths[1]
 
 
+def test_new_layers_have_a_rate_of_their_own(tmp_path, cache):
+    plan = recipe(tmp_path, schedule={"kind": "cosine", "lr": 0.02, "head": 3.0})
+    objective = DetectionObjective(plan, drawn(tmp_path / "images"))
+    made = Trainer(objective, CPU, run.hardware.resolve(plan, CPU))
+    names = {id(p): name for name, p in made.network.named_parameters()}
+    scales = {
+        names[id(p)].split(".")[0]: group["lr_scale"]
+        for group in made.optimizers[0].param_groups
+        for p in group["params"]
+    }
+    assert scales == {"network": 1.0, "rpn": 3.0, "siblings": 3.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

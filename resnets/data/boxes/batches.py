@@ -124,7 +124,11 @@ class DetectionBatches:
                 self.bad[name] = f"{name}: {error.message}"
         batch = stack_padded([p for p, _ in images], self.normalize, self.device, self.multiple)
         return batch, [
-            Target(*(t.to(self.device) for t in target[:3]), target.size, target.key)
+            target._replace(
+                boxes=target.boxes.to(self.device),
+                labels=target.labels.to(self.device),
+                ignore=target.ignore.to(self.device),
+            )
             for _, target in images
         ]
 
