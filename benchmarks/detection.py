@@ -1,7 +1,6 @@
 """Training speed of detectors, compared with torchvision's Faster R-CNN on the same network.
 
-The peer is torchvision's `FasterRCNN` in float32, NCHW, with the network up to its last stage but one
-as backbone and the last stage as head of every region (appendix A of the paper).
+The peer is torchvision's `FasterRCNN` in float32, NCHW, with all stages but the last as backbone and the last stage as head of every region (appendix A of the paper).
 Both take forward and backward passes of one image of noise with one object, with equal numbers of
 proposals and regions; the optimizer's step is left out.
 """
@@ -28,8 +27,10 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support.devices import has_bf16
 from resnets.support.timing import throughput
 from resnets.training import recipe_file
+from resnets.training.frozen import freeze
 from resnets.training.recipe import Detection
 
+FROZEN = "stem, layer1, layer2"
 PEER = "torchvision FasterRCNN, fp32"
 OBJECT = (0.1, 0.2, 0.6, 0.9)
 """The object's box in shares of the image."""
@@ -93,6 +94,7 @@ def _detector(network: str, settings: Detection) -> Detector:
     made.siblings.reset_parameters()
     for norm in norms(made):
         norm.eval().requires_grad_(False)
+    freeze(made, FROZEN)
     return made
 
 
@@ -141,11 +143,7 @@ def _torchvision(
     network = ResidualNetwork(row)
     for norm in norms(network):
         norm.eval().requires_grad_(False)
-    for part in (
-        network.conv1,
-        *(network.get_submodule(n) for n in ours.shared[: settings.frozen]),
-    ):
-        part.requires_grad_(False)
+    freeze(network, FROZEN)
     channels = [width * row.expansion for width in row.widths]
     head = RPNHead(settings.rpn_width, len(settings.anchors) * len(settings.ratios))
     head.conv = nn.Sequential(nn.Conv2d(channels[-2], settings.rpn_width, 3, padding=1), nn.ReLU())

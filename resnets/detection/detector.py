@@ -19,7 +19,6 @@ from resnets.detection.regions import Found, Siblings
 from resnets.models.batch_norm import FOLDED, evaluating
 from resnets.models.blocks import Block, ZeroPadShortcut
 from resnets.models.residual import ResidualNetwork
-from resnets.support.errors import UserError
 from resnets.training.recipe import Detection
 
 LOSSES = ("rpn_objectness", "rpn_boxes", "categories", "boxes")
@@ -41,21 +40,12 @@ class Detector(nn.Module):
     Attributes:
         stride: pixels between the cells of the shared map.
         every: the last stage uses only every such bin along each side of a region.
-
-    Raises:
-        UserError: if the settings freeze more stages than the network shares.
     """
 
     def __init__(self, network: ResidualNetwork, categories: int, settings: Detection) -> None:
         super().__init__()
         row, self.settings = network.architecture, settings
         self.shared, self.last = network.stage_names[:-1], network.stage_names[-1]
-        if settings.frozen > len(self.shared):
-            raise UserError(
-                f"detection.frozen = {settings.frozen}: the network shares {len(self.shared)} "
-                "stages",
-                hint=f"use {len(self.shared)} at most",
-            )
         network.fc = nn.Identity()  # type: ignore[assignment]
         self.network = network
         for _, block in network.blocks():
@@ -67,20 +57,18 @@ class Detector(nn.Module):
             widths[-2], settings.rpn_width, settings.anchors, settings.ratios
         )
         self.siblings = Siblings(widths[-1], categories)
-        if settings.frozen >= 0:
-            kept = [network.conv1, network.bn1]
-            kept += [network.get_submodule(name) for name in self.shared[: settings.frozen]]
-            for module in kept:
-                module.requires_grad_(False)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The detector in named parts: those of its network, `rpn` and `siblings`."""
+        parts = self.network.parts()
+        del parts["fc"]
+        return {**parts, "rpn": [self.rpn], "siblings": [self.siblings]}
 
     def maps(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) to the maps that all regions share, (n, C, H/stride, W/stride)."""
-        frozen = self.settings.frozen
-        with torch.set_grad_enabled(torch.is_grad_enabled() and frozen < 0):
-            x = self.network.stem(images)
-        for number, name in enumerate(self.shared):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and frozen <= number):
-                x = self.network.get_submodule(name)(x)
+        x = self.network.stem(images)
+        for name in self.shared:
+            x = self.network.get_submodule(name)(x)
         return x
 
     def features(self, maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:

@@ -97,7 +97,8 @@ class FoldedNorms(Operations):
     """
 
     def block(self, block: Block, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or any(map(_needs_norm, block.modules())):
+        learns = x.requires_grad or any(p.requires_grad for p in block.parameters())
+        if (learns and torch.is_grad_enabled()) or any(map(_needs_norm, block.modules())):
             return super().block(block, x)
         out = x
         layers = list(zip(block.convolutions(), block.norms(), strict=True))

@@ -236,8 +236,6 @@ class Detection(Section):
     """Tests: proposals, which are all classified."""
     pool: Literal["align", "max"] = "align"
     """`align`: RoIAlign; `max`: RoI pooling, as in 2015."""
-    frozen: int = Field(1, ge=-1, le=8)
-    """Stages after the stem that keep the weights of `init`, with the stem; -1: nothing does."""
     score: float = Field(0.05, ge=0, lt=1)
     """Detections with a lower score are left out."""
     nms: float = Field(0.3, gt=0, le=1)

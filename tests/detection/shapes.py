@@ -46,7 +46,7 @@ def settings(**changes):
     values = {
         "size": 40, "max_size": 80, "anchors": (12.0, 24.0), "rpn_width": 8, "rpn_batch": 32,
         "candidates": 60, "proposals": 20, "rois": 8, "test_candidates": 60, "test_proposals": 20,
-        "frozen": 0, **changes,
+        **changes,
     }  # fmt: skip
     return Detection(**values)
 
@@ -96,6 +96,7 @@ def recipe(tmp_path, **changes):
     values = {
         "dataset": "boxes", "init": str(init), "iterations": 6, "batch": 2, "test_every": 3,
         "log_every": 1, "checkpoint_seconds": 0, "precision": "fp32", "batch_norm": "frozen",
+        "freeze": "stem",
         "schedule": {"kind": "cosine", "lr": 0.02},
         "optimizer": {"clip": 10.0},
         "detection": settings(scales=(0.8, 1.2)).model_dump(mode="json"),

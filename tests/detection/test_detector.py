@@ -8,7 +8,7 @@ from resnets.kernels.fuse import use_cpu_kernels
 from resnets.models import zoo
 from resnets.models.batch_norm import FOLDED
 from resnets.models.residual import ResidualNetwork
-from resnets.support.errors import UserError
+from resnets.training.frozen import freeze
 from tests.detection.shapes import detector, network, target
 
 
@@ -70,20 +70,35 @@ def test_the_key_of_an_image_decides_what_is_trained_on():
     assert total(1) != total(2)
 
 
-@pytest.mark.parametrize("frozen", [-1, 0, 2, 3])
-def test_frozen_stages_get_no_gradients_and_the_others_do(frozen):
-    one = detector(frozen=frozen)
+PARTS = ["stem", "layer1", "layer2", "layer3", "layer4", "rpn", "siblings"]
+
+
+@pytest.mark.parametrize("frozen", [["stem"], ["stem", "layer1", "layer2"], ["rpn", "layer4"]])
+def test_frozen_parts_get_no_gradients_and_the_others_do(frozen):
+    one = detector()
+    assert list(one.parts()) == PARTS
+    assert {p for ms in one.parts().values() for m in ms for p in m.parameters()} == {
+        *one.parameters()
+    }
+    freeze(one, ", ".join(frozen))
     found = losses(one, 64, 64, [4, 4, 40, 40])
     sum(found[name] for name in LOSSES).backward()
-    parts = [one.network.conv1, *(one.network.get_submodule(f"layer{i}") for i in (1, 2, 3, 4))]
-    trained = [all(p.grad is not None for p in part.parameters()) for part in parts]
-    assert trained == [False] * (frozen + 1) + [True] * (4 - frozen)
-    assert not any(p.requires_grad for part in parts[: frozen + 1] for p in part.parameters())
+    for name, modules in one.parts().items():
+        trained = {p.grad is not None for module in modules for p in module.parameters()}
+        assert trained == {name not in frozen}
 
 
-def test_more_frozen_stages_than_are_shared_are_refused():
-    with pytest.raises(UserError, match="the network shares 3 stages; use 3 at most"):
-        detector(frozen=4)
+def test_frozen_parts_give_the_same_losses():
+    def found(frozen=None):
+        one = detector()
+        if frozen:
+            freeze(one, frozen)
+        torch.manual_seed(5)
+        return losses(one, 64, 64, [4, 4, 40, 40])
+
+    whole, fixed = found(), found("stem, layer1, layer2")
+    for name in LOSSES:
+        torch.testing.assert_close(whole[name], fixed[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
