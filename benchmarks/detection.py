@@ -1,8 +1,9 @@
 """Training speed of detectors, compared with torchvision's Faster R-CNN on the same network.
 
-The peer is torchvision's `FasterRCNN` in float32, NCHW, with all stages but the last as backbone and the last stage as head of every region (appendix A of the paper).
-Both take forward and backward passes of one image of noise with one object, with equal numbers of
-proposals and regions; the optimizer's step is left out.
+The peer is torchvision's `FasterRCNN` in float32, NCHW: all stages but the last are its backbone,
+the last is the head of every region (appendix A of the paper). Both take forward and backward
+passes of one image of noise with one object, with equal numbers of proposals and regions; the
+optimizer's step is left out.
 """
 
 from __future__ import annotations

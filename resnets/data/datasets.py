@@ -61,7 +61,7 @@ def open_data(
     Raises:
         UserError: if there are no such images, or photographs without a location.
     """
-    if dataset not in ("photos", "boxes"):
+    if dataset != "photos" and dataset != "boxes":
         return cifar.load(dataset, Path(location) if location else None, report)
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")

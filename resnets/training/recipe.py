@@ -414,7 +414,7 @@ class Recipe(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset not in ("photos", "boxes") and stem != "cifar":
+        if self.dataset != "photos" and self.dataset != "boxes" and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "
@@ -493,7 +493,7 @@ class Recipe(Section):
         Raises:
             UserError: if it is not for photographs, or the size is out of range.
         """
-        if self.dataset not in ("photos", "boxes"):
+        if self.dataset != "photos" and self.dataset != "boxes":
             raise UserError(
                 f"{title(self.dataset)}'s images have 32 pixels a side",
                 "--image-size",
