@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -13,12 +14,13 @@ from PIL import Image
 from resnets.detection import model
 from resnets.detection.detector import LOSSES, Detector
 from resnets.detection.objective import DetectionObjective
+from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.training import run
 from resnets.training.run_folder import read_metrics, read_recipe
 from resnets.training.trainer import Trainer
 from resnets.weights import hub
-from tests.detection.shapes import CATEGORIES, draw_boxes, drawn, recipe
+from tests.detection.shapes import CATEGORIES, draw_boxes, drawn, recipe, settings
 from tests.training.test_resume import Quiet
 
 CPU = torch.device("cpu")
@@ -168,3 +170,30 @@ def test_other_sizes_scale_with_the_shorter_side(tmp_path):
     made = recipe(tmp_path).at_size(80).detection
     assert (made.size, made.max_size, made.anchors) == (80, 160, (24.0, 48.0))
     assert json.loads(made.model_dump_json())["rois"] == 8
+
+
+def test_the_test_images_may_be_shared_by_processes(tmp_path, cache):
+    objective = DetectionObjective(recipe(tmp_path), drawn(tmp_path / "images", test=5))
+    network = objective.build_network()
+    seen = []
+    alone = objective.test(network, CPU, World(), seen.append)
+    assert seen == [1, 2, 3, 4, 5]
+
+    def each(action):
+        parts = [action(), objective._detect(network, CPU, range(1, 5, 2), seen.append)]
+        assert [len(part) for part in parts] == [3, 2]
+        return parts
+
+    shared = SimpleNamespace(rank=0, size=2, each=each, broadcast_object=lambda one: one)
+    assert objective.test(network, CPU, shared, seen.append).metrics == alone.metrics
+
+
+def test_images_of_one_size_give_the_same_gradients_one_by_one(tmp_path, cache):
+    data, found = drawn(tmp_path / "images"), []
+    same_size = settings(scales=(1.0, 1.0)).model_dump(mode="json")
+    for micro in (None, 1):
+        plan = recipe(tmp_path, micro_batch=micro, detection=same_size)
+        made = Trainer(DetectionObjective(plan, data), CPU, run.hardware.resolve(plan, CPU))
+        made.update()
+        found.append(made.network.rpn.conv.weight.detach().clone())
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
