@@ -29,6 +29,7 @@ from resnets.support.errors import UserError
 
 _FOLDER_OR_CIFAR = f"{GIVE_A_FOLDER}, or {', '.join(NAMES)}"
 
+
 @dataclass(frozen=True)
 class BoxSplits:
     """Training and test images with boxes of the same categories."""
@@ -56,7 +57,7 @@ def open_data(
             `open_training`; for images with boxes, `open_box_splits`.
         split_seed: see `open_training`.
         report: called with a line for each source of CIFAR that is tried, and for what a user
-            should know of photographs.
+            should know of the images.
 
     Raises:
         UserError: if there are no such images, or photographs without a location.
@@ -66,25 +67,33 @@ def open_data(
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
     if dataset == "boxes":
-        return open_box_splits(location, split_seed)
+        return open_box_splits(location, split_seed, report)
     found = open_training(location, split_seed)
     for line in found.notes:
         report(line)
     return found
 
 
-def open_box_splits(location: str, split_seed: int = 0) -> BoxSplits:
+def open_box_splits(
+    location: str, split_seed: int = 0, report: Callable[[str], None] = lambda line: None
+) -> BoxSplits:
     """Open the training and test images with boxes in a folder or an archive.
+
+    Args:
+        location: of the data set.
+        split_seed: as for `open_training`.
+        report: called with a line if a category has no test images.
 
     Raises:
         UserError: if there are none, or their annotations are malformed.
     """
-    from resnets.data.boxes.datasets import open_boxes
+    from resnets.data.boxes.datasets import box_set, read_source, unused_categories
 
-    folder = Path(_unpacked(location))
-    return BoxSplits(
-        open_boxes(folder, "train", split_seed), open_boxes(folder, "test", split_seed)
-    )
+    source = read_source(Path(local(location)), split_seed)
+    splits = BoxSplits(box_set(source, "train"), box_set(source, "test"))
+    if unused := unused_categories(splits.test):
+        report(f"no test image has an object of: {', '.join(unused)}")
+    return splits
 
 
 def open_training(location: str, split_seed: int = 0) -> PhotoSet:
