@@ -73,6 +73,34 @@ def train(
     _finish("train", [table], device, out)
 
 
+@app.command(epilog=example("python -m benchmarks detect --rois 32"))
+def detect(
+    network: Annotated[
+        str, typer.Option(help="resnet50, resnet18, ...", metavar="NETWORK")
+    ] = "resnet50",
+    size: Annotated[int, typer.Option(min=32, help="Shorter side in pixels.", metavar="N")] = 304,
+    rois: Annotated[int, typer.Option(min=1, help="Regions of the image.", metavar="N")] = 32,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 5.0,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Training steps of a detector, compared with torchvision's Faster R-CNN."""
+    from benchmarks import detection
+
+    _check(out)
+    table = detection.measure(
+        network,
+        size=size,
+        rois=rois,
+        rounds=rounds,
+        seconds=seconds,
+        device=find_device(device),
+        report=_print_progress,
+    )
+    _finish("detect", [table], device, out)
+
+
 @app.command(epilog=example("python -m benchmarks infer --network resnet50-v1.5"))
 def infer(
     network: Annotated[

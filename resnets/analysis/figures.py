@@ -49,6 +49,22 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
     return draw([panel], "training", 1, width=7, height=4.2).png
 
 
+def precision_png(metrics: Sequence[dict[str, Any]], title: str) -> bytes:
+    """A detector's average precision in tests against iterations: AP50, and AP (dashed)."""
+    panel = Panel(
+        title,
+        [
+            Line([_points(metrics, "test_AP50")], TEST_COLOUR, "AP50", width=2.0),
+            Line([_points(metrics, "test_AP")], TRAIN_COLOUR, "AP", dashed=True, width=1.4),
+        ],
+        x_label="iterations",
+        y_label="average precision (%)",
+        y_limits=(0.0, 100.0),
+        legend=True,
+    )
+    return draw([panel], "precision", 1, width=7, height=4.2).png
+
+
 def _points(metrics: Sequence[dict[str, Any]], key: str) -> Points:
     return [(float(row["step"]), row[key]) for row in metrics if key in row]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resnets.models.complexity import Description, Shortcut
 
 _SHORTCUTS = {"none": "plain, no shortcuts", "highway": "shortcuts with gates"}
+DETECTION_RECIPES = "detect-"
 CLASSES = 10
 """Class names that are listed; of more, the first."""
 
@@ -30,8 +31,8 @@ def info(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A network, model name, model file, run folder or export; by default the table "
-            "of networks.",
+            help="A network, model name, model file, run folder or export, or a recipe for "
+            "detection; by default the table of networks.",
             metavar="NETWORK|MODEL",
         ),
     ] = None,
@@ -44,10 +45,14 @@ def info(
     """Show a network or a model.
 
     Of a network: stages, shortcuts, parameters, multiply-adds, the paper's figures. Of a model:
-    network, classes, preprocessing, measured error, origin.
+    network, classes, preprocessing, measured error, origin. Of `detect-finetune` and the like: the
+    detector's multiply-adds.
     """
     if name is None:
         _show_table(json)
+        return
+    if name.startswith(DETECTION_RECIPES):
+        _show_detector(name, image_size, json)
         return
     from resnets.inference import model_facts
     from resnets.models import zoo
@@ -95,19 +100,27 @@ def _print_model(facts: dict[str, Any]) -> None:
     if "file" in facts:
         _print_file(facts)
     for test in facts.get("measured", ()):
-        top5 = f", top-5 {test['top5_error']:.2f} %" if "top5_error" in test else ""
         print(
-            f"error on {test.get('dataset', 'its test images')}: {test['error']:.2f} %{top5} "
-            f"({test['images']:,} images, {test.get('protocol', 'unknown protocol')})"
+            f"{_measure(test)} ({test['images']:,} images, "
+            f"{test.get('protocol', 'unknown protocol')})"
         )
     for part in ("trained", "origin"):
         for key, value in facts.get(part, {}).items():
             print(f"{key.replace('_', ' ')}: {value}")
 
 
+def _measure(test: dict[str, Any]) -> str:
+    """A test's result: a classifier's error, or a detector's average precision."""
+    if "error" not in test:
+        known = [f"{key} {test[key]:.1f} %" for key in ("AP50", "AP", "VOC07") if key in test]
+        return f"detection on its test images: {', '.join(known)}"
+    top5 = f", top-5 {test['top5_error']:.2f} %" if "top5_error" in test else ""
+    return f"error on {test.get('dataset', 'its test images')}: {test['error']:.2f} %{top5}"
+
+
 def _print_run(name: str, run: dict[str, Any]) -> None:
     print(f"unfinished: iteration {run['iteration']:,} of {run['of']:,}; no model yet")
-    for key in ("train_error", "test_error"):
+    for key in ("train_error", "test_error", "test_AP50"):
         if key in run:
             print(f"{key.replace('_', ' ')}: {run[key]:.2f} %")
     print(f"resume with: resnets resume {shlex.quote(name)}")
@@ -120,6 +133,12 @@ def _print_file(facts: dict[str, Any]) -> None:
     names, made = facts["classes"], facts["preprocessing"]
     shown = ", ".join(printable(name) for name in names[:CLASSES])
     print(f"classes: {len(names):,}: {shown}{', ...' if len(names) > CLASSES else ''}")
+    if "detection" in facts:
+        print(
+            f"detector: shorter side {made['size']}, longer side up to "
+            f"{facts['detection']['max_size']}, {made['interpolation']}"
+        )
+        return
     print(
         f"preprocessing: shorter side {made['resize']}, centre {made['size']}, "
         f"{made['interpolation']}"
@@ -172,6 +191,42 @@ def _print_network(d: Description) -> None:
     if error := cifar10_error(d.name):
         made.add_row("CIFAR-10 test error", "", str(error))
     console.print(made)
+
+
+def _show_detector(recipe: str, size: int | None, as_json: bool) -> None:
+    """The detector of a recipe: its network, anchors, and what an image costs."""
+    from resnets.detection.complexity import SHAPES, costs
+    from resnets.training import recipe_file
+    from resnets.weights import hub
+    from resnets.weights.card import read_card
+
+    plan = recipe_file.load(recipe)
+    settings, network = plan.detection, plan.network
+    if not network and plan.init in hub.sources():  # showing it must not fetch the weights
+        network = hub.sources()[plan.init]["network"]
+    elif not network:
+        network = read_card(hub.resolve(plan.init or ""))[0]["network"]
+    shapes = SHAPES if size is None else [(size, round(size * 4 / 3))]
+    rows = [costs(network, settings, *shape) for shape in shapes]
+    regions = {"training": settings.rois, "test": settings.test_proposals}
+    if as_json:
+        facts = {"network": network, "regions": regions, "costs": [asdict(row) for row in rows]}
+        print(json_format.dumps(facts, indent=2))
+        return
+    print(f"{recipe}: Faster R-CNN on {network}, shorter side {settings.size}")
+    print(
+        f"anchors: {', '.join(f'{side:g}' for side in settings.anchors)} pixels, height to width "
+        f"{', '.join(f'{ratio:g}' for ratio in settings.ratios)}"
+    )
+    made = table(
+        "multiply-adds at", "shared layers", "RPN 3x3", "RPN outputs", "a region", "a test"
+    )
+    for row in rows:
+        test = row.trunk + row.rpn + row.rpn_outputs + settings.test_proposals * row.region
+        counts = (row.trunk, row.rpn, row.rpn_outputs, row.region, test)
+        made.add_row(f"{row.height} x {row.width}", *(_multiply_adds(count) for count in counts))
+    print_table(made)
+    print(f"regions of an image: {settings.rois} in training, {settings.test_proposals} in a test")
 
 
 def _multiply_adds(count: float, digits: int = 3) -> str:

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from resnets.data.datasets import Data
     from resnets.paper.numbers import PaperError
     from resnets.support.distributed import World
+    from resnets.training.objective import Objective
     from resnets.training.recipe import Recipe
     from resnets.training.run import Run
 
+FOLDERS = ("photos", "boxes")
+"""Kinds of data that are never downloaded."""
 PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
 
 
@@ -60,10 +63,11 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train a network by a recipe. CIFAR: cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; or a file of your own."""
+    photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; images with boxes:
+    detect-finetune, detect-voc, detect-coco; or a file of your own."""
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
-    from resnets.training.objective import make_objective
+    from resnets.training.objective import Classification
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
     plan = recipe_file.load(
@@ -71,7 +75,7 @@ def train(
     )
     if image_size is not None:
         plan = plan.at_size(image_size)
-    if plan.dataset == "photos" and data is None:
+    if plan.dataset in FOLDERS and data is None:
         raise UserError(f"{recipe} needs images", hint="give a folder of images: --data FOLDER")
     label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")
     folder = out or Path("runs") / f"{Path(recipe).stem}-{label}-seed{plan.seed}"
@@ -87,9 +91,11 @@ def train(
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             source = data and str(Path(data).resolve() if "://" not in data else data)
-            objective = make_objective(plan, images[0])
-            if plan.classes is not None and plan.classes > (found := len(objective.classes)):
-                progress.note(f"the images have {found} classes only, not {plan.classes}")
+            objective = _objective(plan, images[0])
+            if plan.classes is not None:  # only classification allows it
+                assert isinstance(objective, Classification)
+                if plan.classes > (found := len(objective.classes)):
+                    progress.note(f"the images have {found} classes only, not {plan.classes}")
             return run.start(
                 folder,
                 objective,
@@ -136,6 +142,18 @@ def _open_data(recipe: Recipe, data: str | None, report: Callable[[str], None]) 
     return open_data(recipe.dataset, data, split_seed=recipe.photos.split_seed, report=report)
 
 
+def _objective(plan: Recipe, data: Data) -> Objective:
+    """What a recipe trains a network for."""
+    from resnets.data.datasets import BoxSplits
+    from resnets.training.objective import make_objective
+
+    if isinstance(data, BoxSplits):
+        from resnets.detection.objective import DetectionObjective
+
+        return DetectionObjective(plan, data)
+    return make_objective(plan, data)
+
+
 def _resume(
     folder: Path,
     data: str | None,
@@ -145,18 +163,14 @@ def _resume(
 ) -> None:
     """Continue the run in `folder`, or say how to use it if it is finished."""
     from resnets.training import run, run_folder
-    from resnets.training.objective import data_fingerprint, make_objective
 
     recipe = run_folder.read_recipe(folder)
     if (folder / "summary.json").exists():
         if world.is_main:
-            photos = recipe.dataset == "photos"
-            if photos and data is not None:
-                given = data_fingerprint(recipe, _open_data(recipe, data, print))
+            if recipe.dataset in FOLDERS and data is not None:
+                given = _objective(recipe, _open_data(recipe, data, print)).fingerprint
                 run_folder.refuse_other_images(folder, given)
-            use = "predict {} photo.jpg" if photos else f"eval {{}} {recipe.dataset}"
-            command = f"{program()} {use.format(shlex.quote(str(folder)))}"
-            print(f"{folder} is finished; use it with: {command}")
+            print(f"{folder} is finished{_use(folder, recipe.dataset)}")
         return
     if bad_images is not None:
         recipe = recipe.allowing_bad_images(bad_images)
@@ -166,10 +180,18 @@ def _resume(
         device = _device(start["device"], world)
 
     def begin(progress: Lines) -> Run:
-        objective = make_objective(recipe, _open_data(recipe, source, progress.note))
+        objective = _objective(recipe, _open_data(recipe, source, progress.note))
         return run.resume(folder, objective, device, progress, world=world)
 
     _train(begin, world)
+
+
+def _use(folder: Path, dataset: str) -> str:
+    """How a finished model is used; empty for detectors, which no verb uses yet."""
+    if dataset == "boxes":
+        return ""
+    use = "predict {} photo.jpg" if dataset == "photos" else f"eval {{}} {dataset}"
+    return f"; use it with: {program()} {use.format(shlex.quote(str(folder)))}"
 
 
 def _command() -> str:
@@ -216,19 +238,23 @@ def _paper(summary: dict[str, Any]) -> PaperError | None:
 
 def _draw(folder: Path, summary: dict[str, Any], headline: str) -> None:
     """Draw the training curve in the run folder, if matplotlib is installed."""
-    from resnets.analysis.figures import training_png
+    from resnets.analysis.figures import precision_png, training_png
     from resnets.training import run_folder
 
     paper = _paper(summary)
-    title = f"{summary['network']}: {headline}"
+    title, metrics = f"{summary['network']}: {headline}", run_folder.read_metrics(folder)
     try:
-        png = training_png(run_folder.read_metrics(folder), title, paper.error if paper else None)
+        if summary["measured"]["dataset"] == "boxes":
+            png = precision_png(metrics, title)
+        else:
+            png = training_png(metrics, title, paper.error if paper else None)
     except ImportError:
         return
     write_bytes(folder / "curve.png", png)
 
 
 def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
+    from resnets.training.run_folder import PICTURES
     from resnets.weights.card import RUN_MODEL
 
     network, paper = summary["network"], _paper(summary)
@@ -243,4 +269,7 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
     if bad := summary["provenance"].get("bad_images"):
         print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")
     print(f"Model: {folder / RUN_MODEL}")
-    print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")
+    if summary["measured"]["dataset"] == "boxes":
+        print(f"Detections in test images: {folder / PICTURES}")
+    else:
+        print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")

@@ -66,8 +66,8 @@ class Lines:
         pass
 
     def logged(self, metrics: dict[str, Any]) -> None:
-        if "test_error" in metrics:
-            self.note(f"iteration {metrics['step']:6,}  test error {metrics['test_error']:.2f} %")
+        if _is_test(metrics):
+            self.note(f"iteration {metrics['step']:6,}  {self._result(metrics)}")
             return
         now = time.monotonic()
         if now - self._said < self.every:
@@ -81,14 +81,29 @@ class Lines:
             f"left {duration(left)}"
         )
 
+    def _result(self, metrics: dict[str, Any]) -> str:
+        """A test's result in a few words."""
+        if "test_error" in metrics:
+            return f"test error {metrics['test_error']:.2f} %"
+        assert self._run is not None
+        assert self._run.last_test is not None
+        return self._run.last_test.headline
+
     def close(self) -> None:
         pass
 
 
+def _is_test(metrics: dict[str, Any]) -> bool:
+    return any(key.startswith("test_") for key in metrics)
+
+
 def _readings(metrics: dict[str, Any]) -> str:
+    parts = [f"{metrics[key]:.2f}" for key in metrics if key.startswith("loss_")]
+    detail = f"({' '.join(parts)})" if parts else f" error {metrics['train_error']:5.2f} %"
+    speed = metrics["images_per_second"]
     return (
-        f"epoch {metrics['epoch']:5.1f}  loss {metrics['train_loss']:.3f}  "
-        f"error {metrics['train_error']:5.2f} %  {metrics['images_per_second']:,.0f} img/s  "
+        f"epoch {metrics['epoch']:5.1f}  loss {metrics['train_loss']:.3f} {detail}  "
+        f"{speed:,.{0 if speed >= 10 else 2}f} img/s  "
         f"data {100 * metrics['data_wait']:.1f} %"
     )
 
@@ -139,7 +154,7 @@ class Bar(Lines):
         self._progress.update(self._task, readings=doing)
 
     def logged(self, metrics: dict[str, Any]) -> None:
-        if "test_error" in metrics:
+        if _is_test(metrics):
             super().logged(metrics)
         else:
             self._readings = _readings(metrics)

@@ -14,10 +14,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from resnets.data import archives, cifar, folders
+from resnets.data.boxes.annotations import BoxSet
 from resnets.data.cifar import Cifar
 from resnets.data.cifar_classes import NAMES, CifarName
 from resnets.data.layouts import GIVE_A_FOLDER
@@ -26,38 +28,72 @@ from resnets.data.shards import reader
 from resnets.support.errors import UserError
 
 _FOLDER_OR_CIFAR = f"{GIVE_A_FOLDER}, or {', '.join(NAMES)}"
-Data = Cifar | PhotoSet
+
+
+@dataclass(frozen=True)
+class BoxSplits:
+    """Training and test images with boxes of the same categories."""
+
+    train: BoxSet
+    test: BoxSet
+
+
+Data = Cifar | PhotoSet | BoxSplits
 """What a training needs: training and test images."""
 
 
 def open_data(
-    dataset: CifarName | Literal["photos"],
+    dataset: CifarName | Literal["photos", "boxes"],
     location: str | None,
     *,
     split_seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Data:
-    """Open the training and test images of CIFAR or of photographs.
+    """Open the training and test images of a recipe's data set.
 
     Args:
-        dataset: which of them.
+        dataset: its kind.
         location: for CIFAR, its files, which are downloaded by default; for photographs, see
-            `open_training`.
+            `open_training`; for images with boxes, `open_box_splits`.
         split_seed: see `open_training`.
         report: called with a line for each source of CIFAR that is tried, and for what a user
-            should know of photographs.
+            should know of the images.
 
     Raises:
         UserError: if there are no such images, or photographs without a location.
     """
-    if dataset != "photos":
+    if dataset != "photos" and dataset != "boxes":
         return cifar.load(dataset, Path(location) if location else None, report)
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
+    if dataset == "boxes":
+        return open_box_splits(location, split_seed, report)
     found = open_training(location, split_seed)
     for line in found.notes:
         report(line)
     return found
+
+
+def open_box_splits(
+    location: str, split_seed: int = 0, report: Callable[[str], None] = lambda line: None
+) -> BoxSplits:
+    """Open the training and test images with boxes in a folder or an archive.
+
+    Args:
+        location: of the data set.
+        split_seed: as for `open_training`.
+        report: called with a line if a category has no test images.
+
+    Raises:
+        UserError: if there are none, or their annotations are malformed.
+    """
+    from resnets.data.boxes.datasets import box_set, read_source, unused_categories
+
+    source = read_source(Path(local(location)), split_seed)
+    splits = BoxSplits(box_set(source, "train"), box_set(source, "test"))
+    if unused := unused_categories(splits.test):
+        report(f"no test image has an object of: {', '.join(unused)}")
+    return splits
 
 
 def open_training(location: str, split_seed: int = 0) -> PhotoSet:

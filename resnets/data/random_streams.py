@@ -16,3 +16,7 @@ CROP = 4
 """Crop, flip and colours of a photograph."""
 MEAN_SAMPLE = 5
 """The photographs that the mean image is made of."""
+BOX_VIEW = 6
+"""Scale and flip of an image with boxes."""
+REGIONS = 7
+"""Which anchors and regions of an image are trained on."""

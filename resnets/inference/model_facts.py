@@ -9,7 +9,7 @@ from resnets.inference import export_folder
 from resnets.support.files import cache_folder
 from resnets.training import run_folder
 from resnets.weights import hub
-from resnets.weights.card import RUN_MODEL, measurements_of, provenance_of, read_card
+from resnets.weights.card import DETECTION, RUN_MODEL, measurements_of, provenance_of, read_card
 
 
 def find(name: str) -> dict[str, Any] | None:
@@ -51,7 +51,8 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
     provenance = provenance_of(card)
     preprocessing = card["preprocessing"]
     measured = [
-        {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error")
+        {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error",
+                                   "AP", "AP50", "VOC07")
          if key in test}
         for test in measurements_of(card)
     ]  # fmt: skip
@@ -71,6 +72,7 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
             key: preprocessing[key] for key in ("size", "resize", "interpolation", "std")
             if key in preprocessing
         },
+        **({DETECTION: card[DETECTION]} if DETECTION in card else {}),
         "measured": measured,
         **({"trained": trained} if trained else {}),
         **({"origin": origin} if origin else {}),
@@ -89,6 +91,6 @@ def _unfinished(folder: Path) -> dict[str, Any]:
         "run": {
             "iteration": last.get("step", 0),
             "of": recipe.steps,
-            **{key: last[key] for key in ("train_error", "test_error") if key in last},
+            **{key: last[key] for key in ("train_error", "test_error", "test_AP50") if key in last},
         },
     }

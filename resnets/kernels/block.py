@@ -22,11 +22,11 @@ from resnets.kernels import native
 from resnets.kernels.norm import (
     DTYPE_NAMES,
     count_batch,
-    has_hooks,
     is_cpu_float32,
     is_plain_norm,
     pointer,
 )
+from resnets.models.blocks import has_hooks
 from resnets.support.devices import cores
 
 CHANNELS = {1: (16, 32, 64), 2: (16, 32)}

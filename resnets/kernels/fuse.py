@@ -16,19 +16,27 @@ from torch.nn import functional as F
 
 from resnets.kernels import block as block_kernels
 from resnets.kernels import norm as norm_kernels
-from resnets.kernels.norm import has_hooks
-from resnets.models.blocks import Block, Operations, Stage, ZeroPadShortcut
+from resnets.models.blocks import (
+    PYTORCH,
+    Block,
+    Operations,
+    Stage,
+    ZeroPadShortcut,
+    has_hooks,
+)
 from resnets.models.residual import ResidualNetwork
 
 
 def use_cpu_kernels(network: nn.Module) -> None:
     """Have `network`, when trained on a CPU, use this project's kernels where they fit.
 
+    Modules that have been given other `operations` before keep them.
+
     Args:
         network: a `ResidualNetwork`, or stages and blocks of one.
     """
     for module in network.modules():
-        if isinstance(module, Block | Stage | ResidualNetwork):
+        if isinstance(module, Block | Stage | ResidualNetwork) and module.operations is PYTORCH:
             module.operations = _KERNELS
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.kernels import native
+from resnets.models.blocks import has_hooks
 
 LANES = 64  # values that the kernels process together
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -54,16 +55,6 @@ def is_plain_norm(norm: nn.Module, channels: int) -> bool:
 def is_cpu_float32(tensor: Tensor | None) -> bool:
     """Whether `tensor` is not None, is of type float32 and on the CPU."""
     return tensor is not None and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether forward or backward hooks are registered on the module."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def norm_relu(

@@ -6,10 +6,13 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from resnets.models.blocks import Block, Operations, has_hooks
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 
@@ -84,6 +87,49 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         if isinstance(block.downsample, nn.Sequential):
             _fold(block.downsample, "0", "1")
     return network
+
+
+class FoldedNorms(Operations):
+    """Blocks whose BN is folded into the convolutions while they are computed, without gradients.
+
+    With gradients, hooks or statistics of the batch they are computed as usual. The weights stay
+    as they are, so that the same network can be trained and saved.
+    """
+
+    def block(self, block: Block, x: Tensor) -> Tensor:
+        learns = x.requires_grad or any(p.requires_grad for p in block.parameters())
+        if (learns and torch.is_grad_enabled()) or any(map(_needs_norm, block.modules())):
+            return super().block(block, x)
+        out = x
+        layers = list(zip(block.convolutions(), block.norms(), strict=True))
+        for convolution, norm in layers[:-1]:
+            out = _convolve_folded(convolution, norm, out).relu_()
+        out = _convolve_folded(*layers[-1], out)
+        shortcut = block.downsample
+        if isinstance(shortcut, nn.Sequential):
+            out += _convolve_folded(shortcut[0], shortcut[1], x)
+        elif shortcut is not None:
+            out += shortcut(x)
+        return out.relu_()
+
+
+FOLDED = FoldedNorms()
+
+
+def _needs_norm(module: nn.Module) -> bool:
+    """Whether a module must be called, because it has hooks or uses the batch's statistics."""
+    return has_hooks(module) or (isinstance(module, _BatchNorm) and module.training)
+
+
+def _convolve_folded(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = convolution.weight * scale[:, None, None, None]
+    bias = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding)
 
 
 def _fold(parent: nn.Module, convolution: str, norm: str) -> None:

@@ -28,6 +28,16 @@ class Convolution(NamedTuple):
     stride: int
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward or backward hooks are registered on the module."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 class Operations:
     """How blocks are computed: here, by PyTorch's operations one after the other.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,6 +70,16 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     The network is called with an empty batch: it computes nothing, but every output has the
     shape that it has for images.
     """
+    return counted(network, lambda: network(_empty_batch(network, size)))
+
+
+def counted(network: nn.Module, call: Callable[[], object]) -> int:
+    """Multiply-adds of a network's convolutions and classifiers for one image or region.
+
+    Args:
+        network: whose layers are counted.
+        call: has them compute, for an empty batch.
+    """
     counts = []
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -78,7 +89,7 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [module.register_forward_hook(count) for module in weighted]
     with torch.no_grad():
-        network(_empty_batch(network, size))
+        call()
     for hook in hooks:
         hook.remove()
     return sum(counts)

@@ -207,11 +207,12 @@ class ResidualNetwork(nn.Module):
             if isinstance(block, Block)
         ]
 
-    def _stem(self, x: Tensor) -> Tensor:
+    def stem(self, x: Tensor) -> Tensor:
+        """First convolution and pooling: images (N, 3, H, W) to maps."""
         maps: Tensor = self.maxpool(self.operations.norm_relu(self.bn1, self.conv1(x)))
         return maps
 
-    def _end(self, x: Tensor) -> Tensor:
+    def end(self, x: Tensor) -> Tensor:
         """BN and ReLU after the last addition, which only order `pre` has."""
         return x if self.last_bn is None else self.operations.norm_relu(self.last_bn, x)
 
@@ -220,12 +221,12 @@ class ResidualNetwork(nn.Module):
 
         The last one is the input of `head`: in order `pre` after the last BN and ReLU.
         """
-        x = self._stem(x)
+        x = self.stem(x)
         maps = {"stem": x}
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
             maps[name] = x
-        maps[self.stage_names[-1]] = self._end(x)
+        maps[self.stage_names[-1]] = self.end(x)
         return maps
 
     def head(self, x: Tensor) -> Tensor:
@@ -250,7 +251,7 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to logits (N, classes)."""
-        x = self._stem(x)
+        x = self.stem(x)
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
-        return self.head(self._end(x))
+        return self.head(self.end(x))

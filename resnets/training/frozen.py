@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 
 ALL_BUT = "all but "
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A network that names its parts, such as a `ResidualNetwork`."""
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The parts from input to output; together they are the whole network."""
 
 
 def freeze(network: nn.Module, chosen: str) -> list[nn.Module]:
     """Freeze parts of a network: their parameters need no gradient.
 
     Args:
-        network: its parts are those of `ResidualNetwork.parts`; of other modules, their children.
+        network: its parts are those of its method `parts`; without one, its children.
         chosen: names of parts, `stem, layer1`; or `all but fc`.
 
     Returns:
@@ -25,8 +32,8 @@ def freeze(network: nn.Module, chosen: str) -> list[nn.Module]:
     Raises:
         UserError: if there is no such part, or nothing is left to train.
     """
-    if isinstance(network, ResidualNetwork):
-        parts: dict[str, Sequence[nn.Module]] = dict(network.parts())
+    if isinstance(network, HasParts):
+        parts = network.parts()
     else:
         parts = {name: [module] for name, module in network.named_children()}
     names = [name.strip() for name in chosen.removeprefix(ALL_BUT).split(",")]

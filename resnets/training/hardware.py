@@ -48,10 +48,13 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
+    compiled = recipe.compile
+    if compiled == "auto":  # the sizes of images with boxes differ, and each compiles anew
+        compiled = recipe.dataset != "boxes" and _can_compile(device)
     return Settings(
         precision=precision,
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,
-        compile=_can_compile(device) if recipe.compile == "auto" else recipe.compile,
+        compile=compiled,
         graphs=recipe.graphs and device.type == "cuda",
         kernels=_choose_kernels(recipe, device, precision),
     )

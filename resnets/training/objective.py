@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,6 +54,7 @@ from resnets.support.distributed import World
 from resnets.support.errors import UserError
 from resnets.support.names import printable
 from resnets.training.class_weights import class_weights
+from resnets.training.optimizers import HEADS
 from resnets.training.recipe import Recipe
 from resnets.weights import model_file
 from resnets.weights.model_file import Model
@@ -93,11 +95,13 @@ class BatchLoss(NamedTuple):
         loss: with gradient.
         error: of each image's training error, from 0 to 1.
         images: how many images count.
+        parts: of the losses that `Objective.part_names` names, (parts,); None if it names none.
     """
 
     loss: Tensor
     error: Tensor
     images: Tensor
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,14 @@ class TestMetrics:
         metrics: what `metrics.jsonl` records, such as `test_error` in percent.
         measured: what card and summary record, as JSON.
         headline: the result in a few words, such as `test error 8.75 %`.
+        pictures: by name, to be kept in the run folder.
     """
 
     __test__ = False  # not a test class of pytest's
     metrics: dict[str, float]
     measured: dict[str, Any]
     headline: str
+    pictures: dict[str, Image] = field(default_factory=dict)
 
 
 class Objective(ABC):
@@ -131,6 +137,10 @@ class Objective(ABC):
     capturable: ClassVar[bool] = False
     """Whether CUDA graphs can capture the loss: its targets are one tensor, of one shape for each
     shape of images, and it never reads from the device."""
+    heads: ClassVar[tuple[str, ...]] = HEADS
+    """How the names of the parameters begin that `schedule.head` is for."""
+    part_names: ClassVar[tuple[str, ...]] = ()
+    """Names of the summands of the loss that `metrics.jsonl` records."""
 
     def __init__(self, plan: Recipe, train_images: int, test_images: int) -> None:
         self.plan, self.train_images, self.test_images = plan, train_images, test_images
@@ -431,6 +441,7 @@ def make_objective(plan: Recipe, data: Data) -> Classification:
     """
     if isinstance(data, Cifar):
         return CifarClassification(plan, data)
+    assert isinstance(data, PhotoSet)
     return PhotoClassification(plan, data)
 
 
@@ -438,6 +449,7 @@ def data_fingerprint(plan: Recipe, data: Data) -> str:
     """Which images a training uses; CIFAR is verified when it is read."""
     if isinstance(data, Cifar):
         return plan.split
+    assert isinstance(data, PhotoSet)
     return _fingerprint(*photo_sets(plan, data))
 
 

@@ -17,12 +17,19 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the published polynomial, which takes singular values from 0..1 to about 1."""
 NEWTON_SCHULZ_STEPS = 3
 TINY = 1e-7
+HEADS = ("fc.",)
+"""How the names of a classifier's parameters begin."""
 FIRST_CONVOLUTION = "conv1.weight"
 """SGD trains it: with three input channels, its matrix is too narrow to orthogonalise."""
 
 
 def make_optimizers(
-    network: nn.Module, recipe: Recipe, *, fused: bool, rates_on: torch.device | None
+    network: nn.Module,
+    recipe: Recipe,
+    *,
+    fused: bool,
+    rates_on: torch.device | None,
+    heads: tuple[str, ...] = HEADS,
 ) -> list[Optimizer]:
     """SGD, and Muon for the convolutions if the recipe has it, with zero momentum.
 
@@ -32,6 +39,7 @@ def make_optimizers(
         fused: SGD as one operation for all parameters, which differs by rounding only.
         rates_on: keep the rates in tensors on this device, for captured updates; otherwise they
             are numbers.
+        heads: how the names of the parameters begin whose rate is multiplied by `schedule.head`.
 
     Raises:
         UserError: if the recipe uses Muon for a network that it does not suit.
@@ -42,7 +50,7 @@ def make_optimizers(
         if recipe.optimizer.muon and parameter.requires_grad and parameter.ndim == 4
         and name != FIRST_CONVOLUTION
     ]  # fmt: skip
-    optimizers: list[Optimizer] = [_sgd(network, recipe, muon, fused=fused)]
+    optimizers: list[Optimizer] = [_sgd(network, recipe, muon, heads, fused=fused)]
     if recipe.optimizer.muon:
         _refuse_muon(recipe)
         options = recipe.optimizer.muon
@@ -55,7 +63,12 @@ def make_optimizers(
 
 
 def _sgd(
-    network: nn.Module, recipe: Recipe, others: Sequence[nn.Parameter], *, fused: bool
+    network: nn.Module,
+    recipe: Recipe,
+    others: Sequence[nn.Parameter],
+    heads: tuple[str, ...],
+    *,
+    fused: bool,
 ) -> torch.optim.SGD:
     """SGD for all trainable parameters except `others`."""
     options, taken = recipe.optimizer, set(map(id, others))
@@ -65,7 +78,7 @@ def _sgd(
             decay = options.weight_decay
             if options.decay == "weights" and parameter.ndim == 1:
                 decay = 0.0
-            scale = recipe.schedule.head if name.startswith("fc.") else 1.0
+            scale = recipe.schedule.head if name.startswith(heads) else 1.0
             by_options.setdefault((decay, scale), []).append(parameter)
     optimizer = torch.optim.SGD(
         [{"params": g, "weight_decay": d, "lr_scale": s} for (d, s), g in by_options.items()],

@@ -54,6 +54,8 @@ class Optimizer(Section):
     muon: Muon | None = None
     """Muon for the convolutions, SGD for the rest: a table [optimizer.muon] turns it on,
     `--set optimizer.muon=none` turns it off."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient of all parameters; a longer one is shortened to it."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:
@@ -93,7 +95,7 @@ class Schedule(Section):
     warmup: Duration = 0
     """Iterations over which the rate rises linearly from zero."""
     head: float = Field(1.0, gt=0, le=1000)
-    """The classifier's rate is this multiple of the rate."""
+    """The rate of the classifier, in detection of all new layers, is this multiple of the rate."""
     gentle_start: GentleStart | None = None
 
     @model_validator(mode="after")
@@ -165,6 +167,12 @@ class Photos(Section):
         few = min(FEW_BAD, max(1, images // 20)) if self.bad_images else 0
         return max(math.floor(self.bad_images * images), few)
 
+    def at_size(self, size: int) -> dict[str, Any]:
+        """The keys that change for images of `size` pixels a side."""
+        if self.test_size is None:
+            return {"size": size}
+        return {"size": size, "test_size": round(size / self.size * self.test_size)}
+
     def augmentation(self, size: int, interpolation: Interpolation) -> Augmentation:
         """The augmentation of training images for inputs of `size` pixels a side."""
         low, high = (max(size, round(side * size / 224)) for side in self.sides)
@@ -180,6 +188,79 @@ class Photos(Section):
         )
 
 
+def _sizes(value: Any) -> Any:
+    return tuple(map(float, value)) if isinstance(value, list) else value
+
+
+Sizes = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_sizes), Field(min_length=1)
+]
+
+
+class Detection(Section):
+    """The detector of appendix A: Faster R-CNN, with a network's last stage for every region.
+
+    All sizes are in pixels of the scaled image. Numbers are per image.
+    """
+
+    size: int = Field(600, ge=16, le=4096)
+    """Shorter side."""
+    max_size: int = Field(1000, ge=16, le=8192)
+    """Limit of the longer side; long images get a smaller shorter side."""
+    scales: Pair = (1.0, 1.0)
+    """Training: range of a random factor of both sizes."""
+    flip: bool = True
+    """Training: mirror half of the images."""
+    anchors: Sizes = (128.0, 256.0, 512.0)
+    """Sides of the square anchors."""
+    ratios: Sizes = (0.5, 1.0, 2.0)
+    """Height to width of the anchors."""
+    border_anchors: bool = True
+    """Train on anchors that cross the image's border, too; the paper's training ignores them."""
+    rpn_width: int = Field(512, ge=1, le=4096)
+    """Filters of the RPN's 3x3 convolution."""
+    rpn_batch: int = Field(256, ge=2)
+    """Training: anchors, at most half of them on objects."""
+    candidates: int = Field(12000, ge=1)
+    """Training: anchors with the highest scores, among which proposals are chosen by NMS."""
+    proposals: int = Field(2000, ge=1)
+    """Training: proposals, of which the regions are drawn."""
+    rois: int = Field(128, ge=1)
+    """Training: regions for the last stage."""
+    foreground: float = Field(0.25, gt=0, le=1)
+    """Training: largest share of regions on objects."""
+    background: float = Field(0.0, ge=0, lt=0.5)
+    """Training: smallest IoU of background regions with an object; Fast R-CNN's 0.1 on VOC."""
+    test_candidates: int = Field(6000, ge=1)
+    test_proposals: int = Field(300, ge=1)
+    """Tests: proposals, which are all classified."""
+    pool: Literal["align", "max"] = "align"
+    """`align`: RoIAlign; `max`: RoI pooling, as in 2015."""
+    score: float = Field(0.05, ge=0, lt=1)
+    """Detections with a lower score are left out."""
+    nms: float = Field(0.3, gt=0, le=1)
+    """Of two detections of a category with a larger IoU only the better one stays."""
+    detections: int = Field(100, ge=1)
+    """Detections, at most."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Detection:
+        if not 0 < self.scales[0] <= self.scales[1] <= 4:
+            raise ValueError("scales must rise, from above 0 to at most 4")
+        if self.max_size < self.size:
+            raise ValueError("max_size must not be below size")
+        return self
+
+    def at_size(self, size: int) -> dict[str, Any]:
+        """The keys that change for images whose shorter side is `size`."""
+        scale = size / self.size
+        return {
+            "size": size,
+            "max_size": round(scale * self.max_size),
+            "anchors": tuple(scale * side for side in self.anchors),
+        }
+
+
 class Progressive(Section):
     """Progressive resizing: images of `size` pixels a side before iteration `until`."""
 
@@ -189,10 +270,12 @@ class Progressive(Section):
 
 _OPTIONAL_IN_V1 = {
     "optimizer.muon": None,
+    "optimizer.clip": None,
     "graphs": False,
     "kernels": "auto",
     "class_weights": None,
     "freeze": None,
+    "detection": Detection().model_dump(mode="json"),
 }
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
 
@@ -204,9 +287,9 @@ def _hash(facts: dict[str, Any]) -> str:
 class Recipe(Section):
     """Everything that defines a training: recipe and data determine every weight of the result."""
 
-    dataset: CifarName | Literal["photos"] = "cifar10"
+    dataset: CifarName | Literal["photos", "boxes"] = "cifar10"
     """`cifar100-coarse`: CIFAR-100 in its 20 superclasses; `photos`: a folder of images, or shards
-    of it."""
+    of it; `boxes`: images with boxes, for detection."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the random split, for `45k/5k`."""
@@ -231,6 +314,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
     photos: Photos = Photos()
+    detection: Detection = Detection()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | dict[str, float] | None = None
@@ -306,13 +390,31 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _detection_fits(self) -> Recipe:
+        if self.dataset != "boxes":
+            return self
+        if self.batch_norm != "frozen":
+            raise ValueError("dataset = 'boxes' needs batch_norm = 'frozen' (appendix A)")
+        if self.compile is True:
+            raise ValueError("compile = true is not for boxes: the sizes of images differ")
+        refused = {
+            "classes": self.classes,
+            "class_weights": self.class_weights,
+            "progressive": self.progressive,
+        }
+        for key, value in refused.items():
+            if value is not None:
+                raise ValueError(f"{key} does not apply to dataset = 'boxes'")
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         if not self.network and self.init is None:
             raise ValueError("key 'network' is missing")
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset != "photos" and stem != "cifar":
+        if self.dataset != "photos" and self.dataset != "boxes" and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "
@@ -391,18 +493,19 @@ class Recipe(Section):
         Raises:
             UserError: if it is not for photographs, or the size is out of range.
         """
-        if self.dataset != "photos":
+        if self.dataset != "photos" and self.dataset != "boxes":
             raise UserError(
                 f"{title(self.dataset)}'s images have 32 pixels a side",
                 "--image-size",
                 "leave it out",
             )
-        scale = size / self.photos.size
         facts = self.model_dump()
-        facts["photos"]["size"] = size
-        if self.photos.test_size is not None:
-            facts["photos"]["test_size"] = round(scale * self.photos.test_size)
+        if self.dataset == "boxes":
+            facts["detection"] |= self.detection.at_size(size)
+        else:
+            facts["photos"] |= self.photos.at_size(size)
         if self.progressive is not None:
+            scale = size / self.photos.size
             facts["progressive"]["size"] = max(8, round(scale * self.progressive.size))
         try:
             return Recipe.model_validate(facts)

@@ -85,8 +85,9 @@ class Clock:
     def rates(self, batch: int) -> dict[str, float]:
         """Images per second and the share of data-wait since the last call."""
         window = max(self.window, 1e-9)
+        speed = self.updates * batch / window
         rates = {
-            "images_per_second": round(self.updates * batch / window, 1),
+            "images_per_second": round(speed, 1 if speed >= 10 else 4),
             "data_wait": round(self.waiting / window, 4),
         }
         self.window = self.waiting = 0.0
@@ -209,6 +210,10 @@ class Run:
             "epoch": round(self.trainer.batches.epoch_of(self.trainer.step), 3),
             "train_loss": round(reading.loss, 5),
             "train_error": round(reading.error, 3),
+            **{
+                f"loss_{name}": round(part, 5)
+                for name, part in zip(self.objective.part_names, reading.parts, strict=True)
+            },
             "learning_rate": self.trainer.last_rate,
             **self.clock.rates(self.recipe.batch),
             **({"bad_images": bad} if bad else {}),
@@ -247,6 +252,8 @@ class Run:
         self.last_test = self._evaluate()
         self.trainer.record_test()
         self._write(log, {"step": self.trainer.step, **self.last_test.metrics})
+        if log is not None:
+            log.keep_pictures(self.last_test.pictures, self.trainer.step)
 
     def _evaluate(self) -> TestMetrics:
         def progress(images: int) -> None:

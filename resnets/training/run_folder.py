@@ -2,21 +2,24 @@
 
 `recipe.json` holds the resolved recipe, `environment.json` how and where the run started,
 `metrics.jsonl` and `tensorboard/` the curves, `checkpoints/` the last two states,
-`model.safetensors` and `summary.json` the result.
+`pictures/` what a detector finds in test images, `model.safetensors` and `summary.json` the result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 from filelock import FileLock, Timeout
+from PIL.Image import Image
 from torch import Tensor
 
 from resnets.support import tensor_files
@@ -25,7 +28,7 @@ from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training.recipe import Recipe
 
 RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
-METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+METRICS, CHECKPOINTS, PICTURES = "metrics.jsonl", "checkpoints", "pictures"
 CHECKPOINTS_KEPT = 2
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
 """Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
@@ -260,6 +263,18 @@ class MetricsLog:
                 for name, value in metrics.items():
                     if name not in ("step", "epoch", "seconds"):
                         self._events.add_scalar(name, value, metrics["step"])
+
+    def keep_pictures(self, pictures: Mapping[str, Image], step: int) -> None:
+        """Write pictures of a test, `pictures/NAME-STEP.jpg`; raises `UserError` on a full disk."""
+        for name, picture in pictures.items():
+            content = io.BytesIO()
+            picture.save(content, "JPEG", quality=85)
+            path = self.path.parent / PICTURES / f"{name}-{step:08d}.jpg"
+            make_folder(path.parent)
+            write_bytes(path, content.getvalue())
+            if self._events is not None:
+                with writing(self.path):
+                    self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -40,6 +40,8 @@ class Reading:
 
     loss: float
     error: float
+    parts: tuple[float, ...] = ()
+    """Summands of the loss, as `Objective.part_names` names them."""
 
     @property
     def healthy(self) -> bool:
@@ -78,6 +80,7 @@ class Trainer:
             self.recipe,
             fused=settings.graphs or settings.kernels != "none",
             rates_on=device if settings.graphs else None,
+            heads=objective.heads,
         )
         self._momenta = momenta(self.network, self.optimizers)
         self.average = MovingAverage(self.network, self.recipe.ema) if self.recipe.ema else None
@@ -87,8 +90,9 @@ class Trainer:
         """The step that ended the gentle start of a deep network."""
         self.errors: list[tuple[int, float]] = []
         """(step, training error) at each test, for a rate that falls on plateaus."""
-        self._totals = torch.zeros(3, device=device)
-        """Sums since the last reading: of the images' losses and errors, and of the images."""
+        self._totals = torch.zeros(3 + len(objective.part_names), device=device)
+        """Sums since the last reading: of the images' losses and errors, of the images, and of
+        the parts of the losses."""
         self._since_test = [0.0, 0.0]
         """Sums since the last test: of the images' errors, and of the images."""
         if settings.compile:
@@ -212,6 +216,9 @@ class Trainer:
             optimizer.zero_grad()
 
     def _step_optimizers(self) -> None:
+        longest = self.recipe.optimizer.clip
+        if longest is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), longest)
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -233,7 +240,9 @@ class Trainer:
             share = sum(end - start for start, end in self.micro_batches)
             (found.loss / share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            self._totals += torch.stack(found)
+            self._totals[:3] += torch.stack(found[:3])
+            if found.parts is not None:
+                self._totals[3:] += found.parts
 
     def _forward(self, *inputs: Any) -> Any:
         with self._autocast(), explain_single_values("use a larger micro_batch or larger images"):
@@ -249,12 +258,13 @@ class Trainer:
         The sums start again at zero. If the error is small enough, the reading ends the gentle
         start of a deep network (section 4.2), so `log_every` has an effect on the training.
         """
-        loss, error, images = self.world.all_reduce_sum(self._totals.clone()).tolist()
+        loss, error, images, *parts = self.world.all_reduce_sum(self._totals.clone()).tolist()
         if not images:
             return None
         self._totals.zero_()
         self._since_test = [self._since_test[0] + error, self._since_test[1] + images]
-        reading = Reading(loss / images, 100 * error / images)
+        means = tuple(part / images for part in parts)
+        reading = Reading(loss / images, 100 * error / images, means)
         gentle = self.recipe.schedule.gentle_start
         if (
             gentle is not None

@@ -22,6 +22,8 @@ from resnets.support.errors import UserError, one_line
 FORMAT = "resnets-model-2"
 CLASSIFIER = "fc.weight"
 """The tensor of a residual network that has a row for each class."""
+DETECTION = "detection"
+"""Entry of a card that only detectors have: their settings."""
 RUN_MODEL = "model.safetensors"
 """Name of the model file in a run folder."""
 DAMAGED_HINT = "take a copy of it, or write it again"

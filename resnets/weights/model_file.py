@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
 from resnets.support import tensor_files
-from resnets.weights.card import FORMAT, card_in, in_one_line, open_model_file
+from resnets.support.errors import UserError
+from resnets.weights.card import (
+    DETECTION,
+    FORMAT,
+    card_in,
+    in_one_line,
+    open_model_file,
+    read_card,
+)
 
 MEAN = "preprocessing.mean"
 """Name of the tensor that holds the mean image, among the weights."""
@@ -104,7 +113,19 @@ def load(path: str | Path) -> Model:
     Weights stored in half precision become float32.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a model file.
+        UserError: if the file is missing, damaged, not a model file, or a detector's.
+    """
+    card = read_card(Path(path))[0]
+    if DETECTION in card:
+        raise UserError("is a detector, not a classifier", str(path), "use resnets.detection")
+    return load_as(path, lambda card: zoo.build(card["network"], len(card["classes"])))
+
+
+def load_as(path: str | Path, build: Callable[[dict[str, Any]], nn.Module]) -> Model:
+    """Read a model file whose network is made by `build`, from the card.
+
+    Raises:
+        UserError: as `load`.
     """
     with open_model_file(Path(path), "pt") as file:
         card = card_in(file)
@@ -115,7 +136,7 @@ def load(path: str | Path) -> Model:
         names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
         tensors = {key: file.get_tensor(key) for key in names}
         with torch.device("meta"):
-            network = zoo.build(card["network"], len(card["classes"]))
+            network = build(card)
         try:
             network.load_state_dict(tensors, assign=True)
         except RuntimeError as error:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as main
-from benchmarks import inference, inputs, measure, scaling, startup, training
+from benchmarks import detection, inference, inputs, measure, scaling, startup, training
 from benchmarks.isolated import IsolatedContender
 from resnets.data import cifar
 from resnets.support import timing
@@ -219,6 +219,15 @@ def test_photographs_are_compared_with_torchvision(monkeypatch):
     assert names[-1] == "resnets"
     with pytest.raises(UserError, match="no peer has 'plain34'"):
         measure_training("plain34", 2)
+
+
+def test_detectors_are_compared_with_torchvisions():
+    table = detection.measure(
+        "resnet18", size=32, rois=2, rounds=1, seconds=0.01, device=CPU, report=quiet
+    )
+    assert table.rows[0].name == table.peer == "torchvision FasterRCNN, fp32"
+    assert table.rows[1].name == "resnets, fp32"
+    assert all(row.median > 0 for row in table.rows)
 
 
 def test_inference_is_compared_with_other_engines(monkeypatch):

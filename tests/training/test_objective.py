@@ -112,7 +112,7 @@ def test_a_blank_image_adds_nothing_to_the_loss(tiny):
     torch.testing.assert_close(whole.loss, part.loss)
     assert int(whole.images) == int(part.images) == 3
     empty = objective.loss(forward, images[:0], labels[:0])
-    assert [float(value) for value in empty] == [0, 0, 0]
+    assert [float(value) for value in empty[:3]] == [0, 0, 0]
 
 
 def test_an_objective_resolves_its_recipe_once(tiny):

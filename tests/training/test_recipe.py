@@ -23,6 +23,9 @@ NETWORKS = {
     "imagenet-90": "resnet50",
     "imagenet-short": "resnet50-v1.5",
     "finetune": "",
+    "detect-finetune": "",
+    "detect-voc": "",
+    "detect-coco": "",
 }
 
 

@@ -1,0 +1,284 @@
+"""The training of a detector: images with boxes to losses, a detector to its average precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from resnets.data.boxes import voc as voc_files
+from resnets.data.boxes.annotations import BoxSet
+from resnets.data.boxes.batches import DetectionBatches, Target, Views
+from resnets.data.boxes.cleaning import clean, summary
+from resnets.data.boxes.rescaling import load_scaled
+from resnets.data.datasets import BoxSplits
+from resnets.data.images import read_image
+from resnets.data.preprocessing import Preprocessing, imagenet
+from resnets.data.samples import random_indices
+from resnets.detection import model
+from resnets.detection.detector import LOSSES, Detector
+from resnets.detection.metrics import coco, voc
+from resnets.detection.metrics.detections import Detections
+from resnets.detection.pictures import contact_sheet, draw
+from resnets.detection.regions import Siblings
+from resnets.evaluation.evaluator import Progress
+from resnets.support import devices
+from resnets.support.distributed import World
+from resnets.support.errors import UserError
+from resnets.support.parallel import in_threads
+from resnets.training.objective import (
+    BatchLoss,
+    Forward,
+    MicroBatches,
+    Objective,
+    TestMetrics,
+)
+from resnets.training.recipe import Recipe
+from resnets.weights import hub, model_file
+from resnets.weights.card import DETECTION
+from resnets.weights.model_file import Model
+from resnets.weights.pretrained import copy_weights
+
+PICTURES = 8
+"""Test images whose detections are drawn at every test."""
+
+
+class DetectionObjective(Objective):
+    """Faster R-CNN, trained jointly: the losses of proposals and of regions add up.
+
+    Args:
+        plan: the recipe.
+        data: training and test images; boxes that cannot be trained on are left out.
+
+    Raises:
+        UserError: if there are no images.
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("rpn.", "siblings.")
+    part_names: ClassVar[tuple[str, ...]] = LOSSES
+
+    def __init__(self, plan: Recipe, data: BoxSplits) -> None:
+        train, self._test = (_limited(one, plan.limit) for one in (data.train, data.test))
+        self._train, self._dropped = clean(train)
+        self.categories = data.train.categories
+        super().__init__(plan, len(self._train), len(self._test))
+
+    @cached_property
+    def initial_model(self) -> Model | None:
+        """The recipe's `init`: a classifier, or a detector with the same network."""
+        if self.plan.init is None or self._checkpoint_preprocessing is not None:
+            return None
+        name = self.plan.init
+        return model.load(name) if model.is_detector(name) else hub.load(name)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Only its mean and deviation are used; the settings say how images are scaled."""
+        init = self.initial_model.preprocessing if self.initial_model else imagenet()
+        made = self._checkpoint_preprocessing or init
+        size = self.recipe.detection.size
+        mean = made.mean.mean((1, 2), keepdim=True)
+        return Preprocessing(size, size, "bilinear", mean=mean, std=made.std)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return "/".join(_fingerprint(one) for one in (self._train, self._test))
+
+    def describe(self) -> str:
+        boxes = sum(len(image.objects) for image in self._train.images)
+        left_out = summary(self._dropped)
+        count = len(self.categories)
+        return (
+            f"{self.train_images:,} images with {boxes:,} boxes to train, {self.test_images:,} "
+            f"to test, {count} {'category' if count == 1 else 'categories'}"
+            f"{left_out and f'; {left_out}'}"
+        )
+
+    def build_network(self) -> nn.Module:
+        init = self.initial_model
+        torch.manual_seed(self.recipe.seed)
+        detector = model.build(self.recipe.network, len(self.categories), self.recipe.detection)
+        detector.rpn.reset_parameters()
+        detector.siblings.reset_parameters()
+        if init is not None:
+            _ = self.preprocessing  # which comes from the model, too
+            if isinstance(init.network, Detector):
+                copy_detector(detector, self.categories, init)
+            else:
+                copy_weights(detector.network, init, classifier=False)
+            self.__dict__.pop("initial_model")  # frees its weights; a later use loads it again
+        return detector
+
+    def batches(
+        self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
+    ) -> DetectionBatches:
+        recipe, settings = self.recipe, self.recipe.detection
+        return DetectionBatches(
+            images=self._train.images,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            device=device,
+            views=Views(model.rescaling(settings), settings.scales, settings.flip),
+            normalize=self.preprocessing.normalize(device),
+            parts=micro_batches,
+            threads=max(1, devices.cores() // processes),
+        )
+
+    def loss(self, forward: Forward, images: Tensor, targets: list[Target]) -> BatchLoss:
+        counted = float(len(images))
+        if not counted:  # no image could be read; the forward pass must happen all the same
+            images, targets = _blank(images.device)
+        losses = forward(images, targets, self.recipe.label_smoothing)
+        parts = torch.stack([losses[name] for name in LOSSES]) * min(counted, 1.0)
+        wrong = losses["wrong"] * min(counted, 1.0)
+        return BatchLoss(parts.sum(), wrong, wrong.new_tensor(counted), parts.detach())
+
+    def test(
+        self, network: nn.Module, device: torch.device, world: World, progress: Progress
+    ) -> TestMetrics:
+        assert isinstance(network, Detector)
+        own = range(world.rank, self.test_images, world.size)
+        parts = world.each(lambda: self._detect(network, device, own, progress))
+        metrics = None
+        if parts is not None:
+            found = [parts[i % world.size][i // world.size] for i in range(self.test_images)]
+            metrics = self._measure(found)
+        result = world.broadcast_object(metrics)
+        assert result is not None
+        return result
+
+    def _detect(
+        self, detector: Detector, device: torch.device, indices: range, progress: Progress
+    ) -> list[Detections]:
+        """Detections in test images, which another thread reads ahead.
+
+        Raises:
+            UserError: if an image cannot be read.
+        """
+        scale, normalize = model.rescaling(detector.settings), self.preprocessing.normalize(device)
+        images = [self._test.images[index] for index in indices]
+        found = []
+        for image, pixels in zip(
+            images, in_threads(lambda one: load_scaled(one, scale), images, 1), strict=True
+        ):
+            size = image.width, image.height
+            found.append(
+                model.detect_scaled(
+                    detector, pixels, size, normalize, device, self.recipe.precision
+                )
+            )
+            progress(len(found))
+        return found
+
+    def _measure(self, found: list[Detections]) -> TestMetrics:
+        """COCO's AP and AP50; for VOC's format its AP of 2007, too. All in percent."""
+        numbers = coco.evaluate(self._test, found).numbers
+        result = {key: numbers[key] for key in ("AP", "AP50")}
+        if self._test.source == voc_files.NAME:
+            result["VOC07"] = voc.evaluate(self._test, found).map
+        percent = {key: round(100 * value, 3) for key, value in result.items() if value is not None}
+        measured = {
+            "dataset": self.recipe.dataset,
+            "images": self.test_images,
+            "protocol": f"shorter side {self.recipe.detection.size}",
+            **percent,
+        }
+        metrics = {f"test_{key}": value for key, value in percent.items()}
+        return TestMetrics(metrics, measured, headline(percent), self._pictures(found))
+
+    def _pictures(self, found: list[Detections]) -> dict[str, Image.Image]:
+        """Detections in the same test images at every test."""
+        chosen = random_indices(self.test_images, PICTURES).tolist()
+        drawn = [
+            draw(read_image(self._test.images[i].path), found[i], self.categories) for i in chosen
+        ]
+        return {"detections": contact_sheet(drawn)}
+
+    def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+        made = model_file.make_card(
+            self.recipe.network, list(self.categories), provenance, [measured]
+        )
+        return {**made, DETECTION: self.recipe.detection.model_dump(mode="json")}
+
+
+def headline(percent: Mapping[str, float]) -> str:
+    """A test result in a few words, such as `test AP50 84.6 %, AP 41.2 %`."""
+    known = [f"{key} {percent[key]:.1f} %" for key in ("AP50", "AP", "VOC07") if key in percent]
+    return f"test {', '.join(known) or 'without objects'}"
+
+
+def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -> None:
+    """Copy the weights of a trained detector into another one with other categories.
+
+    Layers of the same form are copied. A category of the same name keeps its outputs; the others
+    start anew.
+
+    Raises:
+        UserError: if the networks differ.
+    """
+    other = model.network
+    assert isinstance(other, Detector)
+    if other.network.architecture.with_classes(1) != detector.network.architecture.with_classes(1):
+        name = model.card["network"]
+        raise UserError(
+            f"the weights are of a detector on {name}, which is another network",
+            hint=f"use the network {name}, or other weights",
+        )
+    own = detector.state_dict()
+    for name, weights in other.state_dict().items():
+        if not name.startswith("siblings.") and own[name].shape == weights.shape:
+            own[name].copy_(weights)
+    known = {name: index for index, name in enumerate(model.classes)}
+    for index, name in enumerate(categories):
+        if name in known:
+            _copy_category(detector.siblings, index, other.siblings, known[name])
+    for kind in ("weight", "bias"):  # the background
+        getattr(detector.siblings.categories, kind).data[0] = getattr(
+            other.siblings.categories, kind
+        ).data[0]
+
+
+def _copy_category(own: Siblings, index: int, other: Siblings, from_index: int) -> None:
+    for kind in ("weight", "bias"):
+        scores, boxes = getattr(own.categories, kind), getattr(own.boxes, kind)
+        scores.data[1 + index] = getattr(other.categories, kind).data[1 + from_index]
+        boxes.data.unflatten(0, (-1, 4))[index] = (
+            getattr(other.boxes, kind).data.unflatten(0, (-1, 4))[from_index]
+        )  # fmt: skip
+
+
+def _limited(boxes: BoxSet, limit: int | None) -> BoxSet:
+    """At most `limit` of the images, drawn at random but always the same."""
+    if limit is None or limit >= len(boxes):
+        return boxes
+    indices = random_indices(len(boxes), limit).tolist()
+    return replace(boxes, images=tuple(boxes.images[i] for i in indices))
+
+
+def _fingerprint(boxes: BoxSet) -> str:
+    """A hash of the images' names and sizes and of their objects."""
+    digest = hashlib.sha256(json.dumps(boxes.categories).encode())
+    for image in boxes.images:
+        facts = [(one.box, one.category, one.crowd, one.difficult) for one in image.objects]
+        digest.update(json.dumps([image.name, image.width, image.height, facts]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _blank(device: torch.device) -> tuple[Tensor, list[Target]]:
+    """An image without objects, in place of those that could not be read."""
+    side = 64
+    target = Target(
+        torch.zeros(0, 4, device=device),
+        torch.zeros(0, dtype=torch.int64, device=device),
+        torch.zeros(0, dtype=torch.bool, device=device),
+        (side, side),
+        0,
+    )
+    return torch.zeros(1, 3, side, side, device=device), [target]
