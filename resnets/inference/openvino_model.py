@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from resnets.inference import int8_file
 from resnets.inference.engines import (
     INPUT,
@@ -23,7 +21,7 @@ from resnets.inference.engines import (
 )
 from resnets.inference.int8_file import Int8File
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, make_folder, sync, writing
+from resnets.support.files import cache_folder, locked, make_folder, sync, writing
 
 if TYPE_CHECKING:
     from resnets.inference.deployable import Deployable
@@ -112,7 +110,7 @@ def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
     """
     folder = make_folder(converted.parent)
     before = _file_state(converted)
-    with writing(folder), FileLock(folder / ".lock"):
+    with writing(folder), locked(folder / ".lock"):
         if _file_state(converted) == before:  # else another process has just written it
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 _write_ir(path, Path(temporary) / converted.name, int8)

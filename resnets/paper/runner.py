@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, writing
+from resnets.support.files import locked, make_folder, writing
 from resnets.support.signal_handlers import handling, listen_in_child
 
 LAUNCHERS = ("local", "ray")
@@ -203,20 +203,13 @@ def exclusive(workspace: Workspace) -> Iterator[None]:
         UserError: if another one uses them.
     """
     make_folder(workspace.runs)
-    lock = FileLock(workspace.runs / ".lock")
-    with writing(workspace.runs):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                "another `resnets paper run` uses this folder",
-                str(workspace.runs),
-                "wait until it ends, or give another --runs",
-            ) from error
-    try:
+    busy = UserError(
+        "another `resnets paper run` uses this folder",
+        str(workspace.runs),
+        "wait until it ends, or give another --runs",
+    )
+    with locked(workspace.runs / ".lock", busy):
         yield
-    finally:
-        lock.release()
 
 
 class JobsFailed(Exception):
@@ -340,7 +333,7 @@ def _wait_until_saved(folder: Path) -> None:
     """Wait for a run whose command was killed: it is still saving its state."""
     if not (folder / "recipe.json").exists():
         return
-    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=SAVING):
+    with contextlib.suppress(Timeout), locked(folder / ".lock", timeout=SAVING):
         pass  # if it does not end, the new run reports the lock
 
 

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
-from filelock import FileLock, Timeout
 from PIL.Image import Image
 from torch import Tensor
 
-from resnets.support import tensor_files
+from resnets.support import files, tensor_files
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training.recipe import Recipe
@@ -44,18 +43,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another process holds the lock.
     """
-    lock = FileLock(folder / ".lock")
-    with writing(folder):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                "another process is training in this folder", str(folder), "wait until it ends"
-            ) from error
-    try:
+    busy = UserError(
+        "another process is training in this folder",
+        str(folder),
+        "wait until it ends, or choose another --out",
+    )
+    with files.locked(folder / ".lock", busy):
         yield
-    finally:
-        lock.release()
 
 
 def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, Any]) -> None:
