@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnets.cli import output
 from resnets.cli.console import duration, is_out_of_memory, program
 from resnets.cli.options import DataOption, DeviceOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
@@ -85,7 +86,8 @@ def train(
             chosen = None if device == "auto" else own_device
             _resume(folder, data, chosen, world, plan.photos.bad_images)
             return
-        world.first(lambda: run_folder.refuse_existing(folder, plan))
+        world.first(lambda: recipe_file.refuse_unfit_counts(recipe, settings or [], plan))
+        world.first(lambda: _refuse(folder, plan))
 
         def begin(progress: Lines) -> Run:
             images: list[Data] = []
@@ -107,6 +109,15 @@ def train(
             )
 
         _train(begin, world)
+
+
+def _refuse(folder: Path, plan: Recipe) -> None:
+    """Raise `UserError` for a new run that cannot start, before any image is read."""
+    from resnets.training import objective, run_folder
+
+    objective.refuse_unfit_init(plan)
+    run_folder.refuse_running(folder)
+    run_folder.refuse_existing(folder, plan)
 
 
 def resume(
@@ -165,12 +176,13 @@ def _resume(
     from resnets.training import run, run_folder
 
     recipe = run_folder.read_recipe(folder)
-    if (folder / "summary.json").exists():
+    if (folder / run_folder.SUMMARY).exists():
         if world.is_main:
             if recipe.dataset in FOLDERS and data is not None:
                 given = _objective(recipe, _open_data(recipe, data, print)).fingerprint
                 run_folder.refuse_other_images(folder, given)
             print(f"{folder} is finished{_use(folder, recipe.dataset)}")
+            print(f"To train on from its weights: --init {shlex.quote(str(folder))} --out ANOTHER")
         return
     if bad_images is not None:
         recipe = recipe.allowing_bad_images(bad_images)
@@ -200,6 +212,11 @@ def _command() -> str:
 
 def _train(make: Callable[[Lines], Run], world: World) -> None:
     """Train a run, show its progress, and print how it ended."""
+    with output.expendable():  # a training does not end because nobody watches
+        _train_shown(make, world)
+
+
+def _train_shown(make: Callable[[Lines], Run], world: World) -> None:
     from resnets.cli import training_progress
     from resnets.training.run import Interrupted
 

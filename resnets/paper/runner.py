@@ -19,7 +19,7 @@ from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import locked, make_folder, writing
-from resnets.support.signal_handlers import handling, listen_in_child
+from resnets.support.signal_handlers import STOPPING, handling, listen_in_child
 
 LAUNCHERS = ("local", "ray")
 STARTS = 3
@@ -250,7 +250,7 @@ class Runner:
         self._old_log_bytes: dict[str, int] = {}
 
     def run(self, todo: Sequence[Job]) -> None:
-        """Run the jobs that `missing` returned. SIGTERM stops them as Ctrl-C does.
+        """Run the jobs that `missing` returned. Other signals stop them as Ctrl-C does.
 
         Raises:
             JobsFailed: if jobs failed, after all others have ended.
@@ -258,7 +258,8 @@ class Runner:
             KeyboardInterrupt: after the running jobs have saved their state.
         """
         self._waiting = {job.key: job for job in todo}
-        with handling(_interrupt, signal.SIGTERM):  # replaces a handler that Ray may have set
+        others = [number for number in STOPPING if number != signal.SIGINT]
+        with handling(_interrupt, *others):  # replaces a handler that Ray may have set
             self._run()
         if self._failed:
             raise JobsFailed(self._failed)

@@ -19,14 +19,16 @@ import numpy as np
 import safetensors
 import safetensors.torch
 from PIL.Image import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from resnets.support import files, tensor_files
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.training import recipe_file
 from resnets.training.recipe import Recipe
 
-RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
+RECIPE, ENVIRONMENT, SUMMARY = "recipe.json", "environment.json", "summary.json"
 METRICS, CHECKPOINTS, PICTURES = "metrics.jsonl", "checkpoints", "pictures"
 CHECKPOINTS_KEPT = 2
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
@@ -80,11 +82,24 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
     return (folder / RECIPE).exists() and plan.matches(read_environment(folder)["plan"])
 
 
+def refuse_running(folder: Path) -> None:
+    """Raise `UserError` if another process is training in `folder`."""
+    if (folder / RECIPE).exists():
+        with locked(folder):
+            pass
+
+
 def refuse_existing(folder: Path, plan: Recipe) -> None:
     """Raise `UserError` if a run cannot start in `folder` without losing something."""
     if not folder.exists():
         return
     if (folder / RECIPE).exists():
+        if (folder / SUMMARY).exists():
+            raise UserError(
+                "a finished run is in this folder",
+                str(folder),
+                f"choose another --out; to train on from its weights, add --init {folder}",
+            )
         if is_run_of(folder, plan):
             raise UserError(
                 "this run exists already",
@@ -114,8 +129,8 @@ def read_recipe(folder: Path) -> Recipe:
     except OSError as error:
         raise UserError("not a run folder (no recipe.json)", str(folder)) from error
     except ValueError as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"the recipe of this run is damaged ({line})", str(path)) from error
+        reason = recipe_file.describe(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"the recipe of this run is damaged ({reason})", str(path)) from error
 
 
 def refuse_other_images(folder: Path, fingerprint: str) -> None:
