@@ -151,11 +151,23 @@ def _explained(error: Any, name: str) -> UserError:
     if kind == "MissingParameter":
         message = f"missing {_name(error.param)}"
     elif kind == "BadParameter" and error.param is not None:
-        reason = error.message.rstrip(".").replace("Input should be", "must be")
+        reason = error.message.rstrip(".")
+        for jargon, plain in _PLAIN:
+            reason = reason.replace(jargon, plain)
         message = f"{_name(error.param)} {reason.partition(', unable')[0]}"
     else:
         message = message[:1].lower() + message[1:]
     return UserError(message, verb, see)
+
+
+_PLAIN = (
+    ("Input should be", "must be"),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+)
+"""Words of the parser, and plain ones."""
 
 
 def _name(parameter: Any) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnets.cli import output
-from resnets.cli.console import duration, is_out_of_memory, program
-from resnets.cli.options import DataOption, DeviceOption, ImageSizeOption, SetOption
+from resnets.cli.console import duration, is_out_of_memory, program, yield_if
+from resnets.cli.options import DataOption, DeviceOption, IdleOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 from resnets.support.names import listed
@@ -61,11 +61,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue if the run exists.")] = False,
     device: DeviceOption = "auto",
+    idle: IdleOption = False,
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe. CIFAR: cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; images with boxes:
-    detect-finetune, detect-voc, detect-coco; or a file of your own."""
+    """Train by a recipe. CIFAR: cifar10-paper, -fast, -smoke, cifar100; photographs:
+    finetune, imagenet-paper, -90, -short; with boxes: detect-finetune, -voc, -coco."""
+    yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
     from resnets.training.objective import Classification
@@ -126,8 +127,10 @@ def resume(
     device: Annotated[
         str | None, typer.Option(help="Another device than before.", metavar="NAME")
     ] = None,
+    idle: IdleOption = False,
 ) -> None:
     """Continue a run that was stopped or killed, bit for bit."""
+    yield_if(idle)
     from resnets.support import distributed
     from resnets.training import run_folder
 

@@ -19,6 +19,7 @@ from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import locked, make_folder, writing
+from resnets.support.idle import yield_session
 from resnets.support.signal_handlers import STOPPING, handling, listen_in_child
 
 LAUNCHERS = ("local", "ray")
@@ -79,10 +80,11 @@ class LocalPool:
     Args:
         gpus: the GPUs that the jobs share, as in `CUDA_VISIBLE_DEVICES`; none on a machine
             without GPUs.
+        idle: whether this process yields to all other work, so that its jobs do.
     """
 
-    def __init__(self, gpus: Sequence[str] = ()) -> None:
-        self._gpus = list(gpus)
+    def __init__(self, gpus: Sequence[str] = (), idle: bool = False) -> None:
+        self._gpus, self._idle = list(gpus), idle
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._gpu_of: dict[str, str] = {}
 
@@ -101,8 +103,13 @@ class LocalPool:
                 stderr=err,
                 env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C reaches them once, through `stop`
-                preexec_fn=listen_in_child,
+                preexec_fn=self._in_child,
             )
+
+    def _in_child(self) -> None:
+        listen_in_child()
+        if self._idle:
+            yield_session()
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
         until = time.monotonic() + timeout
@@ -133,15 +140,18 @@ def check_launcher(launcher: str) -> None:
         raise UserError(f"unknown launcher {launcher!r}", "--launcher", hint)
 
 
-def make_pool(launcher: str, threads: int) -> Pool:
+def make_pool(launcher: str, threads: int, idle: bool = False) -> Pool:
     """The pool of a launcher, whose jobs have `threads` threads each.
+
+    Args:
+        idle: whether the jobs on this machine yield to all other work, as this process does.
 
     Raises:
         UserError: if the cluster cannot be used.
     """
     gpus = available_gpus()
     if launcher == "local":
-        return LocalPool(gpus)
+        return LocalPool(gpus, idle)
     from resnets.paper.ray_launcher import RayPool
 
     return RayPool(None, cpus_per_job=threads, gpus_per_job=1 / TRAININGS_PER_GPU if gpus else 0.0)
