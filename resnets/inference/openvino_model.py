@@ -21,7 +21,7 @@ from resnets.inference.engines import (
 )
 from resnets.inference.int8_file import Int8File
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, locked, make_folder, sync, writing
+from resnets.support.files import cache_folder, locked, make_folder, sync, temporary_cache, writing
 
 if TYPE_CHECKING:
     from resnets.inference.deployable import Deployable
@@ -76,15 +76,15 @@ def open_in_openvino(
         int8: the int8 file to run it with, if any.
 
     Raises:
-        UserError: if OpenVINO is not installed or cannot run the network, a file is damaged, or the
-            cache cannot be written.
+        UserError: if OpenVINO is not installed or cannot run the network, or a file is damaged.
     """
     compiled, converted = compiled_folder(), _converted_file(digest)
     if converted.exists():
         with suppress(UserError):
             return OpenVinoRuntime(converted, precision, compiled)
     try:
-        return OpenVinoRuntime(_convert(path, converted, int8), precision, compiled)
+        converted = _convert_somewhere(path, converted, int8)
+        return OpenVinoRuntime(converted, precision, compiled)
     except UserError as error:
         if int8 is None or error.location != str(converted):
             raise
@@ -100,6 +100,17 @@ def _converted_file(digest: str) -> Path:
     """The IR file in the cache for weights with this digest; it need not exist."""
     version = openvino().get_version().split("-")[0]
     return cache_folder("openvino", f"{digest[:24]}-{GRAPH_VERSION}-{version}") / "model.xml"
+
+
+def _convert_somewhere(path: Path, converted: Path, int8: Int8File | None) -> Path:
+    """Convert a model file to `converted`, or to a temporary folder if the cache has no room."""
+    try:
+        return _convert(path, converted, int8)
+    except UserError as error:
+        if not Path(error.location).is_relative_to(converted.parent):
+            raise
+        folder = temporary_cache(f"{error.location}: {error.message}")
+        return _convert(path, folder / converted.parent.name / converted.name, int8)
 
 
 def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:

@@ -58,10 +58,10 @@ def cache_folder(*parts: str) -> Path:
     try:
         base = _cache_base()
     except RuntimeError:  # a user without home folder
-        return _temporary_cache("this user has no home folder").joinpath(*parts)
+        return temporary_cache("this user has no home folder").joinpath(*parts)
     path = base.joinpath(*parts)
     obstacle = "" if os.path.lexists(path) and os.access(path, os.R_OK) else _obstacle(base)
-    return _temporary_cache(f"{base}: {obstacle}").joinpath(*parts) if obstacle else path
+    return temporary_cache(f"{base}: {obstacle}").joinpath(*parts) if obstacle else path
 
 
 def _cache_base() -> Path:
@@ -90,7 +90,7 @@ def _obstacle(folder: Path) -> str:
 
 
 @cache
-def _temporary_cache(reason: str) -> Path:
+def temporary_cache(reason: str) -> Path:
     """A folder until this process ends, announced in one line."""
     folder = Path(tempfile.mkdtemp(prefix="resnets-cache-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

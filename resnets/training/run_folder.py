@@ -126,7 +126,7 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / RECIPE
     try:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError("not a run folder (no recipe.json)", str(folder)) from error
     except ValueError as error:
         reason = recipe_file.describe(error) if isinstance(error, ValidationError) else str(error)
