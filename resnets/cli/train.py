@@ -244,8 +244,8 @@ def _train_shown(make: Callable[[Lines], Run], world: World) -> None:
         progress.close()
     if world.is_main:
         assert made.last_test is not None
-        _draw(made.folder, summary, made.last_test.headline)
         _report(made.folder, summary, made.last_test.headline)
+        _draw(made.folder, summary, made.last_test.headline)
 
 
 def _paper(summary: dict[str, Any]) -> PaperError | None:

@@ -97,7 +97,7 @@ def temporary_cache(reason: str) -> Path:
     if os.environ.get("RANK", "0") == "0":
         print(
             f"resnets: no cache ({reason}); a temporary one is used: "
-            "set RESNETS_CACHE to a writable folder",
+            "set RESNETS_CACHE to another folder",
             file=sys.stderr,
         )
     return folder

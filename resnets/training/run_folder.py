@@ -27,10 +27,14 @@ from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training import recipe_file
 from resnets.training.recipe import Recipe
+from resnets.weights.card import RUN_MODEL
 
 RECIPE, ENVIRONMENT, SUMMARY = "recipe.json", "environment.json", "summary.json"
 METRICS, CHECKPOINTS, PICTURES = "metrics.jsonl", "checkpoints", "pictures"
 CHECKPOINTS_KEPT = 2
+_WRITTEN = (RECIPE, ENVIRONMENT, METRICS, SUMMARY, RUN_MODEL)
+_TEMPORARY = (".checkpoint-", *(f".{name}." for name in _WRITTEN))
+"""How the names of unfinished files begin."""
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
 """Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
 
@@ -51,6 +55,9 @@ def locked(folder: Path) -> Iterator[None]:
         "wait until it ends, or choose another --out",
     )
     with files.locked(folder / ".lock", busy):
+        for path in (*folder.glob(".*"), *(folder / CHECKPOINTS).glob(".*")):
+            if path.name.startswith(_TEMPORARY):  # of a process that was killed
+                path.unlink(missing_ok=True)
         yield
 
 
