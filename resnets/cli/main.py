@@ -143,8 +143,11 @@ def _explained(error: Any, name: str) -> UserError:
         print(context.get_help(), file=sys.stderr)
         sys.exit(2)
     if kind == "NoSuchOption":
-        hint = f"{nearest(error.option_name, _options(context), 1)} (all: {command} --help)"
-        return UserError(f"unknown option {error.option_name}", verb, hint)
+        names = [name.lstrip("-") for name in _options(context)]
+        hint = nearest(error.option_name.lstrip("-"), names, 1)
+        if hint.startswith("did you mean"):
+            see = f"{hint.replace('mean ', 'mean --')} (all: {command} --help)"
+        return UserError(f"unknown option {error.option_name}", verb, see)
     if match := re.match("No such command ['\"](.*?)['\"]", message):
         hint = nearest(match[1], context.command.commands, 1)
         return UserError(f"unknown verb {match[1]!r}", verb, hint)

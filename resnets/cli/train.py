@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnets.cli import output
-from resnets.cli.console import duration, is_out_of_memory, program, yield_if
+from resnets.cli.console import counted, duration, is_out_of_memory, program, yield_if
 from resnets.cli.options import DataOption, DeviceOption, IdleOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
@@ -283,8 +283,8 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
     if paper:
         print(f"{'the paper':{len(network)}}  {paper}")
     print(
-        f"{summary['iterations']:,} iterations in {duration(summary['provenance']['seconds'])} "
-        f"on {summary['provenance']['hardware']}"
+        f"{counted(summary['iterations'], 'iteration')} in "
+        f"{duration(summary['provenance']['seconds'])} on {summary['provenance']['hardware']}"
     )
     if bad := summary["provenance"].get("bad_images"):
         print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")

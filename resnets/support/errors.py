@@ -85,7 +85,7 @@ def valid_utf8(text: str) -> str:
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words most similar to `name`, or the first of all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")
