@@ -21,7 +21,15 @@ from resnets.inference.engines import (
 )
 from resnets.inference.int8_file import Int8File
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, locked, make_folder, sync, temporary_cache, writing
+from resnets.support.files import (
+    cache_folder,
+    locked,
+    make_folder,
+    sync,
+    temporary_cache,
+    temporary_folder,
+    writing,
+)
 
 if TYPE_CHECKING:
     from resnets.inference.deployable import Deployable
@@ -109,8 +117,10 @@ def _convert_somewhere(path: Path, converted: Path, int8: Int8File | None) -> Pa
     except UserError as error:
         if not Path(error.location).is_relative_to(converted.parent):
             raise
-        folder = temporary_cache(f"{error.location}: {error.message}")
-        return _convert(path, folder / converted.parent.name / converted.name, int8)
+        made = temporary_folder() / "openvino" / converted.parent.name / converted.name
+        _convert(path, made, int8)
+        temporary_cache(f"{error.location}: {error.message}")  # announces it
+        return made
 
 
 def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:

@@ -90,10 +90,17 @@ def _obstacle(folder: Path) -> str:
 
 
 @cache
-def temporary_cache(reason: str) -> Path:
-    """A folder until this process ends, announced in one line."""
+def temporary_folder() -> Path:
+    """A folder that is deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="resnets-cache-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def temporary_cache(reason: str) -> Path:
+    """The temporary folder, as the cache, which one line on stderr announces."""
+    folder = temporary_folder()
     if os.environ.get("RANK", "0") == "0":
         print(
             f"resnets: no cache ({reason}); a temporary one is used: "
