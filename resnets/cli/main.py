@@ -84,6 +84,9 @@ def top(
 
 def main() -> None:
     """Run the command line."""
+    if sys.getfilesystemencoding() != "utf-8":  # names of files are UTF-8 in everything we write
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     run(app, "resnets")
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from resnets.cli import main as cli
 from resnets.cli import output
@@ -66,6 +67,18 @@ def test_a_closed_pipe_ends_silently_and_closed_streams_print_nothing():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     closed = 'exec "$0" -m resnets info >&- 2>&- <&-'
     assert subprocess.run(["sh", "-c", closed, sys.executable]).returncode == 0
+
+
+def test_names_are_utf8_whatever_the_locale(tmp_path):
+    (tmp_path / "ä").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "ä" / "ö.png")
+    locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [*COMMAND, "doctor", str(tmp_path), "--html", str(tmp_path / "ü.html")],
+        env={**os.environ, **locale}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "ä" in (tmp_path / "ü.html").read_text(encoding="utf-8")
 
 
 def test_without_utf8_characters_are_escaped():
