@@ -114,9 +114,10 @@ def _exists(one: Path, other: Path) -> bool:
 
 def _faults(done: subprocess.CompletedProcess[str], out: Path) -> list[str]:
     """What is wrong after a command that the system refused to let write."""
-    lines = [line for line in done.stderr.splitlines() if "compiling kernels" not in line]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("resnets: ")]
+    traced = "Traceback" in done.stderr
     found = []
-    if done.returncode not in (0, 2) or (done.returncode == 2 and len(lines) != 1):
+    if traced or (done.returncode, len(lines)) not in ((0, 0), (2, 1)):
         found.append(f"exit code {done.returncode}, {len(lines)} lines: {done.stderr[-300:]}")
     paths = [path for path in out.parent.rglob("*") if path.is_file() and path.name != ".lock"]
     for path in paths:

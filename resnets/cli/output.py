@@ -64,7 +64,7 @@ def watched() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = sys.stdin or io.StringIO()
-    sys.stdout, sys.stderr = (_watch(stream) for stream in before[1:])  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_watch(stream) for stream in before[1:])
     try:
         yield
     finally:

@@ -89,7 +89,7 @@ def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Reci
     unit = "iterations" if recipe.epochs is None else "epochs"
     length = recipe.iterations if recipe.epochs is None else recipe.epochs
     assert length is not None
-    old_unit = "iterations" if before.get("epochs") is None else "epochs"
+    old_unit = next((name for name in ("iterations", "epochs") if name in before), unit)
     counts = {
         "schedule.warmup": [recipe.schedule.warmup],
         "schedule.drops": list(recipe.schedule.drops),
@@ -104,15 +104,12 @@ def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Reci
             wrong, why = kept, f"in {old_unit}, but the length is in {unit} now"
     if not wrong:
         return
-    old_length = before.get(old_unit)
-    shares = [n / old_length for row in wrong.values() for n in row] if old_length else [1]
     named = ", ".join(f"{key} = {_toml(row, key)}" for key, row in wrong.items())
-    if max(shares) >= 1:
-        hint = f"give smaller ones, or more {unit}"
-    else:
-        scaled = {k: [_scaled(n / old_length, length, unit) for n in r] for k, r in wrong.items()}
-        words = (shlex.quote(f"{key}={_toml(row, key)}") for key, row in scaled.items())
-        hint = "in the same proportion: " + " ".join(f"--set {word}" for word in words)
+    hint = f"give smaller ones, or more {unit}"
+    if old_length := before.get(old_unit):
+        shares = {key: [count / old_length for count in row] for key, row in wrong.items()}
+        if max(share for row in shares.values() for share in row) < 1:
+            hint = f"in the same proportion: {_in_proportion(shares, length, unit)}"
     raise UserError(f"{named}: {why}", where, hint)
 
 
@@ -120,9 +117,15 @@ def _late(key: str, count: float, length: float) -> bool:
     return count > length if key == "schedule.warmup" else count >= length
 
 
-def _scaled(share: float, length: float, unit: str) -> float:
-    count = share * length
-    return max(1, round(count)) if unit == "iterations" else float(f"{count:.3g}")
+def _in_proportion(shares: dict[str, list[float]], length: float, unit: str) -> str:
+    """Settings of counts that are these shares of a length."""
+
+    def count(share: float) -> float:
+        number = share * length
+        return max(1, round(number)) if unit == "iterations" else float(f"{number:.3g}")
+
+    rows = {key: [count(share) for share in row] for key, row in shares.items()}
+    return " ".join(f"--set {shlex.quote(f'{k}={_toml(row, k)}')}" for k, row in rows.items())
 
 
 def _toml(counts: list[float], key: str) -> str:
