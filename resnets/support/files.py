@@ -293,28 +293,26 @@ def _acquire(path: Path, timeout: float) -> FileLock | None:
     return lock
 
 
-def read_text(path: Path, option: str = "", *, errors: str = "strict", hint: str = "") -> str:
+def read_text(path: Path, *, errors: str = "strict", hint: str = "") -> str:
     """The text of a file that a person wrote: UTF-8, with or without a byte order mark.
 
     Line ends are read as newlines.
 
     Args:
         path: the file.
-        option: the command-line option with the path, for the message.
         errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
         hint: what to do if there is no such file.
 
     Raises:
         UserError: if the file cannot be read or is not UTF-8.
     """
-    location = f"{option} {path}".strip()
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError("no such file", location, hint) from error
+        raise UserError("no such file", str(path), hint) from error
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", location) from error
-    return decode_text(content, location, errors).replace("\r\n", "\n").replace("\r", "\n")
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
+    return decode_text(content, str(path), errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode_text(content: bytes, location: str, errors: str = "strict") -> str:
