@@ -437,11 +437,14 @@ class PhotoClassification(Classification):
 
 
 def refuse_unfit_init(plan: Recipe) -> None:
-    """Raise `UserError` if a recipe's `init` is missing or another network, before any download."""
-    if plan.init is None:
+    """Raise `UserError` if a recipe's `init` is missing or another network, before any download.
+
+    What a file holds, perhaps of another program, is checked when it is read.
+    """
+    name = expand_user(plan.init or "")
+    if not name or Path(name).exists():
         return
-    name = expand_user(plan.init)
-    row = None if Path(name).exists() else hub.sources().get(name)
+    row = hub.sources().get(name)
     network = row["network"] if row else read_card(hub.resolve(name))[0]["network"]
     if plan.network and network != plan.network and not _same_architecture(network, plan.network):
         raise UserError(
