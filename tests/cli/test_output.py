@@ -106,7 +106,7 @@ def test_a_name_too_long_is_one_line(resnets, real_shape, tmp_path, arguments):
     name = "x" * 300
     code, _, err = resnets(*(word.format(name) for word in arguments))
     assert code == 2
-    assert "File name too long" in one_line(err)
+    assert name in one_line(err)
     assert list(tmp_path.iterdir()) == []
 
 
