@@ -38,7 +38,9 @@ class Outcome:
 
 
 CAMPAIGNS = {
+    "disk": "benchmarks.faults.disk",
     "images": "benchmarks.faults.images",
+    "kills": "benchmarks.faults.kills",
     "requests": "benchmarks.faults.requests",
     "damage": "benchmarks.faults.damage",
 }

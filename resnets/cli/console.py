@@ -28,6 +28,20 @@ def to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def yield_if(idle: bool) -> None:
+    """Yield the processor to all other work, and say by what means."""
+    if idle:
+        from resnets.support.idle import yield_to_others
+
+        means = ", ".join(yield_to_others()) or "not possible on this system"
+        to_stderr(f"yielding to other work: {means}")
+
+
 def program() -> str:
     """How the user can call this program again: by its name only where it is on the PATH."""
     if shutil.which("resnets"):

@@ -12,6 +12,7 @@ import typer
 
 from resnets.cli.console import (
     SMALLER_BATCH,
+    counted,
     enough_memory,
     image_bar,
     refuse_plot,
@@ -309,7 +310,7 @@ def _error_line(what: str, wrong: int, images: int) -> str:
 
     low, high = wilson(wrong, images)
     return (
-        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {images:,} images; "
+        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {counted(images, 'image')}; "
         f"95 % interval {low:.2f} to {high:.2f} %)"
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnets.cli.console import MORE_MEMORY, enough_memory, progress_bar, to_stderr
+from resnets.cli.console import MORE_MEMORY, counted, enough_memory, progress_bar, to_stderr
 from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
 from resnets.support.names import printable
@@ -72,13 +72,14 @@ def explain(
     opened = explanations.load_network(model)
     index = None if class_name is None else explanations.find_class(opened.classes, class_name)
     options = explanation_files.ExplanationOptions(index=index, stage=stage, opacity=opacity)
-    explanation_files.prepare_folder(opened, out, stage)
+    explanation_files.check_folder(opened, out, stage)
     failed = 0
     with enough_memory(MORE_MEMORY):
         near = None
         if nearest is not None:
             near = _nearest(model, files, folder=nearest, count=count or COUNT, device=device,
                             as_json=json)  # fmt: skip
+        explanation_files.prepare_folder(opened, out, stage)
         opened.network.to(found_device)
         for one in explanation_files.explain_files(opened, files, out, options, near):
             _print(one, json)
@@ -102,13 +103,13 @@ def _nearest(
     if index.unreadable:
         first, reason = next(iter(index.unreadable.items()))
         print(
-            f"resnets: {folder}: {len(index.unreadable):,} images could not be read, "
+            f"resnets: {folder}: {counted(len(index.unreadable), 'image')} could not be read, "
             f"such as {printable(first)} ({reason})",
             file=sys.stderr,
         )
     if not as_json:
         print(
-            f"Compared with {len(index.names):,} images of {folder}, "
+            f"Compared with {counted(len(index.names), 'image')} of {folder}, "
             f"{index.computed:,} of them computed now"
         )
     return neighbours.nearest(predictor, index, images, count)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import print_table, table
+from resnets.cli.console import counted, print_table, table
 from resnets.cli.options import JsonOption
 from resnets.support.errors import UserError, nearest
 from resnets.support.names import printable
@@ -101,7 +101,7 @@ def _print_model(facts: dict[str, Any]) -> None:
         _print_file(facts)
     for test in facts.get("measured", ()):
         print(
-            f"{_measure(test)} ({test['images']:,} images, "
+            f"{_measure(test)} ({counted(test['images'], 'image')}, "
             f"{test.get('protocol', 'unknown protocol')})"
         )
     for part in ("trained", "origin"):

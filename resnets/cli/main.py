@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import errno
+import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from resnets.cli import paper
+from resnets.cli import output, paper
 from resnets.cli.convert import convert
 from resnets.cli.convert_boxes import convert_boxes
 from resnets.cli.deepen import deepen
@@ -29,7 +32,8 @@ from resnets.cli.serve import serve
 from resnets.cli.shards import shards
 from resnets.cli.signals import signals
 from resnets.cli.train import resume, train
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError, nearest, system_error
+from resnets.support.files import expand_user
 
 app = command_line("Deep residual networks, their plain twins, and the paper's experiments.")
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -80,26 +84,54 @@ def top(
 
 def main() -> None:
     """Run the command line."""
+    if sys.getfilesystemencoding() != "utf-8":  # names of files are UTF-8 in everything we write
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     run(app, "resnets")
 
 
 def run(program: typer.Typer, name: str) -> None:
     """Run a command line: a user's mistake is one line on stderr and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with output.watched():
+        _run(program, name)
+
+
+def _run(program: typer.Typer, name: str) -> None:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its cache is not the user's concern
     try:
-        sys.exit(typer.main.get_command(program).main(prog_name=name, standalone_mode=False))
+        words = [_expanded(word) for word in sys.argv[1:]]
+        if words[:1] == ["help"]:
+            words = [*words[1:], "--help"]
+        command = typer.main.get_command(program)
+        with command.make_context(name, words) as context:
+            command.invoke(context)
+        sys.stdout.flush()
     except UserError as error:
         _fail(error)
     except UsageError as error:
         _fail(_explained(error, name))
-    except typer.Abort:
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except output.OutputLost as lost:
+        if lost.errno == errno.EPIPE:  # silently, as programs in a pipe do
+            sys.exit(128 + signal.SIGPIPE)
+        _fail(UserError(f"cannot print: {lost.strerror}"))
+    except OSError as error:
+        _fail(system_error(error))
+
+
+def _expanded(word: str) -> str:
+    """An argument with `~` as the home folder, also after `--option=`, where shells leave it."""
+    match = re.fullmatch(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", word, re.DOTALL)
+    return word if match is None else (match[1] or "") + expand_user(match[2])
 
 
 def _fail(error: UserError) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(f"resnets: {error}", file=sys.stderr)
+        with contextlib.suppress(output.OutputLost):
+            print(f"resnets: {error}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -114,19 +146,34 @@ def _explained(error: Any, name: str) -> UserError:
         print(context.get_help(), file=sys.stderr)
         sys.exit(2)
     if kind == "NoSuchOption":
-        hint = f"{nearest(error.option_name, _options(context), 1)} (all: {command} --help)"
-        return UserError(f"unknown option {error.option_name}", verb, hint)
+        names = [name.lstrip("-") for name in _options(context)]
+        hint = nearest(error.option_name.lstrip("-"), names, 1)
+        if hint.startswith("did you mean"):
+            see = f"{hint.replace('mean ', 'mean --')} (all: {command} --help)"
+        return UserError(f"unknown option {error.option_name}", verb, see)
     if match := re.match("No such command ['\"](.*?)['\"]", message):
         hint = nearest(match[1], context.command.commands, 1)
         return UserError(f"unknown verb {match[1]!r}", verb, hint)
     if kind == "MissingParameter":
         message = f"missing {_name(error.param)}"
     elif kind == "BadParameter" and error.param is not None:
-        reason = error.message.rstrip(".").replace("Input should be", "must be")
+        reason = error.message.rstrip(".")
+        for jargon, plain in _PLAIN:
+            reason = reason.replace(jargon, plain)
         message = f"{_name(error.param)} {reason.partition(', unable')[0]}"
     else:
         message = message[:1].lower() + message[1:]
     return UserError(message, verb, see)
+
+
+_PLAIN = (
+    ("Input should be", "must be"),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+)
+"""Words of the parser, and plain ones."""
 
 
 def _name(parameter: Any) -> str:

@@ -21,6 +21,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
+IdleOption = Annotated[
+    bool, typer.Option("--idle", help="Run only where other work leaves the processor idle.")
+]
 LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnets.cli import output
+from resnets.cli.console import yield_if
 from resnets.cli.options import (
     DataOption,
+    IdleOption,
     ImageSizeOption,
     JsonOption,
     LauncherOption,
@@ -119,8 +122,12 @@ def run(
     results: ResultsOption = RESULTS,
     runs: RunsOption = RUNS,
     launcher: LauncherOption = "local",
+    idle: IdleOption = False,
 ) -> None:
     """Run what is missing of tables and figures. Stop it at any time; repeat it to resume."""
+    if idle and launcher == "ray":
+        raise UserError("works on this machine only", "--idle", "leave out --launcher ray")
+    yield_if(idle)
     from resnets.paper import experiments, runner, workload
 
     options = workload.Options(
@@ -144,11 +151,14 @@ def run(
         if job.is_finished(workspace.store):
             print(f"{job.key} runs again: other jobs need its model or scores, which were not kept")
     if todo:
-        _run(todo, workspace, limit=jobs, launcher=launcher)
+        with output.expendable():
+            _run(todo, workspace, limit=jobs, launcher=launcher, idle=idle)
     print(f"All results are in {results}. See them: {report}")
 
 
-def _run(todo: list[Job], workspace: Workspace, *, limit: int | None, launcher: str) -> None:
+def _run(
+    todo: list[Job], workspace: Workspace, *, limit: int | None, launcher: str, idle: bool
+) -> None:
     """Run the jobs and show their progress, and say how that ended."""
     from resnets.cli.console import about
     from resnets.cli.paper_progress import make_progress
@@ -163,7 +173,7 @@ def _run(todo: list[Job], workspace: Workspace, *, limit: int | None, launcher: 
             took = about(workload.estimated_seconds(todo, workspace, layout, print))
             count = "1 job" if len(todo) == 1 else f"{len(todo)} jobs, {at_once} side by side"
             print(f"{count}: about {took} on this machine; Ctrl-C saves", flush=True)
-        pool = runner.make_pool(launcher, threads)
+        pool = runner.make_pool(launcher, threads, idle)
         progress = make_progress(workspace, todo)
         environment = {"OMP_NUM_THREADS": str(threads)}
         try:

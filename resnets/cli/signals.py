@@ -53,6 +53,7 @@ def signals(
 
     keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
     plan = recipe_file.load(recipe, settings or [], keys)
+    recipe_file.refuse_unfit_counts(recipe, settings or [], plan)
     at = _steps(steps)
     refuse_plot(plot)
     chosen = find_device(device)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import duration, is_out_of_memory, program
-from resnets.cli.options import DataOption, DeviceOption, ImageSizeOption, SetOption
+from resnets.cli import output
+from resnets.cli.console import counted, duration, is_out_of_memory, program, yield_if
+from resnets.cli.options import DataOption, DeviceOption, IdleOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 from resnets.support.names import listed
@@ -60,11 +61,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue if the run exists.")] = False,
     device: DeviceOption = "auto",
+    idle: IdleOption = False,
     settings: SetOption = None,
 ) -> None:
-    """Train a network by a recipe. CIFAR: cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    photographs: finetune, imagenet-paper, imagenet-90, imagenet-short; images with boxes:
-    detect-finetune, detect-voc, detect-coco; or a file of your own."""
+    """Train by a recipe. CIFAR: cifar10-paper, -fast, -smoke, cifar100; photographs:
+    finetune, imagenet-paper, -90, -short; with boxes: detect-finetune, -voc, -coco."""
+    yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
     from resnets.training.objective import Classification
@@ -85,7 +87,8 @@ def train(
             chosen = None if device == "auto" else own_device
             _resume(folder, data, chosen, world, plan.photos.bad_images)
             return
-        world.first(lambda: run_folder.refuse_existing(folder, plan))
+        world.first(lambda: recipe_file.refuse_unfit_counts(recipe, settings or [], plan))
+        world.first(lambda: _refuse(folder, plan))
 
         def begin(progress: Lines) -> Run:
             images: list[Data] = []
@@ -109,14 +112,25 @@ def train(
         _train(begin, world)
 
 
+def _refuse(folder: Path, plan: Recipe) -> None:
+    """Raise `UserError` for a new run that cannot start, before any image is read."""
+    from resnets.training import objective, run_folder
+
+    objective.refuse_unfit_init(plan)
+    run_folder.refuse_running(folder)
+    run_folder.refuse_existing(folder, plan)
+
+
 def resume(
     run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
     data: DataOption = None,
     device: Annotated[
         str | None, typer.Option(help="Another device than before.", metavar="NAME")
     ] = None,
+    idle: IdleOption = False,
 ) -> None:
     """Continue a run that was stopped or killed, bit for bit."""
+    yield_if(idle)
     from resnets.support import distributed
     from resnets.training import run_folder
 
@@ -165,12 +179,13 @@ def _resume(
     from resnets.training import run, run_folder
 
     recipe = run_folder.read_recipe(folder)
-    if (folder / "summary.json").exists():
+    if (folder / run_folder.SUMMARY).exists():
         if world.is_main:
             if recipe.dataset in FOLDERS and data is not None:
                 given = _objective(recipe, _open_data(recipe, data, print)).fingerprint
                 run_folder.refuse_other_images(folder, given)
             print(f"{folder} is finished{_use(folder, recipe.dataset)}")
+            print(f"To train on from its weights: --init {shlex.quote(str(folder))} --out ANOTHER")
         return
     if bad_images is not None:
         recipe = recipe.allowing_bad_images(bad_images)
@@ -200,6 +215,11 @@ def _command() -> str:
 
 def _train(make: Callable[[Lines], Run], world: World) -> None:
     """Train a run, show its progress, and print how it ended."""
+    with output.expendable():  # a training does not end because nobody watches
+        _train_shown(make, world)
+
+
+def _train_shown(make: Callable[[Lines], Run], world: World) -> None:
     from resnets.cli import training_progress
     from resnets.training.run import Interrupted
 
@@ -224,8 +244,8 @@ def _train(make: Callable[[Lines], Run], world: World) -> None:
         progress.close()
     if world.is_main:
         assert made.last_test is not None
-        _draw(made.folder, summary, made.last_test.headline)
         _report(made.folder, summary, made.last_test.headline)
+        _draw(made.folder, summary, made.last_test.headline)
 
 
 def _paper(summary: dict[str, Any]) -> PaperError | None:
@@ -263,8 +283,8 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
     if paper:
         print(f"{'the paper':{len(network)}}  {paper}")
     print(
-        f"{summary['iterations']:,} iterations in {duration(summary['provenance']['seconds'])} "
-        f"on {summary['provenance']['hardware']}"
+        f"{counted(summary['iterations'], 'iteration')} in "
+        f"{duration(summary['provenance']['seconds'])} on {summary['provenance']['hardware']}"
     )
     if bad := summary["provenance"].get("bad_images"):
         print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from resnets.cli.console import duration
+from resnets.cli.console import counted, duration
 from resnets.training import hardware
 from resnets.training.run import Run
 
@@ -28,8 +28,8 @@ def describe_run(run: Run) -> str:
     processes = run.world.size
     together = f"{processes} processes, " if processes > 1 else ""
     return (
-        f"{recipe.network} on {run.device}: {recipe.steps:,} iterations of {recipe.batch} images, "
-        f"{run.objective.describe()}; "
+        f"{recipe.network} on {run.device}: {counted(recipe.steps, 'iteration')} of "
+        f"{recipe.batch} images, {run.objective.describe()}; "
         f"{together}{settings.precision}, {form}, {compiled}"
     )
 
@@ -150,7 +150,7 @@ class Bar(Lines):
         self._progress.update(self._task, completed=step, readings=self._readings)
 
     def testing(self, images: int, total: int) -> None:
-        doing = f"testing {images:,} of {total:,} images"
+        doing = f"testing {images:,} of {counted(total, 'image')}"
         self._progress.update(self._task, readings=doing)
 
     def logged(self, metrics: dict[str, Any]) -> None:

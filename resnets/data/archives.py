@@ -11,11 +11,9 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path
 
-from filelock import FileLock
-
 from resnets.data.layouts import wrapped
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, make_folder, writing
+from resnets.support.files import cache_folder, locked, make_folder, writing
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _DAMAGE = (  # what the readers raise for archives that are damaged or of an unknown kind
@@ -45,7 +43,7 @@ def unpacked(archive: Path) -> Path:
     home = cache_folder("unpacked", hashlib.sha256(os.fsencode(version)).hexdigest()[:16])
     folder = home / archive.name.lstrip(".").split(".")[0]
     make_folder(home)
-    with writing(home), FileLock(home / ".lock"):
+    with writing(home), locked(home / ".lock"):
         if not folder.exists():
             _unpack(archive, folder)
     return wrapped(folder)

@@ -20,7 +20,7 @@ from resnets.inference.explanations import ALL, check_stage, explain
 from resnets.inference.neighbours import Nearest
 from resnets.inference.predictions import DIGITS, ClassProbability
 from resnets.support.errors import UserError, valid_utf8
-from resnets.support.files import make_folder, write_bytes, write_json
+from resnets.support.files import make_folder, refuse_unwritable, write_bytes, write_json
 from resnets.weights.model_file import Model
 
 RECORD, PAGE = "explanations.json", "index.html"
@@ -97,8 +97,8 @@ def _stage_facts(stage: StageMap) -> dict[str, Any]:
     }
 
 
-def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
-    """Create the folder for explanations, before anything is computed.
+def check_folder(model: Model, folder: Path, stage: str = ALL) -> None:
+    """Check what can be checked before anything is computed or written.
 
     Args:
         model: its network must have the stage.
@@ -107,13 +107,24 @@ def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
 
     Raises:
         UserError: if there is no such stage, or the folder holds other files or cannot be
-            created.
+            written.
     """
     check_stage(model, stage, "--stage", (ALL,))
+    if folder.exists() and not folder.is_dir():
+        raise UserError("a file is in the way", f"--out {folder}", "give a new folder")
+    if folder.is_dir() and not (folder / RECORD).exists() and any(folder.iterdir()):
+        raise UserError("holds other files", f"--out {folder}", "give a new folder")
+    first = folder / RECORD if folder.is_dir() else folder
+    while not first.parent.exists():
+        first = first.parent
+    refuse_unwritable(first)
+
+
+def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
+    """Create the folder for explanations; arguments and errors as of `check_folder`."""
+    check_folder(model, folder, stage)
     make_folder(folder)
     if not (folder / RECORD).exists():
-        if any(folder.iterdir()):
-            raise UserError("holds other files", f"--out {folder}", "give a new folder")
         _write_record(folder, model.card["network"], [])  # marks the folder as ours
 
 
@@ -124,7 +135,8 @@ def explain_files(
     options: ExplanationOptions,
     similar: Mapping[str, Nearest] | None = None,
 ) -> Iterator[ExplainedFile]:
-    """Explain image files one by one and write their pictures; at the end, the page.
+    """Explain image files one by one and write their pictures; at the end, or if the caller stops,
+    the page.
 
     Files that cannot be read yield their error.
 
@@ -140,13 +152,15 @@ def explain_files(
     """
     used: set[str] = set()
     done = []
-    for file in images:
-        near = (similar or {}).get(file)
-        done.append(_explain_file(model, file, folder, options, near, used))
-        yield done[-1]
-    network = model.card["network"]
-    _write_record(folder, network, done)
-    write_bytes(folder / PAGE, _render(network, done))
+    try:
+        for file in images:
+            near = (similar or {}).get(file)
+            done.append(_explain_file(model, file, folder, options, near, used))
+            yield done[-1]
+    finally:  # also after Ctrl-C
+        network = model.card["network"]
+        _write_record(folder, network, done)
+        write_bytes(folder / PAGE, _render(network, done))
 
 
 def _explain_file(

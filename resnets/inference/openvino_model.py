@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from resnets.inference import int8_file
 from resnets.inference.engines import (
     INPUT,
@@ -23,7 +21,15 @@ from resnets.inference.engines import (
 )
 from resnets.inference.int8_file import Int8File
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, make_folder, sync, writing
+from resnets.support.files import (
+    cache_folder,
+    locked,
+    make_folder,
+    sync,
+    temporary_cache,
+    temporary_folder,
+    writing,
+)
 
 if TYPE_CHECKING:
     from resnets.inference.deployable import Deployable
@@ -78,15 +84,15 @@ def open_in_openvino(
         int8: the int8 file to run it with, if any.
 
     Raises:
-        UserError: if OpenVINO is not installed or cannot run the network, a file is damaged, or the
-            cache cannot be written.
+        UserError: if OpenVINO is not installed or cannot run the network, or a file is damaged.
     """
     compiled, converted = compiled_folder(), _converted_file(digest)
     if converted.exists():
         with suppress(UserError):
             return OpenVinoRuntime(converted, precision, compiled)
     try:
-        return OpenVinoRuntime(_convert(path, converted, int8), precision, compiled)
+        converted = _convert_somewhere(path, converted, int8)
+        return OpenVinoRuntime(converted, precision, compiled)
     except UserError as error:
         if int8 is None or error.location != str(converted):
             raise
@@ -104,6 +110,19 @@ def _converted_file(digest: str) -> Path:
     return cache_folder("openvino", f"{digest[:24]}-{GRAPH_VERSION}-{version}") / "model.xml"
 
 
+def _convert_somewhere(path: Path, converted: Path, int8: Int8File | None) -> Path:
+    """Convert a model file to `converted`, or to a temporary folder if the cache has no room."""
+    try:
+        return _convert(path, converted, int8)
+    except UserError as error:
+        if not Path(error.location).is_relative_to(converted.parent):
+            raise
+        made = temporary_folder() / "openvino" / converted.parent.name / converted.name
+        _convert(path, made, int8)
+        temporary_cache(f"{error.location}: {error.message}")  # announces it
+        return made
+
+
 def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
     """Convert a model file to the IR file `converted`, and return it.
 
@@ -112,7 +131,7 @@ def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
     """
     folder = make_folder(converted.parent)
     before = _file_state(converted)
-    with writing(folder), FileLock(folder / ".lock"):
+    with writing(folder), locked(folder / ".lock"):
         if _file_state(converted) == before:  # else another process has just written it
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 _write_ir(path, Path(temporary) / converted.name, int8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from resnets.inference.image_inputs import normalized
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Identity
 from resnets.support.errors import UserError, valid_utf8
-from resnets.support.files import atomic_write, existing_folder, make_folder, write_json, writing
+from resnets.support.files import (
+    atomic_write,
+    existing_folder,
+    locked,
+    make_folder,
+    sync,
+    write_json,
+    writing,
+)
 
 ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
@@ -75,14 +80,8 @@ def open_file(
             other models or options, or another process writes it.
     """
     check_path(path, embeddings)
-    with writing(path):
-        try:
-            lock = FileLock(path.with_name(f".{path.name}.lock")).acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                "another process writes here", str(path), "wait until it has finished"
-            ) from error
-    with lock:
+    busy = UserError("another process writes here", str(path), "wait until it has finished")
+    with locked(path.with_name(f".{path.name}.lock"), busy):
         record = path.with_name(path.name + ".json")
         _refuse_other_origin(path, record, origin)
         write_json(record, origin)
@@ -273,7 +272,7 @@ class _TextFile(PredictionFile):
     def close(self) -> None:
         with writing(self.path):
             self._file.flush()
-            os.fsync(self._file.fileno())
+            sync(self.path)
             self._file.close()
 
 

@@ -21,9 +21,10 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from resnets.support.files import cache_folder, sync
+from resnets.support.errors import UserError
+from resnets.support.files import cache_folder, locked, sync
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 COMPILE_SECONDS = 300
@@ -86,7 +87,7 @@ def _find(name: str, **macros: int) -> ctypes.CDLL | str:
         return f"{tool} failed: {next((ln for ln in lines if 'error' in ln), lines[0]).strip()}"
     except Timeout as error:
         return f"another process compiles the kernels for too long ({error.lock_file} is locked)"
-    except OSError as error:
+    except (OSError, UserError) as error:
         return f"kernels cannot be compiled: {error}"
 
 
@@ -102,7 +103,7 @@ def _load(command: list[str], path: Path) -> ctypes.CDLL:
         return found
     _announce_compiling()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=2 * COMPILE_SECONDS):
+    with locked(path.with_name(f"{path.name}.lock"), timeout=2 * COMPILE_SECONDS):
         found = _load_existing(path)  # another process may have compiled it meanwhile
         if found is None:
             _remove_leftovers(path)
@@ -155,7 +156,8 @@ def _compile(command: list[str], path: Path) -> None:
         )
         with made.open("ab") as file:  # the loader ignores what follows the last section
             file.write(hashlib.sha256(made.read_bytes()).digest())
-        made.chmod(0o755)
+        with suppress(OSError):  # some file systems have no permissions
+            made.chmod(0o755)
         sync(made)
         made.replace(path)
 

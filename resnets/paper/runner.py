@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from resnets.paper.jobs import Job, Workspace
 from resnets.paper.store import Outcome
 from resnets.support.errors import UserError, nearest
-from resnets.support.files import make_folder, writing
-from resnets.support.signal_handlers import handling, listen_in_child
+from resnets.support.files import locked, make_folder, writing
+from resnets.support.idle import yield_session
+from resnets.support.signal_handlers import STOPPING, handling, listen_in_child
 
 LAUNCHERS = ("local", "ray")
 STARTS = 3
@@ -79,10 +80,11 @@ class LocalPool:
     Args:
         gpus: the GPUs that the jobs share, as in `CUDA_VISIBLE_DEVICES`; none on a machine
             without GPUs.
+        idle: whether this process yields to all other work, so that its jobs do.
     """
 
-    def __init__(self, gpus: Sequence[str] = ()) -> None:
-        self._gpus = list(gpus)
+    def __init__(self, gpus: Sequence[str] = (), idle: bool = False) -> None:
+        self._gpus, self._idle = list(gpus), idle
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._gpu_of: dict[str, str] = {}
 
@@ -101,8 +103,13 @@ class LocalPool:
                 stderr=err,
                 env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C reaches them once, through `stop`
-                preexec_fn=listen_in_child,
+                preexec_fn=self._in_child,
             )
+
+    def _in_child(self) -> None:
+        listen_in_child()
+        if self._idle:
+            yield_session()
 
     def finished(self, timeout: float) -> list[tuple[str, int | None]]:
         until = time.monotonic() + timeout
@@ -133,15 +140,18 @@ def check_launcher(launcher: str) -> None:
         raise UserError(f"unknown launcher {launcher!r}", "--launcher", hint)
 
 
-def make_pool(launcher: str, threads: int) -> Pool:
+def make_pool(launcher: str, threads: int, idle: bool = False) -> Pool:
     """The pool of a launcher, whose jobs have `threads` threads each.
+
+    Args:
+        idle: whether the jobs on this machine yield to all other work, as this process does.
 
     Raises:
         UserError: if the cluster cannot be used.
     """
     gpus = available_gpus()
     if launcher == "local":
-        return LocalPool(gpus)
+        return LocalPool(gpus, idle)
     from resnets.paper.ray_launcher import RayPool
 
     return RayPool(None, cpus_per_job=threads, gpus_per_job=1 / TRAININGS_PER_GPU if gpus else 0.0)
@@ -203,20 +213,13 @@ def exclusive(workspace: Workspace) -> Iterator[None]:
         UserError: if another one uses them.
     """
     make_folder(workspace.runs)
-    lock = FileLock(workspace.runs / ".lock")
-    with writing(workspace.runs):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                "another `resnets paper run` uses this folder",
-                str(workspace.runs),
-                "wait until it ends, or give another --runs",
-            ) from error
-    try:
+    busy = UserError(
+        "another `resnets paper run` uses this folder",
+        str(workspace.runs),
+        "wait until it ends, or give another --runs",
+    )
+    with locked(workspace.runs / ".lock", busy):
         yield
-    finally:
-        lock.release()
 
 
 class JobsFailed(Exception):
@@ -257,7 +260,7 @@ class Runner:
         self._old_log_bytes: dict[str, int] = {}
 
     def run(self, todo: Sequence[Job]) -> None:
-        """Run the jobs that `missing` returned. SIGTERM stops them as Ctrl-C does.
+        """Run the jobs that `missing` returned. Other signals stop them as Ctrl-C does.
 
         Raises:
             JobsFailed: if jobs failed, after all others have ended.
@@ -265,7 +268,8 @@ class Runner:
             KeyboardInterrupt: after the running jobs have saved their state.
         """
         self._waiting = {job.key: job for job in todo}
-        with handling(_interrupt, signal.SIGTERM):  # replaces a handler that Ray may have set
+        others = [number for number in STOPPING if number != signal.SIGINT]
+        with handling(_interrupt, *others):  # replaces a handler that Ray may have set
             self._run()
         if self._failed:
             raise JobsFailed(self._failed)
@@ -340,7 +344,7 @@ def _wait_until_saved(folder: Path) -> None:
     """Wait for a run whose command was killed: it is still saving its state."""
     if not (folder / "recipe.json").exists():
         return
-    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=SAVING):
+    with contextlib.suppress(Timeout), locked(folder / ".lock", timeout=SAVING):
         pass  # if it does not end, the new run reports the lock
 
 

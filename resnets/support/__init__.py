@@ -4,6 +4,6 @@
 - `files`: files written whole or not at all, the cache folder, remembered digests.
 - `devices`: the devices of this machine, and its description for results.
 - `distributed`: `World`, the processes that work on one task.
-- `parallel`, `timing`, `signal_handlers`, `download`, `markdown`, `ray_cluster`: one small helper
-  each.
+- `parallel`, `timing`, `signal_handlers`, `idle`, `download`, `markdown`, `ray_cluster`: one small
+  helper each.
 """

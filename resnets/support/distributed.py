@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, system_error
 
 T = TypeVar("T")
 
@@ -67,10 +67,10 @@ class World:
         result: T | UserError
         try:
             result = action()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if self.size == 1:
                 raise
-            result = error
+            result = _for_all(error)
         gathered = self.gather_objects(result)
 
         def check() -> None:
@@ -100,10 +100,10 @@ class World:
         if self.is_main:
             try:
                 result = action()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 if self.size == 1:
                     raise
-                result = error
+                result = _for_all(error)
         result = self.broadcast_object(result)
         if isinstance(result, UserError):
             raise result
@@ -122,6 +122,11 @@ class World:
             with _collective():
                 dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
+
+
+def _for_all(error: UserError | OSError) -> UserError:
+    """The error that every process raises; raises one that is no user's mistake."""
+    return error if isinstance(error, UserError) else system_error(error)
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -31,6 +34,21 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         """The three parts, so that another process gets the same error."""
         return UserError, (self.message, self.location, self.hint)
+
+
+def system_error(error: OSError) -> UserError:
+    """What the operating system refused, with the file; raises `error` if it is not the system's.
+
+    Errors of libraries without a number, and of files of this package, are faults of the program.
+    """
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno is None or Path(name).is_relative_to(_PACKAGE):
+        raise error
+    hint = "give a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+    return UserError(error.strerror or str(error), name, hint)
+
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def one_line(error: BaseException) -> str:
@@ -67,7 +85,7 @@ def valid_utf8(text: str) -> str:
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words most similar to `name`, or the first of all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
+import errno
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from resnets.support.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 LARGE_FILE_BYTES = 4 << 20
 """Digests of files of at least this size are remembered."""
@@ -21,18 +29,85 @@ CLOCK_STEP_SECONDS = 2.0
 """The coarsest step of modification times (FAT): two changes within it can look like one."""
 
 
+_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""Failures of a sync that mean lost content; others mean that the file system cannot sync."""
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+"""Failures of a lock that mean that the file system has no locks."""
+
+
+def expand_user(text: str) -> str:
+    """`text` with a `~` at its start replaced by the home folder, as shells do.
+
+    Raises:
+        UserError: if this user has no home folder.
+    """
+    if text != "~" and not text.startswith("~/"):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111 (a Path drops what follows a last slash)
+    if expanded.startswith("~"):
+        raise UserError("this user has no home folder", text, "give the whole path")
+    return expanded
+
+
 def cache_folder(*parts: str) -> Path:
-    """The platform's cache folder for this package; `RESNETS_CACHE` overrides it."""
+    """A folder or file in the platform's cache folder for this package.
+
+    `RESNETS_CACHE` overrides the folder. What it holds is read from it. Where it cannot be
+    written, new files go to a temporary folder, which is deleted when the process ends.
+    """
+    try:
+        base = _cache_base()
+    except RuntimeError:  # a user without home folder
+        return temporary_cache("this user has no home folder").joinpath(*parts)
+    path = base.joinpath(*parts)
+    obstacle = "" if os.path.lexists(path) and os.access(path, os.R_OK) else _obstacle(base)
+    return temporary_cache(f"{base}: {obstacle}").joinpath(*parts) if obstacle else path
+
+
+def _cache_base() -> Path:
     override = os.environ.get("RESNETS_CACHE")
     if override:
-        base = Path(override)
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches" / "resnets"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "resnets" / "cache"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnets"
-    return base.joinpath(*parts)
+        return Path(expand_user(override))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "resnets"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "resnets" / "cache"
+    general = os.environ.get("XDG_CACHE_HOME")
+    return (Path(expand_user(general)) if general else Path.home() / ".cache") / "resnets"
+
+
+@cache
+def _obstacle(folder: Path) -> str:
+    """Why no file can be written below `folder`; empty if one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+@cache
+def temporary_folder() -> Path:
+    """A folder that is deleted when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="resnets-cache-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def temporary_cache(reason: str) -> Path:
+    """The temporary folder, as the cache, which one line on stderr announces."""
+    folder = temporary_folder()
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"resnets: no cache ({reason}); a temporary one is used: "
+            "set RESNETS_CACHE to another folder",
+            file=sys.stderr,
+        )
+    return folder
 
 
 def existing_folder(path: Path, hint: str = "") -> Path:
@@ -43,7 +118,7 @@ def existing_folder(path: Path, hint: str = "") -> Path:
 
 
 def refuse_unwritable(path: Path | None, option: str = "") -> None:
-    """Raise `UserError` if `path` is a folder, or its parent folder does not exist.
+    """Raise `UserError` if no file can be written at `path`; checked before long work.
 
     Args:
         path: a file that will be written; None is not checked.
@@ -51,10 +126,22 @@ def refuse_unwritable(path: Path | None, option: str = "") -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise UserError("is a folder", f"{option} {path}".strip(), "give the name of a file")
-    if not path.absolute().parent.is_dir():
-        raise UserError("no such folder", str(path.parent), "make it first")
+    with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # raises if the name is too long
+        if path.is_dir():
+            raise UserError("is a folder", f"{option} {path}".strip(), "give the name of a file")
+        _refuse_device(path)
+        if not path.absolute().parent.is_dir():
+            raise UserError("no such folder", str(path.parent), "make it first")
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise `UserError` if `path` is a device or a pipe, which a rename would replace by a file."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError("is a device or a pipe", str(path), "give the name of a file")
 
 
 def refuse_replacing(path: Path, force: bool = False) -> None:
@@ -77,10 +164,19 @@ def writing(path: Path) -> Iterator[None]:
             "move it away or give another name",
         ) from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write: {reason}", str(path), "free space or choose a writable folder"
-        ) from error
+        hint = _WRITE_HINTS.get(error.errno or 0, "free space or choose a writable folder")
+        raise UserError(f"cannot write: {error.strerror or error}", str(path), hint) from error
+
+
+_WRITE_HINTS = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EACCES: "choose a writable folder",
+    errno.EROFS: "choose a writable folder",
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 def make_folder(path: Path) -> Path:
@@ -103,52 +199,120 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         UserError: if it cannot be written, for example on a full disk; `path` is then unchanged.
     """
     with writing(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _refuse_device(path)
+        # A name of 255 bytes must not become too long.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
+                _sync(file.fileno())
+            with contextlib.suppress(OSError):  # some file systems have no permissions
+                temporary.chmod(0o644)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the file is there
         sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the renames in a folder, to disk; on POSIX systems only."""
+    """Flush a file, or the renames in a folder, to disk; on POSIX systems only.
+
+    Raises:
+        OSError: if content is lost. A file system that cannot sync is no error.
+    """
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def read_text(path: Path, option: str = "", *, errors: str = "strict", hint: str = "") -> str:
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in _LOST:
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: UserError | None = None, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file until the block, or this process, ends.
+
+    On a file system without locks nothing keeps other processes out.
+
+    Args:
+        path: the lock file; it stays.
+        busy: raised at once if another process holds the lock; by default this call waits.
+        timeout: the most seconds to wait; negative for any time.
+
+    Raises:
+        UserError: `busy`, or if the file cannot be written.
+        filelock.Timeout: after `timeout` seconds.
+    """
+    from filelock import Timeout  # costs milliseconds
+
+    try:
+        held = _acquire(path, timeout if busy is None else 0)
+    except Timeout as error:
+        if busy is None:
+            raise
+        raise busy from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _acquire(path: Path, timeout: float) -> FileLock | None:
+    """The lock, held; None on a file system without locks."""
+    from filelock import FileLock, Timeout
+
+    with writing(path):
+        if not path.exists():  # filelock would retry where no file can be made
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o644))
+    lock = FileLock(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "flock not supported")
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except NotImplementedError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        with writing(path):
+            raise
+    return lock
+
+
+def read_text(path: Path, *, errors: str = "strict", hint: str = "") -> str:
     """The text of a file that a person wrote: UTF-8, with or without a byte order mark.
 
     Line ends are read as newlines.
 
     Args:
         path: the file.
-        option: the command-line option with the path, for the message.
         errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
         hint: what to do if there is no such file.
 
     Raises:
         UserError: if the file cannot be read or is not UTF-8.
     """
-    location = f"{option} {path}".strip()
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError("no such file", location, hint) from error
+        raise UserError("no such file", str(path), hint) from error
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", location) from error
-    return decode_text(content, location, errors).replace("\r\n", "\n").replace("\r", "\n")
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
+    return decode_text(content, str(path), errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode_text(content: bytes, location: str, errors: str = "strict") -> str:

@@ -13,17 +13,31 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    if hasattr(signal, name)
+)
+"""Signals that end a work that can be resumed: Ctrl-C, `kill`, a closed terminal, and those that
+batch systems such as Slurm send before a time limit."""
+
+
 @contextmanager
 def handling(handler: Callable[[int], None], *numbers: signal.Signals) -> Iterator[None]:
     """Call `handler` with the number of each of these signals that arrives inside the block.
 
-    The previous handlers are restored at the end. Only the main thread may use this.
+    The previous handlers are restored at the end. `nohup`, which ignores SIGHUP, stays in force.
+    Only the main thread may use this.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         handler(number)
 
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before = {
+        number: signal.signal(number, handle)
+        for number in numbers
+        if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

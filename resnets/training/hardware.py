@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from resnets.kernels import block, native, norm
 from resnets.models.blocks import Block
 from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder
+from resnets.support.files import cache_folder, temporary_cache
 from resnets.training.recipe import Recipe
 
 Kernels = Literal["none", "norms", "blocks"]
@@ -43,8 +44,12 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
     """Replace each `auto` of a recipe by the choice for `device`.
 
     Raises:
-        UserError: if `kernels` is true and they are not available.
+        UserError: if `kernels` or `compile` is true and that is not possible.
     """
+    if recipe.compile is True and (obstacle := _compile_obstacle(device)):
+        raise UserError(
+            f"compile = true is not possible: {obstacle}", hint="use --set compile=auto"
+        )
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
@@ -102,8 +107,18 @@ def _can_compile(device: torch.device) -> bool:
     """Whether compiling pays and is possible: on GPUs that Triton supports, with its tools."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
         return False
-    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
-    return has_compiler and importlib.util.find_spec("triton") is not None
+    return not _compile_obstacle(device)
+
+
+def _compile_obstacle(device: torch.device) -> str:
+    """What PyTorch lacks to compile a network for `device`; empty if nothing."""
+    if device.type == "cpu":
+        return "" if native.compiler() else f"no C++ compiler ({os.environ.get('CXX') or 'g++'})"
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed"
+        return "" if any(map(shutil.which, ("cc", "gcc", "clang"))) else "no C compiler"
+    return ""
 
 
 def _keep_memory() -> None:
@@ -125,15 +140,24 @@ def prepare(recipe: Recipe, device: torch.device) -> None:
     """Set process-wide switches: memory, the compiler's cache, deterministic GPU kernels."""
     if device.type == "cpu":
         _keep_memory()
-    compiled = cache_folder("compiled")
-    existing = next(folder for folder in (compiled, *compiled.parents) if folder.exists())
-    if os.access(existing, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    if recipe.compile is True or device.type == "cuda":
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_compiler_cache()))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not recipe.deterministic
         if recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+
+
+def _compiler_cache() -> Path:
+    """The folder of compiled networks; PyTorch's commands break at a blank in its path."""
+    folder = cache_folder("compiled")
+    if any(map(str.isspace, str(folder))):
+        folder = temporary_cache(f"{folder}: PyTorch cannot compile in a path with a blank")
+    if any(map(str.isspace, str(folder))):
+        hint = "set RESNETS_CACHE to a path without blanks"
+        raise UserError("PyTorch cannot compile in a path with a blank", str(folder), hint)
+    return folder
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:

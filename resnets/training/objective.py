@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -52,11 +53,13 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.support.files import expand_user
 from resnets.support.names import printable
 from resnets.training.class_weights import class_weights
 from resnets.training.optimizers import HEADS
 from resnets.training.recipe import Recipe
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
+from resnets.weights.card import read_card
 from resnets.weights.model_file import Model
 from resnets.weights.pretrained import copy_weights, starting_model
 
@@ -153,7 +156,7 @@ class Objective(ABC):
         """The recipe's `init`, whose weights the training starts from; None if it resumes."""
         if self.plan.init is None or self._checkpoint_preprocessing is not None:
             return None
-        return starting_model(self.plan.init, self.plan.network)
+        return starting_model(expand_user(self.plan.init), self.plan.network)
 
     @cached_property
     def depth(self) -> int:
@@ -431,6 +434,31 @@ class PhotoClassification(Classification):
         result = world.broadcast_object(None if scores is None else scores.result())
         assert result is not None
         return self._metrics(result, dataset=self.recipe.dataset)
+
+
+def refuse_unfit_init(plan: Recipe) -> None:
+    """Raise `UserError` if a recipe's `init` is missing or another network, before any download.
+
+    What a file holds, perhaps of another program, is checked when it is read.
+    """
+    name = expand_user(plan.init or "")
+    if not name or Path(name).exists():
+        return
+    row = hub.sources().get(name)
+    network = row["network"] if row else read_card(hub.resolve(name))[0]["network"]
+    if plan.network and network != plan.network and not _same_architecture(network, plan.network):
+        raise UserError(
+            f"the weights are of a {network}, not of a {plan.network}",
+            f"init {plan.init}",
+            f"use --network {network}, or the weights of another model: --init MODEL",
+        )
+
+
+def _same_architecture(one: str, other: str) -> bool:
+    try:
+        return zoo.architecture(one).with_classes(1) == zoo.architecture(other).with_classes(1)
+    except UserError:  # a VGG
+        return False
 
 
 def make_objective(plan: Recipe, data: Data) -> Classification:

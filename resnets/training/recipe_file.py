@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -41,6 +42,20 @@ def load(
     Raises:
         UserError: naming the file, the line and the key, and the nearest known key.
     """
+    values, text, where = _parse(name_or_path)
+    overridden = {}
+    for setting in settings:
+        key = _apply(values, setting)
+        overridden[key] = f"--set {key}"
+    for key, value in (options or {}).items():
+        values[key] = value
+        overridden[key] = f"--{key}"
+    _refuse_two_lengths(values, overridden)
+    return _validate(values, text, where, overridden)
+
+
+def _parse(name_or_path: str) -> tuple[dict[str, Any], str, str]:
+    """The values of a recipe, its text, and where that is."""
     recipes = shipped()
     if name_or_path in recipes:
         text, where = recipes[name_or_path], name_or_path
@@ -50,17 +65,84 @@ def load(
     else:
         raise UserError(f"unknown recipe {name_or_path!r}", hint=nearest(name_or_path, recipes))
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text), text, where
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"not valid TOML: {error}", where) from error
-    overridden = {}
-    for setting in settings:
-        key = _apply(values, setting)
-        overridden[key] = f"--set {key}"
-    for key, value in (options or {}).items():
-        values[key] = value
-        overridden[key] = f"--{key}"
-    return _validate(values, text, where, overridden)
+
+
+def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Recipe) -> None:
+    """Refuse counts of iterations that a changed length leaves behind.
+
+    They are beyond the end of the training, or were iterations where the length is now in epochs.
+    `load` accepts them, because runs of earlier versions have such recipes.
+
+    Args:
+        name_or_path: as `load` was given it.
+        settings: as `load` was given them.
+        recipe: what it returned.
+
+    Raises:
+        UserError: naming the counts, and those in proportion to the length.
+    """
+    before, _, where = _parse(name_or_path)
+    changed = {setting.partition("=")[0].strip() for setting in settings}
+    unit = "iterations" if recipe.epochs is None else "epochs"
+    length = recipe.iterations if recipe.epochs is None else recipe.epochs
+    assert length is not None
+    old_unit = next((name for name in ("iterations", "epochs") if name in before), unit)
+    counts = {
+        "schedule.warmup": [recipe.schedule.warmup],
+        "schedule.drops": list(recipe.schedule.drops),
+        "progressive.until": [recipe.progressive.until] if recipe.progressive else [],
+    }
+    late = {key: row for key, row in counts.items() if any(_late(key, n, length) for n in row)}
+    wrong, why = late, f"beyond the end of the training ({length:,} {unit})"
+    if unit != old_unit:
+        counts["test_every"] = [recipe.test_every]
+        kept = {k: row for k, row in counts.items() if any(row) and k not in changed}
+        if kept:
+            wrong, why = kept, f"in {old_unit}, but the length is in {unit} now"
+    if not wrong:
+        return
+    named = ", ".join(f"{key} = {_toml(row, key)}" for key, row in wrong.items())
+    hint = f"give smaller ones, or more {unit}"
+    if old_length := before.get(old_unit):
+        shares = {key: [count / old_length for count in row] for key, row in wrong.items()}
+        if max(share for row in shares.values() for share in row) < 1:
+            hint = f"in the same proportion: {_in_proportion(shares, length, unit)}"
+    raise UserError(f"{named}: {why}", where, hint)
+
+
+def _late(key: str, count: float, length: float) -> bool:
+    return count > length if key == "schedule.warmup" else count >= length
+
+
+def _in_proportion(shares: dict[str, list[float]], length: float, unit: str) -> str:
+    """Settings of counts that are these shares of a length."""
+
+    def count(share: float) -> float:
+        number = share * length
+        return max(1, round(number)) if unit == "iterations" else float(f"{number:.3g}")
+
+    rows = {key: [count(share) for share in row] for key, row in shares.items()}
+    return " ".join(f"--set {shlex.quote(f'{k}={_toml(row, k)}')}" for k, row in rows.items())
+
+
+def _toml(counts: list[float], key: str) -> str:
+    texts = [f"{count:g}" if isinstance(count, float) else str(count) for count in counts]
+    return f"[{','.join(texts)}]" if key == "schedule.drops" else texts[0]
+
+
+def _refuse_two_lengths(values: dict[str, Any], overridden: dict[str, str]) -> None:
+    """Raise `UserError` if a setting gives the length in another unit than the recipe."""
+    for ours, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        both = values.get(ours) is not None and values.get(other) is not None
+        if both and ours in overridden and other not in overridden:
+            raise UserError(
+                f"the recipe gives its length in {other}",
+                overridden[ours],
+                f"add --set {other}=none",
+            )
 
 
 def _apply(values: dict[str, Any], setting: str) -> str:
@@ -103,26 +185,93 @@ def _explain(error: ErrorDetails, text: str, where: str, overridden: dict[str, s
         line = _line_of(text, path)
         location = f"{where}, line {line}" if line else where
     if error["type"] == "extra_forbidden":
-        table = _table(path[:-1])
-        known = table.model_fields if table else Recipe.model_fields
-        before = key.removesuffix(path[-1]) if ours else ""  # in a file the table is visible
-        return UserError(
-            f"unknown key {key!r}", location, nearest(key, [before + k for k in known])
-        )
-    if error["type"] == "missing":
+        return UserError(f"unknown key {key!r}", location, _nearest_key(path, inside=not ours))
+    if error["type"] == "missing" and _is_required(path):
         return UserError(f"key {key!r} is missing", location)
-    given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "value_error":
-        given = ""
+    message = _message(error, path)
+    if error["type"] == "model_type" and ours and _is_optional(path):
+        message = message.replace("a table", "a table, or none")
+    named = not key or location.endswith(f" {key}") or location == f"--{key}"
+    hint = ""
+    given = str(error["input"])
+    if ours and error["type"] == "tuple_type" and re.fullmatch(r"[\d.e-]+(,\s*[\d.e-]+)*", given):
+        hint = f"write --set {shlex.quote(f'{key}=[{given}]')}"
+    return UserError(message if named else f"{key}: {message}", location, hint)
+
+
+_PLAIN = {
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+    "string_type": "should be text",
+    "tuple_type": "should be a list, such as [1, 2]",
+    "model_type": "should be a table",
+    "greater_than_equal": "should be at least {ge}",
+    "greater_than": "should be above {gt}",
+    "less_than_equal": "should be at most {le}",
+    "less_than": "should be below {lt}",
+    "missing": "has too few numbers",
+    "too_long": "has too many numbers",
+}
+"""What is wrong, by pydantic's type of error."""
+
+
+def _message(error: ErrorDetails, path: list[str]) -> str:
+    """What is wrong with a value, in plain words, and the value."""
+    kind, message = error["type"], error["msg"]
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in _PLAIN:
+        message = _PLAIN[kind].format(**error.get("ctx", {}))
+    if kind == "int_type" and error["loc"][-1] == "int":  # of `int | float`
+        message = _PLAIN["float_type"]
     if path and path[-1] in SWITCHES:
         message = "should be 'auto', true or false"
-    if error["type"] == "model_type":
-        message = (
-            "should be a table, or none" if ours and _is_optional(path) else "should be a table"
-        )
-    named = not key or location.endswith(f" {key}") or location == f"--{key}"
-    return UserError(f"{message}{given}" if named else f"{key}: {message}{given}", location)
+    given = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    return message.removeprefix("Input ") + given
+
+
+def describe(failure: ValidationError) -> str:
+    """The first error of a recipe that a program wrote, such as `batch: should be at least 2`."""
+    error = failure.errors()[0]
+    if error["type"] == "json_invalid":
+        return error["msg"]
+    key = ".".join(map(str, error["loc"]))
+    known = {"extra_forbidden": "unknown key", "missing": "is missing"}
+    message = known.get(error["type"]) or _message(error, _key_path(error))
+    return f"{key}: {message}" if key else message
+
+
+def _nearest_key(path: list[str], *, inside: bool) -> str:
+    """A hint to the known key that is most similar to the one at `path`.
+
+    Args:
+        inside: whether the user sees the table that the key is in, and needs not its name.
+    """
+    elsewhere = [key for key in _keys(Recipe) if key.rpartition(".")[2] == path[-1]]
+    if elsewhere:
+        return f"did you mean {min(elsewhere, key=lambda key: key.count('.'))}?"
+    table = _table(path[:-1])
+    before = "" if inside else "".join(f"{name}." for name in path[:-1])
+    known = table.model_fields if table else Recipe.model_fields
+    return nearest(before + path[-1], [before + name for name in known])
+
+
+def _keys(table: type[BaseModel], before: str = "") -> Iterator[str]:
+    """All keys of a table and of its tables, dotted."""
+    for name in table.model_fields:
+        yield before + name
+        inner = _table([*before.split(".")[:-1], name])
+        if inner:
+            yield from _keys(inner, f"{before}{name}.")
+
+
+def _is_required(path: list[str]) -> bool:
+    """Whether the key at `path` has no default."""
+    table = _table(path[:-1])
+    field = table.model_fields.get(path[-1]) if table else None
+    return field is not None and field.is_required()
 
 
 def _key_path(error: ErrorDetails) -> list[str]:

@@ -144,7 +144,7 @@ class Run:
             The summary, also written as `summary.json`.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, once the state is saved.
+            Interrupted: after one of `signal_handlers.STOPPING`, once the state is saved.
             UserError: if the training diverges or a file cannot be written.
         """
         self.observer.begin(self)
@@ -325,19 +325,24 @@ class Run:
         if self.world.is_main:
             path = self.folder / RUN_MODEL
             model_file.save(path, self._final_weights, self.objective.preprocessing, card)
-            write_json(self.folder / "summary.json", summary)
+            write_json(self.folder / run_folder.SUMMARY, summary)
         return summary
 
     def _stop_on_signals(self) -> AbstractContextManager[None]:
-        """Let SIGINT and SIGTERM end the run after the current update."""
+        """Let a signal end the run after the current update, and a second Ctrl-C at once.
+
+        Batch systems and launchers repeat their signals, and send several kinds.
+        """
 
         def stop(number: int) -> None:
-            if self._stop is not None:  # the second signal: end at once, without saving
+            if self._stop is None:
+                self._stop = number
+                again = " (once more: at once)" if number == signal.SIGINT else ""
+                self.observer.note(f"stopping after this iteration{again}")
+            elif number == self._stop == signal.SIGINT:  # without saving
                 raise KeyboardInterrupt
-            self._stop = number
-            self.observer.note("stopping after this iteration (once more: at once)")
 
-        return signal_handlers.handling(stop, signal.SIGINT, signal.SIGTERM)
+        return signal_handlers.handling(stop, *signal_handlers.STOPPING)
 
 
 def start(

@@ -18,18 +18,23 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
-from filelock import FileLock, Timeout
 from PIL.Image import Image
+from pydantic import ValidationError
 from torch import Tensor
 
-from resnets.support import tensor_files
+from resnets.support import files, tensor_files
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.training import recipe_file
 from resnets.training.recipe import Recipe
+from resnets.weights.card import RUN_MODEL
 
-RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
+RECIPE, ENVIRONMENT, SUMMARY = "recipe.json", "environment.json", "summary.json"
 METRICS, CHECKPOINTS, PICTURES = "metrics.jsonl", "checkpoints", "pictures"
 CHECKPOINTS_KEPT = 2
+_WRITTEN = (RECIPE, ENVIRONMENT, METRICS, SUMMARY, RUN_MODEL)
+_TEMPORARY = (".checkpoint-", *(f".{name}." for name in _WRITTEN))
+"""How the names of unfinished files begin."""
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
 """Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
 
@@ -44,18 +49,16 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another process holds the lock.
     """
-    lock = FileLock(folder / ".lock")
-    with writing(folder):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                "another process is training in this folder", str(folder), "wait until it ends"
-            ) from error
-    try:
+    busy = UserError(
+        "another process is training in this folder",
+        str(folder),
+        "wait until it ends, or choose another --out",
+    )
+    with files.locked(folder / ".lock", busy):
+        for path in (*folder.glob(".*"), *(folder / CHECKPOINTS).glob(".*")):
+            if path.name.startswith(_TEMPORARY):  # of a process that was killed
+                path.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
 
 
 def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, Any]) -> None:
@@ -86,11 +89,24 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
     return (folder / RECIPE).exists() and plan.matches(read_environment(folder)["plan"])
 
 
+def refuse_running(folder: Path) -> None:
+    """Raise `UserError` if another process is training in `folder`."""
+    if (folder / RECIPE).exists():
+        with locked(folder):
+            pass
+
+
 def refuse_existing(folder: Path, plan: Recipe) -> None:
     """Raise `UserError` if a run cannot start in `folder` without losing something."""
     if not folder.exists():
         return
     if (folder / RECIPE).exists():
+        if (folder / SUMMARY).exists():
+            raise UserError(
+                "a finished run is in this folder",
+                str(folder),
+                f"choose another --out; to train on from its weights, add --init {folder}",
+            )
         if is_run_of(folder, plan):
             raise UserError(
                 "this run exists already",
@@ -117,11 +133,11 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / RECIPE
     try:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError("not a run folder (no recipe.json)", str(folder)) from error
     except ValueError as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"the recipe of this run is damaged ({line})", str(path)) from error
+        reason = recipe_file.describe(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"the recipe of this run is damaged ({reason})", str(path)) from error
 
 
 def refuse_other_images(folder: Path, fingerprint: str) -> None:

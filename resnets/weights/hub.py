@@ -17,16 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from resnets.support.errors import UserError, nearest, one_line
 from resnets.support.files import (
     cache_folder,
     digest,
     file_sha256,
+    locked,
     make_folder,
     write_json,
-    writing,
 )
 from resnets.weights.card import RUN_MODEL, convert_hint
 
@@ -121,9 +119,7 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
     if _intact(path, record, row):
         return path
     make_folder(path.parent)
-    with writing(path):
-        lock = FileLock(path.with_name(f".{path.name}.lock")).acquire()
-    with lock:
+    with locked(path.with_name(f".{path.name}.lock")):
         if not _intact(path, record, row):  # another process may have fetched it meanwhile
             if path.exists():
                 report(f"{name} in {path.parent} is damaged or outdated")

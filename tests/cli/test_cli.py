@@ -41,7 +41,10 @@ def one_line(error):
     return lines[0]
 
 
-SETTINGS = ("batch=50", "iterations=6", "test_every=3", "log_every=2", "progressive.until=3")
+SETTINGS = (
+    "batch=50", "iterations=6", "test_every=3", "log_every=2", "schedule.warmup=2",
+    "progressive.until=3",
+)  # fmt: skip
 SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--set", s)))
 
 
@@ -101,13 +104,15 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert "finished" in out
     code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
     assert code == 2
-    assert "resnets resume run" in one_line(err)
+    assert "to train on from its weights, add --init run" in one_line(err)
     assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run", "--resume")[0] == 0
     code, _, err = resnets(
         "train", "cifar10-smoke", *SMALL, "--seed", "4", "--out", "run", "--resume"
     )
     assert code == 2
-    assert "another recipe" in one_line(err)
+    assert "a finished run is in this folder" in one_line(err)
+    code, out, _ = resnets("train", "cifar10-smoke", *SMALL, "--init", "run", "--out", "longer")
+    assert (code, "test error" in out) == (0, True)
 
 
 @pytest.mark.parametrize(("classes", "said"), [(11, True), (10, False)])
@@ -341,7 +346,7 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_predicted(
         (("train", "cifar10-fats"), "did you mean cifar10-fast"),
         (("train", "cifar10-fast", "--network", "cifar-resnt56"), "did you mean cifar-resnet56"),
         (("train", "cifar10-fast", "--set", "batchs=3"), "did you mean batch"),
-        (("train", "cifar10-fast", "--set", "batch=0"), "greater than or equal to 2"),
+        (("train", "cifar10-fast", "--set", "batch=0"), "should be at least 2, not 0"),
         (("train", "cifar10-fast", "--device", "cuda:7"), "no device 'cuda:7'"),
         (("train", "cifar10-fast", "--data", "nowhere"), "no such file or folder"),
         (("resume", "nowhere"), "not a run folder"),
@@ -376,8 +381,8 @@ def test_mistakes_are_one_line_with_a_hint_and_leave_nothing(
         (("predict",), "predict: missing MODEL; see: resnets predict --help"),
         (("predict", "cifar-resnet20"), "predict: missing IMAGE"),
         (("export", "cifar-resnet20"), "export: missing --to"),
-        (("train", "cifar10-fast", "--seed", "many"), "train: --seed must be a valid integer"),
-        (("predict", "m", "a.png", "--top", "0"), "--top must be greater than or equal to 1"),
+        (("train", "cifar10-fast", "--seed", "many"), "train: --seed must be a whole number"),
+        (("predict", "m", "a.png", "--top", "0"), "--top must be at least 1"),
         (("info", "--image-size"), "option '--image-size' requires an argument"),
         (("info", "resnet50", "resnet18"), "unexpected extra argument"),
         (("--verison",), "unknown option --verison; did you mean --version"),

@@ -43,6 +43,32 @@ def test_pictures_are_written_and_predictions_printed(resnets, folder):
     assert len(list((folder / "why").glob("*.png"))) == 4 * 5
 
 
+def test_a_refused_folder_of_neighbours_leaves_no_folder(resnets, folder):
+    (folder / "empty").mkdir()
+    code, _, err = resnets(
+        "explain", "m.safetensors", "photos", "--out", "why", "--nearest", "empty"
+    )
+    assert code == 2
+    one_line(err)
+    assert not (folder / "why").exists()
+
+
+def test_ctrl_c_leaves_a_page_of_what_was_explained(resnets, folder, monkeypatch):
+    explain, calls = explanation_files.explain, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return explain(*arguments)
+
+    monkeypatch.setattr(explanation_files, "explain", interrupted)
+    assert resnets("explain", "m.safetensors", "photos", "--out", "why")[0] == 130
+    record = json.loads((folder / "why" / "explanations.json").read_text())
+    assert len(record["images"]) == 2
+    assert (folder / "why" / "index.html").is_file()
+
+
 def test_names_cannot_move_the_cursor(resnets, folder):
     (folder / "photos" / "b\x1b[2J").mkdir()
     for name in ("\nline.png", "bad.png"):

@@ -33,7 +33,7 @@ def small(monkeypatch, real_shape):
     monkeypatch.setattr(experiments, "EXPERIMENTS", (pair,))
     monkeypatch.setitem(experiments.CIFAR_RECIPES, "smoke", ("cifar10-short", SMALL))
     pool = InProcess(monkeypatch)
-    monkeypatch.setattr(runner, "LocalPool", lambda gpus: pool)
+    monkeypatch.setattr(runner, "LocalPool", lambda gpus, idle: pool)
     monkeypatch.setattr(speed, "measure", lambda plans, layout: dict.fromkeys(plans, 500.0))
     return pool
 
@@ -131,7 +131,7 @@ def test_without_results_there_is_no_report(resnets):
 def test_sigterm_is_ours_whatever_the_launcher_did(resnets, small, monkeypatch):
     """Ray's own handler ends the command with a dump and saves nothing."""
 
-    def replace_handler(gpus):
+    def replace_handler(gpus, idle):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return small
 

@@ -116,6 +116,22 @@ def test_a_converted_network_is_taken_from_the_cache(saved, monkeypatch, tmp_pat
         predictor.open_predictor(str(saved), "openvino", "fp32")
 
 
+def test_a_cache_without_room_is_not_needed(saved, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "cache"))
+    save = openvino_model.save_openvino
+
+    def full(model, file):
+        if file.is_relative_to(tmp_path):
+            raise OSError(28, "No space left on device")
+        save(model, file)
+
+    monkeypatch.setattr(openvino_model, "save_openvino", full)
+    opened = predictor.open_predictor(str(saved), "openvino", "fp32")
+    assert opened.runtime(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).logits.shape == (1, 7)
+    assert "No space left on device); a temporary one is used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ending", [".xml", ".bin"])
 @pytest.mark.parametrize("content", [b"", b"rubbish"])
 def test_a_damaged_network_in_the_cache_is_converted_again(

@@ -138,11 +138,11 @@ def test_another_compiler_than_gcc_is_not_used(fresh, monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_a_cache_that_cannot_be_written(fresh, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written(quick, monkeypatch, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "file"))
-    assert native.library("norm") is None
-    assert native.unavailable_reason("norm").startswith("kernels cannot be compiled: ")
+    assert native.library("norm") is not None
+    assert "a temporary one is used" in capsys.readouterr().err
 
 
 @needs_compiler

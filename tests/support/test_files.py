@@ -1,5 +1,7 @@
 """Files are written whole or not at all; failures are one line."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -133,13 +135,116 @@ def test_a_file_modified_a_moment_ago_is_hashed_each_time(large_file):
     assert compute.calls == 2
 
 
-def test_without_a_writable_cache_nothing_is_remembered(large_file, monkeypatch):
-    (large_file.parent / "in the way").touch()
-    monkeypatch.setenv("RESNETS_CACHE", str(large_file.parent / "in the way"))
-    compute = Counted()
-    for _ in range(2):
-        files.remembered_digest(large_file, "test", compute)
-    assert compute.calls == 2
+def test_without_a_writable_cache_a_temporary_one_serves_and_is_announced_once(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "in the way").touch()
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "in the way"))
+    one, other = files.cache_folder("a"), files.cache_folder("b")
+    assert one.parent == other.parent
+    assert one.parent.is_dir()
+    assert not one.is_relative_to(tmp_path)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "in the way" in line
+    assert "set RESNETS_CACHE" in line
+
+
+def test_a_read_only_cache_is_read(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(files, "_obstacle", lambda folder: "Read-only file system")
+    assert files.cache_folder("weights") == tmp_path / "weights"
+    assert not files.cache_folder("weights", "new").is_relative_to(tmp_path)
+
+
+def test_a_user_without_home_has_a_temporary_cache_and_no_tilde(monkeypatch):
+    def no_home(path):
+        return path
+
+    for name in ("RESNETS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", no_home)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert files.cache_folder("a").parent.is_dir()
+    with pytest.raises(UserError, match="no home folder"):
+        files.expand_user("~/photos")
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expand_user("~/photos/") == f"{tmp_path}/photos/"
+    assert files.expand_user("~") == str(tmp_path)
+    assert files.expand_user("a/~/~b") == "a/~/~b"
+    assert files.expand_user("~backup") == "~backup"
+    monkeypatch.setenv("RESNETS_CACHE", "~/own")
+    assert files.cache_folder() == tmp_path / "own"
+
+
+def refuse(number):
+    def call(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_what_only_makes_a_file_safer_may_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "chmod", refuse(errno.EPERM))
+    monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL))
+    files.write_bytes(tmp_path / "file", b"x")
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    with files.locked(tmp_path / ".lock"):
+        files.write_bytes(tmp_path / "file", b"y")
+    assert (tmp_path / "file").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_sync_that_loses_content_is_an_error(tmp_path, monkeypatch, number):
+    files.write_bytes(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", refuse(number))
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_lock_keeps_others_out_and_says_where_it_cannot_be_made(tmp_path):
+    with (
+        files.locked(tmp_path / ".lock"),
+        pytest.raises(UserError, match="in use"),
+        files.locked(tmp_path / ".lock", UserError("in use")),
+    ):
+        pass
+    with pytest.raises(UserError, match="cannot write"), files.locked(Path("/proc/.lock")):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path, name):
+    path = tmp_path / name
+    files.refuse_unwritable(path)
+    files.write_bytes(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/proc/file.csv", "cannot write"),
+        ("/dev/null", "a device or a pipe"),
+        ("x" * 300, "File name too long; give a shorter name"),
+        ("absent/file", "no such folder"),
+        (".", "--out .: is a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        files.refuse_unwritable(Path(path), "--out")
+    with pytest.raises(UserError):
+        files.write_bytes(Path(path), b"x")
+    assert list(tmp_path.iterdir()) == []
+    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"file": 3}', b"\xff"])

@@ -10,7 +10,7 @@ from torch import nn
 from resnets.data.preprocessing import Preprocessing
 from resnets.evaluation.results import Result
 from resnets.support.errors import UserError
-from resnets.training import run
+from resnets.training import recipe_file, run
 from resnets.training.hardware import Settings
 from resnets.training.objective import (
     IGNORE_INDEX,
@@ -18,10 +18,11 @@ from resnets.training.objective import (
     Objective,
     TestMetrics,
     make_objective,
+    refuse_unfit_init,
 )
 from resnets.training.run_folder import read_metrics
 from resnets.training.trainer import Trainer
-from resnets.weights import model_file
+from resnets.weights import hub, model_file
 from tests.training.test_resume import Quiet, make_recipe
 
 CPU = torch.device("cpu")
@@ -121,3 +122,14 @@ def test_an_objective_resolves_its_recipe_once(tiny):
     assert objective.plan is plan
     assert objective.recipe.steps == round(2 * objective.train_images / 50)
     assert Trainer(objective, CPU, Settings("fp32", False, False)).recipe is objective.recipe
+
+
+def test_weights_of_another_network_are_refused_before_they_are_downloaded(monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda name: pytest.fail(f"{name} is downloaded"))
+    plan = recipe_file.load("finetune", [], {"network": "resnet18"})
+    with pytest.raises(UserError, match="are of a resnet50, not of a resnet18; use --network res"):
+        refuse_unfit_init(plan)
+    refuse_unfit_init(recipe_file.load("finetune"))
+    refuse_unfit_init(recipe_file.load("finetune", [], {"network": "resnet50"}))
+    with pytest.raises(UserError, match="unknown model 'nope'"):
+        refuse_unfit_init(recipe_file.load("finetune", [], {"init": "nope"}))

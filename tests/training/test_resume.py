@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from resnets.support import signal_handlers
 from resnets.support.errors import UserError
 from resnets.training import run, run_folder
 from resnets.training.objective import make_objective
@@ -164,6 +165,41 @@ def test_a_signal_saves_the_run_and_resuming_is_exact(whole, tmp_path, tiny, num
     assert_same_run(whole, folder)
 
 
+class Signals(Quiet):
+    """Sends signals to this process after the first step."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+
+    def stepped(self, step):
+        for number in self.numbers if step == 1 else ():
+            signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", signal_handlers.STOPPING)
+def test_each_signal_saves_and_those_of_batch_systems_may_repeat(tmp_path, tiny, number):
+    recipe = short_recipe(iterations=2, checkpoint_seconds=1000)
+    repeated = [number] if number == signal.SIGINT else [number, number, signal.SIGTERM]
+    with pytest.raises(run.Interrupted) as stopped:
+        train(tmp_path / "run", recipe, tiny, Signals(*repeated))
+    assert (stopped.value.step, stopped.value.signal) == (1, number)
+    assert len(run_folder.checkpoints(tmp_path / "run" / "checkpoints")) == 1
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, tiny):
+    recipe = short_recipe(iterations=2, checkpoint_seconds=1000)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", recipe, tiny, Signals(signal.SIGINT, signal.SIGINT))
+
+
+def test_a_closed_terminal_does_not_stop_what_nohup_started(tmp_path, tiny):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(tmp_path / "run", short_recipe(iterations=2), tiny, Signals(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_two_processes_never_train_in_one_folder(tmp_path, tiny):
     recipe = short_recipe()
     first = process(tmp_path / "run", recipe, halt=3)
@@ -293,10 +329,19 @@ def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
     recipe = short_recipe(iterations=2, test_every=2)
     train(tmp_path / "run", recipe, tiny)
     before = weights(tmp_path / "run")
+    for other in (recipe, short_recipe(iterations=12)):
+        with pytest.raises(UserError, match=r"a finished run .* choose another --out; .* --init"):
+            start(tmp_path / "run", other, tiny)
+    start(tmp_path / "unfinished", recipe, tiny)
     with pytest.raises(UserError, match=r"exists already.*resnets resume"):
-        start(tmp_path / "run", recipe, tiny)
+        start(tmp_path / "unfinished", recipe, tiny)
     with pytest.raises(UserError, match="another recipe"):
-        start(tmp_path / "run", short_recipe(seed=5), tiny)
+        start(tmp_path / "unfinished", short_recipe(seed=5), tiny)
+    with (
+        run_folder.locked(tmp_path / "unfinished"),
+        pytest.raises(UserError, match="another process is training in this folder"),
+    ):
+        run_folder.refuse_running(tmp_path / "unfinished")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run folder"):

@@ -1,5 +1,7 @@
 """The step itself: gentle start, weight decay groups, devices and switches."""
 
+import os
+
 import pytest
 import torch
 
@@ -258,3 +260,20 @@ def test_saving_memory_does_not_change_a_training_with_kernels(tiny, precision):
 def test_a_device_that_does_not_exist(name):
     with pytest.raises(UserError, match=r"--device: no device .*available: cpu"):
         devices.find_device(name)
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"no C\+\+ compiler \(no-such-compiler\); use --set comp"):
+        hardware.resolve(make_recipe(compile=True), CPU)
+    assert not hardware.resolve(make_recipe(), CPU).compile
+
+
+def test_pytorch_compiles_in_a_path_without_blanks(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored at the end
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "my cache"))
+    hardware.prepare(make_recipe(), CPU)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    hardware.prepare(make_recipe(compile=True), CPU)
+    assert " " not in os.environ["TORCHINDUCTOR_CACHE_DIR"]

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from filelock import FileLock
-
 from resnets.support.errors import UserError
-from resnets.support.files import atomic_write, cache_folder, make_folder
+from resnets.support.files import atomic_write, cache_folder, locked, make_folder
 
 CACHE_LIMIT = "RESNETS_SHARD_CACHE_GB"
 """Environment variable: gigabytes that downloaded shards may occupy."""
@@ -152,7 +150,7 @@ class UrlStore:
             return path
         if not self._is_complete(path, file):
             make_folder(path.parent)
-            with FileLock(path.with_name(f".{path.name}.lock")):
+            with locked(path.with_name(f".{path.name}.lock")):
                 if not self._is_complete(path, file):
                     self._download(path, file)
                     enforce_cache_limit(path)
@@ -268,7 +266,7 @@ def enforce_cache_limit(newest: Path) -> None:
     if limit is None:
         return
     root = make_folder(cache_folder("shards"))
-    with FileLock(root / ".bound.lock"):
+    with locked(root / ".bound.lock"):
         shards = []
         for path in root.rglob("*.tar"):
             with contextlib.suppress(OSError):

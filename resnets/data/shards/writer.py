@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from resnets.data.images import decode, read_header
@@ -32,7 +31,7 @@ from resnets.data.samples import (
 from resnets.data.shards.index import MANIFEST, Index, Manifest, Split
 from resnets.data.shards.store import FolderStore, ShardFile
 from resnets.support.errors import UserError
-from resnets.support.files import atomic_write, make_folder, write_bytes, writing
+from resnets.support.files import atomic_write, locked, make_folder, write_bytes, writing
 from resnets.support.names import listed
 from resnets.support.parallel import in_threads
 
@@ -82,14 +81,10 @@ def write(
     source |= {"resize": resize, "quality": quality if resize else None}
     source["images_per_shard"] = images_per_shard
     make_folder(out)
-    lock = FileLock(out / ".lock")
-    with writing(out / ".lock"):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:  # an OSError, which `writing` would take for the disk's
-            message = "another process is writing shards here"
-            raise UserError(message, str(out), "wait until it has finished") from error
-    with lock:
+    busy = UserError(
+        "another process is writing shards here", str(out), "wait until it has finished"
+    )
+    with locked(out / ".lock", busy):
         finished = _finished(out, source)
         if finished is not None:
             return finished
