@@ -65,7 +65,7 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train by a recipe. cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    finetune, imagenet-paper, imagenet-short; detect-finetune, detect-voc, detect-coco."""
+    finetune, imagenet-paper, imagenet-short; detect-finetune, detect-voc."""
     yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
