@@ -64,8 +64,8 @@ def train(
     idle: IdleOption = False,
     settings: SetOption = None,
 ) -> None:
-    """Train by a recipe. CIFAR: cifar10-paper, -fast, -smoke, cifar100; photographs:
-    finetune, imagenet-paper, -90, -short; with boxes: detect-finetune, -voc, -coco."""
+    """Train by a recipe. cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
+    finetune, imagenet-paper, imagenet-short; detect-finetune, detect-voc."""
     yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder

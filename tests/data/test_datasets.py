@@ -46,9 +46,7 @@ def test_images_with_boxes_are_opened_and_a_category_without_test_images_is_said
         draw_photos(images.parent, {split: len(categories)})
         for category in categories:
             (labels / f"{category}.txt").write_text(f"{category} 0.5 0.5 0.4 0.4\n")
-    (tmp_path / "data.yaml").write_text(
-        "train: images/train\nval: images/val\nnames: [ant, bee]\n"
-    )
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [ant, bee]\n")
     lines = []
     found = datasets.open_data("boxes", str(tmp_path), report=lines.append)
     assert [len(found.train), len(found.test)] == [2, 1]
