@@ -237,7 +237,8 @@ class OneBatchClassification(Classification):
     fingerprint = "one batch"
 
     def __init__(self, plan: Recipe, batch: OneBatch) -> None:
-        super().__init__(plan, tuple(map(str, range(1000))), 1_281_167, 0)
+        labels = np.zeros(1_281_167, np.uint8)  # how many images an epoch has
+        super().__init__(plan, tuple(map(str, range(1000))), labels, 0)
         self._batch = batch
 
     def batches(self, *arguments: Any) -> OneBatch:

@@ -127,16 +127,16 @@ def leftovers(folder: Path) -> list[str]:
 def main() -> None:
     """The command line, with 240 synthetic images to train on and 80 to test on."""
     from resnets.cli.main import main
-    from resnets.data import cifar10
+    from resnets.data import cifar
 
-    def images(count: int) -> cifar10.ImageArrays:
+    def images(count: int) -> cifar.ImageArrays:
         random = np.random.default_rng(count)
         labels = random.integers(0, 10, count).astype(np.uint8)
         pixels = random.integers(0, 40, (count, 3, 32, 32)) + 20 * labels[:, None, None, None]
-        return cifar10.ImageArrays(pixels.astype(np.uint8), labels)
+        return cifar.ImageArrays(pixels.astype(np.uint8), labels)
 
-    data = cifar10.Cifar10(images(240), images(80))
-    cifar10.load = lambda *arguments, **options: data  # type: ignore[assignment]
+    data = cifar.Cifar(images(240), images(80))
+    cifar.load = lambda *arguments, **options: data  # type: ignore[assignment]
     main()
 
 
