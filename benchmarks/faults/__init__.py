@@ -37,17 +37,18 @@ class Outcome:
         )
 
 
-CAMPAIGNS = {
-    "disk": "benchmarks.faults.disk",
-    "images": "benchmarks.faults.images",
-    "kills": "benchmarks.faults.kills",
-    "requests": "benchmarks.faults.requests",
-    "damage": "benchmarks.faults.damage",
+CAMPAIGNS: dict[str, tuple[str, int]] = {
+    "images": ("benchmarks.faults.images", 2000),
+    "requests": ("benchmarks.faults.requests", 10_000),
+    "damage": ("benchmarks.faults.damage", 200),
+    "disk": ("benchmarks.faults.disk", 40),
+    "kills": ("benchmarks.faults.kills", 100),
 }
-"""The module of each campaign."""
+"""The module of each campaign, and how many faults it makes by default."""
 
 
-def run(campaign: str, count: int, seed: int, report: Report) -> Outcome:
-    """Run one of `CAMPAIGNS`."""
-    outcome: Outcome = import_module(CAMPAIGNS[campaign]).run(count, seed, report)
+def run(campaign: str, count: int | None, seed: int, report: Report) -> Outcome:
+    """Run one of `CAMPAIGNS`, with its own number of faults if `count` is None."""
+    module, own_count = CAMPAIGNS[campaign]
+    outcome: Outcome = import_module(module).run(count or own_count, seed, report)
     return outcome
