@@ -91,7 +91,7 @@ def _expand(name: str, note: Callable[[str], None]) -> Iterator[str]:
         files = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
         if not files:
             raise UserError("no file matches this pattern", name)
-    elif not os.path.splitext(name)[1] and not os.path.lexists(name):  # noqa: PTH122
+    elif name != STANDARD_INPUT and not os.path.splitext(name)[1] and not os.path.lexists(name):  # noqa: PTH122
         raise UserError("no such folder", name, "give a folder of images")
     else:
         files = [name]

@@ -35,7 +35,7 @@ def check_card(card: dict[str, Any]) -> dict[str, Any]:
     """Check a card's format, network and classes.
 
     Returns:
-        The card, with class names of one line.
+        The card.
 
     Raises:
         ValueError, KeyError, TypeError: if they are missing or malformed.
@@ -52,12 +52,7 @@ def check_card(card: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("it has no classes")
     if ids is not None and len(ids) != len(classes):
         raise ValueError(f"it has {len(classes)} classes but {len(ids)} class_ids")
-    return {**card, "classes": in_one_line(classes)}
-
-
-def in_one_line(names: list[str]) -> list[str]:
-    """Class names with blanks in the place of line breaks, which would spoil every listing."""
-    return [" ".join(name.splitlines()) for name in names]
+    return card
 
 
 def read_card(path: Path) -> tuple[dict[str, Any], CentralCrop]:

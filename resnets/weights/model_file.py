@@ -20,7 +20,6 @@ from resnets.weights.card import (
     DETECTION,
     FORMAT,
     card_in,
-    in_one_line,
     open_model_file,
     read_card,
 )
@@ -79,7 +78,7 @@ def make_card(
     return {
         "format": FORMAT,
         "network": network,
-        "classes": in_one_line(classes),
+        "classes": classes,
         **ids,
         "measured": measured,
         "provenance": provenance,

@@ -9,7 +9,8 @@ from resnets.weights import hub
 from tests.data.test_cifar import hundred, write_tar  # noqa: F401 - a fixture
 
 SMALL = ("--network", "cifar-resnet8", "--device", "cpu", "--set", "iterations=2",
-         "--set", "batch=16", "--set", "test_every=1", "--set", "precision=fp32")  # fmt: skip
+         "--set", "batch=16", "--set", "test_every=1", "--set", "precision=fp32",
+         "--set", "schedule.warmup=1", "--set", "progressive.until=1")  # fmt: skip
 
 
 @pytest.fixture

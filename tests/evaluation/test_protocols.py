@@ -178,7 +178,7 @@ def test_shapes_are_those_of_the_views():
 
 
 def test_networks_and_images_that_do_not_suit_a_protocol_are_refused():
-    with pytest.raises(UserError, match=r"unknown views 'dens'; did you mean dense or center\?"):
+    with pytest.raises(UserError, match=r"unknown views 'dens'; did you mean dense\?"):
         protocols.make("dens", network(), preprocessing())
     with pytest.raises(UserError, match="use --views ten-crop"):
         protocols.make("dense", nn.Flatten(), preprocessing())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import model_file
 from resnets.weights.model_file import Model, make_card
+from tests.cli.test_files_of_0_1 import FILES
 from tests.conftest import draw_photos
 from tests.inference.test_runtimes import used
 
@@ -205,7 +207,8 @@ def test_networks_without_stages_are_refused(monkeypatch):
 def test_an_export_is_explained_by_the_model_file_in_its_folder(tmp_path):
     export = tmp_path / "export"
     export.mkdir()
-    (export / export_folder.CONFIG).write_text(json.dumps({"format": export_folder.FORMAT}))
+    for name in (export_folder.CONFIG, "model.onnx"):
+        shutil.copy(FILES / "export-onnx" / name, export)
     with pytest.raises(UserError, match="weights that the export was made from") as error:
         explanations.load_network(str(export))
     assert error.value.location == str(export / "model.safetensors")

@@ -19,7 +19,13 @@ def program(tmp_path):
     network = Deployable(used("cifar-resnet8", 3), imagenet()).eval()
     file = tmp_path / "whole.pt2"
     network_file.write(
-        network, file, size=32, precision="fp32", images=(), description={"classes": ["a"]}
+        network,
+        file,
+        size=32,
+        precision="fp32",
+        images=(),
+        description={"classes": ["a"]},
+        opset=18,
     )
     assert pt2.load(file) is not None
     return file
