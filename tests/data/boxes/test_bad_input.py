@@ -9,6 +9,7 @@ import pytest
 
 from resnets.data.boxes.datasets import are_boxes, box_set, open_boxes, read_source
 from resnets.data.boxes.source import BoxError
+from resnets.data.datasets import open_box_splits
 from resnets.support.errors import UserError
 from tests.data.boxes import samples
 
@@ -276,6 +277,8 @@ def test_an_image_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "train2017").iterdir():
         path.write_bytes(b"<html>")
     assert "not an image" in refused(tmp_path)
+    with pytest.raises(UserError, match=r"not an image.*exclude such images: .* --quarantine"):
+        open_box_splits(str(tmp_path))
 
 
 def test_faults_are_collected_where_the_caller_wants_them_all(tmp_path):
