@@ -33,12 +33,12 @@ def convert_boxes(
     parts = {"train": found.train, "test": found.test}
     sets = {split: box_set(found, split) for split in ("train", "test") if parts[split] is not None}
     with progress_bar("images") as progress:
-        notes = convert(sets, out, format, progress=progress)
+        losses = convert(sets, out, format, progress=progress)
     for split, boxes in sets.items():
         count = sum(len(image.objects) for image in boxes.images)
         line = f"{split}: {len(boxes):,} images, {count:,} boxes of {found.format}"
         unused = unused_categories(boxes)
         print(line + (f"; none of {', '.join(unused[:5])}" if unused else ""))
-    for note in notes:
+    for note in (*found.notes(), *losses):
         print(f"note: {note}", file=sys.stderr)
     print(f"written: {out}")

@@ -22,7 +22,9 @@ from resnets.data import archives, cifar, folders
 from resnets.data.boxes.annotations import BoxSet
 from resnets.data.cifar import Cifar
 from resnets.data.cifar_classes import NAMES, CifarName
+from resnets.data.images import ImageError
 from resnets.data.layouts import GIVE_A_FOLDER
+from resnets.data.quarantine import excludable
 from resnets.data.samples import PhotoSet, Samples
 from resnets.data.shards import reader
 from resnets.support.errors import UserError
@@ -82,7 +84,8 @@ def open_box_splits(
     Args:
         location: of the data set.
         split_seed: as for `open_training`.
-        report: called with a line if a category has no test images.
+        report: called with a line for what a user should know of the images: what is left out or
+            not used, and categories without test images.
 
     Raises:
         UserError: if there are none, or their annotations are malformed.
@@ -90,7 +93,15 @@ def open_box_splits(
     from resnets.data.boxes.datasets import box_set, read_source, unused_categories
 
     source = read_source(Path(local(location)), split_seed)
-    splits = BoxSplits(box_set(source, "train"), box_set(source, "test"))
+    for line in source.notes():
+        report(line)
+
+    def refuse(error: UserError) -> None:
+        if isinstance(error, ImageError):
+            raise excludable(error) from error
+        raise error
+
+    splits = BoxSplits(box_set(source, "train", refuse), box_set(source, "test", refuse))
     if unused := unused_categories(splits.test):
         report(f"no test image has an object of: {', '.join(unused)}")
     return splits

@@ -114,8 +114,18 @@ class FileTree:
         """Number of files that were left out so far, other than hidden ones."""
         return self.left_out.total() - self.left_out[HIDDEN]
 
-    def images(self, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-        """The paths of the images below a folder: first its own, then those of its folders.
+    def images(self, below: str = "") -> Iterator[str]:
+        """The paths of the images below a folder, in the order of `files`; raises `UserError`."""
+        for path, entry in self.files(below):
+            if is_image(entry):
+                yield path
+            else:
+                self.leave_out_file(path, entry)
+
+    def files(
+        self, below: str = "", above: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Everything below a folder that is no folder: first its own, then that of its folders.
 
         Links that lead to a folder above them are not followed.
 
@@ -134,13 +144,10 @@ class FileTree:
             above = root, own
         inside = []
         for entry in self.entries(below):
-            path = joined(below, entry.name)
             if is_folder(entry):
                 inside.append(entry)
-            elif is_image(entry):
-                yield path
             else:
-                self.leave_out_file(path, entry)
+                yield joined(below, entry.name), entry
         for entry in inside:
             path = joined(below, entry.name)
             real = os.path.join(above[-1], entry.name)  # noqa: PTH118
@@ -149,7 +156,7 @@ class FileTree:
                 if any(_is_within(one, real) for one in above):
                     self.leave_out(path, LOOP)
                     continue
-            yield from self.images(path, (*above, real))
+            yield from self.files(path, (*above, real))
 
     def leave_out_file(self, path: str, entry: os.DirEntry[str]) -> None:
         """Count a file that is no image."""

@@ -9,6 +9,15 @@ from resnets.support.errors import UserError
 from resnets.support.files import decode_text
 from resnets.support.names import composed, listed
 
+EXCLUDE = f"exclude such images: resnets doctor DATA --quarantine DATA/{QUARANTINE}"
+"""What to do about images that cannot be read."""
+
+
+def excludable(error: UserError) -> UserError:
+    """The error about an image that cannot be read, with the hint to exclude it."""
+    hint = f"{error.hint}, or {EXCLUDE}" if error.hint else EXCLUDE
+    return UserError(error.message, error.location, hint)
+
 
 def read_quarantine(data: Path) -> list[str]:
     """The paths that the quarantine file of a data folder lists, relative to that folder.

@@ -19,6 +19,7 @@ from resnets.data.boxes.batches import DetectionBatches, Target, Views
 from resnets.data.boxes.cleaning import clean, summary
 from resnets.data.boxes.rescaling import load_scaled
 from resnets.data.datasets import BoxSplits
+from resnets.data.folders import ImageFolder
 from resnets.data.images import read_image
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import random_indices
@@ -32,6 +33,7 @@ from resnets.evaluation.evaluator import Progress
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 from resnets.support.parallel import in_threads
 from resnets.training.objective import (
     BatchLoss,
@@ -39,6 +41,7 @@ from resnets.training.objective import (
     MicroBatches,
     Objective,
     TestMetrics,
+    refuse_unreadable,
 )
 from resnets.training.recipe import Recipe
 from resnets.weights import hub, model_file
@@ -70,12 +73,8 @@ class DetectionObjective(Objective):
         self.categories = data.train.categories
         super().__init__(plan, len(self._train), len(self._test))
 
-    @cached_property
-    def initial_model(self) -> Model | None:
-        """The recipe's `init`: a classifier, or a detector with the same network."""
-        if self.plan.init is None or self._checkpoint_preprocessing is not None:
-            return None
-        name = self.plan.init
+    def load_model(self, name: str) -> Model:
+        """A classifier, or a detector with the same network."""
         return model.load(name) if model.is_detector(name) else hub.load(name)
 
     @cached_property
@@ -139,6 +138,10 @@ class DetectionObjective(Objective):
         parts = torch.stack([losses[name] for name in LOSSES]) * min(counted, 1.0)
         wrong = losses["wrong"] * min(counted, 1.0)
         return BatchLoss(parts.sum(), wrong, wrong.new_tensor(counted), parts.detach())
+
+    def check_data(self) -> None:
+        names = [image.name for image in self._test.images]
+        refuse_unreadable(ImageFolder(self._test.folder, names, [0] * len(names), None))
 
     def test(
         self, network: nn.Module, device: torch.device, world: World, progress: Progress
@@ -235,8 +238,8 @@ def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -
     for name, weights in other.state_dict().items():
         if not name.startswith("siblings.") and own[name].shape == weights.shape:
             own[name].copy_(weights)
-    known = {name: index for index, name in enumerate(model.classes)}
-    for index, name in enumerate(categories):
+    known = {composed(name): index for index, name in enumerate(model.classes)}
+    for index, name in enumerate(map(composed, categories)):
         if name in known:
             _copy_category(detector.siblings, index, other.siblings, known[name])
     for kind in ("weight", "bias"):  # the background

@@ -17,12 +17,11 @@ from torchvision.ops import box_iou
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.cleaning import clipped, fault_of_box
 from resnets.data.boxes.datasets import Source, box_set, header_of, read_source
-from resnets.data.boxes.files import Tree
 from resnets.data.boxes.orientation import undecided
 from resnets.data.boxes.source import BoxError, Part
+from resnets.data.file_tree import QUARANTINE
 from resnets.data.folders import ImageFolder
 from resnets.data.images import Header, ImageError
-from resnets.data.quarantine import read_quarantine
 from resnets.doctor.checks import Progress, check_files
 from resnets.doctor.listing import ImageList
 from resnets.doctor.report import Report
@@ -117,8 +116,15 @@ def _check_images(source: Source, report: Report, threads: int, progress: Progre
     check_files(ImageList(files, titles, [""], split_of), report, threads, progress)
     if turned:
         report.add("turned-image", "taken to be drawn on the upright image", *turned)
-    used = {*names, *read_quarantine(report.folder)}
-    rest = [name for name in Tree(report.folder).images if name not in used]
+    tree, quarantine = source.tree, source.quarantine
+    report.ignored += tree.left_out
+    report.ignored += Counter({"in quarantine": quarantine.matched})  # none of 0
+    if note := quarantine.note():
+        report.add("label-file", note, QUARANTINE)
+    for line in source.remarks:
+        report.add("not-used", line)
+    known = source.unused | {tree.path(name) for name in names}
+    rest = [n for n in tree.images if tree.path(n) not in known and n not in quarantine]
     if rest:
         report.add("unlabelled", "no annotation of a split names them", *rest)
 

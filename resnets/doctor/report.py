@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "error",
         "categories that are not declared, or not in the training images",
     ),
+    "in-both-splits": ("error", "images that the annotations give to both splits"),
     "damaged": ("warning", "images that decode although their files are damaged"),
     "blank": ("warning", "images of almost one colour"),
     "mislabelled": ("warning", "the same image in several classes"),

@@ -31,6 +31,7 @@ from resnets.data.photo_batches import (
     unreadable,
 )
 from resnets.data.preprocessing import Preprocessing, imagenet
+from resnets.data.quarantine import EXCLUDE
 from resnets.data.samples import (
     PhotoSet,
     Samples,
@@ -156,7 +157,11 @@ class Objective(ABC):
         """The recipe's `init`, whose weights the training starts from; None if it resumes."""
         if self.plan.init is None or self._checkpoint_preprocessing is not None:
             return None
-        return starting_model(expand_user(self.plan.init), self.plan.network)
+        return starting_model(expand_user(self.plan.init), self.plan.network, self.load_model)
+
+    def load_model(self, name: str) -> Model:
+        """The model of this package that `init` names; raises `UserError` if it does not suit."""
+        return hub.load(name)
 
     @cached_property
     def depth(self) -> int:
@@ -412,15 +417,7 @@ class PhotoClassification(Classification):
         )
 
     def check_data(self) -> None:
-        bad = unreadable(self._test, CHECK_SECONDS)
-        if bad:
-            name, reason = next(iter(bad.items()))
-            raise UserError(
-                f"{len(bad):,} of the {len(self._test):,} test images cannot be read, the first: "
-                f"{printable(name)} ({reason})",
-                self._test.location,
-                "exclude them: resnets doctor DATA --quarantine DATA/.quarantine",
-            )
+        refuse_unreadable(self._test)
 
     def test(
         self, network: nn.Module, device: torch.device, world: World, progress: Progress
@@ -434,6 +431,19 @@ class PhotoClassification(Classification):
         result = world.broadcast_object(None if scores is None else scores.result())
         assert result is not None
         return self._metrics(result, dataset=self.recipe.dataset)
+
+
+def refuse_unreadable(samples: Samples) -> None:
+    """Raise `UserError` if test images cannot be read; tries them for `CHECK_SECONDS`."""
+    bad = unreadable(samples, CHECK_SECONDS)
+    if bad:
+        name, reason = next(iter(bad.items()))
+        raise UserError(
+            f"{len(bad):,} of the {len(samples):,} test images cannot be read, the first: "
+            f"{printable(name)} ({reason})",
+            samples.location,
+            EXCLUDE,
+        )
 
 
 def refuse_unfit_init(plan: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -43,13 +44,16 @@ def copy_weights(network: nn.Module, model: Model, *, classifier: bool) -> None:
     network.load_state_dict(weights, strict=False)
 
 
-def starting_model(name: str, network: str | None = None) -> Model:
+def starting_model(
+    name: str, network: str | None = None, load: Callable[[str], Model] = hub.load
+) -> Model:
     """The model whose weights a training starts from.
 
     Args:
         name: as for `hub.resolve`, or weights of another program: a file or a folder. These may
             lack a classifier; the model then has no classes.
         network: the network of weights of another program; by default the one that they fit.
+        load: loads a model of this package.
 
     Raises:
         UserError: if there is no such model, or the weights fit another network.
@@ -60,7 +64,7 @@ def starting_model(name: str, network: str | None = None) -> Model:
     weights = path.is_file() or (path.is_dir() and formats.folder_format(path) is not None)
     if weights and formats.detect_format(path) != "resnets":
         return formats.read(path, network or None, classifier=False)
-    return hub.load(name)
+    return load(name)
 
 
 def build_pretrained(name: str, model: str | None = None, classes: int | None = None) -> nn.Module:

@@ -112,6 +112,42 @@ def test_a_detector_starts_from_another_one(tmp_path, cache):
     assert not torch.equal(own.categories.weight[1], other.categories.weight[2])
 
 
+def test_a_detector_starts_from_weights_of_another_program(tmp_path, cache, monkeypatch):
+    plan = recipe(tmp_path, init="~/w.pth", network="cifar-resnet8")
+    first = hub.load(str(tmp_path / "init.safetensors")).network
+    (tmp_path / "home").mkdir()
+    torch.save(first.state_dict(), tmp_path / "home" / "w.pth")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    made = DetectionObjective(plan, drawn(tmp_path / "images")).build_network()
+    assert torch.equal(made.network.layer3[0].conv1.weight, first.layer3[0].conv1.weight)
+
+
+def test_an_unreadable_test_image_is_named_before_the_first_step(tmp_path, cache):
+    data = drawn(tmp_path / "images")
+    cut_off(data.test.images[1].path)
+    with pytest.raises(
+        UserError, match=r"images: 1 of the 3 test images.*test1\.png.*--quarantine"
+    ):
+        start(tmp_path / "run", recipe(tmp_path), data).train()
+    assert not read_metrics(tmp_path / "run")
+
+
+def test_few_training_images_may_be_unreadable(tmp_path, cache):
+    data = drawn(tmp_path / "images")
+    cut_off(data.train.images[3].path)
+    summary = start(tmp_path / "run", recipe(tmp_path), data).train()
+    assert summary["provenance"]["bad_images"] == ["train3.png"]
+    cut_off(data.train.images[4].path)
+    made = start(tmp_path / "more", recipe(tmp_path), data)
+    with pytest.raises(UserError, match=r"2 of 8 training images cannot be read \(25 %; 1 may be"):
+        made.train()
+
+
+def cut_off(path):
+    """Leave the start of an image file, which has its size."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def test_images_that_cannot_be_read_add_nothing(tmp_path, cache):
     data = drawn(tmp_path / "images")
     objective = DetectionObjective(recipe(tmp_path), data)

@@ -161,3 +161,24 @@ def test_the_verb_draws_boxes(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "Some images with their boxes" in page
     assert page.count("data:image/jpeg;base64") == 3  # the finding's, and one of each split
+
+
+def test_what_a_training_leaves_out_or_refuses(tmp_path):
+    coco(tmp_path, GOOD)
+    (tmp_path / ".quarantine").write_text("train2017/c.png\nnowhere.png\n")
+    (tmp_path / "@eaDir").mkdir()
+    samples.draw(tmp_path / "test2017" / "t.png", (64, 48), seed=6)
+    content = json.loads((tmp_path / "annotations" / "instances_val2017.json").read_text())
+    content["images"][0]["file_name"] = "t.png"
+    (tmp_path / "annotations" / "instances_test2017.json").write_text(json.dumps(content))
+    found = boxes.examine(tmp_path, threads=1)
+    assert found.ignored == {"in quarantine": 1, "folder of the system (@eaDir)": 1}
+    assert [(one.kind, one.detail) for one in found.findings] == [
+        ("label-file", ".quarantine: 1 of its lines match no image: nowhere.png"),
+        ("not-used", "not used: 1 image of test"),
+    ]
+    voc = tmp_path / "voc"
+    samples.write_voc(voc)
+    (voc / "trainval.txt").write_text("a\nb\nc\n")
+    (voc / "test.txt").write_text("a\nb\n")
+    assert "2 images are in both trainval and test" in findings(voc)["in-both-splits"][0][0]

@@ -75,5 +75,11 @@ class BoxSet:
     source: str
     category_ids: tuple[int, ...] | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The data folder; raises `IndexError` if there are no images."""
+        first = self.images[0]
+        return first.path.parents[first.name.count("/")]
+
     def __len__(self) -> int:
         return len(self.images)

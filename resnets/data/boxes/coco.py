@@ -22,6 +22,7 @@ from resnets.data.boxes.source import (
     split_of,
 )
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 
 NAME = "COCO JSON"
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -102,10 +103,10 @@ class _File:
                 raise malformed("has no name", location)
             if type(one.get("id")) is not int:
                 raise malformed("has no id that is a whole number", location)
-            if one["id"] in ids or one["name"] in names:
+            if one["id"] in ids or composed(one["name"]) in names:
                 raise malformed(f"category {one['name']!r}, id {one['id']}: again", location)
             ids[one["id"]] = index
-            names.add(one["name"])
+            names.add(composed(one["name"]))
         return ids
 
     def _images(

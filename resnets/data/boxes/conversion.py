@@ -15,6 +15,7 @@ from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.files import stem_of
 from resnets.support.errors import UserError
 from resnets.support.files import writing
+from resnets.support.names import composed
 
 Format = Literal["coco", "voc", "yolo"]
 
@@ -85,7 +86,7 @@ def _file_names(boxes: BoxSet, split: str, sets: dict[str, BoxSet]) -> list[str]
 
 
 def _stem(name: str) -> str:
-    return stem_of(name).rpartition("/")[2].casefold()
+    return composed(stem_of(name).rpartition("/")[2]).casefold()
 
 
 def _write_annotations(

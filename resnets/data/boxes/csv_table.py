@@ -25,6 +25,7 @@ from resnets.data.boxes.source import (
     split_of,
 )
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 
 NAME = "CSV"
 _HEADINGS = {
@@ -117,7 +118,7 @@ class _Table:
                 self.on_fault(error)
                 continue
             members = images.setdefault(split, {})
-            first, objects = members.setdefault(entry.image, (entry, []))
+            first, objects = members.setdefault(composed(entry.image), (entry, []))
             if first.size != entry.size:
                 message = f"the size of {entry.image} is not that of an earlier line"
                 self.on_fault(malformed(message, location))

@@ -9,7 +9,7 @@ of the images is set aside by a seed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +21,12 @@ from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.files import Tree
 from resnets.data.boxes.orientation import upright_objects
 from resnets.data.boxes.source import BoxError, Entry, OnFault, Part, refuse
+from resnets.data.file_tree import left_out_line
 from resnets.data.images import Header, ImageError, read_header
-from resnets.data.quarantine import read_quarantine
+from resnets.data.quarantine import Quarantine
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
+from resnets.support.names import composed, listed, printable
 from resnets.support.parallel import in_threads
 
 Split = Literal["train", "test"]
@@ -40,17 +42,37 @@ class Source:
     """The annotations of a data folder, before its images are looked at.
 
     Args:
-        folder: the data folder.
+        tree: the files of the data folder.
         format: name of the format.
         train, test: the entries of each split, with the same categories; None if there is none.
-        left_out: entries in neither split.
+        unused: annotated images that are in neither split.
+        quarantine: what the folder excludes.
+        remarks: what a user should know of the splits, a line each.
     """
 
-    folder: Path
+    tree: Tree
     format: str
     train: Part | None
     test: Part | None
-    left_out: int = 0
+    unused: frozenset[Path] = frozenset()
+    quarantine: Quarantine = field(default_factory=lambda: Quarantine(None))
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return self.tree.root
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the images, a line each."""
+        excluded = self.quarantine.matched
+        lines = [
+            f"{excluded:,} in quarantine left out" if excluded else "",
+            left_out_line(self.tree.left_out),
+            self.quarantine.note(),
+            *self.remarks,
+        ]
+        return tuple(printable(line) for line in lines if line)
 
 
 def open_boxes(folder: Path, split: Split, seed: int = 0) -> BoxSet:
@@ -104,10 +126,12 @@ def read_source(folder: Path, seed: int = 0, on_fault: OnFault = refuse) -> Sour
     format, names = next(iter(found.items()))
     reader = next(one for one in _FORMATS if format == one.NAME)
     parts = reader.read(tree, names, on_fault)
-    parts = [_usable(tree, part, on_fault) for part in parts if part.entries]
+    quarantine = Quarantine(tree.root)
+    excluded = {tree.path(name) for name in tree.images if name in quarantine}
+    parts = [_usable(tree, part, excluded, on_fault) for part in parts if part.entries]
     if not parts:
         raise UserError("its annotations name no image", str(folder))
-    return _split(tree, format, parts, seed, on_fault)
+    return replace(_split(tree, format, parts, seed, on_fault), quarantine=quarantine)
 
 
 def _formats(tree: Tree) -> dict[str, list[str]]:
@@ -116,13 +140,12 @@ def _formats(tree: Tree) -> dict[str, list[str]]:
     return {name: files for name, files in found.items() if files}
 
 
-def _usable(tree: Tree, part: Part, on_fault: OnFault) -> Part:
-    """The part without images in quarantine and without the second of two entries of an image."""
-    quarantined = {tree.path(name) for name in read_quarantine(tree.root)}
+def _usable(tree: Tree, part: Part, excluded: set[Path], on_fault: OnFault) -> Part:
+    """The part without excluded images and without the second of two entries of an image."""
     entries: list[Entry] = []
     first: dict[Path, Entry] = {}
     for entry in part.entries:
-        if entry.file in quarantined:
+        if entry.file in excluded:
             continue
         if entry.file is not None and first.setdefault(entry.file, entry) is not entry:
             image = tree.name(entry.file)
@@ -142,13 +165,46 @@ def _split(tree: Tree, format: str, parts: list[Part], seed: int, on_fault: OnFa
         train, test = by_split["trainval"], by_split["test"]
     if train is None and test is None:
         train = by_split[None]
-    count = sum(len(part.entries) for part in parts)
+    remarks = []
     if train is not None and test is None:
         train, test = _set_aside(train, seed)
-    if train is not None and test is not None:
+    elif train is not None and test is not None:
+        train, test, remark = _disjoint(tree, train, test, on_fault)
         test = _with_categories(test, train, on_fault)
-    used = sum(len(part.entries) for part in (train, test) if part is not None)
-    return Source(tree.root, format, train, test, max(0, count - used))
+        remarks += [remark] if remark else []
+    used = _files([part for part in (train, test) if part is not None])
+    for part in parts:
+        if count := len(_files([part]) - used):
+            name = part.split or f"{Path(part.location).name}, which names no split"
+            remarks.append(f"not used: {count:,} {'image' if count == 1 else 'images'} of {name}")
+    return Source(tree, format, train, test, _files(parts) - used, remarks=tuple(remarks))
+
+
+def _files(parts: list[Part]) -> frozenset[Path]:
+    """The images of some parts."""
+    return frozenset(e.file for part in parts for e in part.entries if e.file is not None)
+
+
+def _disjoint(tree: Tree, train: Part, test: Part, on_fault: OnFault) -> tuple[Part, Part, str]:
+    """Both parts without images in common, and a line about them.
+
+    `trainval` is the images of `train` and `val`: if `val` is tested on, `train` remains. Any other
+    image in both is a fault.
+    """
+    shared = _files([train]) & _files([test])
+    if not shared:
+        return train, test, ""
+    images = f"{len(shared):,} {'image is' if len(shared) == 1 else 'images are'}"
+    if (train.split, test.split) == ("trainval", "val"):
+        rest = replace(train, entries=tuple(e for e in train.entries if e.file not in shared))
+        remark = f"{images} in both trainval and val, and only tested on"
+        return rest, test, remark
+    names = sorted(tree.name(file) for file in shared)
+    message = f"{images} in both {train.split} and {test.split}: {listed(names)}"
+    hint = "give each image to one split; if there is only train, a fifth is set aside for testing"
+    on_fault(BoxError("in-both-splits", message, test.location, hint))
+    rest = replace(test, entries=tuple(e for e in test.entries if e.file not in shared))
+    return train, rest, ""
 
 
 def _set_aside(part: Part, seed: int) -> tuple[Part, Part]:
@@ -178,8 +234,8 @@ def _with_categories(test: Part, train: Part, on_fault: OnFault) -> Part:
     """The test images with the categories of the training images, matched by name."""
     if test.categories == train.categories:
         return test
-    number = {name: index for index, name in enumerate(train.categories)}
-    unknown = [name for name in test.categories if name not in number]
+    number = {composed(name): index for index, name in enumerate(train.categories)}
+    unknown = [name for name in test.categories if composed(name) not in number]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         names = ", ".join(train.categories[:8]) + (", ..." if len(train.categories) > 8 else "")
@@ -191,7 +247,7 @@ def _with_categories(test: Part, train: Part, on_fault: OnFault) -> Part:
             "give categories the same names in both",
         )
         on_fault(error)
-    new = [number.get(name) for name in test.categories]
+    new = [number.get(composed(name)) for name in test.categories]
     entries = tuple(
         replace(
             entry,
@@ -212,7 +268,9 @@ def _with_categories(test: Part, train: Part, on_fault: OnFault) -> Part:
 def _ids(own: dict[str, int], train: Part) -> tuple[int, ...]:
     """COCO's ids of the training categories in the test file; new ones for those it lacks."""
     free = (number for number in range(1, 10**9) if number not in own.values())
-    return tuple(own[name] if name in own else next(free) for name in train.categories)
+    own = {composed(name): number for name, number in own.items()}
+    names = map(composed, train.categories)
+    return tuple(own[name] if name in own else next(free) for name in names)
 
 
 def box_set(source: Source, split: Split, on_fault: OnFault = refuse) -> BoxSet:
@@ -230,7 +288,9 @@ def box_set(source: Source, split: Split, on_fault: OnFault = refuse) -> BoxSet:
     part = source.train if split == "train" else source.test
     if part is None:
         other = "testing" if split == "train" else "training"
-        raise UserError(f"has annotations for {other} only", str(source.folder))
+        message = "; ".join([f"has annotations for {other} only", *source.remarks])
+        hint = f"name annotations after their split, such as {split}.json" if source.unused else ""
+        raise UserError(message, str(source.folder), hint)
     _report_missing([entry for entry in part.entries if entry.file is None], on_fault)
     entries = [entry for entry in part.entries if entry.file is not None]
     images = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,36 +13,50 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from resnets.data.boxes.source import BoxError, agree, malformed, split_of_folder
+from resnets.data.file_tree import FileTree, is_file
 from resnets.data.image_formats import EXTENSIONS
 from resnets.data.images import is_candidate
+from resnets.support import files
 from resnets.support.errors import UserError
-from resnets.support.files import existing_folder
+from resnets.support.names import composed
+
+_ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names")
 
 _MAX_XML = 16 << 20  # bytes; VOC's are 1 to 10 kB
 _MAX_YAML = 1 << 20
 
 
 class Tree:
-    """All files below a data folder; hidden files and folders are excluded.
+    """The images and annotation files below a data folder, without those that `FileTree` excludes.
 
     Args:
         root: the folder.
+
+    Attributes:
+        left_out: number of other files and of folders that were left out, by reason.
 
     Raises:
         UserError: if it is not a folder, or cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = existing_folder(root, "give a folder of images with boxes")
+        self.root = files.existing_folder(root, "give a folder of images with boxes")
         self._by_suffix: dict[str, list[str]] = defaultdict(list)
         self.images: list[str] = []
         """Paths of the images below the root, with forward slashes, in a fixed order."""
-        for name in _walk(str(root), "", ()):
+        tree = FileTree(self.root)
+        for name, entry in tree.files():
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names)
-            if suffix in (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names"):
+            if not is_file(entry):  # such as a pipe, which would block
+                tree.leave_out_file(name, entry)
+            elif suffix in _ANNOTATIONS:
                 self._by_suffix[suffix].append(name)
-            elif is_candidate(f"{root}/{name}"):
+            elif is_candidate(entry.path):
                 self.images.append(name)
+            else:
+                tree.leave_out_file(name, entry)
+        self.images.sort(key=lambda name: name.split("/"))
+        self.left_out: Counter[str] = tree.left_out
         self._kinds: dict[str, str | None] = {}
 
     def files(self, *suffixes: str) -> list[str]:
@@ -58,10 +71,10 @@ class Tree:
 
     @cached_property
     def _named(self) -> dict[str, list[str]]:
-        """The images by the name of their file, with and without its ending, in lower case."""
+        """The images by the `_key` of their file's name, with and without its ending."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in self.images:
-            base = name.rpartition("/")[2].casefold()
+            base = _key(name.rpartition("/")[2])
             found[base].append(name)
             if (stem := stem_of(base)) != base:
                 found[stem].append(name)
@@ -85,7 +98,7 @@ class Tree:
         Raises:
             UserError: if more than one image could be meant.
         """
-        parts = [p for p in name.replace("\\", "/").casefold().split("/") if p not in ("", ".")]
+        parts = [p for p in _key(name.replace("\\", "/")).split("/") if p not in ("", ".")]
         if not parts:
             return None
         found = self._named.get(parts[-1], [])
@@ -107,14 +120,19 @@ def stem_of(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122 (a million names)
 
 
+def _key(name: str) -> str:
+    """What file names are compared by: neither letter case nor Unicode's form counts."""
+    return composed(name).casefold()
+
+
 def _rank(candidate: str, parts: list[str], name: str, folder: str) -> tuple[int, bool, bool, int]:
     """How well an image fits a name: by path, letters' case, and nearness to a folder."""
-    own = candidate.casefold().split("/")
+    own = _key(candidate).split("/")
     own[-1] = own[-1] if own[-1] == parts[-1] else stem_of(own[-1])
     shared = 0
     while shared < min(len(own), len(parts)) and own[-1 - shared] == parts[-1 - shared]:
         shared += 1
-    exact = Path(candidate).name == re.split(r"[\\/]", name)[-1]
+    exact = composed(Path(candidate).name) == composed(re.split(r"[\\/]", name)[-1])
     here = candidate.rpartition("/")[0]
     return shared, here == folder, exact, _shared_start(here.split("/"), folder.split("/"))
 
@@ -125,48 +143,12 @@ def _shared_start(one: list[str], other: list[str]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _walk(root: str, below: str, above: tuple[str, ...]) -> Iterator[str]:
-    path = f"{root}/{below}" if below else root
-    real = os.path.realpath(path)
-    if real in above:
-        return
-    try:
-        with os.scandir(path) as scanned:
-            entries = sorted(scanned, key=lambda e: e.name)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"the folder cannot be read: {reason}", path) from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        name = f"{below}/{entry.name}" if below else entry.name
-        if _holds(entry.is_dir):
-            yield from _walk(root, name, (*above, real))
-        elif _holds(entry.is_file):  # not a pipe, which would block
-            yield name
-
-
-def _holds(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except OSError:  # a link to itself
-        return False
-
-
 def read_text(path: Path) -> str:
-    """A text in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: if it cannot be read, or is not UTF-8.
-    """
+    """As `support.files.read_text`; raises `BoxError`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise malformed(f"cannot be read ({error.strerror or error})", str(path)) from error
-    except UnicodeDecodeError as error:
-        raise malformed(
-            f"is not UTF-8 (byte {error.start:,})", str(path), "save it as UTF-8"
-        ) from error
+        return files.read_text(path)
+    except UserError as error:
+        raise malformed(error.message, error.location, error.hint) from error
 
 
 def read_json(path: Path) -> Any:

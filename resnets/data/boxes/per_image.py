@@ -16,6 +16,7 @@ from resnets.data.boxes.source import (
     split_of_folder,
 )
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 
 Reader = Callable[[Tree, str, str | None, OnFault], tuple[Entry, Sequence[NamedObject]]]
 """Reads one annotation file, given its name and split."""
@@ -75,9 +76,9 @@ def _splits(tree: Tree, names: list[str], on_fault: OnFault) -> dict[str | None,
     for split, files in listed.items():
         for file in files:
             root = file.removesuffix(f"{split}.txt").removesuffix("ImageSets/Main/")
-            stems = {_stem(name): name for name in names if name.startswith(root)}
+            stems = {composed(_stem(name)): name for name in names if name.startswith(root)}
             for line in listed_names(tree.path(file)):
-                stem = line.replace("\\", "/").rpartition("/")[2]
+                stem = composed(line.replace("\\", "/").rpartition("/")[2])
                 name = stems.get(stem) or stems.get(without_ending(stem))
                 if name is not None:
                     found.setdefault(split, []).append(name)

@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 from resnets.data.boxes.annotations import Object
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 
 LARGEST = 1e6
 """No coordinate is larger: an image has at most 100 million pixels."""
 
-BoxFault = Literal["box-file", "missing-image", "image-size", "unknown-category"]
+BoxFault = Literal["box-file", "missing-image", "image-size", "unknown-category", "in-both-splits"]
 """What is wrong: an annotation file is malformed; an annotated image does not exist, or more than
 one could be meant; the file's size of an image is not that of the image; a category is not among
-those declared, or not among those of the training images."""
+those declared, or not among those of the training images; a test image is a training image."""
 
 OnFault = Callable[[UserError], None]
 """Called with each fault; the entry or object with the fault is then left out."""
@@ -103,15 +104,32 @@ class NamedObject:
 def numbered(
     entries: Iterable[tuple[Entry, Sequence[NamedObject]]], split: str | None, location: str
 ) -> Part:
-    """A part whose categories are the sorted names of its objects."""
+    """A part whose categories are the sorted names of its objects, in whatever Unicode form."""
     entries = list(entries)
-    names = sorted({named.name for _, objects in entries for named in objects})
-    number = {name: index for index, name in enumerate(names)}
+    first: dict[str, str] = {}
+    for _, objects in entries:
+        for one in objects:
+            first.setdefault(composed(one.name), one.name)
+    names = sorted(first.values())
+    number = {composed(name): index for index, name in enumerate(names)}
     filled = [
-        replace(entry, objects=tuple(replace(o.object, category=number[o.name]) for o in objects))
+        replace(
+            entry,
+            objects=tuple(replace(o.object, category=number[composed(o.name)]) for o in objects),
+        )
         for entry, objects in entries
     ]
     return Part(split, tuple(filled), tuple(names), None, location)
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that an earlier one equals, in whatever Unicode form; None if all differ."""
+    seen: set[str] = set()
+    for name in map(composed, names):
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 _SPLIT = re.compile(

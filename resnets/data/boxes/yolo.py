@@ -23,9 +23,12 @@ from resnets.data.boxes.source import (
     corners,
     malformed,
     number_of_text,
+    repeated,
+    split_of,
     split_of_folder,
 )
 from resnets.support.errors import UserError
+from resnets.support.names import composed
 
 NAME = "YOLO txt"
 _CLASS_FILES = ("classes.txt", "obj.names", "classes.names", "labels.names")
@@ -47,11 +50,11 @@ def find(tree: Tree) -> list[str]:
         for name in tree.files(".txt")
         if name.rpartition("/")[2] not in _OTHER_TEXTS and "ImageSets" not in name
     ]
-    stems = {stem_of(image) for image in tree.images}
+    stems = {composed(stem_of(image)) for image in tree.images}
     found = [
         name
         for name in texts
-        if "labels" in name.split("/")[:-1] or name.removesuffix(".txt") in stems
+        if "labels" in name.split("/")[:-1] or composed(name.removesuffix(".txt")) in stems
     ]
     return found if any(_has_object(tree.path(name)) for name in found) else []
 
@@ -71,7 +74,7 @@ def read(tree: Tree, names: list[str], on_fault: OnFault) -> list[Part]:
         UserError: if the YAML file is malformed, or there are two.
     """
     config = _Config.find(tree)
-    texts = set(names)
+    texts = {composed(name): name for name in names}
     used: set[str] = set()
     parts = []
     for split, images in config.splits(texts, on_fault).items():
@@ -95,18 +98,17 @@ def read(tree: Tree, names: list[str], on_fault: OnFault) -> list[Part]:
             )
         categories = config.names or tuple(str(number) for number in range(largest + 1))
         parts.append(Part(split, tuple(entries), categories, None, str(config.path or tree.root)))
-    stems = {_stem_of_text(image) for image in tree.images} | {
-        stem_of(image) for image in tree.images
-    }
-    for text in sorted(texts - used):
-        if text.removesuffix(".txt") not in stems:
+    stems = {stem for image in tree.images for stem in _stems_of_text(image)}
+    for text in sorted(set(names) - used):
+        if composed(text.removesuffix(".txt")) not in stems:
             message = "there is no image of this name"
             on_fault(BoxError("missing-image", message, str(tree.path(text))))
     return parts
 
 
-def _stem_of_text(image: str) -> str:
-    """Where the text of an image is, without its ending: in `labels` instead of `images`."""
+def _stems_of_text(image: str) -> tuple[str, str]:
+    """Where the text of an image may be, composed and without its ending: in `labels` instead of
+    `images`, or next to the image."""
     folders, _, base = image.rpartition("/")
     parts = folders.split("/")
     if "images" in parts:
@@ -116,20 +118,18 @@ def _stem_of_text(image: str) -> str:
         parts.append("labels")
     else:
         parts = ["labels"]
-    return "/".join([*parts, stem_of(base)])
+    return composed("/".join([*parts, stem_of(base)])), composed(stem_of(image))
 
 
-def _beside_texts(images: list[str], texts: set[str]) -> list[str]:
+def _beside_texts(images: list[str], texts: dict[str, str]) -> list[str]:
     """The images in folders of which at least one image has a text."""
     folders = {image.rpartition("/")[0] for image in images if _text_of(image, texts)}
     return [image for image in images if image.rpartition("/")[0] in folders]
 
 
-def _text_of(image: str, texts: set[str]) -> str | None:
-    for stem in (_stem_of_text(image), stem_of(image)):
-        if f"{stem}.txt" in texts:
-            return f"{stem}.txt"
-    return None
+def _text_of(image: str, texts: dict[str, str]) -> str | None:
+    """The text of an image, of those by their composed names; None if it has none."""
+    return next((texts[f"{s}.txt"] for s in _stems_of_text(image) if f"{s}.txt" in texts), None)
 
 
 def _read_file(path: Path, classes: int | None, on_fault: OnFault) -> list[Object]:
@@ -211,8 +211,7 @@ class _Config:
         if not all(isinstance(name, str | int | float) for name in names):
             raise malformed("a name of a class is no text", location)
         texts = tuple(str(name) for name in names)
-        if len(set(texts)) != len(texts):
-            twice = next(name for name in texts if texts.count(name) > 1)
+        if twice := repeated(texts):
             raise malformed(f"names has {twice!r} twice", location)
         count = self.content.get("nc", len(texts))
         if count != len(texts):
@@ -226,16 +225,17 @@ class _Config:
                 path = self.tree.path(name)
                 lines = [line.strip() for line in read_text(path).splitlines()]
                 names = tuple(line for line in lines if line)
-                if len(set(names)) != len(names):
-                    raise malformed("names a class twice", str(path))
+                if twice := repeated(names):
+                    raise malformed(f"names class {twice!r} twice", str(path))
                 return names
         return ()
 
-    def splits(self, texts: set[str], on_fault: OnFault) -> dict[str | None, list[str]]:
+    def splits(self, texts: dict[str, str], on_fault: OnFault) -> dict[str | None, list[str]]:
         """The images of each split, as paths below the data folder.
 
         Args:
-            texts: those of objects; without a YAML file, images are in the folders that have some.
+            texts: those of objects, by their composed names; without a YAML file, images are in
+                the folders that have some.
             on_fault: called with each folder or image that does not exist.
         """
         found: dict[str | None, list[str]] = {}
@@ -261,7 +261,8 @@ class _Config:
         if where is None:
             if split != "test":  # which often stands for a download to come
                 message = f"{split} is {value!r}, which is not in the data folder"
-                on_fault(malformed(message, self.location))
+                hint = "name a folder below it, such as images/train"
+                on_fault(malformed(message, self.location, hint))
             return []
         images = []
         for number, line in enumerate(read_text(where).splitlines(), 1):
@@ -278,15 +279,19 @@ class _Config:
         """The file or folder in the data folder that a path of the YAML means.
 
         The path may be of another machine, of Windows, or relative to another folder: the end of
-        it that exists counts.
+        it that exists counts, but not without the part that names the split. Of `../train/images`
+        the end `images` may be the images of all splits.
         """
         assert self.path is not None
         start = str(self.content.get("path") or "")
+        split = split_of(value.replace("\\", "/"))
         for text in (f"{start}/{value}", value):
             parts = [p for p in text.replace("\\", "/").split("/") if p not in ("", ".", "..")]
             if not parts:
                 return self.path.parent
             for first in range(len(parts)):
+                if split is not None and split_of("/".join(parts[first:])) != split:
+                    break
                 for base in (self.path.parent, self.tree.root):
                     where = base.joinpath(*parts[first:])
                     if where.exists():

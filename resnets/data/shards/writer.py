@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from resnets.data.images import decode, read_header
 from resnets.data.preprocessing import resize_shorter
+from resnets.data.quarantine import excludable
 from resnets.data.samples import (
     PackedNames,
     PhotoSet,
@@ -292,6 +293,4 @@ def _encode(samples: Samples, resize: int | None, quality: int, index: int) -> t
         decode(content, name).save(buffer, "PNG")
         return "png", buffer.getvalue()
     except UserError as error:
-        exclude = "exclude such images: resnets doctor DATA --quarantine DATA/.quarantine"
-        hint = f"{error.hint}, or {exclude}" if error.hint else exclude
-        raise UserError(error.message, error.location, hint) from error
+        raise excludable(error) from error

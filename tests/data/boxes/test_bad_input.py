@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from resnets.data.boxes.datasets import are_boxes, open_boxes, read_source
+from resnets.data.boxes.datasets import are_boxes, box_set, open_boxes, read_source
+from resnets.data.boxes.source import BoxError
+from resnets.data.datasets import open_box_splits
 from resnets.support.errors import UserError
 from tests.data.boxes import samples
 
@@ -275,6 +277,8 @@ def test_an_image_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "train2017").iterdir():
         path.write_bytes(b"<html>")
     assert "not an image" in refused(tmp_path)
+    with pytest.raises(UserError, match=r"not an image.*exclude such images: .* --quarantine"):
+        open_box_splits(str(tmp_path))
 
 
 def test_faults_are_collected_where_the_caller_wants_them_all(tmp_path):
@@ -318,3 +322,90 @@ def test_links_to_themselves_and_pipes_are_left_out(tmp_path):
     (tmp_path / "up").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "train2017" / "pipe.png")
     assert sum(len(one) for one in open_both(tmp_path)) == 3
+
+
+def images_of(folder):
+    """The names of the images of both splits of a folder, and its notes."""
+    source = read_source(folder)
+    sets = [box_set(source, split) for split in ("train", "test")]
+    return [sorted(image.path.stem for image in one.images) for one in sets], source.notes()
+
+
+def voc_lists(folder, **lists):
+    samples.write_voc(folder, samples.BOXES | {"c": [("dog", (1, 1, 9, 9))]})
+    for name, members in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(members))
+
+
+def test_images_in_both_splits_are_refused(tmp_path):
+    voc_lists(tmp_path, trainval="abc", test="b")
+    assert "1 image is in both trainval and test: JPEGImages/b.png" in refused(tmp_path)
+    faults = []
+    source = read_source(tmp_path, 0, faults.append)
+    assert [fault.kind for fault in faults] == ["in-both-splits"]
+    assert (len(source.train.entries), len(source.test.entries)) == (3, 0)
+    yolo = tmp_path / "yolo"
+    samples.write_yolo(yolo)
+    (yolo / "data.yaml").write_text("train: images/train\nval: images\nnames: [cat, dog]\n")
+    assert "3 images are in both train and val" in refused(yolo)
+
+
+def test_images_of_trainval_and_val_are_only_tested_on(tmp_path):
+    voc_lists(tmp_path / "voc", trainval="abc", val="b")
+    splits, notes = images_of(tmp_path / "voc")
+    assert splits == [["a", "c"], ["b"]]
+    assert notes == ("1 image is in both trainval and val, and only tested on",)
+    samples.write_coco(tmp_path / "coco", file="instances_trainval.json")
+    one = {"b": samples.BOXES["b"]}
+    samples.write_coco(tmp_path / "coco", one, file="instances_val.json")
+    (tmp_path / "coco" / "train2017").rename(tmp_path / "coco" / "images")
+    assert images_of(tmp_path / "coco")[0] == [["a", "c"], ["b"]]
+
+
+def test_annotations_that_are_not_used_are_said(tmp_path):
+    voc_lists(tmp_path / "voc", train="a", val="b", test="c")
+    assert images_of(tmp_path / "voc") == ([["a"], ["b"]], ("not used: 1 image of test",))
+    coco = tmp_path / "coco"
+    samples.write_coco(coco, file="annotations.json")
+    samples.write_coco(coco, {"b": samples.BOXES["b"]}, file="val.json")
+    (coco / "train2017").rename(coco / "images")
+    line = refused(coco)
+    assert "has annotations for testing only; not used: 2 images of annotations.json, which" in line
+    assert line.endswith("name annotations after their split, such as train.json")
+
+
+def test_the_part_of_a_path_that_names_the_split_is_not_dropped(tmp_path):
+    samples.write_yolo(tmp_path)
+    samples.write_yolo(tmp_path, images="images/val", labels="labels/val", yaml=False)
+    path = tmp_path / "data.yaml"
+    path.write_text("train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    assert "train is '../train/images', which is not in the data folder" in refused(tmp_path)
+    for start in ("/x/train-2/set", "C:\\training"):  # the folder above may be called anything
+        lines = f"path: {start}\ntrain: ./images/train\nval: {start}/images/val\n"
+        path.write_text(f"{lines}names: [cat, dog]\n")
+        assert [len(one) for one in open_both(tmp_path)] == [3, 3]
+
+
+def test_folders_of_the_system_are_left_out(tmp_path):
+    samples.write_voc(tmp_path)
+    for name in ("$RECYCLE.BIN", "@eaDir", ".hidden"):
+        samples.write_voc(tmp_path / name)
+    (tmp_path / "readme.md").touch()
+    assert sum(len(one) for one in open_both(tmp_path)) == 3
+    (line,) = read_source(tmp_path).notes()
+    assert line.startswith("left out: not an image by its ending: 1 (.md 1)")
+    assert "folder of the system ($RECYCLE.BIN): 1" in line
+
+
+@pytest.mark.parametrize(
+    ("encoding", "more", "line"),
+    [("utf-16", "", ""), ("utf-16-le", "", ""), ("latin-1", "# \xe4\n", ", line 4")],
+)
+def test_texts_that_are_not_utf_8_are_faults_of_the_file(encoding, more, line, tmp_path):
+    samples.write_yolo(tmp_path)
+    path = tmp_path / "data.yaml"
+    path.write_text(path.read_text() + more, encoding)
+    with pytest.raises(BoxError, match="is not UTF-8") as caught:
+        read_source(tmp_path)
+    assert (caught.value.kind, caught.value.location) == ("box-file", f"{path}{line}")
+    assert caught.value.hint == "save it as UTF-8"

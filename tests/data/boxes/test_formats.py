@@ -1,6 +1,7 @@
 """Every format gives the same boxes, whichever way its splits are laid out."""
 
 import json
+from unicodedata import normalize
 
 import pytest
 
@@ -206,8 +207,7 @@ def test_voc_2007_and_2012_together(tmp_path):
         lists = tmp_path / year / "ImageSets" / "Main"
         lists.mkdir(parents=True)
         (lists / "trainval.txt").write_text("a\nb\n")
-    (tmp_path / "VOC2007" / "ImageSets" / "Main" / "test.txt").write_text("a\n")
-    # Not in the list for training of the same year, in a real VOC; here a is in both.
+    (tmp_path / "VOC2007" / "ImageSets" / "Main" / "test.txt").write_text("c\n")
     boxes = open_boxes(tmp_path, "train")
     names = [image.name for image in boxes.images]
     assert names == [f"VOC20{y}/JPEGImages/{n}.png" for y in ("07", "12") for n in "ab"]
@@ -320,8 +320,43 @@ def test_a_source_for_testing_only(tmp_path):
 
 def test_quarantined_images_are_left_out(tmp_path):
     samples.write_voc(tmp_path)
-    (tmp_path / ".quarantine").write_text("JPEGImages/a.png\n")
+    samples.draw(tmp_path / "no-box.png", (9, 9))
+    (tmp_path / ".quarantine").write_text("JPEGImages/a.png\nno-box.png\nnowhere.png\n")
     assert [i.path.stem for i in open_boxes(tmp_path, "train").images] == ["b", "c"]
+    assert read_source(tmp_path).notes() == (
+        "2 in quarantine left out",
+        ".quarantine: 1 of its lines match no image: nowhere.png",
+    )
+
+
+@pytest.mark.parametrize("format", samples.WRITERS)
+@pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_in_either_unicode_form(format, on_disk, written, tmp_path):
+    samples.WRITERS[format](tmp_path)
+    image = normalize(on_disk, "b\xe9.png")
+    next(tmp_path.rglob("b.png")).rename(next(tmp_path.rglob("b.png")).with_name(image))
+    (tmp_path / ".quarantine").write_text(normalize(written, "c\xe9.png"))
+    samples.draw(tmp_path / normalize(on_disk, "c\xe9.png"), (9, 9))
+    for path in [p for s in ("json", "xml", "csv") for p in tmp_path.rglob(f"*.{s}")]:
+        path.write_text(path.read_text().replace("b.png", normalize(written, "b\xe9.png")))
+    for path in [p for s in ("xml", "txt") for p in tmp_path.rglob(f"b.{s}")]:
+        path.rename(path.with_stem(normalize(written, "b\xe9")))
+    if format == "VOC XML":
+        (tmp_path / "trainval.txt").write_text(normalize(on_disk, "a\nb\xe9\nc"))
+    found = samples.plain(open_boxes(tmp_path, "train"))
+    assert found[normalize(on_disk, "b\xe9")] == samples.EXPECTED["b"]
+    assert read_source(tmp_path).quarantine.matched == 1
+
+
+def test_categories_are_the_same_in_either_unicode_form(tmp_path):
+    one, other = normalize("NFC", "caf\xe9"), normalize("NFD", "caf\xe9")
+    samples.draw_all(tmp_path)
+    lines = ["file,class,x1,y1,x2,y2,split", f"a.png,{one},1,1,5,5,train"]
+    lines += [f"a.png,{other},1,1,9,9,train", f"b.png,{other},1,1,5,5,val"]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    sets = everything(tmp_path)
+    assert sets["train"].categories == sets["test"].categories == (one,)
+    assert [len(i.objects) for i in (*sets["train"].images, *sets["test"].images)] == [2, 1]
 
 
 @pytest.mark.parametrize(
