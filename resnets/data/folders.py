@@ -151,20 +151,6 @@ def _class_indices(folder: Path) -> Path | None:
     return found if found == folder else None
 
 
-def load_class_folders(root: Path, data: Path | None = None) -> ImageFolder:
-    """All images `<class>/**` below `root`; the classes are the sorted folder names.
-
-    Args:
-        root: the folder of class folders.
-        data: the data folder whose quarantine file applies; none applies by default.
-
-    Raises:
-        UserError: if `root` does not exist, is not a folder, or cannot be read.
-    """
-    existing_folder(root, GIVE_A_FOLDER)
-    return _Reader(Layout(data or root), Quarantine(data)).class_folders(root)
-
-
 def image_files(folder: Path, note: Callable[[str], None] = lambda line: None) -> list[str]:
     """The images below any folder, without labels: their paths below it, in a fixed order.
 
