@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnets.cli import output
-from resnets.cli.console import counted, duration, is_out_of_memory, program, yield_if
+from resnets.cli.console import duration, is_out_of_memory, program, yield_if
 from resnets.cli.options import DataOption, DeviceOption, IdleOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.support.names import listed
+from resnets.support.names import counted, listed
 
 if TYPE_CHECKING:
     import torch
