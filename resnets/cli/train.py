@@ -287,7 +287,8 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
         f"{duration(summary['provenance']['seconds'])} on {summary['provenance']['hardware']}"
     )
     if bad := summary["provenance"].get("bad_images"):
-        print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")
+        images = counted(len(bad), "training image")
+        print(f"Left out, unreadable: {images}: {listed(bad)}")
     print(f"Model: {folder / RUN_MODEL}")
     if summary["measured"]["dataset"] == "boxes":
         print(f"Detections in test images: {folder / PICTURES}")

@@ -35,7 +35,7 @@ from resnets.data.quarantine import Quarantine
 from resnets.data.samples import PackedNames, PhotoSet, Samples, Subset, split_train_val
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
-from resnets.support.names import composed, listed, look_alike, printable, similar
+from resnets.support.names import composed, counted, listed, look_alike, printable, similar
 
 
 class ImageFolder(Samples):
@@ -373,8 +373,8 @@ class _Reader:
 
     def _note_unlisted(self, label_file: Path, images: int) -> None:
         if images:
-            plural = "s" if images > 1 else ""
-            self.note(f"left out: {images:,} image{plural} that {label_file.name} does not list")
+            held = counted(images, "image")
+            self.note(f"left out: {held} that {label_file.name} does not list")
 
     def _require_images(self, samples: ImageFolder) -> ImageFolder:
         if not len(samples):

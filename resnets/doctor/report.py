@@ -225,7 +225,8 @@ def _summary(report: Report) -> str:
     """One line: how many images, how many findings."""
     severities: tuple[Severity, ...] = ("error", "warning", "note")
     found = ", ".join(counted(report.count(s), s) for s in severities)
-    return f"{report.folder}: {report.images:,} images, {report.bytes / 1e6:,.1f} MB: {found}"
+    images = counted(report.images, "image")
+    return f"{report.folder}: {images}, {report.bytes / 1e6:,.1f} MB: {found}"
 
 
 def _overview(report: Report) -> list[str]:
@@ -254,7 +255,7 @@ def _described(finding: Finding) -> list[str]:
         return [f"{finding.paths[0]}: {finding.detail}"]
     lines = [finding.detail] + [f"  {path}" for path in finding.paths[:TEXT_LINES]]
     if len(finding.paths) > TEXT_LINES:
-        lines.append(f"  ... and {len(finding.paths) - TEXT_LINES:,} more files")
+        lines.append(f"  ... and {counted(len(finding.paths) - TEXT_LINES, 'more file')}")
     return lines
 
 
