@@ -60,8 +60,12 @@ def cache_folder(*parts: str) -> Path:
     except RuntimeError:  # a user without home folder
         return temporary_cache("this user has no home folder").joinpath(*parts)
     path = base.joinpath(*parts)
-    obstacle = "" if os.path.lexists(path) and os.access(path, os.R_OK) else _obstacle(base)
-    return temporary_cache(f"{base}: {obstacle}").joinpath(*parts) if obstacle else path
+    if os.path.lexists(path) and os.access(path, os.R_OK):
+        return path
+    # Another user, perhaps root, may own a part of the cache.
+    folder = next(one for one in path.parents if one == base or one.is_dir())
+    obstacle = _obstacle(folder)
+    return temporary_cache(f"{folder}: {obstacle}").joinpath(*parts) if obstacle else path
 
 
 def _cache_base() -> Path:
