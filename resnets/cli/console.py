@@ -28,11 +28,6 @@ def to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def counted(number: int, noun: str) -> str:
-    """1 image, 2 images."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def yield_if(idle: bool) -> None:
     """Yield the processor to all other work, and say by what means."""
     if idle:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from resnets.cli.options import ForceOption
-from resnets.support.errors import UserError, one_line
+from resnets.support.errors import UserError
+from resnets.support.files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,15 +118,12 @@ def _side(zeros: str) -> Zeros:
 
 def _read_classes(path: Path) -> list[str]:
     """The class names in a file, one a line."""
-    try:
-        names = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read ({one_line(error)})", f"--classes {path}") from error
+    names = [line.strip() for line in read_text(path).split("\n")]
     while names and not names[-1]:
         names.pop()
     if "" in names:
         line = names.index("") + 1
-        raise UserError("the line is empty", f"--classes {path}, line {line}", "name every class")
+        raise UserError("the line is empty", f"{path}, line {line}", "name every class")
     return names
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnets.cli.console import progress_bar
+from resnets.support.names import counted
 
 
 def convert_boxes(
@@ -36,7 +37,8 @@ def convert_boxes(
         losses = convert(sets, out, format, progress=progress)
     for split, boxes in sets.items():
         count = sum(len(image.objects) for image in boxes.images)
-        line = f"{split}: {len(boxes):,} images, {count:,} boxes of {found.format}"
+        held = f"{counted(len(boxes), 'image')}, {counted(count, 'box', 'boxes')}"
+        line = f"{split}: {held} of {found.format}"
         unused = unused_categories(boxes)
         print(line + (f"; none of {', '.join(unused[:5])}" if unused else ""))
     for note in (*found.notes(), *losses):

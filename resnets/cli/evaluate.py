@@ -12,7 +12,6 @@ import typer
 
 from resnets.cli.console import (
     SMALLER_BATCH,
-    counted,
     enough_memory,
     image_bar,
     refuse_plot,
@@ -21,7 +20,7 @@ from resnets.cli.console import (
 from resnets.cli.options import DataOption, DeviceOption, JsonOption, ModelArgument
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable, write_bytes
-from resnets.support.names import printable, valid_values
+from resnets.support.names import counted, printable, valid_values
 
 if TYPE_CHECKING:
     import torch

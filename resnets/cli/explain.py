@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnets.cli.console import MORE_MEMORY, counted, enough_memory, progress_bar, to_stderr
+from resnets.cli.console import MORE_MEMORY, enough_memory, progress_bar, to_stderr
 from resnets.cli.options import DeviceOption, ImagesArgument, JsonOption
 from resnets.support.errors import UserError
-from resnets.support.names import printable
+from resnets.support.names import counted, printable
 
 if TYPE_CHECKING:
     from resnets.inference.explanation_files import ExplainedFile

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import counted, print_table, table
+from resnets.cli.console import print_table, table
 from resnets.cli.options import JsonOption
 from resnets.support.errors import UserError, nearest
-from resnets.support.names import printable
+from resnets.support.names import counted, printable
 
 if TYPE_CHECKING:
     from rich.table import Table

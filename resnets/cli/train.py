@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnets.cli import output
-from resnets.cli.console import counted, duration, is_out_of_memory, program, yield_if
+from resnets.cli.console import duration, is_out_of_memory, program, yield_if
 from resnets.cli.options import DataOption, DeviceOption, IdleOption, ImageSizeOption, SetOption
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
-from resnets.support.names import listed
+from resnets.support.names import counted, listed
 
 if TYPE_CHECKING:
     import torch
@@ -287,7 +287,8 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
         f"{duration(summary['provenance']['seconds'])} on {summary['provenance']['hardware']}"
     )
     if bad := summary["provenance"].get("bad_images"):
-        print(f"Left out, as they cannot be read: {len(bad):,} training images: {listed(bad)}")
+        images = counted(len(bad), "training image")
+        print(f"Left out, unreadable: {images}: {listed(bad)}")
     print(f"Model: {folder / RUN_MODEL}")
     if summary["measured"]["dataset"] == "boxes":
         print(f"Detections in test images: {folder / PICTURES}")

@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from resnets.cli.console import counted, duration
+from resnets.cli.console import duration
+from resnets.support.names import counted
 from resnets.training import hardware
 from resnets.training.run import Run
 

@@ -35,7 +35,7 @@ from resnets.data.quarantine import Quarantine
 from resnets.data.samples import PackedNames, PhotoSet, Samples, Subset, split_train_val
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
-from resnets.support.names import composed, listed, look_alike, printable, similar
+from resnets.support.names import composed, counted, listed, look_alike, printable, similar
 
 
 class ImageFolder(Samples):
@@ -149,20 +149,6 @@ def _class_indices(folder: Path) -> Path | None:
         return label_files.find_class_indices(existing_folder(folder, GIVE_A_FOLDER))
     found = label_files.find_class_indices(folder.parent)
     return found if found == folder else None
-
-
-def load_class_folders(root: Path, data: Path | None = None) -> ImageFolder:
-    """All images `<class>/**` below `root`; the classes are the sorted folder names.
-
-    Args:
-        root: the folder of class folders.
-        data: the data folder whose quarantine file applies; none applies by default.
-
-    Raises:
-        UserError: if `root` does not exist, is not a folder, or cannot be read.
-    """
-    existing_folder(root, GIVE_A_FOLDER)
-    return _Reader(Layout(data or root), Quarantine(data)).class_folders(root)
 
 
 def image_files(folder: Path, note: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -387,8 +373,8 @@ class _Reader:
 
     def _note_unlisted(self, label_file: Path, images: int) -> None:
         if images:
-            plural = "s" if images > 1 else ""
-            self.note(f"left out: {images:,} image{plural} that {label_file.name} does not list")
+            held = counted(images, "image")
+            self.note(f"left out: {held} that {label_file.name} does not list")
 
     def _require_images(self, samples: ImageFolder) -> ImageFolder:
         if not len(samples):

@@ -48,6 +48,7 @@ class Kind(NamedTuple):
     picture: bool = True
 
 
+_LFS_POINTER = b"version https://git-lfs"
 CONVERT = "convert it to JPEG or PNG"
 _EXPORT = "export it as JPEG or PNG"
 _AGAIN = "download it again"
@@ -104,7 +105,7 @@ _KINDS: tuple[tuple[bytes, Kind], ...] = (
      _other("a web page", f"it was saved instead of an image: {_AGAIN}")),
     (rb"(\xef\xbb\xbf)?\s*<\?xml\b",
      _other("an XML file", f"if it is the error message of a server, {_AGAIN}")),
-    (rb"version https://git-lfs\.github\.com/",
+    (re.escape(_LFS_POINTER),
      _other("a Git LFS pointer", "run `git lfs pull` to get the image")),
     (rb"(\.\./)*\.git/annex/objects/|/annex/objects/",
      _other("a git-annex pointer", "run `git annex get` to get the image")),
@@ -122,6 +123,11 @@ _KINDS: tuple[tuple[bytes, Kind], ...] = (
 )  # fmt: skip
 _PATTERNS = [(re.compile(pattern, re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL), k)
              for pattern, k in _KINDS]  # fmt: skip
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is Git LFS's note about a file that was not fetched."""
+    return start.startswith(_LFS_POINTER)
 
 
 def identify(content: bytes) -> Kind | None:

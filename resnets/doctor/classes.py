@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from resnets.data.samples import VAL_FRACTION
 from resnets.doctor.report import Report
-from resnets.support.names import composed, look_alike, similar
+from resnets.support.names import composed, counted, look_alike, similar
 
 _LARGEST_IMBALANCE = 10  # of the largest class to the smallest
 
@@ -33,12 +33,12 @@ def check_classes(report: Report) -> None:
     for key in sorted(trained.keys() | tested.keys()):
         (name, images), (test_name, tests) = (c.get(key, ("", 0)) for c in (trained, tested))
         if tests and not images:
-            detail = f"class {test_name}: {tests:,} images in val, none in train"
+            detail = f"class {test_name}: {counted(tests, 'image')} in val, none in train"
             other = similar(test_name, train)
             hint = f"; it looks like {other}" if other else ""
             report.add("unknown-class", detail + hint, f"val/{test_name}")
         elif images and not tests:
-            detail = f"class {name}: {images:,} images in train, none in val"
+            detail = f"class {name}: {counted(images, 'image')} in train, none in val"
             report.add("missing-in-val", detail, f"train/{name}")
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from resnets.data.boxes.annotations import Box
 from resnets.data.images import read_image
 from resnets.support.errors import UserError, valid_utf8
-from resnets.support.names import printable, valid_values
+from resnets.support.names import counted, printable, valid_values
 
 Severity = Literal["error", "warning", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
@@ -224,8 +224,9 @@ def to_html(report: Report) -> str:
 def _summary(report: Report) -> str:
     """One line: how many images, how many findings."""
     severities: tuple[Severity, ...] = ("error", "warning", "note")
-    found = ", ".join(_counted(report.count(s), s) for s in severities)
-    return f"{report.folder}: {report.images:,} images, {report.bytes / 1e6:,.1f} MB: {found}"
+    found = ", ".join(counted(report.count(s), s) for s in severities)
+    images = counted(report.images, "image")
+    return f"{report.folder}: {images}, {report.bytes / 1e6:,.1f} MB: {found}"
 
 
 def _overview(report: Report) -> list[str]:
@@ -233,8 +234,8 @@ def _overview(report: Report) -> list[str]:
     lines = []
     for split, counts in report.splits.items():
         filled = [count for count in counts.values() if count]
-        classes = _counted(len(filled), "class", "classes")
-        units = _counted(sum(filled), report.unit, "boxes" if report.unit == "box" else "")
+        classes = counted(len(filled), "class", "classes")
+        units = counted(sum(filled), report.unit, "boxes" if report.unit == "box" else "")
         line = f"{split}: {units} of {classes}"
         if filled and split != "listed":
             line += f", {min(filled):,} to {max(filled):,} in each"
@@ -249,16 +250,12 @@ def _overview(report: Report) -> list[str]:
     return lines
 
 
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def _described(finding: Finding) -> list[str]:
     if len(finding.paths) == 1:
         return [f"{finding.paths[0]}: {finding.detail}"]
     lines = [finding.detail] + [f"  {path}" for path in finding.paths[:TEXT_LINES]]
     if len(finding.paths) > TEXT_LINES:
-        lines.append(f"  ... and {len(finding.paths) - TEXT_LINES:,} more files")
+        lines.append(f"  ... and {counted(len(finding.paths) - TEXT_LINES, 'more file')}")
     return lines
 
 

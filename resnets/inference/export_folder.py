@@ -131,12 +131,13 @@ def _sum(config: dict[str, Any]) -> str:
 def is_export(name: str) -> bool:
     """Whether `name` is the folder of an exported model, be it damaged."""
     folder = Path(name)
-    if any((folder / file).is_file() for file in FILES.values()):
-        return True
     try:
-        return bool(json.loads((folder / CONFIG).read_bytes())["format"] == FORMAT)
+        if json.loads((folder / CONFIG).read_bytes())["format"] == FORMAT:
+            return True
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        pass
+    is_run = (folder / "recipe.json").exists()  # in which a user may have put such a file
+    return not is_run and any((folder / file).is_file() for file in FILES.values())
 
 
 def source_of(name: str) -> Path:

@@ -25,7 +25,7 @@ from resnets.inference.openvino_model import GRAPH_VERSION
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Predictor
 from resnets.support.errors import UserError, valid_utf8
-from resnets.support.files import cache_folder, existing_folder, make_folder, write_bytes
+from resnets.support.files import cache_folder, existing_folder, remember
 
 FORMAT = 2
 _FileState = tuple[int, int]
@@ -221,5 +221,4 @@ def _read(store: Path) -> dict[str, _Entry]:
 def _write(store: Path, known: dict[str, _Entry]) -> None:
     rows = [(name, *state) for name, (state, _) in known.items()]
     features = torch.stack([row for _, row in known.values()])
-    make_folder(store.parent)
-    write_bytes(store, save({"features": features}, {"files": json.dumps(rows)}))
+    remember(store, save({"features": features}, {"files": json.dumps(rows)}))

@@ -27,7 +27,7 @@ from resnets.paper.jobs import Training
 from resnets.paper.runner import available_gpus
 from resnets.support import devices
 from resnets.support.errors import UserError
-from resnets.support.files import cache_folder, make_folder, write_json
+from resnets.support.files import cache_folder, remember
 from resnets.training import hardware
 from resnets.training.objective import CifarClassification
 from resnets.training.recipe import Recipe
@@ -110,8 +110,7 @@ class Speeds:
                 once = BACKWARD * cost(training.network, training.data.size or 32)
                 self._known[keys[name]] = rates[name] * once
             if not crowded:
-                make_folder(self._file.parent)
-                write_json(self._file, self._known)
+                remember(self._file, json.dumps(self._known, indent=2).encode())
         return {name: self._known[key] for name, key in keys.items()}
 
     @staticmethod

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -60,8 +60,12 @@ def cache_folder(*parts: str) -> Path:
     except RuntimeError:  # a user without home folder
         return temporary_cache("this user has no home folder").joinpath(*parts)
     path = base.joinpath(*parts)
-    obstacle = "" if os.path.lexists(path) and os.access(path, os.R_OK) else _obstacle(base)
-    return temporary_cache(f"{base}: {obstacle}").joinpath(*parts) if obstacle else path
+    if os.path.lexists(path) and os.access(path, os.R_OK):
+        return path
+    # Another user, perhaps root, may own a part of the cache.
+    folder = next(one for one in path.parents if one == base or one.is_dir())
+    obstacle = _obstacle(folder)
+    return temporary_cache(f"{folder}: {obstacle}").joinpath(*parts) if obstacle else path
 
 
 def _cache_base() -> Path:
@@ -311,7 +315,7 @@ def read_text(path: Path, *, errors: str = "strict", hint: str = "") -> str:
     except FileNotFoundError as error:
         raise UserError("no such file", str(path), hint) from error
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
+        raise UserError(f"cannot be read ({one_line(error)})", str(path)) from error
     return decode_text(content, str(path), errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -340,6 +344,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomically write `value` as indented JSON; raises `UserError` like `atomic_write`."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def remember(path: Path, content: bytes) -> None:
+    """Write a file in the cache that only saves time: without it, where it cannot be written."""
+    with contextlib.suppress(UserError):
+        make_folder(path.parent)
+        write_bytes(path, content)
 
 
 def file_sha256(path: Path) -> str:
@@ -390,9 +401,7 @@ def remembered_digest(path: Path, kind: str, compute: Callable[[Path], str]) -> 
         digests[kind] = compute(path)
         settled = time.time() - identity["mtime_ns"] / 1e9 > CLOCK_STEP_SECONDS
         if settled and _file_identity(path) == identity:
-            with contextlib.suppress(UserError):
-                make_folder(record.parent)
-                write_json(record, {"file": identity, "digests": digests})
+            remember(record, json.dumps({"file": identity, "digests": digests}).encode())
     return digests[kind]
 
 

@@ -1,4 +1,4 @@
-"""Names that people gave to files and classes: compared, and printed, whatever they contain."""
+"""Names that people gave to files and classes, compared and printed; counts with their noun."""
 
 from __future__ import annotations
 
@@ -47,3 +47,8 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(printable(name) for name in names[:most]) + more
+
+
+def counted(number: float, one: str, many: str = "") -> str:
+    """1 image, 2 images; `many` is the plural where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import read_text
+from resnets.support.names import counted
 from resnets.training.recipe import SWITCHES, Recipe
 
 
@@ -85,7 +86,7 @@ def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Reci
         UserError: naming the counts, and those in proportion to the length.
     """
     before, _, where = _parse(name_or_path)
-    changed = {setting.partition("=")[0].strip() for setting in settings}
+    changed = [_apply({}, setting) for setting in settings]
     unit = "iterations" if recipe.epochs is None else "epochs"
     length = recipe.iterations if recipe.epochs is None else recipe.epochs
     assert length is not None
@@ -96,10 +97,10 @@ def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Reci
         "progressive.until": [recipe.progressive.until] if recipe.progressive else [],
     }
     late = {key: row for key, row in counts.items() if any(_late(key, n, length) for n in row)}
-    wrong, why = late, f"beyond the end of the training ({length:,} {unit})"
+    wrong, why = late, f"beyond the end of the training ({counted(length, unit[:-1])})"
     if unit != old_unit:
         counts["test_every"] = [recipe.test_every]
-        kept = {k: row for k, row in counts.items() if any(row) and k not in changed}
+        kept = {k: row for k, row in counts.items() if any(row) and not _sets(changed, k)}
         if kept:
             wrong, why = kept, f"in {old_unit}, but the length is in {unit} now"
     if not wrong:
@@ -111,6 +112,11 @@ def refuse_unfit_counts(name_or_path: str, settings: Iterable[str], recipe: Reci
         if max(share for row in shares.values() for share in row) < 1:
             hint = f"in the same proportion: {_in_proportion(shares, length, unit)}"
     raise UserError(f"{named}: {why}", where, hint)
+
+
+def _sets(changed: list[str], key: str) -> bool:
+    """Whether one of these settings sets a key, on its own or with its whole table."""
+    return any(key == one or key.startswith(f"{one}.") for one in changed)
 
 
 def _late(key: str, count: float, length: float) -> bool:

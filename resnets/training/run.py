@@ -148,7 +148,6 @@ class Run:
             UserError: if the training diverges or a file cannot be written.
         """
         self.observer.begin(self)
-        self.world.first(self.objective.check_data)
         try:
             with self._lock(), self._stop_on_signals(), self._metrics() as log:
                 self._updates(log)
@@ -361,10 +360,12 @@ def start(
         location: where the data were found, so that a resumed run finds them again.
 
     Raises:
-        UserError: if the folder is not empty or cannot be written, or the processes disagree
-            about recipe or images.
+        UserError: if the folder is not empty or cannot be written, the images have a fault that
+            would end the run at its first test, or the processes disagree about recipe or images.
+            There is no folder then.
     """
     _refuse_disagreement(objective, world)
+    world.first(objective.check_data)
     run = Run(folder, objective, device, observer, command=command, world=world)
     environment = {
         "command": command,
@@ -398,12 +399,13 @@ def resume(
         device: where to continue; by default the device that the run began on.
 
     Raises:
-        UserError: if there is no run, no checkpoint can be read or fits, or the images are
-            not those that the run began with.
+        UserError: if there is no run, no checkpoint can be read or fits, the images are not those
+            that the run began with, or some of them can no longer be tested on.
     """
     began = run_folder.read_environment(folder)
     run_folder.refuse_other_images(folder, objective.fingerprint)
     _refuse_disagreement(objective, world)
+    world.first(objective.check_data)
     # Read by one process, so that all continue from the same step.
     state = world.first(
         lambda: run_folder.latest_checkpoint(folder / run_folder.CHECKPOINTS, observer.note)

@@ -15,6 +15,7 @@ from typing import Any
 
 import safetensors
 
+from resnets.data.image_formats import is_lfs_pointer
 from resnets.data.preprocessing import CentralCrop
 from resnets.support import tensor_files
 from resnets.support.errors import UserError, one_line
@@ -119,11 +120,6 @@ def open_model_file(path: Path, framework: str, *, header_only: bool = False) ->
     ) as error:
         message = f"not a valid model file of resnets ({one_line(error)})"
         raise UserError(message, str(path)) from error
-
-
-def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file that begins so is Git LFS's note about a file that was not fetched."""
-    return start.startswith(b"version https://git-lfs")
 
 
 def _unreadable(path: Path, error: Exception) -> tuple[str, str, str]:

@@ -115,7 +115,7 @@ def test_a_cifar_checkpoint_becomes_a_model_that_answers(resnets, tmp_path):
 
 def test_class_names_from_a_file(resnets, tmp_path):
     torch.save(model("tiny18", 3).network.state_dict(), tmp_path / "a.pth")
-    (tmp_path / "names.txt").write_text("ant\nbee\ncow\n\n")
+    (tmp_path / "names.txt").write_text("\ufeffant\r\nbee\r\ncow\r\n\r\n", newline="")
     arguments = ("convert", "a.pth", "a.safetensors", "--classes", "names.txt")
     assert resnets(*arguments)[0] == 0
     assert model_file.load(tmp_path / "a.safetensors").classes == ["ant", "bee", "cow"]

@@ -71,7 +71,7 @@ AUGMENTATIONS = {
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_crops_equal_those_of_pillow(dali, root, name):
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     by_dali = make(dali.DaliBatches, samples, 6, augmentation=AUGMENTATIONS[name])
     by_pillow = make(PhotoBatches, samples, 6, augmentation=AUGMENTATIONS[name])
     for step in range(4):
@@ -87,14 +87,14 @@ def test_pixels_of_whole_images_equal_those_of_pillow_but_for_rounding(dali, roo
     augmentation = Augmentation("scale", 24, sides=(60, 60), colour=0)
     for path in root.rglob("*.jpg"):
         write(path, int(path.stem))  # 90 x 70: too small to be decoded at half the scale
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     images, _ = make(dali.DaliBatches, samples, 12, augmentation=augmentation)(0)
     expected, _ = make(PhotoBatches, samples, 12, augmentation=augmentation)(0)
     assert (255 * (images - expected)).abs().max() < 2.5
 
 
 def test_content_depends_on_seed_and_step_only(dali, root):
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     one = make(dali.DaliBatches, samples, threads=1)
     wanted = [one(step) for step in range(6)]
     other = make(dali.DaliBatches, samples, threads=3)
@@ -123,7 +123,7 @@ def broken(path, how):
 
 @pytest.mark.parametrize("how", ["cut off", "cut off, with an end", "no pixels", "empty"])
 def test_a_bad_image_is_named_as_by_pillow_and_the_others_stay(dali, root, how):
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     clean, labels = make(dali.DaliBatches, samples, 12)(0)
     broken(samples.path(4), how)
     batches, pillow = make(dali.DaliBatches, samples, 12), make(PhotoBatches, samples, 12)
@@ -163,7 +163,7 @@ EXOTIC = ["CMYK", "turned", "RGB itself", "transparent", "something behind", "WE
 
 @pytest.mark.parametrize("kind", EXOTIC)
 def test_other_files_are_decoded_by_pillow(dali, root, kind):
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     exotic(samples.path(3), kind)
     images, _ = make(dali.DaliBatches, samples, 12)(0)
     expected, _ = make(PhotoBatches, samples, 12)(0)
@@ -172,7 +172,7 @@ def test_other_files_are_decoded_by_pillow(dali, root, kind):
 
 
 def test_grey_photographs_are_decoded(dali, root):
-    samples = folders.load_class_folders(root)
+    samples = folders.load_test(root)
     photo(3).convert("L").save(samples.path(3), "JPEG")
     images, _ = make(dali.DaliBatches, samples, 12)(0)
     expected, _ = make(PhotoBatches, samples, 12)(0)
@@ -187,7 +187,7 @@ def test_dali_that_decodes_nothing_is_an_error(dali, root, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Critical error, encountered:\n\nno decoder")
 
-    batches = make(dali.DaliBatches, folders.load_class_folders(root))
+    batches = make(dali.DaliBatches, folders.load_test(root))
     monkeypatch.setattr(batches, "_run_pipeline", refuse)
     for step in range(3):  # fifteen images may be odd ones
         batches(step)

@@ -91,7 +91,7 @@ def test_odd_names_of_classes_and_images(tmp_path):
         root = fill(tmp_path / "d", *names)
     except (OSError, UnicodeError):
         pytest.skip("this file system refuses such names")
-    images = folders.load_class_folders(root)
+    images = folders.load_test(root)
     assert images.classes == tuple(sorted(ODD))
     assert listing(images) == {name: name.split("/")[0] for name in names}
     read = {images.read(i) for i in range(len(images))}
@@ -109,7 +109,7 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
     except OSError:
         pytest.skip("no links here")
     names = {"cat/1.jpg", "dog/2.jpg", "dog/more/3.jpg", "elsewhere/3.jpg"}
-    assert set(listing(folders.load_class_folders(tmp_path))) == names
+    assert set(listing(folders.load_test(tmp_path))) == names
 
 
 def test_empty_classes_do_not_count(tmp_path):
@@ -160,7 +160,7 @@ def test_unusable_folders_are_one_clear_error(tmp_path, names, message):
 
 
 def test_no_folder(tmp_path):
-    for load in (folders.load, folders.load_test, folders.load_class_folders):
+    for load in (folders.load, folders.load_test):
         with pytest.raises(UserError, match="no such folder"):
             load(tmp_path / "absent")
         fill(tmp_path, "file")
@@ -196,10 +196,10 @@ CHANGES = {
 def test_every_change_is_seen_whatever_the_dates_say(tmp_path, change):
     root = fill(tmp_path / "d", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/deep/deeper/4.jpg")
     settle(root)
-    before = listing(folders.load_class_folders(root))
+    before = listing(folders.load_test(root))
     CHANGES[change](root)
     settle(root)  # as rsync -t and restored archives leave it
-    after = listing(folders.load_class_folders(root))
+    after = listing(folders.load_test(root))
     assert after != before
     there = {p.relative_to(root).as_posix() for p in root.rglob("*.jpg")}
     assert set(after) == there

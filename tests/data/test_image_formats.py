@@ -87,7 +87,7 @@ def test_a_class_folder_may_hold_files_of_any_name(tmp_path):
     for name in ("cat/1.jfif", "cat/2", "dog/3.jpg!d", "dog/notes.txt", "dog/4.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content() if "notes" not in name else b"words")
-    samples = folders.load_class_folders(tmp_path)
+    samples = folders.load_test(tmp_path)
     assert [samples.name(i) for i in range(len(samples))] == [
         "cat/1.jfif", "cat/2", "dog/3.jpg!d", "dog/4.bin",
     ]  # fmt: skip
@@ -171,6 +171,7 @@ def test_a_file_that_is_not_read_is_named_with_what_to_do(what, name):
 def test_the_hint_of_a_pointer_is_the_command_that_gets_the_image():
     with pytest.raises(ImageError, match="git lfs pull"):
         images.decode(LFS, "it.jpg")
+    assert image_formats.is_lfs_pointer(LFS)
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "WEBP"])

@@ -18,7 +18,7 @@ PLAIN = Normalize(torch.zeros(3, 1, 1))
 @pytest.fixture
 def samples(tmp_path, cache):
     draw_photos(tmp_path / "photos", {"ant": 9, "bee": 8, "cow": 6})
-    return folders.load_class_folders(tmp_path / "photos")
+    return folders.load_test(tmp_path / "photos")
 
 
 def make(samples, batch=5, seed=0, augmentation=lambda step: AUGMENTATION, **options):
@@ -143,6 +143,4 @@ def test_a_mean_without_readable_images_is_refused(tmp_path, cache):
     root.mkdir(parents=True)
     (root / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images can be read"):
-        photo_batches.training_mean(
-            folders.load_class_folders(tmp_path / "photos"), AUGMENTATION, 0
-        )
+        photo_batches.training_mean(folders.load_test(tmp_path / "photos"), AUGMENTATION, 0)

@@ -402,7 +402,7 @@ def test_an_unreadable_label_file_is_a_finding(clean, monkeypatch, name):
 
     monkeypatch.setattr(Path, "open", refuse)
     assert ("label-file", (name,)) in found(clean)
-    with pytest.raises(UserError, match=rf"{name}: cannot be read \(Permission denied\)"):
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(permission denied\)"):
         folders.load_test(clean)
 
 

@@ -87,6 +87,14 @@ def test_an_export_without_a_whole_config_is_not_opened_as_its_source(old, conte
         model_facts.find(str(old))
 
 
+@pytest.mark.parametrize("name", [*export_folder.FILES.values(), export_folder.CONFIG])
+def test_a_run_folder_with_such_a_file_is_still_a_run(tmp_path, name):
+    shutil.copytree(FILES / "run-finished", tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(b"{}")
+    assert not export_folder.is_export(str(tmp_path / "run"))
+    assert export_folder.source_of(str(tmp_path / "run")).name == export_folder.SOURCE
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", 0.5])
 def test_engines_say_in_one_line_that_a_file_is_damaged(old, content):
     for path in (network(old), old / "model.bin"):

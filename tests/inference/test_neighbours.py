@@ -112,6 +112,11 @@ def test_features_are_computed_once(predictor, folder):
     torch.testing.assert_close(after["bee/1.png"], before["bee/1.png"], rtol=0, atol=0)
 
 
+def test_without_room_for_the_cache_features_are_computed_again(predictor, folder, cache):
+    (cache / "neighbours").write_bytes(b"")  # nothing can be written below it, not even by root
+    assert [neighbours.index_folder(predictor, folder).computed for _ in range(2)] == [9, 9]
+
+
 def test_each_network_has_features_of_its_own(predictor, files, folder):
     first = neighbours.index_folder(predictor, folder)
     other = neighbours.index_folder(open_predictor(str(files[1]), "torch", "fp32"), folder)

@@ -133,6 +133,13 @@ def test_each_kind_is_measured_once_by_its_smallest_network(tmp_path, speeds):
     assert len(speeds.asked) == 6
 
 
+def test_without_room_for_the_cache_speeds_are_measured_again(tmp_path, speeds, cache):
+    (cache / "speed").write_bytes(b"")  # nothing can be written below it, not even by root
+    for _ in range(2):
+        hours(jobs_of("fig1"), tmp_path, speed.Speeds())
+    assert len(speeds.asked) == 2
+
+
 def test_the_speed_of_a_busy_machine_is_not_kept(tmp_path, speeds, monkeypatch):
     monkeypatch.setattr(speed, "busy", lambda: True)
     lines = []

@@ -158,6 +158,14 @@ def test_a_read_only_cache_is_read(tmp_path, monkeypatch):
     assert not files.cache_folder("weights", "new").is_relative_to(tmp_path)
 
 
+def test_a_part_of_the_cache_that_another_user_owns_is_replaced_alone(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(files, "_obstacle", {tmp_path: "", tmp_path / "weights": "Denied"}.get)
+    assert not files.cache_folder("weights", "new").is_relative_to(tmp_path)
+    assert files.cache_folder("digests", "new") == tmp_path / "digests" / "new"
+
+
 def test_a_user_without_home_has_a_temporary_cache_and_no_tilde(monkeypatch):
     def no_home(path):
         return path

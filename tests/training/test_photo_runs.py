@@ -171,12 +171,20 @@ def test_batches_of_two_survive_an_unreadable_image(tmp_path, data, recompute):
     assert summary["provenance"]["bad_images"] == [data.train.name(number)]
 
 
-def test_an_unreadable_test_image_is_named_before_the_first_step(tmp_path, data):
-    (tmp_path / "photos" / "val" / "cow" / "1.png").write_bytes(b"x")
-    made = start(tmp_path / "run", make_recipe(), data)
-    with pytest.raises(UserError, match=r"1 of the 9 test images.*cow/1\.png.*--quarantine"):
-        made.train()
-    assert made.trainer.step == 0
+def test_an_unreadable_test_image_is_named_before_there_is_a_run(tmp_path, data):
+    bad = tmp_path / "photos" / "val" / "cow" / "1.png"
+    whole, message = bad.read_bytes(), r"1 of the 9 test images.*cow/1\.png.*--quarantine"
+    bad.write_bytes(b"x")
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / "run", make_recipe(), data)
+    assert not (tmp_path / "run").exists()
+    bad.unlink()  # as the message advises
+    start(tmp_path / "run", make_recipe(), folders.load(tmp_path / "photos"))
+    bad.write_bytes(whole)
+    start(tmp_path / "other", make_recipe(), data)
+    bad.write_bytes(b"x")
+    with pytest.raises(UserError, match=message):
+        resume(tmp_path / "other", data)
 
 
 def test_limits_shrink_the_data(tmp_path, data):

@@ -228,6 +228,7 @@ def refuse(name, settings):
             "finetune: test_every = 2: in epochs, but .* --set test_every=200",
         ),
         ("cifar10-paper", ["schedule.drops=[9, 64000]"], "beyond .* give smaller ones, or more"),
+        ("finetune", ["epochs=1", "schedule.warmup=2"], r"the training \(1 epoch\)"),
     ],
 )
 def test_counts_that_a_changed_length_leaves_behind_are_refused(name, settings, message):
@@ -242,6 +243,15 @@ def test_counts_that_a_changed_length_leaves_behind_are_refused(name, settings, 
         ("cifar10-fast", ["iterations=18750"]),
         ("cifar10-fast", ["iterations=60", "schedule.warmup=60", "progressive=none"]),
         ("cifar10-paper", ["iterations=60", "schedule.drops=[]"]),
+        (
+            "finetune",
+            [
+                "epochs=none",
+                "iterations=99",
+                "test_every=9",
+                'schedule={kind="cosine", lr=0.1, warmup=1}',
+            ],
+        ),
     ],
 )
 def test_counts_that_fit_are_accepted(name, settings):

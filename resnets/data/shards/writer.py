@@ -33,7 +33,7 @@ from resnets.data.shards.index import MANIFEST, Index, Manifest, Split
 from resnets.data.shards.store import FolderStore, ShardFile
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, locked, make_folder, write_bytes, writing
-from resnets.support.names import listed
+from resnets.support.names import counted, listed
 from resnets.support.parallel import in_threads
 
 SHARD_BYTES = 128_000_000
@@ -112,8 +112,8 @@ def summary(manifest: Manifest) -> Iterator[str]:
     """A line for each split with the number of images and shards, and the size."""
     for name, split in manifest.splits.items():
         images, size = split.index.images, sum(file.size or 0 for file in split.shards)
-        shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"
-        yield f"{name}: {images:,} images in {shards}, {size / 1e6:,.1f} MB"
+        held = f"{counted(images, 'image')} in {counted(len(split.shards), 'shard')}"
+        yield f"{name}: {held}, {size / 1e6:,.1f} MB"
 
 
 def _finished(out: Path, source: dict[str, Any]) -> Manifest | None:

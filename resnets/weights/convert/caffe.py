@@ -18,7 +18,7 @@ from torch import Tensor
 from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
-from resnets.support.files import write_bytes
+from resnets.support.files import read_text, write_bytes
 from resnets.weights.convert import caffe_convention
 from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
@@ -160,8 +160,8 @@ def _read_graph(path: Path) -> Any:
     from google.protobuf import text_format
 
     try:
-        text_format.Parse(path.read_text(), net, allow_unknown_field=True)
-    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        text_format.Parse(read_text(path), net, allow_unknown_field=True)
+    except text_format.ParseError as error:
         raise UserError(f"not a readable prototxt ({error})", str(path)) from error
     if not net.layer:
         raise UserError("the prototxt has no layers", str(path))

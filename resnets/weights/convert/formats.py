@@ -14,11 +14,12 @@ from typing import Any, get_args
 import safetensors
 import torch
 
+from resnets.data.image_formats import is_lfs_pointer
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, nearest, one_line
 from resnets.support.files import file_sha256, make_folder, refuse_replacing, write_json
 from resnets.weights import model_file
-from resnets.weights.card import LFS_POINTER, RUN_MODEL, check_card, is_lfs_pointer
+from resnets.weights.card import LFS_POINTER, RUN_MODEL, check_card
 from resnets.weights.convert import caffe, keras, pytorch, transformers
 from resnets.weights.convert.identify import ImportedWeights, Statement, to_model
 from resnets.weights.convert.zero_padding import Zeros

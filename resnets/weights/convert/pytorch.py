@@ -14,11 +14,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from resnets.data.image_formats import is_lfs_pointer
 from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import make_folder, write_bytes, write_json
-from resnets.weights.card import LFS_POINTER, is_lfs_pointer
+from resnets.weights.card import LFS_POINTER
 from resnets.weights.convert import names
 from resnets.weights.convert.caffe_convention import unsupported_part
 from resnets.weights.convert.identify import ImportedWeights

@@ -1,5 +1,6 @@
 """Models written in another format and read again are unchanged; or writing is refused."""
 
+import codecs
 import json
 import re
 import sys
@@ -313,6 +314,13 @@ def test_a_caffe_model_needs_both_files(tmp_path, suffix):
     other = next(p for p in tmp_path.iterdir() if p.suffix in (".prototxt", ".caffemodel"))
     with pytest.raises(UserError, match=rf"no files \*{suffix} in "):
         formats.read(other)
+
+
+def test_a_prototxt_may_have_a_byte_order_mark(tmp_path):
+    formats.write(model("tiny"), tmp_path / "model.caffemodel", "caffe")
+    path = tmp_path / "model.prototxt"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert formats.read(path).classes == model("tiny").classes
 
 
 def test_the_authors_file_names_are_paired(tmp_path):
