@@ -19,12 +19,10 @@ def check_classes(report: Report) -> None:
         return
     if "train" not in splits and "all" not in splits:
         report.add("layout", "there is val, but no train")
-    explained = any(finding.kind == "label-file" for finding in report.findings)
     for split, counts in splits.items():
         filled = sorted(name for name, images in counts.items() if images)
         if not filled:
-            if not explained:
-                report.add("layout", "no images", *(() if split == "all" else (split,)))
+            _report_empty(report, split)
         elif split != "val":
             _check_training_classes(report, counts, filled)
     train, val = splits.get("train"), splits.get("val", {})
@@ -42,6 +40,12 @@ def check_classes(report: Report) -> None:
         elif images and not tests:
             detail = f"class {name}: {counted(images, 'image')} in train, none in val"
             report.add("missing-in-val", detail, f"train/{name}")
+
+
+def _report_empty(report: Report, split: str) -> None:
+    """Report a split without images, unless its label file is at fault."""
+    if all(finding.kind != "label-file" for finding in report.findings):
+        report.add("layout", "no images", *(() if split == "all" else (split,)))
 
 
 def _by_composed(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
