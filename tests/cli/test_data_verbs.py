@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -59,6 +60,29 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     assert "train: 5 images in 1 shard" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("doctor", "photos", "--html", "{}"), "--html {}: this ending is.*; give.* in .html"),
+        (("doctor", "photos", "--quarantine", "{}"), "--quarantine {}: this ending .* .quarantine"),
+        (("eval", "m", "--save-scores", "{}"), "--save-scores {}: this ending .* .scores"),
+        (("responses", "m", "--plot", "{}"), "--plot {}: this ending .* .png"),
+        (
+            ("deepen", "cifar-resnet20", "--to", "56", "--out", "{}"),
+            "--out {}: this ending .* .safetensors",
+        ),
+    ],
+)
+def test_an_image_is_not_overwritten_by_mistake(resnets, photos, options, message):
+    image = photos / "train/cat/1.jpg"
+    before = image.read_bytes()
+    name = "photos/train/cat/1.jpg"
+    code, _, err = resnets(*(option.format(name) for option in options))
+    assert code == 2
+    assert re.search(message.format(name), one_line(err))
+    assert image.read_bytes() == before
+
+
 def test_the_doctor_does_not_condemn_shards(resnets, photos):
     assert resnets("shards", "photos", "s")[0] == 0
     code, _, err = resnets("doctor", "s")
@@ -87,8 +111,9 @@ def packed(photos):
 def test_an_archive_is_examined_and_packed_like_its_folder(resnets, packed):
     code, out, err = resnets("doctor", "photos.zip")
     assert (code, err) == (0, "")
-    assert "12 images" in out
+    assert out.startswith("photos.zip: 12 images")
     assert "0 errors, 0 warnings, 0 notes" in out
+    assert json.loads(resnets("doctor", "photos.zip", "--json")[1])["archive"] == "photos.zip"
     assert resnets("shards", "photos.zip", "out")[0] == 0
     code, _, err = resnets("doctor", "photos.zip", "--quarantine", "list")
     assert code == 2

@@ -217,10 +217,10 @@ def test_archives_of_another_kind_say_what_they_are(tmp_path, cache):
         with pytest.raises(UserError, match=message):
             archives.unpacked(tmp_path / name)
     tar = pack(tmp_path / "a.tar", "a/1.png").rename(tmp_path / "a.zip")
-    with pytest.raises(UserError, match="is a tar, not a zip; let its name end in .tar"):
+    with pytest.raises(UserError, match=r"is a tar, not a zip; let its name end in \.tar"):
         archives.unpacked(tar)
     zipped = pack(tmp_path / "b.zip", "a/1.png").rename(tmp_path / "b.tar.gz")
-    with pytest.raises(UserError, match="is a zip, not a tar; let its name end in .zip"):
+    with pytest.raises(UserError, match=r"is a zip, not a tar; let its name end in \.zip"):
         archives.unpacked(zipped)
     (tmp_path / "c.7z").write_bytes(b"7z")
     with pytest.raises(UserError, match=r"of a kind that is not opened; unpack.* \.tar\.gz, "):

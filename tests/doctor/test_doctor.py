@@ -392,7 +392,13 @@ def test_an_unreadable_val_is_a_finding(clean, label_file):
 
 def test_an_unreadable_quarantine_is_a_finding(clean):
     (clean / ".quarantine").mkdir()
-    assert found(clean) == [("unreadable", (".quarantine",))]
+    assert found(clean) == [("quarantine", (".quarantine",))]
+    (clean / ".quarantine").rmdir()
+    (clean / ".quarantine").write_text("train/cat/0.jpg\n", "utf-16")
+    report = checks.examine(clean)
+    (finding,) = report.findings
+    assert (finding.kind, "save it as UTF-8" in finding.detail) == ("quarantine", True)
+    assert not report.unreadable_files
 
 
 @pytest.mark.parametrize("name", ["val/val_map.txt", "labels.tsv"])
