@@ -346,8 +346,8 @@ def _refuse_uneven(path: Path, rows: Sequence[tuple[list[str], int]]) -> None:
             if len(cells) < 2:
                 raise UserError(_NO_CLASS, f"{path}, line {line}")
             message = f"has {len(cells)} cells, but line {first_line} has {len(first)}"
-            hint = 'put a name with commas or blanks into quotes: "dog, small"' if more else ""
-            raise UserError(message, f"{path}, line {line}", hint)
+            hint = "put names with commas into quotes, or separate the cells by tabs"
+            raise UserError(message, f"{path}, line {line}", hint if more else "")
 
 
 def _refuse_unclear(path: Path, rows: Sequence[list[str]], columns: _Columns) -> None:

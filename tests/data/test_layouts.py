@@ -324,7 +324,7 @@ def test_a_labels_tsv_can_be_trained_on(tmp_path):
         ("file,label\n1.jpg\n", "line 2: needs an image and its class"),
         ("file,label\n", "lists no images"),
         ("file,label\n1.jpg,a\n2.jpg,a\n", "only one class, 'a'"),
-        ("file,label\n1.jpg,dog, small\n2.jpg,cat\n", "line 2: has 3 cells.*put a name with comm"),
+        ("file,label\n1.jpg,dog, small\n2.jpg,cat\n", "line 2: has 3 cells.*put names with comma"),
         ("file,label\n1.jpg,a\n2.jpg,b,x\n", "line 3: has 3 cells, but line 1 has 2"),
         ("file label\n1.jpg a\n2.jpg big dog\n", "line 3: has 3 cells"),
         ("file,label,x\n1.jpg,a\n", "line 2: has 2 cells, but line 1 has 3"),
