@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from resnets.support.errors import valid_utf8
 from tests.cli.test_cli import one_line
+from tests.data.boxes import samples
 
 
 @pytest.fixture
@@ -118,6 +120,28 @@ def test_an_archive_is_examined_and_packed_like_its_folder(resnets, packed):
     code, _, err = resnets("doctor", "photos.zip", "--quarantine", "list")
     assert code == 2
     assert "unpack it" in one_line(err)
+
+
+def test_a_table_is_examined_and_other_files_are_refused(resnets, photos, tmp_path):
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in photos.rglob("*.jpg")]
+    (photos / "list.csv").write_text("\n".join(["file,class", *rows]))
+    code, out, err = resnets("doctor", "photos/list.csv")
+    assert (code, err) == (0, "")
+    assert "all: 12 images of 2 classes" in out
+    (tmp_path / "photos.rar").write_bytes(b"Rar!")
+    assert "pack it as .tar" in one_line(resnets("doctor", "photos.rar")[2])
+    (tmp_path / "notes.txt").write_text("")
+    err = one_line(resnets("doctor", "notes.txt")[2])
+    assert err == "resnets: notes.txt: not a folder; give a folder of images"
+
+
+def test_boxes_are_converted_from_an_archive(resnets, tmp_path, cache):
+    samples.write_yolo(tmp_path / "boxes")
+    shutil.make_archive(str(tmp_path / "boxes"), "zip", tmp_path / "boxes")
+    code, out, err = resnets("convert-boxes", "boxes.zip", "coco", "--format", "coco")
+    assert (code, err) == (0, "")
+    assert "boxes of YOLO txt" in out
+    assert (tmp_path / "coco").is_dir()
 
 
 ODD = ("$x_1$", "日本", "<b>&", "two\nlines", 'a,"b"', "\udcff", "caf\u00e9 ")
