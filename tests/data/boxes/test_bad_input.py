@@ -243,6 +243,11 @@ def test_labelme(change, message, tmp_path):
         ("file,class,x1,y1\na.png,cat,1,2\n", "no column for the box height"),
         ("file,x1,y1,x2,y2\na.png,1,2,3,4\n", "no column for the category"),
         ("file,class,x1,y1,x2,y2,split\na.png,cat,1,2,3,4,foo\n", "'foo' is no split"),
+        (
+            "file,x1,y1,x2,y2,class\na.png,1,2,3,4,dog, big\n",
+            "line 2: has 7 cells, but there are 6",
+        ),
+        ("file,x1,y1,x2,y2,class,Class\na.png,1,2,3,4,a,b\n", "has two columns 'class'"),
         ("file,class,x1,y1,x2,y2\n", "its annotations name no image"),
     ],
 )
