@@ -46,9 +46,7 @@ def program() -> str:
 
 def refuse_plot(path: Path | None) -> None:
     """Raise `UserError` if a picture cannot be written at `path`; None is no picture."""
-    if path is not None and path.suffix != ".png":
-        raise UserError("the plot is a PNG file", f"--plot {path}", "give a name ending in .png")
-    refuse_unwritable(path, "--plot")
+    refuse_unwritable(path, "--plot", (".png",))
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from resnets.support.names import counted
 
 
 def convert_boxes(
-    source: Annotated[Path, typer.Argument(help="A folder of images with boxes.", metavar="IN")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A folder of images with boxes, or an archive of it.", metavar="IN"),
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write.", metavar="OUT")],
     format: Annotated[Literal["coco", "voc", "yolo"], typer.Option(help="The format to write.")],
     seed: Annotated[
@@ -27,10 +30,12 @@ def convert_boxes(
     """
     from resnets.data.boxes.conversion import convert
     from resnets.data.boxes.datasets import box_set, read_source, unused_categories
+    from resnets.data.datasets import local
     from resnets.data.shards.writer import refuse_within
 
-    refuse_within(source, out)
-    found = read_source(source, seed)
+    folder = Path(local(str(source)))
+    refuse_within(folder, out)
+    found = read_source(folder, seed)
     parts = {"train": found.train, "test": found.test}
     sets = {split: box_set(found, split) for split in ("train", "test") if parts[split] is not None}
     with progress_bar("images") as progress:

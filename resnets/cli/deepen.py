@@ -100,11 +100,7 @@ def _refuse(path: Path, source: str, force: bool) -> None:
     """Raise `UserError` if a model cannot or should not be written at `path`."""
     from resnets.weights import hub
 
-    if path.suffix != ".safetensors":
-        raise UserError(
-            "a model file ends in .safetensors", f"--out {path}", "give it another name"
-        )
-    refuse_unwritable(path, "--out")
+    refuse_unwritable(path, "--out", (".safetensors",))
     if path.resolve() == hub.resolve(source).resolve():
         raise UserError("would overwrite its source", str(path), "give another name")
     refuse_replacing(path, force)

@@ -41,6 +41,7 @@ def doctor(
     """
     from resnets.data import datasets
     from resnets.data.boxes.datasets import are_boxes
+    from resnets.data.file_tree import QUARANTINE
     from resnets.data.shards.reader import are_shards
     from resnets.doctor import boxes, checks, report
 
@@ -54,11 +55,12 @@ def doctor(
     if quarantine and folder != data:
         hint = "unpack it, and give its folder"
         raise UserError("an archive has no list of excluded images", "--quarantine", hint)
-    refuse_unwritable(html, "--html")
-    refuse_unwritable(quarantine, "--quarantine")
+    refuse_unwritable(html, "--html", (".html", ".htm"))
+    refuse_unwritable(quarantine, "--quarantine", (QUARANTINE, "", ".txt"))
     with progress_bar("images") as progress:
         examine = boxes.examine if are_boxes(Path(folder)) else checks.examine
         found = examine(Path(folder), threads, progress)
+    found.archive = data if folder != data else ""
     if json:
         print(json_format.dumps(report.to_json(found), indent=2))
     else:

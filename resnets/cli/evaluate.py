@@ -81,7 +81,7 @@ def evaluate(
 
     _refuse_contradictions(dataset, data, views, image_size)
     refuse_plot(plot)
-    refuse_unwritable(save_scores, "--save-scores")
+    refuse_unwritable(save_scores, "--save-scores", (".scores", ""))
     with processes() as world:
         chosen = device_for(model, "auto", device) or torch.device("cpu")
         opened = _open(model, views, image_size, chosen)

@@ -151,4 +151,5 @@ def local(location: str, hint: str = GIVE_A_FOLDER) -> str:
     path = Path(location)
     if not os.path.exists(path):  # noqa: PTH110 (never raises)
         raise UserError("no such folder", location, hint)
+    archives.refuse_other_kinds(path)
     return str(archives.unpacked(path)) if archives.is_archive(path) else location

@@ -35,7 +35,7 @@ from resnets.data.quarantine import Quarantine
 from resnets.data.samples import PackedNames, PhotoSet, Samples, Subset, split_train_val
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
-from resnets.support.names import composed, counted, listed, look_alike, printable, similar
+from resnets.support.names import composed, counted, listed, pairs_alike, printable, similar
 
 
 class ImageFolder(Samples):
@@ -363,13 +363,8 @@ class _Reader:
 
     def _note_similar(self, classes: Sequence[str]) -> None:
         """Note classes whose names look alike."""
-        first: dict[str, str] = {}
-        for name in classes:
-            other = first.setdefault(look_alike(name), name)
-            if other != name:
-                self.note(
-                    f"classes {other!r} and {name!r} differ in nothing but letter case or blanks"
-                )
+        for _, _, line in pairs_alike(classes):
+            self.note(line)
 
     def _note_unlisted(self, label_file: Path, images: int) -> None:
         if images:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from resnets.data.images import has_image_ending
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import read_text
-from resnets.support.names import composed
+from resnets.support.names import composed, similar
 
 CLASS_INDEX_FILE = "labels.tsv"
 """Columns `file` and `class_index`: the index of a model's output."""
@@ -38,6 +38,8 @@ TABLE_FILES = ("labels.tsv", "labels.csv", "labels.txt", "train.csv", "train.tsv
 there and has headings for image and class is one, too."""
 
 MAX_CLASSES = 1_000_000
+_SAVE_AS_UTF8 = "save the file as UTF-8"
+_NO_CLASS = "needs an image and its class"
 
 _FILE_HEADINGS = (
     "file", "filename", "filepath", "path", "image", "imagename", "imagepath", "imagefile",
@@ -48,6 +50,8 @@ _CLASS_HEADINGS = (
     "breed", "species", "variety", "type", "predictionstring", "classindex", "classid", "labelid",
     "name",
 )  # fmt: skip
+_UNCLEAR_HEADINGS = ("id", "imageid", "imgid", "name", "type", "y")
+"""Headings that often mean other things: such a column counts only where there is no other."""
 _SPLIT_HEADINGS = ("split", "set", "subset", "dataset", "partition", "usage", "phase")
 _CLASS_AND_BOXES = re.compile(r"\S+( \d+){4}( \S+( \d+){4})*")
 _SPLITS = {
@@ -123,7 +127,10 @@ class FileNames:
         if len(short) > 1:
             message = f"lists {listed[:200]}, which may be {short[0]} or {short[1]}"
             return UserError(message, location, "list the path of each image")
-        return UserError(f"lists an image that does not exist: {listed[:200]}", location)
+        message = f"lists an image that does not exist: {listed[:200]}"
+        other = similar(listed, self._paths) or similar(listed, self._short)
+        hint = f"did you mean {other}?" if other else ""
+        return UserError(message, location, _SAVE_AS_UTF8 if _has_other_bytes(listed) else hint)
 
 
 def find_class_indices(folder: Path) -> Path | None:
@@ -192,8 +199,10 @@ def read_class_indices(path: Path) -> list[Entry[int]]:
     rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         for column in ("file", "class_index"):
-            if column not in (rows.fieldnames or ()):
-                raise UserError(f"has no column {column!r}", str(path))
+            columns = [*(rows.fieldnames or ())].count(column)
+            if columns != 1:
+                number = "two columns" if columns else "no column"
+                raise UserError(f"has {number} {column!r}", str(path))
         entries = [_class_index(row, path, rows.line_num) for row in rows]
     except csv.Error as error:  # a cell of more than 128 kB
         location = f"{path}, line {rows.reader.line_num}"
@@ -204,6 +213,8 @@ def read_class_indices(path: Path) -> list[Entry[int]]:
 
 def _class_index(row: dict[str | Any, str | Any], path: Path, line: int) -> Entry[int]:
     name, text, location = row["file"], row["class_index"], f"{path}, line {line}"
+    if any(row.get(None, ())):
+        raise UserError("has more cells than there are headings", location)
     try:
         index = int(text)
     except (TypeError, ValueError) as error:
@@ -235,6 +246,8 @@ def read_class_names(path: Path, folder: Path, files: Iterable[str]) -> list[Ent
     rows, columns = _rows(path)
     if rows and columns is None and all(len(cells) == 1 for cells, _ in rows):
         return _one_column(path, files, [(cells[0], line) for cells, line in rows])
+    if columns is None:
+        _refuse_uneven(path, rows)
     names, entries = FileNames(files, folder), []
     for entry in _entries(path, rows, columns or _Columns()):
         split = entry.image.replace("\\", "/").removeprefix("./").partition("/")[0]
@@ -315,12 +328,72 @@ def _rows(
         if cells:
             rows.append((cells, line))
     columns = _columns(rows[0][0]) if rows else None
-    return rows if columns is None or first else rows[1:], columns
+    if first:
+        return rows, columns
+    if columns is None:
+        return rows, None
+    _refuse_uneven(path, rows)
+    _refuse_unclear(path, [cells for cells, _ in rows], columns)
+    return rows[1:], columns
+
+
+def _refuse_uneven(path: Path, rows: Sequence[tuple[list[str], int]]) -> None:
+    """Raise `UserError` if a row has other cells than the first has; empty ones do not count."""
+    for cells, line in rows[1:]:
+        first, first_line = rows[0]
+        more = any(cells[len(first) :])
+        if more or len(cells) < len(first):
+            if len(cells) < 2:
+                raise UserError(_NO_CLASS, f"{path}, line {line}")
+            message = f"has {len(cells)} cells, but line {first_line} has {len(first)}"
+            hint = "put names with commas into quotes, or separate the cells by tabs"
+            raise UserError(message, f"{path}, line {line}", hint if more else "")
+
+
+def _refuse_unclear(path: Path, rows: Sequence[list[str]], columns: _Columns) -> None:
+    """Raise `UserError` if another column may be the image or its class, and says another thing.
+
+    Of two columns for the image, both must name the same file; of two for the class, such as a
+    number and a name, each value of one must belong to one value of the other.
+    """
+    headings = _plain(rows[0])
+    for what, own, known in (
+        ("image", columns.image, _FILE_HEADINGS),
+        ("class", columns.label, _CLASS_HEADINGS),
+        ("split", columns.split, ()),
+    ):
+        for other, heading in enumerate(headings):
+            if own is None or other in (columns.image, columns.label, columns.split):
+                continue
+            clear = heading in known and heading not in _UNCLEAR_HEADINGS
+            if heading != headings[own] and not (clear and _differ(what, rows[1:], own, other)):
+                continue
+            names = f"{rows[0][own]!r} and {rows[0][other]!r}"
+            message = f"two columns may be the {what}: {names}"
+            raise UserError(message, str(path), "remove or rename one of them")
+
+
+def _differ(what: str, rows: Iterable[list[str]], one: int, other: int) -> bool:
+    """Whether two columns for the image or the class say different things of any row."""
+    pairs = {(cells[one], cells[other]) for cells in rows}
+    if what == "image":
+        return any(_stem(first) != _stem(second) for first, second in pairs)
+    return not len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def _stem(listed: str) -> str:
+    """A listed file's name without its folder and its ending."""
+    return os.path.splitext(listed.replace("\\", "/").rpartition("/")[2])[0]  # noqa: PTH122
+
+
+def _plain(cells: Sequence[str]) -> list[str]:
+    """Headings without letter case, blanks and signs."""
+    return [re.sub(r"[\s_.-]", "", cell).lower() for cell in cells]
 
 
 def _columns(cells: Sequence[str]) -> _Columns | None:
     """The columns that headings name; None if the first row is none of headings."""
-    headings = [re.sub(r"[\s_.-]", "", cell).lower() for cell in cells]
+    headings = _plain(cells)
 
     def first(known: Sequence[str], but: int | None = None) -> int | None:
         found = [headings.index(name) for name in known if name in headings]
@@ -340,7 +413,7 @@ def _entries(
 ) -> Iterable[Entry[str]]:
     for cells, line in rows:
         if len(cells) <= max(columns.image, columns.label) or not cells[columns.label]:
-            raise UserError("needs an image and its class", f"{path}, line {line}")
+            raise UserError(_NO_CLASS, f"{path}, line {line}")
         split = ""
         if columns.split is not None:
             split = cells[columns.split].lower() if len(cells) > columns.split else ""
@@ -348,12 +421,22 @@ def _entries(
                 hint = "use train and val"
                 raise UserError(f"unknown split {split!r}", f"{path}, line {line}", hint)
             split = _SPLITS[split]
-        yield Entry(cells[columns.image], cells[columns.label], line, split)
+        label = cells[columns.label]
+        if _has_other_bytes(label):
+            shown = label.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            message = f"the class {shown[:200]} is not UTF-8 text"
+            raise UserError(message, f"{path}, line {line}", _SAVE_AS_UTF8)
+        yield Entry(cells[columns.image], label, line, split)
 
 
 def _read(path: Path) -> str:
     """The text of a file; names of images may have bytes that are not UTF-8."""
     return read_text(path, errors="surrogateescape")
+
+
+def _has_other_bytes(text: str) -> bool:
+    """Whether a text was read from bytes that are not UTF-8."""
+    return valid_utf8(text) != text
 
 
 def _cells(row: str, semicolons: bool) -> list[str]:
@@ -375,15 +458,19 @@ def _one_column(path: Path, files: list[str], rows: list[tuple[str, int]]) -> li
     images = sorted(name for name in files if has_image_ending(name))
     if len(images) != len(rows):
         raise UserError(f"has {len(rows)} classes for {len(images)} images", str(path))
-    return [Entry(image, name, line) for image, (name, line) in zip(images, rows, strict=True)]
+    one_column = [([image, name], line) for image, (name, line) in zip(images, rows, strict=True)]
+    return [*_entries(path, one_column, _Columns())]
 
 
 def _check(entries: Sequence[Entry[Any]], path: Path) -> None:
     """Raise `UserError` if there are no entries, or two for one image."""
     if not entries:
         raise UserError("lists no images", str(path))
-    first: dict[str, int] = {}
-    for image, _, line, _ in entries:
-        if first.setdefault(image, line) != line:
-            location = f"{path}, line {line}"
-            raise UserError(f"lists {image} again, after line {first[image]}", location)
+    known: dict[str, Entry[Any]] = {}
+    for entry in entries:
+        first = known.setdefault(entry.image, entry)
+        if first is not entry:
+            message = f"lists {entry.image} again, after line {first.line}"
+            if first.label != entry.label:
+                message += f": as {entry.label!r}, and there as {first.label!r}"
+            raise UserError(message, f"{path}, line {entry.line}")

@@ -19,6 +19,7 @@ from resnets.support.errors import UserError
 
 VAL_FRACTION = 0.2
 """Share of each class that is set aside for testing where a data set has no test images."""
+NONE_TO_SET_ASIDE = "no class has two images, so none can be set aside for testing"
 
 
 class Samples(ABC):
@@ -197,9 +198,7 @@ def split_train_val(samples: Samples, seed: int) -> PhotoSet:
         count = min(max(1, round(VAL_FRACTION * len(members))), len(members) - 1)
         held_out[random.permutation(members)[:count]] = True
     if not held_out.any():
-        raise UserError(
-            "no class has two images, so none can be set aside for testing", samples.location
-        )
+        raise UserError(NONE_TO_SET_ASIDE, samples.location)
     train, val = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     return PhotoSet(Subset(samples, train), Subset(samples, val))
 

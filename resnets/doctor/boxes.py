@@ -120,7 +120,7 @@ def _check_images(source: Source, report: Report, threads: int, progress: Progre
     report.ignored += tree.left_out
     report.ignored += Counter({"in quarantine": quarantine.matched})  # none of 0
     if note := quarantine.note():
-        report.add("label-file", note, QUARANTINE)
+        report.add("quarantine", note, QUARANTINE)
     for line in source.remarks:
         report.add("not-used", line)
     known = source.unused | {tree.path(name) for name in names}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from resnets.data.samples import VAL_FRACTION
+from resnets.data.samples import NONE_TO_SET_ASIDE, VAL_FRACTION
 from resnets.doctor.report import Report
-from resnets.support.names import composed, counted, look_alike, similar
+from resnets.support.names import composed, counted, pairs_alike, similar
 
 _LARGEST_IMBALANCE = 10  # of the largest class to the smallest
 
@@ -22,7 +22,7 @@ def check_classes(report: Report) -> None:
     for split, counts in splits.items():
         filled = sorted(name for name, images in counts.items() if images)
         if not filled:
-            report.add("layout", "no images", "" if split == "all" else split)
+            _report_empty(report, split)
         elif split != "val":
             _check_training_classes(report, counts, filled)
     train, val = splits.get("train"), splits.get("val", {})
@@ -42,6 +42,12 @@ def check_classes(report: Report) -> None:
             report.add("missing-in-val", detail, f"train/{name}")
 
 
+def _report_empty(report: Report, split: str) -> None:
+    """Report a split without images, unless its label file is at fault."""
+    if all(finding.kind != "label-file" for finding in report.findings):
+        report.add("layout", "no images", *(() if split == "all" else (split,)))
+
+
 def _by_composed(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
     """Name and number of images of each class, by its composed name."""
     found: dict[str, tuple[str, int]] = {}
@@ -53,21 +59,17 @@ def _by_composed(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
 
 def _check_names(report: Report, names: Iterable[str]) -> None:
     """Report classes whose names look alike."""
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(look_alike(name), name)
-        if other == name:
-            continue
+    for other, name, detail in pairs_alike(names):
         if composed(other) == composed(name):
             detail = f"class {name} is written in two Unicode forms; it counts as one class"
-        else:
-            detail = f"classes {other!r} and {name!r} differ in nothing but letter case or blanks"
         report.add("similar-names", detail, other, name)
 
 
 def _check_set_aside(report: Report, counts: dict[str, int]) -> None:
-    """Report classes of which no image can be set aside for testing, where others have some."""
+    """Report classes of which no image can be set aside for testing."""
     if max(counts.values(), default=0) < 2:
+        if sum(counts.values()) > 1:  # one image is of one class, which is reported
+            report.add("layout", NONE_TO_SET_ASIDE)
         return
     for name in sorted(name for name, images in counts.items() if images == 1):
         detail = (

@@ -73,7 +73,7 @@ class _Lister:
             self._quarantine = Quarantine(self.folder)
         except UserError as error:
             self._quarantine = Quarantine(None)
-            report.add("unreadable", error.message, QUARANTINE)
+            report.add("quarantine", error.reason, QUARANTINE)
 
     def images(self) -> ImageList:
         numbers = label_files.find_class_indices(self.folder)
@@ -82,7 +82,7 @@ class _Lister:
         else:
             self._add_layout(self._layout())
         if note := self._quarantine.note():
-            self.report.add("label-file", note, QUARANTINE)
+            self.report.add("quarantine", note, QUARANTINE)
         files = folders.ImageFolder(self.folder, self._names, self._labels, None)
         return ImageList(files, list(self.report.splits), list(self._classes), self._splits)
 

@@ -23,6 +23,7 @@ Severity = Literal["error", "warning", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
     "layout": ("error", "the folder cannot be trained on"),
     "label-file": ("error", "the label file does not fit the images"),
+    "quarantine": ("error", "the list of excluded images does not fit the images"),
     "unknown-class": ("error", "classes of val that train does not have"),
     "unreadable": ("error", "files or folders that the system refuses to read"),
     "empty-file": ("error", "files of no bytes"),
@@ -121,6 +122,7 @@ class Report:
         unit: what `splits` counts: `image`, or `box`.
         boxes: the boxes to draw on each image, in fractions of it, and whether they are at fault.
         examples: images to show on the page whether or not there are findings.
+        archive: the archive that was unpacked to the folder; empty if there is none.
     """
 
     folder: Path
@@ -136,6 +138,7 @@ class Report:
     unit: Literal["image", "box"] = "image"
     boxes: dict[str, list[tuple[Box, bool]]] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
+    archive: str = ""
 
     def add(self, kind: str, detail: str, *paths: str) -> None:
         self.findings.append(Finding(kind, detail, paths))
@@ -165,6 +168,7 @@ def to_json(report: Report) -> dict[str, Any]:
     facts = {
         "format": JSON_FORMAT,
         "folder": str(report.folder),
+        "archive": report.archive,
         "images": report.images,
         "bytes": report.bytes,
         "seconds": round(report.seconds, 2),
@@ -225,8 +229,8 @@ def _summary(report: Report) -> str:
     """One line: how many images, how many findings."""
     severities: tuple[Severity, ...] = ("error", "warning", "note")
     found = ", ".join(counted(report.count(s), s) for s in severities)
-    images = counted(report.images, "image")
-    return f"{report.folder}: {images}, {report.bytes / 1e6:,.1f} MB: {found}"
+    name, images = report.archive or report.folder, counted(report.images, "image")
+    return f"{name}: {images}, {report.bytes / 1e6:,.1f} MB: {found}"
 
 
 def _overview(report: Report) -> list[str]:

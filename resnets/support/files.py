@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -121,12 +121,14 @@ def existing_folder(path: Path, hint: str = "") -> Path:
     return path
 
 
-def refuse_unwritable(path: Path | None, option: str = "") -> None:
+def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[str] = ()) -> None:
     """Raise `UserError` if no file can be written at `path`; checked before long work.
 
     Args:
         path: a file that will be written; None is not checked.
         option: the command-line option with the path, for the message.
+        endings: of the files that it writes, in lower case, the usual one first; "" for none. Any
+            other file, such as a photograph, would be replaced by mistake.
     """
     if path is None:
         return
@@ -138,6 +140,9 @@ def refuse_unwritable(path: Path | None, option: str = "") -> None:
         _refuse_device(path)
         if not path.absolute().parent.is_dir():
             raise UserError("no such folder", str(path.parent), "make it first")
+        if endings and path.suffix.lower() not in endings:
+            hint = f"give a name ending in {next(iter(endings))}"
+            raise UserError("this ending is of another kind of file", f"{option} {path}", hint)
         with tempfile.TemporaryFile(dir=path.absolute().parent):
             pass
 

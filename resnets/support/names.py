@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from resnets.support.errors import valid_utf8
@@ -17,15 +18,39 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+_NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
+
+
 def look_alike(name: str) -> str:
-    """What is left of a name without letter case and needless blanks."""
-    return " ".join(composed(name).casefold().split())
+    """What is left of a name without letter case and needless blanks; of a number, its value.
+
+    `1`, `01` and `1.0` are the same class, written by different programs.
+    """
+    text = " ".join(composed(name).casefold().split())
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return text
+    sign, whole, rest = found.groups("")
+    return f"{sign.strip('+')}{whole.lstrip('0') or '0'}.{rest.rstrip('0')}".rstrip(".")
 
 
 def similar(name: str, others: Iterable[str]) -> str | None:
-    """The first of other names that differs in nothing but letter case, blanks or accents' form."""
+    """The first of other names that looks like this one: see `look_alike`."""
     wanted = look_alike(name)
     return next((other for other in others if other != name and look_alike(other) == wanted), None)
+
+
+def pairs_alike(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """The names that look like an earlier one: the earlier, the name, and a line about both."""
+    first: dict[str, str] = {}
+    for name in names:
+        key = look_alike(name)
+        other = first.setdefault(key, name)
+        if other != name:
+            same = "differ in nothing but letter case or blanks"
+            if _NUMBER.fullmatch(key):
+                same = "are the same number"
+            yield other, name, f"classes {other!r} and {name!r} {same}"
 
 
 def valid_values(value: Any) -> Any:

@@ -142,7 +142,7 @@ def test_a_deeper_model_of_photographs(resnets, nets):
         (("deepen", "res.safetensors", "--to", "cifar-plain20"), "another family"),
         (("deepen", "photo.safetensors", "--to", "50", "--data", "photos"), "another family"),
         (("deepen", "photo.safetensors", "--to", "34"), "--data FOLDER"),
-        (("deepen", "res.safetensors", "--to", "20", "--out", "x.pt"), "ends in .safetensors"),
+        (("deepen", "res.safetensors", "--to", "20", "--out", "x.pt"), "ending in .safetensors"),
         (("deepen", "res.safetensors", "--to", "20", "--out", "no/x.safetensors"), "no such fold"),
         (("deepen", "res.safetensors", "--to", "20", "--out", "res.safetensors"), "its source"),
         (("deepen", "res.safetensors", "--to", "20", "--out", "plain.safetensors"), "--force"),

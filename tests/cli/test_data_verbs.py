@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from resnets.support.errors import valid_utf8
 from tests.cli.test_cli import one_line
+from tests.data.boxes import samples
 
 
 @pytest.fixture
@@ -59,6 +62,29 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     assert "train: 5 images in 1 shard" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("doctor", "photos", "--html", "{}"), "--html {}: this ending is.*; give.* in .html"),
+        (("doctor", "photos", "--quarantine", "{}"), "--quarantine {}: this ending .* .quarantine"),
+        (("eval", "m", "--save-scores", "{}"), "--save-scores {}: this ending .* .scores"),
+        (("responses", "m", "--plot", "{}"), "--plot {}: this ending .* .png"),
+        (
+            ("deepen", "cifar-resnet20", "--to", "56", "--out", "{}"),
+            "--out {}: this ending .* .safetensors",
+        ),
+    ],
+)
+def test_an_image_is_not_overwritten_by_mistake(resnets, photos, options, message):
+    image = photos / "train/cat/1.jpg"
+    before = image.read_bytes()
+    name = "photos/train/cat/1.jpg"
+    code, _, err = resnets(*(option.format(name) for option in options))
+    assert code == 2
+    assert re.search(message.format(name), one_line(err))
+    assert image.read_bytes() == before
+
+
 def test_the_doctor_does_not_condemn_shards(resnets, photos):
     assert resnets("shards", "photos", "s")[0] == 0
     code, _, err = resnets("doctor", "s")
@@ -87,12 +113,35 @@ def packed(photos):
 def test_an_archive_is_examined_and_packed_like_its_folder(resnets, packed):
     code, out, err = resnets("doctor", "photos.zip")
     assert (code, err) == (0, "")
-    assert "12 images" in out
+    assert out.startswith("photos.zip: 12 images")
     assert "0 errors, 0 warnings, 0 notes" in out
+    assert json.loads(resnets("doctor", "photos.zip", "--json")[1])["archive"] == "photos.zip"
     assert resnets("shards", "photos.zip", "out")[0] == 0
     code, _, err = resnets("doctor", "photos.zip", "--quarantine", "list")
     assert code == 2
     assert "unpack it" in one_line(err)
+
+
+def test_a_table_is_examined_and_other_files_are_refused(resnets, photos, tmp_path):
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in photos.rglob("*.jpg")]
+    (photos / "list.csv").write_text("\n".join(["file,class", *rows]))
+    code, out, err = resnets("doctor", "photos/list.csv")
+    assert (code, err) == (0, "")
+    assert "all: 12 images of 2 classes" in out
+    (tmp_path / "photos.rar").write_bytes(b"Rar!")
+    assert "pack it as .tar" in one_line(resnets("doctor", "photos.rar")[2])
+    (tmp_path / "notes.txt").write_text("")
+    err = one_line(resnets("doctor", "notes.txt")[2])
+    assert err == "resnets: notes.txt: not a folder; give a folder of images"
+
+
+def test_boxes_are_converted_from_an_archive(resnets, tmp_path, cache):
+    samples.write_yolo(tmp_path / "boxes")
+    shutil.make_archive(str(tmp_path / "boxes"), "zip", tmp_path / "boxes")
+    code, out, err = resnets("convert-boxes", "boxes.zip", "coco", "--format", "coco")
+    assert (code, err) == (0, "")
+    assert "boxes of YOLO txt" in out
+    assert (tmp_path / "coco").is_dir()
 
 
 ODD = ("$x_1$", "日本", "<b>&", "two\nlines", 'a,"b"', "\udcff", "caf\u00e9 ")

@@ -159,3 +159,69 @@ def test_another_archive_of_the_same_size_and_date_is_seen(photos, cache):
     assert other.stat().st_size == state.st_size
     os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert datasets.open_training(str(other)).classes == ("bee", "cow")
+
+
+def pack(path, *members, content=b"abc"):
+    """Write an archive of members: names of files, or `TarInfo` of other kinds."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name in members:
+                zipped.writestr(name, content)
+        return path
+    with tarfile.open(path, "w") as file:
+        for member in members:
+            if isinstance(member, str):
+                member = tarfile.TarInfo(member)
+                member.size = len(content)
+            file.addfile(member, io.BytesIO(content) if member.size else None)
+    return path
+
+
+def special(name, kind, target=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    ("ending", "members", "message"),
+    [
+        (".tar", ["/tmp/x.png"], r"x.tar: .* member /tmp/x.png leads out of the archive's folder"),
+        (".zip", ["/tmp/x.png"], r"x.zip: .* member /tmp/x.png leads out"),
+        (".zip", ["C:\\x.png"], r"member C:/x.png leads out"),
+        (".zip", ["..\\x.png"], r"member \.\./x.png leads out"),
+        (".tar", [special("a/x.png", tarfile.FIFOTYPE)], "a/x.png is a device or a pipe; pack"),
+        (".tar", [special("a/x.png", tarfile.SYMTYPE, "/etc/passwd")], "link out.*--dereference"),
+        (".tar", [special("a/x.png", tarfile.LNKTYPE, "a/none.png")], "'a/none.png' not found"),
+        (".zip", ["a", "a/x.png"], r"x.zip: .* member a/?\S* is both a file and a folder"),
+        (".zip", [f"a/{'x' * 300}.png"], r"x.zip: .* member a/xxx\S*\.\.\. has too long a name"),
+    ],
+)
+def test_members_that_cannot_be_unpacked_are_named(tmp_path, cache, ending, members, message):
+    with pytest.raises(UserError, match=message):
+        archives.unpacked(pack(tmp_path / f"x{ending}", *members))
+    assert not list(cache.rglob("*.png"))
+
+
+def test_backslashes_in_a_zip_separate_folders(tmp_path, cache):
+    folder = archives.unpacked(pack(tmp_path / "x.zip", "a\\1.png", "b\\2.png"))
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png")) == [
+        "a/1.png",
+        "b/2.png",
+    ]
+
+
+def test_archives_of_another_kind_say_what_they_are(tmp_path, cache):
+    for name, message in (("x.zip", "is empty"), ("x.tar", "is empty"), ("x.tgz", "is empty")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=message):
+            archives.unpacked(tmp_path / name)
+    tar = pack(tmp_path / "a.tar", "a/1.png").rename(tmp_path / "a.zip")
+    with pytest.raises(UserError, match=r"is a tar, not a zip; let its name end in \.tar"):
+        archives.unpacked(tar)
+    zipped = pack(tmp_path / "b.zip", "a/1.png").rename(tmp_path / "b.tar.gz")
+    with pytest.raises(UserError, match=r"is a zip, not a tar; let its name end in \.zip"):
+        archives.unpacked(zipped)
+    (tmp_path / "c.7z").write_bytes(b"7z")
+    with pytest.raises(UserError, match=r"of a kind that is not opened; unpack.* \.tar\.gz, "):
+        datasets.local(str(tmp_path / "c.7z"))

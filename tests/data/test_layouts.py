@@ -324,14 +324,53 @@ def test_a_labels_tsv_can_be_trained_on(tmp_path):
         ("file,label\n1.jpg\n", "line 2: needs an image and its class"),
         ("file,label\n", "lists no images"),
         ("file,label\n1.jpg,a\n2.jpg,a\n", "only one class, 'a'"),
+        ("file,label\n1.jpg,dog, small\n2.jpg,cat\n", "line 2: has 3 cells.*put names with comma"),
+        ("file,label\n1.jpg,a\n2.jpg,b,x\n", "line 3: has 3 cells, but line 1 has 2"),
+        ("file label\n1.jpg a\n2.jpg big dog\n", "line 3: has 3 cells"),
+        ("file,label,x\n1.jpg,a\n", "line 2: has 2 cells, but line 1 has 3"),
+        ("file,label,label\n1.jpg,a,c\n2.jpg,b,d\n", "be the class: 'label' and 'label'; rem"),
+        (
+            "file,Label,class\n1.jpg,0,x\n2.jpg,1,x\n3.jpg,0,y\n",
+            "be the class: 'class' and 'Label'",
+        ),
+        ("file,image,label\n1.jpg,2.jpg,a\n2.jpg,1.jpg,b\n", "be the image: 'file' and 'image'"),
+        ("file,file,label\n1.jpg,2.jpg,a\n", "be the image: 'file' and 'file'"),
+        ("file,label,split,split\n1.jpg,a,val,train\n", "be the split: 'split' and 'split'"),
+        ("file,label\n1.jpg,a\nimages/1.jpg,b\n", "again, after line 2: as 'b', and there as 'a'"),
+        ("file,label\n1.JPG,a\n2.jpg,b\n", r"not exist: 1.JPG; did you mean 1.jpg\?"),
+        (b"file,label\n1.jpg,K\xe4se\n", r"line 2: the class K\\xe4se is not UTF-8 text; save"),
+        (b"file,label\nK\xe4se.jpg,a\n", "line 2: lists an image.*; save the file as UTF-8"),
     ],
 )
 def test_mistakes_in_tables_are_reported_with_their_line(tmp_path, text, message):
     fill(tmp_path, *TABLE, "images/x.jpg", "images/deep/x.jpg")
-    table(tmp_path, text)
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
         folders.load(tmp_path)
-    assert checks.examine(tmp_path, threads=1).count("error")
+    found = checks.examine(tmp_path, threads=1).findings
+    assert sum(finding.kind in ("layout", "label-file") for finding in found) == 1
+
+
+def test_two_columns_that_say_the_same_are_no_contradiction(tmp_path):
+    fill(tmp_path, *TABLE)
+    rows = [f"images/{i}.jpg,{i}.jpg,{i % 2},{'ab'[i % 2]},{i % 3}" for i in range(10)]
+    table(tmp_path, "\n".join(["path,file,class_id,class_name,type", *rows]))
+    assert folders.load(tmp_path).classes == ("a", "b")
+    table(tmp_path, "\n".join(["file,label", *(f"{i}.jpg,{'ab'[i % 2]},," for i in range(10))]))
+    assert folders.load(tmp_path).classes == ("a", "b")
+
+
+def test_classes_that_are_the_same_number_are_pointed_out(tmp_path):
+    fill(tmp_path, *TABLE)
+    names = ["1", "1.0", "01", "0", "-1", "10", "1e0", "1.05", "1.0.0", "v1"]
+    table(tmp_path, "\n".join(["file,label", *(f"{i}.jpg,{n}" for i, n in enumerate(names))]))
+    found = checks.examine(tmp_path, threads=1).findings
+    alike = [finding.detail for finding in found if finding.kind == "similar-names"]
+    same = ["classes '1' and '01' are the same number", "classes '1' and '1.0' are the same number"]
+    assert sorted(alike) == same
+    fill(tmp_path / "more", "01/1.jpg", "01/2.jpg", "1/1.jpg", "1/2.jpg")
+    notes = folders.load(tmp_path / "more").notes
+    assert notes == ("classes '01' and '1' are the same number",)
 
 
 def test_tables_in_utf16_are_refused(tmp_path):

@@ -174,7 +174,7 @@ def test_what_a_training_leaves_out_or_refuses(tmp_path):
     found = boxes.examine(tmp_path, threads=1)
     assert found.ignored == {"in quarantine": 1, "folder of the system (@eaDir)": 1}
     assert [(one.kind, one.detail) for one in found.findings] == [
-        ("label-file", ".quarantine: 1 of its lines match no image: nowhere.png"),
+        ("quarantine", ".quarantine: 1 of its lines match no image: nowhere.png"),
         ("not-used", "not used: 1 image of test"),
     ]
     voc = tmp_path / "voc"

@@ -210,11 +210,18 @@ def test_imbalance(clean):
 
 
 def test_layouts_that_cannot_be_trained_on(tmp_path):
-    assert found(tmp_path) == [("layout", ("",))]
+    assert found(tmp_path) == [("layout", ())]
     (tmp_path / "cat").mkdir()
     photo(1).save(tmp_path / "cat/1.jpg")
     (finding,) = checks.examine(tmp_path).findings
     assert (finding.kind, "only one class, cat" in finding.detail) == ("layout", True)
+    photo(2).save(tmp_path / "cat/2.jpg")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "cat/1.jpg").rename(tmp_path / "dog/1.jpg")
+    (finding,) = checks.examine(tmp_path).findings
+    assert (finding.kind, "no class has two images" in finding.detail) == ("layout", True)
+    with pytest.raises(UserError, match="no class has two images"):
+        folders.load(tmp_path)
 
 
 def test_excluded_files_are_counted_by_reason(clean):
@@ -252,7 +259,7 @@ def test_a_flat_val_with_its_label_file(clean):
     listing.write_text("cat0.jpg cat\ncat1.jpg cat\ndog0.jpg dog\ndog9.jpg dog\n")
     assert found(clean) == [("label-file", ("val/dog9.jpg",)), ("unlabelled", ("val/dog1.jpg",))]
     listing.write_text("cat0.jpg cat\ncat1.jpg\n")
-    assert found(clean) == [("layout", ("val",)), ("label-file", ("val/val_map.txt",))]
+    assert found(clean) == [("label-file", ("val/val_map.txt",))]
 
 
 def test_numbered_images(tmp_path):
@@ -385,7 +392,13 @@ def test_an_unreadable_val_is_a_finding(clean, label_file):
 
 def test_an_unreadable_quarantine_is_a_finding(clean):
     (clean / ".quarantine").mkdir()
-    assert found(clean) == [("unreadable", (".quarantine",))]
+    assert found(clean) == [("quarantine", (".quarantine",))]
+    (clean / ".quarantine").rmdir()
+    (clean / ".quarantine").write_text("train/cat/0.jpg\n", "utf-16")
+    report = checks.examine(clean)
+    (finding,) = report.findings
+    assert (finding.kind, "save it as UTF-8" in finding.detail) == ("quarantine", True)
+    assert not report.unreadable_files
 
 
 @pytest.mark.parametrize("name", ["val/val_map.txt", "labels.tsv"])

@@ -107,6 +107,7 @@ class _Table:
         self.tree, self.name, self.on_fault = tree, name, on_fault
         self.location = str(tree.path(name))
         self.columns: dict[str, int] = {}
+        self._width = 0  # number of headings
 
     def parts(self) -> list[Part]:
         images: dict[str | None, dict[str, tuple[Entry, list[NamedObject]]]] = {}
@@ -138,8 +139,10 @@ class _Table:
         text = read_text(self.tree.path(self.name))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.split("\n")[0]))
         try:
-            self.columns = _columns(next(rows))
+            headings = next(rows)
+            self.columns, self._width = _columns(headings), len(headings)
             self._require_columns()
+            self._refuse_repeated([heading.strip().lower() for heading in headings])
             for cells in rows:
                 if any(cell.strip() for cell in cells):
                     yield cells, f"{self.location}, line {rows.line_num}"
@@ -155,7 +158,16 @@ class _Table:
                 message = f"has no column for the {column.replace('_', ' ')} of a box"
                 raise malformed(message, self.location, f"call it one of {names}")
 
+    def _refuse_repeated(self, headings: list[str]) -> None:
+        for position in self.columns.values():
+            if headings.count(headings[position]) > 1:
+                message = f"has two columns {headings[position]!r}"
+                raise malformed(message, self.location, "remove or rename one of them")
+
     def _row(self, cells: list[str], location: str) -> tuple[str | None, Entry, NamedObject | None]:
+        if any(cell.strip() for cell in cells[self._width :]):
+            message = f"has {len(cells)} cells, but there are {self._width} headings"
+            raise malformed(message, location, "put names with commas into quotes")
         row = {
             column: cells[position].strip() if position < len(cells) else ""
             for column, position in self.columns.items()

@@ -95,8 +95,8 @@ def open_boxes(folder: Path, split: Split, seed: int = 0) -> BoxSet:
 
 
 def are_boxes(folder: Path) -> bool:
-    """Whether a folder has boxes in any of the formats."""
-    return bool(_formats(Tree(folder)))
+    """Whether this is a folder with boxes in any of the formats."""
+    return folder.is_dir() and bool(_formats(Tree(folder)))
 
 
 def read_source(folder: Path, seed: int = 0, on_fault: OnFault = refuse) -> Source:

@@ -37,6 +37,7 @@ _OTHER_TEXTS = {
     "requirements.txt",
 }  # fmt: skip
 _LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+_MOST_CLASSES = 10_000  # of data without names of classes
 _FAR = 2.0  # fractions beyond this are pixels, given by mistake
 
 
@@ -160,7 +161,7 @@ def _object(cells: list[str], classes: int | None, location: str) -> Object:
     if classes is not None and category >= classes:
         message = f"class {category} is not among the {classes} classes"
         raise BoxError("unknown-category", message, location)
-    if classes is None and category > 9999:
+    if classes is None and category >= _MOST_CLASSES:
         raise malformed(f"class {category} is too large", location)
     if any(abs(value) > _FAR for value in values[1:]):
         hint = "YOLO's boxes are fractions of the image, not pixels"
@@ -184,15 +185,15 @@ class _Config:
     def __init__(self, tree: Tree, path: Path | None, content: dict[str, Any]) -> None:
         self.tree, self.path, self.content = tree, path, content
         self.location = str(path)
-        self.names = self._class_names() if path else self._listed_names()
+        self.names = self._class_names() if "names" in content else self._numbered()
 
     @staticmethod
     def find(tree: Tree) -> _Config:
-        found = []
-        for name in tree.files(".yaml", ".yml"):
-            content = read_yaml(tree.path(name))
-            if "names" in content:
-                found.append((name, content))
+        """The YAML file that names the classes, else the one that counts them."""
+        contents = [(name, read_yaml(tree.path(name))) for name in tree.files(".yaml", ".yml")]
+        found = [(name, content) for name, content in contents if "names" in content]
+        if not found:  # networks have such files, too
+            found = [(name, c) for name, c in contents if "nc" in c and "backbone" not in c]
         if len(found) > 1:
             names = " and ".join(name for name, _ in found[:2])
             raise UserError(f"two YAML files name classes: {names}", str(tree.root), "keep one")
@@ -217,6 +218,17 @@ class _Config:
         if count != len(texts):
             raise malformed(f"nc is {count}, but there are {len(texts)} names", location)
         return texts
+
+    def _numbered(self) -> tuple[str, ...]:
+        """The names in a text; without one, the numbers of the classes that the YAML counts."""
+        names, count = self._listed_names(), self.content.get("nc")
+        if count is None:
+            return names
+        if type(count) is not int or not 0 < count <= _MOST_CLASSES:
+            raise malformed(f"nc is {count!r}, which is no number of classes", self.location)
+        if names and len(names) != count:
+            raise malformed(f"nc is {count}, but there are {len(names)} names", self.location)
+        return names or tuple(str(number) for number in range(count))
 
     def _listed_names(self) -> tuple[str, ...]:
         """The names in a text such as classes.txt, one a line; none without such a text."""

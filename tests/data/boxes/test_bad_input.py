@@ -183,6 +183,9 @@ def test_yolo(text, message, tmp_path):
         ("names: [cat, cat]\n", "names has 'cat' twice"),
         ("names: [cat, [dog]]\n", "a name of a class is no text"),
         ("nc: 3\nnames: [cat, dog]\n", "nc is 3, but there are 2 names"),
+        ("nc: 1\n", "class 1 is not among the 1 classes"),
+        ("nc: many\n", "nc is 'many', which is no number of classes"),
+        ("nc: 0\n", "nc is 0, which is no number of classes"),
         ("train: nowhere/else\nnames: [cat, dog]\n", "train is 'nowhere/else', which is not in"),
         ("train: [5]\nnames: [cat, dog]\n", "train is no folder"),
         ("- names\n", "is not a mapping"),
@@ -240,6 +243,11 @@ def test_labelme(change, message, tmp_path):
         ("file,class,x1,y1\na.png,cat,1,2\n", "no column for the box height"),
         ("file,x1,y1,x2,y2\na.png,1,2,3,4\n", "no column for the category"),
         ("file,class,x1,y1,x2,y2,split\na.png,cat,1,2,3,4,foo\n", "'foo' is no split"),
+        (
+            "file,x1,y1,x2,y2,class\na.png,1,2,3,4,dog, big\n",
+            "line 2: has 7 cells, but there are 6",
+        ),
+        ("file,x1,y1,x2,y2,class,Class\na.png,1,2,3,4,a,b\n", "has two columns 'class'"),
         ("file,class,x1,y1,x2,y2\n", "its annotations name no image"),
     ],
 )
