@@ -1,0 +1,39 @@
+"""A tiny detector's model file, and folders with boxes, for tests of exports and the server."""
+
+import json
+
+import torch
+
+from resnets.data.boxes.coco import to_json
+from resnets.data.preprocessing import imagenet
+from resnets.models import zoo
+from resnets.weights import model_file
+from resnets.weights.card import DETECTION
+from tests.detection.shapes import CATEGORIES, detector, draw_boxes
+
+
+def save_detector(path, **changes):
+    """A model file whose invented weights find something in most images."""
+    torch.manual_seed(5)
+    one = detector(zoo.build("cifar-resnet8"), **{"score": 0.3, "nms": 0.4} | changes)
+    with torch.no_grad():
+        for layer in (one.rpn.objectness, one.rpn.codes, one.siblings.boxes):
+            layer.weight.normal_(std=0.2)
+        boxes = torch.rand(20, 4) * 10 + torch.tensor([0.0, 0, 12, 12])
+        features = one.features(one.maps(torch.randn(1, 3, 40, 40)), [boxes])
+        layer = one.siblings.categories
+        layer.weight.normal_(std=2.0)
+        layer.bias.copy_(-(layer.weight @ features.mean(0)))  # all categories are as probable
+    card = model_file.make_card("cifar-resnet8", list(CATEGORIES), {"licence": "MIT"}, [])
+    card |= {DETECTION: one.settings.model_dump(mode="json")}
+    model_file.save(path, one.state_dict(), imagenet(), card)
+    return path
+
+
+def coco_folder(root, train=12, val=4):
+    """Drawn images with boxes as COCO JSON."""
+    for number, (split, count) in enumerate((("train", train), ("val", val))):
+        boxes = draw_boxes(root / split, split, count, seed=number)
+        facts = to_json(boxes, [one.name for one in boxes.images], segments=False)
+        (root / f"instances_{split}.json").write_text(json.dumps(facts))
+    return root
