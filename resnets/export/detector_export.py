@@ -159,12 +159,17 @@ class DetectorExport:
         return [read_image(Path(files[int(i)])) for i in chosen]
 
     def _compare(self, engine: DetectorEngine) -> list[DetectorComparison]:
-        """Detections in real images, in a black one and in parts of odd sizes."""
+        """Detections in real images, in parts of them of odd sizes, and in a black one.
+
+        Where all pixels are equal, so are scores of proposals: which of them stay is chance. In
+        the black image only certain objects are compared.
+        """
         settings = self._detector.settings
         scaled = [self._scale.apply(one) for one in self._whole]
         odd = [one.crop((0, 0, max(1, one.width - 37 * i), max(1, one.height // (1 + i))))
                for i, one in enumerate(scaled[:3], 1)]  # fmt: skip
-        plain = [self._scale.apply(one) for one in (Image.new("RGB", (161, 97)), *odd)]
+        odd = [self._scale.apply(one) for one in odd]
+        black = self._scale.apply(Image.new("RGB", (161, 97)))
         wanted = [self._source(one) for one in scaled]
         by_itself = [
             replace(found, boxes=scale_boxes(found.boxes, whole.size, small.size))
@@ -178,10 +183,16 @@ class DetectorExport:
                 settings,
             ),
             detector_parity.compare(
-                "a black image and odd sizes",
-                [self._source(one) for one in plain],
-                [engine.detect_pixels(np.asarray(one)) for one in plain],
+                "parts of odd sizes",
+                [self._source(one) for one in odd],
+                [engine.detect_pixels(np.asarray(one)) for one in odd],
                 settings,
+            ),
+            detector_parity.compare(
+                "certain objects in a black image",
+                [_above(self._source(black), CERTAIN)],
+                [_above(engine.detect_pixels(np.asarray(black)), CERTAIN)],
+                certain,
             ),
             detector_parity.compare(
                 "certain objects in images that it scales itself",

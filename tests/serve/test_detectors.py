@@ -26,11 +26,8 @@ def client(models, detector):
     return Client([models[0], detector])
 
 
-def noise(size=(90, 60), kind="PNG"):
-    pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
+def blocks(size=(90, 60), kind="PNG"):
+    return picture(3, size, kind)
 
 
 def offline(path, content):
@@ -41,7 +38,7 @@ def offline(path, content):
 
 @pytest.mark.parametrize("way", ["raw", "form", "json"])
 def test_an_image_gets_the_librarys_objects(client, detector, way):
-    content = noise()
+    content = blocks()
     body = {
         "raw": raw(content),
         "form": {"files": {"image": ("x", content)}},
@@ -50,7 +47,7 @@ def test_an_image_gets_the_librarys_objects(client, detector, way):
     answer = client("POST", "/v1/detect?score=0", **body)
     assert answer.status_code == 200, answer.text
     found, expected = answer.json(), offline(detector, content)
-    assert len(expected) > 5
+    assert len(expected) > 3
     assert found["model"] == "finder"
     assert found["image"] == {"width": 90, "height": 60, "format": "PNG"}
     assert set(found["milliseconds"]) == {"decode", "queue", "network", "total"}
@@ -62,26 +59,26 @@ def test_an_image_gets_the_librarys_objects(client, detector, way):
 
 
 def test_score_and_limit_choose_the_best(client):
-    whole = client("POST", "/v1/detect?score=0", **raw(noise())).json()["objects"]
+    whole = client("POST", "/v1/detect?score=0", **raw(blocks())).json()["objects"]
     middle = whole[len(whole) // 2]["score"]
-    some = client("POST", f"/v1/detect?score={middle - 1e-9}", **raw(noise())).json()["objects"]
+    some = client("POST", f"/v1/detect?score={middle - 1e-9}", **raw(blocks())).json()["objects"]
     assert some == [one for one in whole if one["score"] >= middle - 1e-9]
     assert (
-        client("POST", "/v1/detect?score=0&limit=2", **raw(noise())).json()["objects"] == whole[:2]
+        client("POST", "/v1/detect?score=0&limit=2", **raw(blocks())).json()["objects"] == whole[:2]
     )
     for query in ("score=1.1", "score=x", "limit=0", "limit=2000", "top=3", "skore=1"):
-        check_problem(client("POST", f"/v1/detect?{query}", **raw(noise())), 400)
+        check_problem(client("POST", f"/v1/detect?{query}", **raw(blocks())), 400)
 
 
 def test_an_image_without_objects_has_none(client):
     file = io.BytesIO()
     Image.new("RGB", (57, 41)).save(file, "PNG")
-    answer = client("POST", "/v1/detect?score=1", **raw(file.getvalue()))
+    answer = client("POST", "/v1/detect?score=0.99999", **raw(file.getvalue()))
     assert answer.json()["objects"] == []
 
 
 def test_boxes_are_in_pixels_of_the_upright_image(client):
-    pixels = Image.open(io.BytesIO(noise((900, 600), "JPEG")))
+    pixels = Image.open(io.BytesIO(blocks((900, 600), "JPEG")))
     upright, turned = io.BytesIO(), io.BytesIO()
     pixels.save(upright, "JPEG", quality=95)
     exif = Image.Exif()
@@ -110,10 +107,10 @@ def test_a_model_of_another_task_names_its_route(client):
 
 
 def test_without_a_name_a_route_takes_the_first_model_of_its_task(client, models, detector):
-    assert client("POST", "/v1/detect", **raw(noise())).json()["model"] == "finder"
-    assert client("POST", "/v1/predict", **raw(noise())).json()["model"] == "tiny"
+    assert client("POST", "/v1/detect", **raw(blocks())).json()["model"] == "finder"
+    assert client("POST", "/v1/predict", **raw(blocks())).json()["model"] == "tiny"
     only = Client([detector])
-    assert check_problem(only("POST", "/v1/predict", **raw(noise())), 400)["hint"].endswith(
+    assert check_problem(only("POST", "/v1/predict", **raw(blocks())), 400)["hint"].endswith(
         "detect"
     )
 
@@ -129,19 +126,19 @@ def test_the_list_of_models_tells_tasks(client):
     assert detector["size"] == 40
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", noise()[:200]])
+@pytest.mark.parametrize("content", [b"", b"not an image", blocks()[:200]])
 def test_broken_images_are_refused(client, content):
     check_problem(client("POST", "/v1/detect", **raw(content)), 422 if content else 400)
 
 
 def test_limits_hold_for_detectors_too(detector):
     small = Client([detector], Limits(pixels=1000, bytes=20_000))
-    check_problem(small("POST", "/v1/detect", **raw(noise())), 422)
+    check_problem(small("POST", "/v1/detect", **raw(blocks())), 422)
     check_problem(small("POST", "/v1/detect", **raw(b"x" * 30_000)), 413)
 
 
 def test_many_requests_at_once_get_their_own_objects(client, detector):
-    contents = [noise((40 + 5 * i, 60)) for i in range(8)]
+    contents = [blocks((40 + 5 * i, 60)) for i in range(8)]
     found = client.several([("POST", "/v1/detect?score=0", raw(one)) for one in contents])
     for content, answer in zip(contents, found, strict=True):
         expected = offline(detector, content)
@@ -173,7 +170,7 @@ def test_a_server_opens_detectors_and_classifiers(models, detector):
     threading.Thread(target=server.serve, args=(options, "cpu", note), daemon=True).start()
     assert ready.wait(60)
     request = urllib.request.Request(
-        f"{found[0]}/v1/detect?score=0", noise(), {"Content-Type": "image/png"}
+        f"{found[0]}/v1/detect?score=0", blocks(), {"Content-Type": "image/png"}
     )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
