@@ -69,12 +69,14 @@ class DeployableDetector(nn.Module):
         height, width = images.shape[2:]
         size = self.scaled(height, width)
         maps = self.maps(images, size)
-        limit = self.numbers(size[1], size[0], size[1], size[0])
-        proposals, exist = self.propose(*self.rpn(maps), maps, limit)
+        limit = _numbers(size[1], size[0], size[1], size[0])
+        objectness, codes = self.rpn(maps)
+        proposals, exist = self.propose(objectness, codes, maps, limit)
         pooled = pool_regions(maps, [proposals], self.stride, BINS, self.every, self.settings.pool)
         features = self.network.end(self.network.get_submodule(self.last)(pooled)).mean((2, 3))  # type: ignore[operator]
-        boxes, scores, categories = self.detect(*self.siblings(features), proposals, exist, limit)
-        return boxes * (self.numbers(width, height, width, height) / limit), scores, categories
+        logits, codes = self.siblings(features)
+        boxes, scores, categories = self.detect(logits, codes, proposals, exist, limit)
+        return boxes * (_numbers(width, height, width, height) / limit), scores, categories
 
     def scaled(self, height: Any, width: Any) -> tuple[Any, Any]:
         """Height and width of the scaled image, as `Rescaling.scaled` has them."""
@@ -99,7 +101,7 @@ class DeployableDetector(nn.Module):
         columns, across = resampling(images.shape[3], size[1], padded[1])
         pixels = _whole(images[0].float() @ columns.T)  # Pillow rounds after each direction
         pixels = _whole(rows @ pixels)
-        x = (pixels * self.scale + self.offset) * (inside[:, None] * across)
+        x: Tensor = (pixels * self.scale + self.offset) * (inside[:, None] * across)
         x = self.network.stem(x)  # type: ignore[operator]
         for name in self.shared:
             x = self.network.get_submodule(name)(x)
@@ -149,10 +151,10 @@ class DeployableDetector(nn.Module):
         best = nms(boxes + apart, scores, self.settings.nms)[: self.settings.detections]
         return boxes[best], scores[best], categories[best]
 
-    def numbers(self, *values: Any) -> Tensor:
-        """Sizes, which may depend on the image, as float32 (n,)."""
-        zero = self.scale.new_zeros(1)
-        return torch.cat([zero + value for value in values])
+
+def _numbers(*sizes: Any) -> Tensor:
+    """Sizes, which may depend on the image, as float32 (n,)."""
+    return torch.cat([torch.zeros(1) + size for size in sizes])
 
 
 def _least(a: Any, b: Any) -> Any:
@@ -187,7 +189,7 @@ def resampling(old: Any, new: Any, padded: Any) -> tuple[Tensor, Tensor]:
     """Weights (padded, old) of Pillow's bilinear filter from `old` to `new` pixels along one side,
     with zeros in the padding, and whether a pixel is not padding (padded,)."""
     outputs, inputs = torch.arange(padded), torch.arange(old)
-    step = (inputs.sum() * 0 + old) / (outputs.sum() * 0 + new)
+    step = _numbers(old) / _numbers(new)
     width = step.clamp(min=1)
     centres = (outputs + 0.5) * step
     weights = (1 - ((inputs + 0.5) - centres[:, None]).abs() / width).clamp(min=0)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -51,13 +51,14 @@ class Batcher:
     decoded, and for these `Limits.batch_wait` seconds at most.
 
     Args:
-        network: images, uint8 (3, H, W) each, to one output for each; called in one thread.
+        network: images, uint8 (3, H, W) each, to a sequence with one output for each; called in one
+            thread.
         on_batch: called with the size and the seconds of each batch.
     """
 
     def __init__(
         self,
-        network: Callable[[list[Tensor]], Sequence[Any]],
+        network: Callable[[list[Tensor]], Any],
         limits: Limits,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
@@ -130,7 +131,7 @@ class Batcher:
                     waited = start - image.since
                     image.result.set_result(ImageResult(output, len(batch), waited, seconds))
 
-    def _compute(self, pixels: list[Tensor]) -> Sequence[Any]:
+    def _compute(self, pixels: list[Tensor]) -> Any:
         outputs = self._network(pixels)
         if len(outputs) != len(pixels):
             raise RuntimeError(f"{len(outputs)} results for {len(pixels)} images")

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import torch
+from PIL import Image
 
 from resnets.data.boxes.coco import to_json
 from resnets.data.preprocessing import imagenet
@@ -24,6 +26,14 @@ def save_detector(path, **changes):
     card |= {DETECTION: one.settings.model_dump(mode="json")}
     model_file.save(path, one.state_dict(), imagenet(), card)
     return path
+
+
+def noisy_blocks(size, seed=1):
+    """Blocks of colour with noise: where pixels are equal, so are scores, and chance decides."""
+    random = np.random.default_rng(seed)
+    blocks = Image.fromarray(random.integers(40, 216, (4, 5, 3), np.uint8))
+    pixels = np.asarray(blocks.resize(size, Image.Resampling.NEAREST))
+    return Image.fromarray((pixels + random.integers(-40, 40, pixels.shape)).astype(np.uint8))
 
 
 def coco_folder(root, train=12, val=4):

@@ -24,7 +24,7 @@ from resnets.inference.detector_engines import open_detector
 from resnets.inference.predictor import open_predictor
 from resnets.support.errors import UserError
 from tests.detection import shapes
-from tests.detection.files import coco_folder, save_detector
+from tests.detection.files import coco_folder, noisy_blocks, save_detector
 from tests.export.conftest import skip_without_packages
 
 SIZES = [(48, 40), (80, 7), (33, 97), (300, 200)]
@@ -57,15 +57,7 @@ def detector_exports(detector, tmp_path_factory):
 
 
 def images():
-    """Blocks of colour with noise: where pixels are equal, so are scores, and chance decides."""
-    random = np.random.default_rng(1)
-    made = []
-    for size in SIZES:
-        blocks = Image.fromarray(random.integers(40, 216, (4, 5, 3), np.uint8))
-        pixels = np.asarray(blocks.resize(size, Image.Resampling.NEAREST))
-        noise = random.integers(-40, 40, pixels.shape)
-        made.append(Image.fromarray((pixels + noise).astype(np.uint8)))
-    return made
+    return [noisy_blocks(size, seed) for seed, size in enumerate(SIZES)]
 
 
 def source_of(path):

@@ -11,14 +11,14 @@ from PIL import Image
 
 from resnets.inference.detector_engines import open_detector
 from resnets.serve.limits import Limits
-from tests.detection.files import save_detector
+from tests.detection.files import noisy_blocks, save_detector
 from tests.serve.conftest import picture
 from tests.serve.test_routes import Client, check_problem, raw
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    return save_detector(tmp_path_factory.mktemp("detectors") / "finder.safetensors")
+    return save_detector(tmp_path_factory.mktemp("detectors") / "finder.safetensors", score=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def client(models, detector):
 
 
 def blocks(size=(90, 60), kind="PNG"):
-    return picture(3, size, kind)
+    file = io.BytesIO()
+    noisy_blocks(size).save(file, kind)
+    return file.getvalue()
 
 
 def offline(path, content):
