@@ -54,9 +54,10 @@ def _header(config: dict[str, Any]) -> str:
 
 def _task(config: dict[str, Any]) -> str:
     names = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
-    steps = config["preprocessing"]
+    steps, count = config["preprocessing"], len(config["classes"])
+    kinds = "1 category" if count == 1 else f"{count:,} categories"
     return (
-        f"Task: object detection, {len(config['classes']):,} categories: {names}.\n\n"
+        f"Task: object detection, {kinds}: {names}.\n\n"
         f'The detector is Faster R-CNN on `{config["network"]}`, as in appendix A of "Deep '
         'Residual Learning for Image Recognition" (arXiv 1512.03385). It takes one RGB image of '
         "any size as uint8 (1, 3, height, width), and scales it itself (shorter side "

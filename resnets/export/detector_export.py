@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,13 @@ from resnets.inference.detector_engines import DetectorEngine, ExportedDetector
 from resnets.inference.export_folder import Export
 from resnets.support.devices import hardware_name
 from resnets.support.errors import UserError
-from resnets.support.timing import throughput
 
 COMPARED = 8
 """Number of real images in which detections are compared."""
 MAX_LOSS = 1.0
 """Points of AP that int8 may lose by default."""
+TIMED = 3
+"""Calls of each engine that are timed."""
 CERTAIN = 0.5
 """Score of objects that must be found although pixels are scaled with other roundings."""
 _CPU = torch.device("cpu")
@@ -257,10 +260,15 @@ class DetectorExport:
         pixels = np.asarray(self._scale.apply(self._whole[0]))
         runs = {"torch fp32": partial(self._source_pixels, pixels),
                 engine.name: partial(engine.detect_pixels, pixels)}  # fmt: skip
-        rates = throughput(runs, 1, rounds=3, seconds=0.2)
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(1 + TIMED):  # the first round warms up
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times[name].append(1000 * (time.perf_counter() - start))
         return {
-            "milliseconds": {name: round(1000 / sorted(values)[1], 2)
-                             for name, values in rates.items()},
+            "milliseconds": {name: round(median(values[1:]), 2)
+                             for name, values in times.items()},
             "image": [pixels.shape[1], pixels.shape[0]],
             "hardware": hardware_name(_CPU),
         }  # fmt: skip
