@@ -49,10 +49,11 @@ def export(
 
     Logits and features are compared with the model's at batch 1, 3 and 8, on random pixels and
     images. Tolerances, of the largest value and in the root mean square: fp32 0.001 and 0.0001,
-    bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written.
+    bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written. Of a detector,
+    boxes (0.5 pixels) and scores (0.001) are compared, for int8 its AP.
     """
     from resnets.export import exporter
-    from resnets.export.exporter import ExportOptions
+    from resnets.export.options import ExportOptions
 
     options = ExportOptions(
         engine=to,
@@ -80,6 +81,8 @@ def export(
 
 
 def _lines(facts: dict[str, Any], out: Path) -> list[str]:
+    if facts.get("task") == "detection":
+        return [*_detector_lines(facts), _written(out)]
     lines = [
         f"{case['pixels']}, batch {case['batch']}: largest difference {case['largest']:.2g} of the "
         f"largest value, rms {case['rms']:.2g}, same first class {100 * case['agreement']:.1f} %"
@@ -89,7 +92,34 @@ def _lines(facts: dict[str, Any], out: Path) -> list[str]:
         lines += accuracy_lines(facts)
     if facts.get("speed"):
         lines.append(facts["speed"]["verdict"])
-    return [*lines, f"Export: {out} (model card: {out / 'README.md'})"]
+    return [*lines, _written(out)]
+
+
+def _written(out: Path) -> str:
+    return f"Export: {out} (model card: {out / 'README.md'})"
+
+
+def _detector_lines(facts: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{case['about']} ({case['images']}, {case['detections']} detections): boxes differ by at "
+        f"most {case['pixels']:.2g} pixels, scores by {case['score']:.2g}; {case['alone']} without "
+        f"a counterpart, {case['at_limit']} more at a limit"
+        for case in facts["parity"]
+    ]
+    tested = facts["accuracy"]
+    if tested:
+        lines.append(
+            f"AP on {tested['images']:,} images of {tested['tested_on']}: "
+            f"{tested['AP_before']:.2f} % before, {tested['AP_after']:.2f} % after (AP50 "
+            f"{tested['AP50_before']:.2f} and {tested['AP50_after']:.2f} %), allowed loss "
+            f"{tested['allowed']:g}"
+        )
+    else:
+        lines.append(f"AP was not measured: {facts['not_tested']}")
+    speed = facts["speed"]
+    width, height = speed["image"]
+    times = ", ".join(f"{name} {ms:.4g}" for name, ms in speed["milliseconds"].items())
+    return [*lines, f"milliseconds of an image of {width} x {height} pixels: {times}"]
 
 
 def accuracy_lines(facts: dict[str, Any]) -> list[str]:

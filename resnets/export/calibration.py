@@ -38,7 +38,7 @@ FEWEST = 10
 """Fewest calibration images, and fewest images kept for a test."""
 
 
-def quantize(model: Any, engine: str, images: Sequence[Tensor]) -> Any:
+def quantize(model: Any, engine: str, images: Sequence[Tensor], ignored: Sequence[str] = ()) -> Any:
     """The model with int8 convolutions and classifier; all else stays float32.
 
     Weights use 7 of the 8 bits: CPUs without VNNI add products in 16 bits, which would overflow
@@ -48,6 +48,7 @@ def quantize(model: Any, engine: str, images: Sequence[Tensor]) -> Any:
         model: a float32 model of OpenVINO or ONNX.
         engine: `openvino` or `onnx`.
         images: calibration images, preprocessed but not normalized: uint8 (3, H, W).
+        ignored: names of operations that stay float32.
 
     Raises:
         UserError: if NNCF is not installed.
@@ -67,6 +68,7 @@ def quantize(model: Any, engine: str, images: Sequence[Tensor]) -> Any:
             package.Dataset(inputs),
             subset_size=len(inputs),
             preset=package.QuantizationPreset.MIXED,
+            ignored_scope=package.IgnoredScope(names=list(ignored)) if ignored else None,
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 
 import torch
 
-from resnets.export import acceptance, calibration, model_card, network_file, opsets
-from resnets.export.calibration import CalibrationOptions
+from resnets.export import calibration, opsets
+from resnets.export.classifier_export import ClassifierExport
+from resnets.export.detector_export import DetectorExport
+from resnets.export.options import ExportOptions
 from resnets.inference import export_folder
-from resnets.inference.deployable import Deployable, of_channels
 from resnets.inference.engines import openvino, package
-from resnets.inference.predictor import open_engine
-from resnets.models import zoo
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import (
@@ -32,36 +30,13 @@ from resnets.support.files import (
     writing,
 )
 from resnets.version import __version__
-from resnets.weights import hub, model_file
-from resnets.weights.card import provenance_of
+from resnets.weights import hub
+from resnets.weights.card import DETECTION, provenance_of, read_card
 from resnets.weights.model_file import Model
 
 PRECISIONS = ("fp32", "bf16", "int8")
-_LOSS_HINT = (
-    "nothing was written; calibrate with more images like those of the test, take "
-    "--precision bf16, or allow it with --max-loss"
-)
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Packages needed, by engine; OpenVINO is checked on its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(CalibrationOptions):
-    """How to export a model; the test and its limit are available for all precisions.
-
-    Args:
-        engine: `openvino`, `onnx` or `torch-export`.
-        precision: `fp32`, `bf16` or `int8`.
-        dense: accept images of any size and answer at every location.
-        images: real images to compare outputs on: files, folders or patterns.
-        opset: version of ONNX's operators; `opsets.DEFAULT` if not given.
-    """
-
-    engine: str
-    precision: str = "fp32"
-    dense: bool = False
-    images: Sequence[str] = ()
-    opset: int | None = None
 
 
 def export(
@@ -82,57 +57,27 @@ def export(
     """
     check_export(out, options)
     path = export_folder.source_of(name)
-    model = model_file.load(str(path))
-    network = str(model.card["network"])
-    if options.dense and network in zoo.VGG_NAMES:
-        raise UserError(f"{network} takes images of one size only", "--dense")
-    images = calibration.find_images(model, options, dense=options.dense)
-    if options.max_loss is not None and images.test is None:
-        raise UserError(
-            f"there is no test ({images.tested_on})", "--max-loss", "give --test, or leave it out"
-        )
-    preprocessing = of_channels(model.preprocessing) if options.dense else model.preprocessing
-    real = calibration.comparison_images(options.images, images, preprocessing, options.dense)
-    description = export_folder.describe(
-        model, options.engine, options.precision, options.dense, preprocessing
+    detects = DETECTION in read_card(path)[0]
+    subject: ClassifierExport | DetectorExport = (
+        DetectorExport(path, options) if detects else ClassifierExport(path, options)
     )
-    opset = options.opset or opsets.DEFAULT
     config = {
-        **description,
-        "card": model.card,
-        "licence": _licence(model, path),
+        **subject.description,
+        "card": subject.model.card,
+        "licence": _licence(subject.model, path),
         "source": {"name": Path(name).name, "sha256": file_sha256(path)},
-        "calibrated_with": images.calibrated_with or None,
-        **({"opset": opset} if options.engine == "onnx" else {}),
+        "calibrated_with": subject.calibrated_with or None,
+        **({"opset": subject.opset} if options.engine == "onnx" else {}),
         **made_by(),
     }
     with _replacing(out) as folder:
+        network = subject.model.card["network"]
         report(f"converting {network} for {options.engine} in {options.precision}")
         with writing(out):
-            baseline = network_file.write(
-                Deployable(model.network, model.preprocessing, options.dense).eval(),
-                folder / export_folder.FILES[options.engine],
-                size=preprocessing.size,
-                precision=options.precision,
-                images=images.calibration,
-                description=description,
-                opset=opset,
-            )
+            subject.write(folder / export_folder.FILES[options.engine])
         write_json(folder / export_folder.CONFIG, config)
-        runtime = open_engine(export_folder.read(folder), keep=False)
-        config |= acceptance.check(
-            model,
-            runtime,
-            images,
-            real=real,
-            precision=options.precision,
-            dense=options.dense,
-            max_loss=options.max_loss,
-            baseline=baseline,
-            loss_hint=_LOSS_HINT,
-            report=report,
-        )
-        write_bytes(folder / export_folder.CARD, model_card.write(config).encode())
+        config |= subject.check(export_folder.read(folder), report)
+        write_bytes(folder / export_folder.CARD, subject.model_card(config).encode())
         with writing(out):
             shutil.copyfile(path, folder / export_folder.SOURCE)
         config = export_folder.seal(config, folder)

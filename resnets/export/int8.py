@@ -27,7 +27,7 @@ from resnets.support import tensor_files
 from resnets.support.errors import UserError
 from resnets.support.files import writing
 from resnets.weights import hub, model_file
-from resnets.weights.card import provenance_of
+from resnets.weights.card import DETECTION, provenance_of, read_card
 
 _HINT = "nothing was written; calibrate with more images like those of the test"
 
@@ -112,7 +112,11 @@ def _find_model(name: str) -> Path:
         )
     openvino()
     calibration.require_nncf()
-    return hub.resolve(name)
+    path = hub.resolve(name)
+    if DETECTION in read_card(path)[0]:
+        hint = f"resnets export {name} --to openvino --precision int8 --calibrate DATA"
+        raise UserError("a detector runs in int8 as an export", name, hint)
+    return path
 
 
 def _check_writable(file: Path) -> None:

@@ -37,7 +37,7 @@ logits, features = network.run(["logits", "features"], {"images": pixels})""",
 network = torch.export.load("model.pt2").module()
 logits, features = network(torch.from_numpy(pixels))""",
 }
-_DESCRIPTIONS = {
+DESCRIPTIONS = {
     "openvino": 'JSON in the rt_info of `model.xml`: `model.get_rt_info(["resnets", "config"])`',
     "onnx": "JSON in the file's `metadata_props`, key `resnets`",
     "torch-export": "JSON in the file's extra file `resnets.json`",
@@ -68,12 +68,12 @@ def write(config: dict[str, Any]) -> str:
         f"# {_title(config)}",
         _task(config),
         _use(config),
-        _data(config),
+        data_section(config),
         _errors(config),
         _precision(config),
         _comparison(config),
         _limits(config),
-        _licence(config),
+        licence_section(config),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,15 +112,7 @@ def _licence_id(licence: str | None) -> str:
 def _header(config: dict[str, Any]) -> str:
     """The YAML header; strings are written as JSON, which is YAML."""
     quoted = json.dumps
-    licence = _licence_id(config["licence"])
-    lines = [
-        "---",
-        f"library_name: {_LIBRARIES[config['engine']]}",
-        "pipeline_tag: image-classification",
-        f"license: {licence}",
-    ]
-    if licence == "other":
-        lines.append('license_name: "see the section Licence"')
+    lines = ["---", *header_lines(config, "image-classification")]
     tags = ("resnet", "image-classification", config["engine"], config["precision"])
     lines += ["tags:", *(f"- {quoted(tag)}" for tag in (*tags, "arxiv:1512.03385"))]
     trained_on = dataset(config["card"])
@@ -143,6 +135,19 @@ def _header(config: dict[str, Any]) -> str:
             f"      name: {quoted(name)}",
         ]
     return "\n".join([*lines, "---"])
+
+
+def header_lines(config: dict[str, Any], task: str) -> list[str]:
+    """Library, task and licence, as lines of the header."""
+    licence = _licence_id(config["licence"])
+    lines = [
+        f"library_name: {_LIBRARIES[config['engine']]}",
+        f"pipeline_tag: {task}",
+        f"license: {licence}",
+    ]
+    if licence == "other":
+        lines.append('license_name: "see the section Licence"')
+    return lines
 
 
 def _results(config: dict[str, Any]) -> list[tuple[str, str, float]]:
@@ -208,12 +213,13 @@ def _use(config: dict[str, Any]) -> str:
         f"## Use\n\n{with_resnets}{runtime}Scale the shorter side to {steps['resize']} pixels "
         f"({steps['interpolation']}){crop}; then\n\n"
         f"```python\n{_EXAMPLES[config['engine']]}\n```\n\n"
-        f"Class names and preprocessing: {_DESCRIPTIONS[config['engine']]}, and "
+        f"Class names and preprocessing: {DESCRIPTIONS[config['engine']]}, and "
         f"`{export_folder.CONFIG}`. `{export_folder.SOURCE}` is the source model in float32."
     )
 
 
-def _data(config: dict[str, Any]) -> str:
+def data_section(config: dict[str, Any]) -> str:
+    """What the source was trained on, and how."""
     provenance = provenance_of(config["card"])
     lines = [f"- Trained on: {dataset(config['card']) or 'not stated by the source'}"]
     for key, label in (("about", "Source"), ("command", "Made by"), ("finished", "Finished")):
@@ -311,5 +317,6 @@ def _limits(config: dict[str, Any]) -> str:
     return "## Limits\n\n" + "\n".join(lines)
 
 
-def _licence(config: dict[str, Any]) -> str:
+def licence_section(config: dict[str, Any]) -> str:
+    """The licence of the weights."""
     return f"## Licence\n\nWeights: {config['licence'] or 'not stated by the source'}."

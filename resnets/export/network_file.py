@@ -82,12 +82,18 @@ def write(
             onnx.save(model, file)
             baseline = OnnxRuntime(file, "fp32")
             model = calibration.quantize(model, "onnx", images)
-        onnx.helper.set_model_props(model, {"resnets": text})
-        # The oldest file format that has the operators, which the most programs read.
-        model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-        onnx.save(model, file)
-        onnx.checker.check_model(file)
+        save_onnx(model, file, text)
     return baseline
+
+
+def save_onnx(model: Any, file: Path, description: str) -> None:
+    """Write an ONNX model with its description; raises `OSError`."""
+    onnx = package("onnx", "resnets[export]")
+    onnx.helper.set_model_props(model, {"resnets": description})
+    # The oldest file format that has the operators, which the most programs read.
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    onnx.save(model, file)
+    onnx.checker.check_model(file)
 
 
 def _store_bf16_openvino(model: Any) -> None:
@@ -111,11 +117,26 @@ def _store_bf16_openvino(model: Any) -> None:
 def _to_onnx(network: Deployable, size: int, opset: int) -> Any:
     """An ONNX model: uint8 `images` to float32 `logits` and `features`."""
     package("onnxscript", "resnets[export]")
-    program = _to_torch_export(network, size)
+    model = convert_onnx(_to_torch_export(network, size), OUTPUTS, opset)
+    _name_axes(model)
+    return model
+
+
+def convert_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], opset: int) -> Any:
+    """An ONNX model of a program with one input, `images`.
+
+    Args:
+        program: of `torch.export`.
+        outputs: their names.
+        opset: version of ONNX's operators.
+
+    Raises:
+        UserError: if PyTorch cannot write this opset.
+    """
     with torch.no_grad(), without_warnings():
         converted = torch.onnx.export(
             program, (), dynamo=True, verbose=False, optimize=True,
-            input_names=[INPUT], output_names=list(OUTPUTS), opset_version=opset,
+            input_names=[INPUT], output_names=list(outputs), opset_version=opset,
         )  # fmt: skip
     assert converted is not None
     model = converted.model_proto
@@ -123,7 +144,6 @@ def _to_onnx(network: Deployable, size: int, opset: int) -> Any:
     if written.get("") != opset:  # where PyTorch cannot convert, it only warns
         raise UserError(f"PyTorch wrote opset {written.get('')}", f"--opset {opset}",
                         "take another, or another version of PyTorch")  # fmt: skip
-    _name_axes(model)
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]  # paths of this machine

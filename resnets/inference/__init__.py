@@ -7,6 +7,7 @@ Read the modules in this order:
 - `engines`: PyTorch, OpenVINO, ONNX Runtime and torch.export behind one interface.
 - `deployable`, `openvino_model`, `int8_file`, `pt2`, `export_folder`: what the engines run, in
   memory and in files.
+- `detector_engines`, `deployable_detector`: the same for detectors.
 - `image_inputs`, `predictions`, `prediction_files`: images in, predictions out.
 - `image_sources`, `web_images`: images from standard input and the web.
 - `explanations`, `explanation_files`, `neighbours`: evidence for a class, and similar images.

@@ -55,7 +55,7 @@ class Deployable(nn.Module):
         self.network, self.dense = fold_batch_norm(network), dense
         if dense:
             preprocessing = of_channels(preprocessing)
-        scale, offset = _scale_and_offset(preprocessing)
+        scale, offset = scale_and_offset(preprocessing)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
 
@@ -99,7 +99,7 @@ def of_channels(preprocessing: Preprocessing) -> Preprocessing:
     return replace(preprocessing, mean=preprocessing.mean.mean((1, 2), keepdim=True))
 
 
-def _scale_and_offset(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+def scale_and_offset(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """Preprocessing as pixels * scale + offset.
 
     Returns:

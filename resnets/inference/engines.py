@@ -102,9 +102,7 @@ class OpenVinoRuntime(Runtime):
     """OpenVINO on the CPU.
 
     Args:
-        model: an IR file (.xml), or an OpenVINO model.
-        precision: of the floating-point layers; int8 layers stay int8.
-        cache: folder in which OpenVINO keeps the compiled network for the next start.
+        model, precision, cache: as for `compile_openvino`.
 
     Raises:
         UserError: if OpenVINO is not installed or cannot compile the network.
@@ -112,19 +110,7 @@ class OpenVinoRuntime(Runtime):
 
     def __init__(self, model: Path | Any, precision: Precision, cache: Path | None = None):
         self.name = f"openvino {precision}"
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": threads(),
-        }
-        if cache is not None:
-            settings["CACHE_DIR"] = str(cache)
-        try:
-            self._compiled = core().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            if isinstance(model, Path):
-                raise unreadable(model, "OpenVINO") from error
-            raise UserError(f"OpenVINO cannot run this network ({_first_line(error)})") from error
+        self._compiled = compile_openvino(model, precision, cache)
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         outputs = self._compiled(images, share_inputs=True)
@@ -144,20 +130,53 @@ class OnnxRuntime(Runtime):
     """
 
     def __init__(self, model: Path, precision: Precision) -> None:
-        ort = package("onnxruntime", "onnxruntime")
         self.name = f"onnx {precision}"
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads()
-        try:
-            self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own exceptions share no base but this
-            raise unreadable(model, "ONNX Runtime") from error
+        self._session = onnx_session(model)
 
     def arrays(self, images: NDArray[np.uint8]) -> OutputArrays:
         logits, features = self._session.run(list(OUTPUTS), {INPUT: images})
         return OutputArrays(np.asarray(logits, np.float32), np.asarray(features, np.float32))
+
+
+def compile_openvino(model: Path | Any, precision: Precision, cache: Path | None = None) -> Any:
+    """A network compiled by OpenVINO for the CPU, to be called with its input.
+
+    Args:
+        model: an IR file (.xml), or an OpenVINO model.
+        precision: of the floating-point layers; int8 layers stay int8.
+        cache: folder in which OpenVINO keeps the compiled network for the next start.
+
+    Raises:
+        UserError: if OpenVINO is not installed or cannot compile the network.
+    """
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads(),
+    }
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
+    try:
+        return core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        if isinstance(model, Path):
+            raise unreadable(model, "OpenVINO") from error
+        raise UserError(f"OpenVINO cannot run this network ({_first_line(error)})") from error
+
+
+def onnx_session(model: Path) -> Any:
+    """ONNX Runtime's session of a file, on the CPU.
+
+    Raises:
+        UserError: if ONNX Runtime is not installed or cannot run the network.
+    """
+    ort = package("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads()
+    try:
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no base but this
+        raise unreadable(model, "ONNX Runtime") from error
 
 
 class TorchExportRuntime(Runtime):

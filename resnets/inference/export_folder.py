@@ -17,9 +17,11 @@ from resnets.inference.engines import INPUT, OUTPUTS
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import file_sha256
 from resnets.weights import hub
-from resnets.weights.card import check_card, check_outputs
+from resnets.weights.card import DETECTION, check_card, check_outputs
 
 if TYPE_CHECKING:  # importing these would import torch
+    import torch
+
     from resnets.data.preprocessing import Preprocessing
     from resnets.weights.model_file import Model
 
@@ -66,10 +68,73 @@ class Export:
             if file_sha256(path) != self.sums[name]:
                 raise UserError("does not match its checksum: it is damaged", str(path), AGAIN)
 
+    def check_options(
+        self, runtime: str, precision: str, device: torch.device | None = None
+    ) -> None:
+        """Raise `UserError` if the export cannot be run as requested; None is the CPU."""
+        for requested, own, option in (
+            (runtime, self.engine, "--runtime"),
+            (precision, self.precision, "--precision"),
+        ):
+            if requested not in ("auto", own):
+                raise UserError(
+                    f"this export is for {own}, not {requested}",
+                    f"{option} {requested}",
+                    "leave the option out, or name the exported model's source",
+                )
+        if device is not None:
+            raise UserError(f"exported models run on CPUs, not on {device}", str(self.folder))
+
     @property
     def file(self) -> Path:
         """The network's file."""
         return self.folder / FILES[self.engine]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the network's file, OpenVINO's weights if there are any, and the config."""
+        files = (self.file, self.file.with_suffix(".bin"), self.folder / CONFIG)
+        digests = "".join(file_sha256(file) for file in files if file.exists())
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def describe_detector(model: Model, engine: str, precision: str) -> dict[str, Any]:
+    """How to use an exported detector: JSON for its file and its config.
+
+    Args:
+        model: the source, a detector.
+    """
+    settings, preprocessing = model.card[DETECTION], model.preprocessing
+    std = preprocessing.std
+    return {
+        "format": FORMAT,
+        "task": "detection",
+        "network": model.card["network"],
+        "engine": engine,
+        "precision": precision,
+        "dense": False,
+        "classes": model.classes,
+        "preprocessing": {
+            "size": preprocessing.size,
+            "resize": preprocessing.resize,
+            "interpolation": preprocessing.interpolation,
+            "mean": preprocessing.mean.mean((1, 2)).tolist(),
+            "std": None if std is None else std.flatten().tolist(),
+            "shorter_side": settings["size"],
+            "longest_side": settings["max_size"],
+            "about": "give RGB bytes of any size; scaling, mean, deviation and non-maximum "
+            "suppression are applied inside the network",
+        },
+        "score": settings["score"],
+        "nms": settings["nms"],
+        "detections": settings["detections"],
+        "input": {"name": INPUT, "type": "uint8", "shape": [1, 3, "height", "width"]},
+        "outputs": {
+            "boxes": {"type": "float32", "shape": ["detections", 4]},
+            "scores": {"type": "float32", "shape": ["detections"]},
+            "categories": {"type": "int64", "shape": ["detections"]},
+        },
+    }
 
 
 def describe(
@@ -193,7 +258,8 @@ def read(folder: Path) -> Export:
             sums=dict(config.get("files", {})),
         )
         file = export.file
-        check_outputs(config["outputs"]["logits"]["shape"][1], export.card["classes"])
+        if DETECTION not in export.card:
+            check_outputs(config["outputs"]["logits"]["shape"][1], export.card["classes"])
     except FileNotFoundError as error:
         raise UserError("the export has lost its config", str(path), AGAIN) from error
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:

@@ -33,7 +33,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import file_sha256
 from resnets.support.parallel import in_threads
 from resnets.weights import hub
-from resnets.weights.card import read_card
+from resnets.weights.card import DETECTION, read_card
 
 if TYPE_CHECKING:
     import torch
@@ -417,18 +417,9 @@ def _open_in_torch(
 def _open_export(name: str, runtime: str, precision: str, device: torch.device | None) -> Predictor:
     """An exported model in its own engine."""
     export = export_folder.read(Path(name))
-    for requested, own, option in (
-        (runtime, export.engine, "--runtime"),
-        (precision, export.precision, "--precision"),
-    ):
-        if requested not in ("auto", own):
-            raise UserError(
-                f"this export is for {own}, not {requested}",
-                f"{option} {requested}",
-                "leave the option out, or name the exported model's source",
-            )
-    if device is not None:
-        raise UserError(f"exported models run on CPUs, not on {device}", name)
+    export.check_options(runtime, precision, device)
+    if DETECTION in export.card:
+        raise UserError("is a detector, not a classifier", name, "find objects with: resnets serve")
     if export.dense:
         raise UserError(
             "a dense export predicts locations of an image, not images",
@@ -436,7 +427,7 @@ def _open_export(name: str, runtime: str, precision: str, device: torch.device |
             "export without --dense",
         )
     engine = open_engine(export)
-    return Predictor(name, export.card, export.preprocessing, engine, _digest_of_export(export))
+    return Predictor(name, export.card, export.preprocessing, engine, export.digest)
 
 
 def open_engine(export: export_folder.Export, keep: bool = True) -> Runtime:
@@ -456,10 +447,3 @@ def open_engine(export: export_folder.Export, keep: bool = True) -> Runtime:
     if export.engine == "onnx":
         return OnnxRuntime(export.file, precision)
     return TorchExportRuntime(export.file, precision)
-
-
-def _digest_of_export(export: export_folder.Export) -> str:
-    """SHA-256 of the network's file, OpenVINO's weights if there are any, and the config."""
-    files = (export.file, export.file.with_suffix(".bin"), export.folder / export_folder.CONFIG)
-    digests = "".join(file_sha256(file) for file in files if file.exists())
-    return hashlib.sha256(digests.encode()).hexdigest()

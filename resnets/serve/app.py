@@ -23,10 +23,18 @@ from resnets.serve.keys import check_query
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics, Middleware, Names, RequestLog
 from resnets.serve.problems import CLIENT_CLOSED_REQUEST, Problem, busy
+from resnets.serve.served_detector import ServedDetector
 from resnets.serve.served_model import ServedModel
 from resnets.version import __version__
 
-_DESCRIPTION = """Image classification with deep residual networks.
+SCORE, LIMIT = 0.5, 100
+"""Least score and number of objects by default."""
+_ROUTES = {
+    ServedModel.task: ("/v1/predict", "classifier"),
+    ServedDetector.task: ("/v1/detect", "detector"),
+}
+"""For each task its route, and what its models are called."""
+_DESCRIPTION = """Image classification and object detection with deep residual networks.
 Errors are problem documents (RFC 9457)."""
 
 
@@ -35,29 +43,55 @@ class AppState:
     """The state that all routes share.
 
     Args:
-        models: by name; the first one is the default.
+        models: by name; the first one of each task is its default.
         token: that requests need; None if they need none.
         stopping: whether the server only finishes accepted requests.
     """
 
-    models: dict[str, ServedModel]
+    models: dict[str, ServedModel | ServedDetector]
     limits: Limits
     token: str | None = None
     stopping: bool = False
     bodies: BodyMemory = field(init=False)
 
     def __post_init__(self) -> None:
-        decoders = self.model(None).decoders  # shared by all models
+        decoders = next(iter(self.models.values())).decoders  # shared by all models
         self.bodies = BodyMemory(self.limits, decoders.abandoned_bytes)
 
-    def model(self, name: str | None) -> ServedModel:
-        """The model of this name, by default the first; raises `Problem` (404)."""
+    def classifier(self, name: str | None) -> ServedModel:
+        """The classifier of this name, by default the first; raises `Problem`."""
+        found = self._model(name, ServedModel.task)
+        assert isinstance(found, ServedModel)
+        return found
+
+    def detector(self, name: str | None) -> ServedDetector:
+        """The detector of this name, by default the first; raises `Problem`."""
+        found = self._model(name, ServedDetector.task)
+        assert isinstance(found, ServedDetector)
+        return found
+
+    def is_default(self, model: ServedModel | ServedDetector) -> bool:
+        """Whether it is the first of its task."""
+        return model is next(one for one in self.models.values() if one.task == model.task)
+
+    def _model(self, name: str | None, task: str) -> ServedModel | ServedDetector:
+        """The model of this name, by default the first of a task.
+
+        Raises:
+            Problem: 404 if there is none, 400 if it has another task.
+        """
         if name is None:
-            return next(iter(self.models.values()))
-        if name not in self.models:
+            suited = [one for one in self.models.values() if one.task == task]
+            found = (suited or list(self.models.values()))[0]
+        elif name in self.models:
+            found = self.models[name]
+        else:
             known = ", ".join(self.models)
             raise Problem(404, f"no model {name[:100]!r}", f"known: {known}")
-        return self.models[name]
+        if found.task != task:
+            route, kind = _ROUTES[found.task]
+            raise Problem(400, f"{found.name} is a {kind}", f"send images to {route}")
+        return found
 
     def check_access(self, request: Request) -> None:
         """Raise `Problem` if the server is stopping (503), or the token is wrong (401)."""
@@ -87,7 +121,7 @@ class AppState:
 
 
 def create_app(
-    models: Sequence[ServedModel],
+    models: Sequence[ServedModel | ServedDetector],
     *,
     limits: Limits,
     metrics: Metrics,
@@ -99,7 +133,7 @@ def create_app(
     """The server's application; `app.state.shared` is its `AppState`.
 
     Args:
-        models: the first one is the default.
+        models: the first one of each task is its default.
         token: that requests need; None if they need none.
         log: of requests; None for no log.
         names: under which the server may be called; by default any, below no path.
@@ -127,6 +161,7 @@ def create_app(
     _add_error_handlers(app)
     _add_prediction_routes(app, state)
     _add_explanation_route(app, state)
+    _add_detection_route(app, state)
     _add_model_list(app, state)
     _add_operation_routes(app, state, metrics)
     static_files.add_routes(app, samples)
@@ -177,7 +212,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         start = time.perf_counter()
         state.check_access(request)
         check_query(request, "model", "top")
-        served = state.model(model)
+        served = state.classifier(model)
         served.batcher.check_room(1)  # before the body is read
         async with state.accept_body() as reserve:
             content = await read_image(request, limits, reserve)
@@ -186,7 +221,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
                     image, result = await served.predict(content, accepted)
         answer = {
             "model": served.name,
-            "top": served.top(result.logits, top),
+            "top": served.top(result.output, top),
             "image": image.properties,
             "milliseconds": {
                 "decode": _milliseconds(image.seconds),
@@ -212,7 +247,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
         start = time.perf_counter()
         state.check_access(request)
         check_query(request, "model", "top")
-        served = state.model(model)
+        served = state.classifier(model)
         served.batcher.check_room(1)
         async with state.accept_body() as reserve:
             contents = await read_images(request, limits, reserve)
@@ -230,7 +265,7 @@ def _add_prediction_routes(app: FastAPI, state: AppState) -> None:
                 raise result
             else:
                 image, computed = result
-                answers.append({"top": served.top(computed.logits, top), "image": image.properties})
+                answers.append({"top": served.top(computed.output, top), "image": image.properties})
         total = _milliseconds(time.perf_counter() - start)
         response = {"model": served.name, "answers": answers, "milliseconds": {"total": total}}
         return schemas.Predictions.model_validate(response)
@@ -253,7 +288,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
         start = time.perf_counter()
         state.check_access(request)
         check_query(request, "model", "class", "top")
-        served = state.model(model)
+        served = state.classifier(model)
         served.check_explanations()
         async with state.accept_body() as reserve:
             content = await read_image(request, state.limits, reserve)
@@ -281,6 +316,44 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
         return schemas.Explanation.model_validate(answer)
 
 
+def _add_detection_route(app: FastAPI, state: AppState) -> None:
+    @app.post(
+        "/v1/detect",
+        responses=schemas.PREDICT_PROBLEMS,
+        openapi_extra=schemas.IMAGE_BODY,
+        tags=["answers"],
+    )
+    async def detect(
+        request: Request,
+        model: schemas.ModelName = None,
+        score: schemas.Score = SCORE,
+        limit: schemas.Limit = LIMIT,
+    ) -> schemas.DetectedObjects:
+        """Find the objects in an image."""
+        start = time.perf_counter()
+        state.check_access(request)
+        check_query(request, "model", "score", "limit")
+        served = state.detector(model)
+        served.batcher.check_room(1)
+        async with state.accept_body() as reserve:
+            content = await read_image(request, state.limits, reserve)
+            with served.batcher.accept(1) as accepted:
+                async with _cancelled_on_disconnect(request):
+                    image, result = await served.detect(content, accepted)
+        answer = {
+            "model": served.name,
+            "objects": served.objects(image, result.output, score, limit),
+            "image": image.properties,
+            "milliseconds": {
+                "decode": _milliseconds(image.seconds),
+                "queue": _milliseconds(result.queue_seconds),
+                "network": _milliseconds(result.network_seconds),
+                "total": _milliseconds(time.perf_counter() - start),
+            },
+        }
+        return schemas.DetectedObjects.model_validate(answer)
+
+
 def _add_model_list(app: FastAPI, state: AppState) -> None:
     @app.get("/v1/models", responses=schemas.MODELS_PROBLEMS, tags=["facts"])
     async def models(request: Request) -> schemas.Models:
@@ -288,8 +361,8 @@ def _add_model_list(app: FastAPI, state: AppState) -> None:
         state.check_access(request)
         check_query(request)
         listed = [
-            {**served.description, "default": number == 0}
-            for number, served in enumerate(state.models.values())
+            {**served.description, "default": state.is_default(served)}
+            for served in state.models.values()
         ]
         bounds = {key: getattr(state.limits, key) for key in ("bytes", "pixels", "images")}
         return schemas.Models.model_validate({"models": listed, "limits": bounds})

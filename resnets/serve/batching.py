@@ -10,13 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.preprocessing import stack
-from resnets.inference.deployable import Outputs
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem, busy
 
@@ -28,13 +25,13 @@ class ImageResult:
     """The network's result for one image.
 
     Args:
-        logits: float32 (classes,).
+        output: logits, float32 (classes,), or `Detections`.
         batch: number of images in its batch.
         queue_seconds: how long the image waited for the network.
         network_seconds: how long the whole batch took.
     """
 
-    logits: NDArray[np.float32]
+    output: Any
     batch: int
     queue_seconds: float
     network_seconds: float
@@ -54,13 +51,14 @@ class Batcher:
     decoded, and for these `Limits.batch_wait` seconds at most.
 
     Args:
-        network: uint8 (N, 3, H, W) to outputs; called in one thread.
+        network: images, uint8 (3, H, W) each, to a sequence with one output for each; called in one
+            thread.
         on_batch: called with the size and the seconds of each batch.
     """
 
     def __init__(
         self,
-        network: Callable[[Tensor], Outputs],
+        network: Callable[[list[Tensor]], Any],
         limits: Limits,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
@@ -118,7 +116,7 @@ class Batcher:
             start = time.perf_counter()
             try:
                 pixels = [image.pixels for image in batch]
-                logits = await loop.run_in_executor(self._thread, self._compute, pixels)
+                outputs = await loop.run_in_executor(self._thread, self._compute, pixels)
             except Exception as error:  # these images fail; the server continues
                 _LOGGER.exception("a batch of %d images failed", len(batch))
                 for image in batch:
@@ -128,16 +126,16 @@ class Batcher:
                 continue
             seconds = time.perf_counter() - start
             self._on_batch(len(batch), seconds)
-            for image, row in zip(batch, logits, strict=True):
+            for image, output in zip(batch, outputs, strict=True):
                 if not image.result.done():
                     waited = start - image.since
-                    image.result.set_result(ImageResult(row, len(batch), waited, seconds))
+                    image.result.set_result(ImageResult(output, len(batch), waited, seconds))
 
-    def _compute(self, pixels: list[Tensor]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._network(stack(pixels)).logits.numpy()
-        if len(logits) != len(pixels):
-            raise RuntimeError(f"{len(logits)} results for {len(pixels)} images")
-        return logits
+    def _compute(self, pixels: list[Tensor]) -> Any:
+        outputs = self._network(pixels)
+        if len(outputs) != len(pixels):
+            raise RuntimeError(f"{len(outputs)} results for {len(pixels)} images")
+        return outputs
 
     async def _next_batch(self) -> list[_QueuedImage]:
         """Wait for images, then briefly for those that are being decoded."""
@@ -177,6 +175,15 @@ class AcceptedImages:
         self.decoding -= 1
         self._batcher.decoding -= 1
         self._batcher.notify()
+
+    @contextlib.contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Discard the image if it cannot be decoded, or its client has disconnected."""
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
 
     async def compute(self, pixels: Tensor) -> ImageResult:
         """Compute one of the images, uint8 (3, H, W); raises `Problem`."""

@@ -7,14 +7,16 @@ import contextlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from resnets.data.images import Header, decode, read_header
-from resnets.data.preprocessing import CentralCrop
-from resnets.inference.predictor import Predictor
+from resnets.data.preprocessing import Box
 from resnets.serve.limits import Limits
 from resnets.serve.problems import Problem
 from resnets.support.devices import cores
@@ -31,7 +33,7 @@ class DecodedImage:
     """An image as the network's input.
 
     Args:
-        pixels: uint8 (3, size, size).
+        pixels: uint8 (3, H, W).
         properties: width, height and format of the upright image.
         crop: the part of it that the network sees: left, top, width and height in its pixels.
         seconds: how long decoding took.
@@ -41,6 +43,20 @@ class DecodedImage:
     properties: dict[str, Any]
     crop: dict[str, float]
     seconds: float
+
+
+class ModelInputs(Protocol):
+    """How images become inputs of a model. `size` is width and height of the whole image; it may
+    have been decoded at a smaller scale."""
+
+    def shorter_side(self, size: tuple[int, int]) -> int:
+        """Pixels that the shorter side of a decoded image needs."""
+
+    def pixels(self, image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The network's input, uint8 (3, H, W)."""
+
+    def crop(self, size: tuple[int, int]) -> Box:
+        """The part of the whole image that the network sees."""
 
 
 class DecoderPool:
@@ -54,7 +70,7 @@ class DecoderPool:
         with contextlib.suppress(UserError):
             read_header(b"", "")  # Pillow loads its formats now, not in the first request
 
-    async def decode(self, content: bytes, predictor: Predictor) -> DecodedImage:
+    async def decode(self, content: bytes, inputs: ModelInputs) -> DecodedImage:
         """Decode an image file to a model's input.
 
         Raises:
@@ -62,13 +78,13 @@ class DecoderPool:
         """
         image = None
         if len(content) <= _SMALL:
-            image = self._decode(content, predictor, _SMALL)
+            image = self._decode(content, inputs, _SMALL)
         if image is None:
             limit = self._limits.large_pixels
-            image = await self._in_thread(self._threads, content, predictor, limit)
+            image = await self._in_thread(self._threads, content, inputs, limit)
         if image is None:
             limit = self._limits.pixels
-            image = await self._in_thread(self._large, content, predictor, limit)
+            image = await self._in_thread(self._large, content, inputs, limit)
         assert image is not None
         return image
 
@@ -79,9 +95,9 @@ class DecoderPool:
         return sum(running.values())
 
     async def _in_thread(
-        self, threads: ThreadPoolExecutor, content: bytes, predictor: Predictor, max_pixels: int
+        self, threads: ThreadPoolExecutor, content: bytes, inputs: ModelInputs, max_pixels: int
     ) -> DecodedImage | None:
-        work = threads.submit(self._decode, content, predictor, max_pixels)
+        work = threads.submit(self._decode, content, inputs, max_pixels)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
@@ -89,7 +105,7 @@ class DecoderPool:
                 self._abandoned[work] = len(content)
             raise
 
-    def _decode(self, content: bytes, predictor: Predictor, max_pixels: int) -> DecodedImage | None:
+    def _decode(self, content: bytes, inputs: ModelInputs, max_pixels: int) -> DecodedImage | None:
         """Decode an image; None if it has more than `max_pixels`."""
         start = time.perf_counter()
         try:
@@ -97,14 +113,14 @@ class DecoderPool:
             self._check(header)
             if header.width * header.height > max_pixels:
                 return None
-            image = decode(content, "", predictor.shorter_side)
-            pixels = torch.from_numpy(predictor.input_array(image))
+            image = decode(content, "", inputs.shorter_side(header.upright_size))
+            # JPEGs may have been decoded at a smaller scale.
+            size = header.upright_size if header.codec == "jpeg" else image.size
+            pixels = torch.from_numpy(inputs.pixels(image, size))
         except UserError as error:
             raise Problem(422, error.message, error.hint) from error
-        # JPEGs may have been decoded at a smaller scale.
-        width, height = header.upright_size if header.codec == "jpeg" else image.size
-        properties = {"width": width, "height": height, "format": header.format}
-        crop = _crop_of(width, height, predictor.preprocessing)
+        properties = {"width": size[0], "height": size[1], "format": header.format}
+        crop = _as_json(inputs.crop(size))
         return DecodedImage(pixels, properties, crop, time.perf_counter() - start)
 
     def _check(self, header: Header) -> None:
@@ -125,7 +141,7 @@ class DecoderPool:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _crop_of(width: int, height: int, preprocessing: CentralCrop) -> dict[str, float]:
-    left, top, right, bottom = preprocessing.box(width, height)
-    box = {"left": left, "top": top, "width": right - left, "height": bottom - top}
-    return {name: round(value, 2) for name, value in box.items()}
+def _as_json(box: Box) -> dict[str, float]:
+    left, top, right, bottom = box
+    sides = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+    return {name: round(value, 2) for name, value in sides.items()}

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from resnets.serve.problems import Problem
 from resnets.support.errors import nearest
 
-_QUERY = ("model", "top", "class")
+_QUERY = ("model", "top", "class", "score", "limit")
 _BODY = ("image", "images")
 
 

@@ -16,10 +16,12 @@ ClassIndex = Annotated[
     int | None,
     Query(alias="class", ge=0, description="Index of the class to explain; the best by default."),
 ]
+Score = Annotated[float, Query(ge=0, le=1, description="Least score of an object.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many objects to return.")]
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PROBLEMS = {
-    400: "malformed request",
+    400: "malformed request, or a model of another task",
     401: "the token is missing or wrong",
     403: "sent by a page of another site",
     404: "no such model or class",
@@ -117,6 +119,24 @@ class Predictions(BaseModel):
     milliseconds: dict[str, float]
 
 
+class DetectedObject(BaseModel):
+    """An object in an image; `box` is left, top, right and bottom in its pixels."""
+
+    category: str
+    index: int
+    score: float
+    box: list[float]
+
+
+class DetectedObjects(BaseModel):
+    """The objects in an image, best first."""
+
+    model: str
+    objects: list[DetectedObject]
+    image: Image
+    milliseconds: dict[str, float]
+
+
 class StageMap(BaseModel):
     """A map of the evidence for a class, and statistics of the stage's output."""
 
@@ -177,13 +197,14 @@ class Model(BaseModel):
     """A model of the server."""
 
     name: str
+    task: str
     network: str
     default: bool
     runtime: str
     classes: list[str]
     size: int
     layers: int
-    parameters: int
+    parameters: int | None
     explains: bool
     measured: list[dict[str, Any]]
     stages: list[Stage]

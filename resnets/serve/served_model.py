@@ -1,4 +1,4 @@
-"""A model of the server: its batches, predictions, explanations and description."""
+"""A classifier of the server: its batches, predictions, explanations and description."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from resnets.analysis import activation_maps
+from resnets.data.preprocessing import Box, stack
 from resnets.inference import export_folder
 from resnets.inference.predictions import top_classes
 from resnets.inference.predictor import Predictor
@@ -37,7 +40,7 @@ _MEASUREMENT_KEYS = ("dataset", "split", "protocol", "images", "error", "top5_er
 
 @dataclass
 class ServedModel:
-    """A model of the server.
+    """A classifier of the server.
 
     Args:
         name: by which requests name it.
@@ -49,30 +52,37 @@ class ServedModel:
     limits: Limits
     metrics: Metrics
     decoders: DecoderPool
+    task: ClassVar[str] = "classification"
     batcher: Batcher = field(init=False)
     classes: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        on_batch = self.metrics.batch_recorder(self.name)
-        self.batcher = Batcher(self.predictor.runtime, self.limits, on_batch)
+        self.batcher = self.new_batcher()
         self.metrics.watch_queue(self.name, lambda: self.batcher.accepted)
         self._explain_thread = ThreadPoolExecutor(1, "explain")
         self._explanations = 0
         self.classes = [valid_utf8(name) for name in self.predictor.classes]
 
+    def new_batcher(self) -> Batcher:
+        """A batcher, which belongs to one event loop."""
+        runtime = self.predictor.runtime
+
+        def logits(images: list[Tensor]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = runtime(stack(images)).logits.numpy()
+            return found
+
+        return Batcher(logits, self.limits, self.metrics.batch_recorder(self.name))
+
     async def decode(self, content: bytes) -> DecodedImage:
         """Decode an image file; raises `Problem` (422)."""
-        return await self.decoders.decode(content, self.predictor)
+        return await self.decoders.decode(content, _Crops(self.predictor))
 
     async def predict(
         self, content: bytes, accepted: AcceptedImages
     ) -> tuple[DecodedImage, ImageResult]:
         """Decode and compute an image file of a request; raises `Problem`."""
-        try:
+        with accepted.discarded_on_error():
             image = await self.decode(content)
-        except BaseException:
-            accepted.discard()
-            raise
         return image, await accepted.compute(image.pixels)
 
     def top(self, logits: NDArray[np.float32], count: int) -> list[dict[str, Any]]:
@@ -147,6 +157,7 @@ class ServedModel:
             module = zoo.build(network, len(self.classes))
         return {
             "name": self.name,
+            "task": self.task,
             "network": network,
             "runtime": self.predictor.runtime.name,
             "classes": self.classes,
@@ -172,6 +183,22 @@ class ServedModel:
         """Stop the model's threads."""
         self.batcher.close()
         self._explain_thread.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """Central crops, as a classifier sees images; see `ModelInputs`."""
+
+    predictor: Predictor
+
+    def shorter_side(self, size: tuple[int, int]) -> int:
+        return self.predictor.shorter_side
+
+    def pixels(self, image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+        return self.predictor.input_array(image)
+
+    def crop(self, size: tuple[int, int]) -> Box:
+        return self.predictor.preprocessing.box(*size)
 
 
 def _stages(network: str, size: int) -> list[dict[str, Any]]:

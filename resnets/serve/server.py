@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
+from resnets.inference.detector_engines import OpenedDetector, is_detector, open_detector
 from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
@@ -26,6 +27,7 @@ from resnets.serve.connections import LimitedProtocol, limited_protocol
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics, Names, RequestLog, rejection_recorder
+from resnets.serve.served_detector import ServedDetector
 from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 
@@ -91,9 +93,13 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:
         decoders = DecoderPool(limits)
         stack.callback(decoders.close)
-        models = []
-        for name, predictor in _open_models(options, device):
-            models.append(ServedModel(name, predictor, limits, metrics, decoders))
+        models: list[ServedModel | ServedDetector] = []
+        for name, opened in _open_models(options, device):
+            models.append(
+                ServedModel(name, opened, limits, metrics, decoders)
+                if isinstance(opened, Predictor)
+                else ServedDetector(name, opened, limits, metrics, decoders)
+            )
             stack.callback(models[-1].close)
         app = create_app(
             models,
@@ -166,7 +172,9 @@ class _Server(uvicorn.Server):
         self.should_exit = self._state.stopping = True
 
 
-def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Predictor]]:
+def _open_models(
+    options: ServerOptions, device: str
+) -> Iterator[tuple[str, Predictor | OpenedDetector]]:
     """Open the models, each with the name that requests use."""
     models: dict[str, str] = {}
     for argument in options.models:
@@ -184,11 +192,12 @@ def _open_models(options: ServerOptions, device: str) -> Iterator[tuple[str, Pre
             raise UserError(f"not the name of a model: {name!r}", argument, "give one: NAME=MODEL")
         models[name] = model
     for name, model in models.items():
-        # Not int8 unless requested, so that predictions agree with the explanations on the page.
-        yield (
-            name,
-            open_predictor(model, options.runtime, options.precision, device, allow_int8=False),
-        )
+        chosen = (model, options.runtime, options.precision, device)
+        if is_detector(model):
+            yield name, open_detector(*chosen)
+        else:
+            # Not int8 unless requested, so that predictions agree with the page's explanations.
+            yield name, open_predictor(*chosen, allow_int8=False)
 
 
 def _fit_to_system(limits: Limits) -> Limits:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
+from resnets.inference.detector_engines import is_detector, open_detector
 from resnets.inference.image_inputs import SAMPLES
 from resnets.inference.predictor import open_predictor
 from resnets.serve import bodies, decoding, static_files
@@ -26,6 +27,7 @@ from resnets.serve.app import create_app
 from resnets.serve.decoding import DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics, Names
+from resnets.serve.served_detector import ServedDetector
 from resnets.serve.served_model import ServedModel
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -39,10 +41,11 @@ class Client:
         self.paths = models
         limits, metrics = limits or Limits(), Metrics()
         decoders = DecoderPool(limits)
+        shared = limits, metrics, decoders
         self.served = [
-            ServedModel(
-                path.stem, open_predictor(str(path), "torch", "fp32"), limits, metrics, decoders
-            )
+            ServedDetector(path.stem, open_detector(str(path), "torch", "fp32"), *shared)
+            if is_detector(str(path))
+            else ServedModel(path.stem, open_predictor(str(path), "torch", "fp32"), *shared)
             for path in models
         ]
         samples = samples or static_files.samples_in(SAMPLES)
@@ -63,7 +66,7 @@ class Client:
                 )
 
         for served in self.served:  # a batcher belongs to one event loop
-            served.batcher.__init__(served.predictor.runtime, served.limits)
+            served.batcher = served.new_batcher()
         return asyncio.run(run())
 
 
@@ -508,7 +511,7 @@ def test_a_disconnected_client_frees_its_place_in_the_queue(models):
     go = threading.Event()
     network = served.predictor.runtime
     object.__setattr__(served.predictor, "runtime", lambda x: go.wait(5) and network(x))
-    served.batcher.__init__(served.predictor.runtime, served.limits)
+    served.batcher = served.new_batcher()
     scope = {
         "type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict",
         "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",

@@ -74,3 +74,4 @@ function post(verb, model, file, signal, query = {}) {
 
 export const predict = (model, file, signal) => post("predict", model, file, signal);
 export const explain = (model, file, signal, index) => post("explain", model, file, signal, { class: index });
+export const detect = (model, file, signal) => post("detect", model, file, signal, { score: 0, limit: 100 });

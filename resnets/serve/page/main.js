@@ -1,15 +1,20 @@
 // The page: the user gives a picture, and one or two panels show what models predict for it.
 
 import * as api from "./api.js";
+import { DetectorPanel } from "./detector_panel.js";
 import { Panel } from "./panel.js";
 import { decode } from "./picture.js";
 
 const byId = (id) => document.getElementById(id);
 // `picture` is shown by the panels, `requested` is the latest one they were given.
-const state = { models: [], limits: {}, panels: [], picture: null, requested: null, opacity: 60, stop: new AbortController() };
+const state = { models: [], limits: {}, panels: [], picture: null, requested: null, opacity: 60, score: 50, stop: new AbortController() };
 const hooks = {
   opacity(value) {
     state.opacity = value;
+    redraw();
+  },
+  score(value) {
+    state.score = value;
     redraw();
   },
   explain(panel, index) {
@@ -120,7 +125,7 @@ function selectModels() {
   const names = [first.value, other.value].filter(Boolean);
   const before = state.panels;
   state.panels = names.map((name) => before.find((panel) => panel.model.name === name) ??
-    new Panel(state.models.find((model) => model.name === name), () => state.opacity, hooks));
+    makePanel(state.models.find((model) => model.name === name)));
   before.filter((panel) => !state.panels.includes(panel)).forEach((panel) => panel.clear());
   hideProblem();
   byId("panels").className = names.length > 1 ? "two" : "";
@@ -128,6 +133,12 @@ function selectModels() {
   redraw();
   const added = state.panels.filter((panel) => !before.includes(panel));
   if (state.requested && added.length) show(added, state.requested);
+}
+
+function makePanel(model) {
+  return model.task === "detection"
+    ? new DetectorPanel(model, () => state.score, hooks)
+    : new Panel(model, () => state.opacity, hooks);
 }
 
 function fill(select, names, first = null) {

@@ -48,8 +48,8 @@ function heat(map) {
 
 export const coversImage = (crop, image) => crop.width > image.width - 1 && crop.height > image.height - 1;
 
-/** Draw an image as large as the canvas allows, and over its crop a map, if not null, with an opacity of 0 to 1. */
-export function draw(canvas, image, crop, map, opacity) {
+/** Draw an image as large as the canvas allows; returns where it is: context, sharp, scale, corner, size. */
+function drawImage(canvas, image) {
   const sharp = Math.min(window.devicePixelRatio || 1, 2);
   canvas.width = Math.max(1, Math.round(canvas.clientWidth * sharp));
   canvas.height = Math.max(1, Math.round(canvas.clientHeight * sharp));
@@ -59,6 +59,12 @@ export function draw(canvas, image, crop, map, opacity) {
   const size = [image.width * scale, image.height * scale];
   const corner = [(canvas.width - size[0]) / 2, (canvas.height - size[1]) / 2];
   context.drawImage(image.sheet, ...corner, ...size);
+  return { context, sharp, scale, corner, size };
+}
+
+/** Draw an image, and over its crop a map, if not null, with an opacity of 0 to 1. */
+export function draw(canvas, image, crop, map, opacity) {
+  const { context, sharp, scale, corner, size } = drawImage(canvas, image);
   if (!crop) return;
   const box = [corner[0] + crop.left * scale, corner[1] + crop.top * scale, crop.width * scale, crop.height * scale];
   if (map && opacity > 0) drawMap(context, box, map, opacity);
@@ -86,4 +92,41 @@ function drawMap(context, box, map, opacity) {
   context.globalCompositeOperation = "source-over";
   context.drawImage(heat(map), ...box);
   context.restore();
+}
+
+/** The colour of a category, the same everywhere (detection/pictures.py): red, green and blue, 0 to 255. */
+export function categoryColour(index) {
+  const hue = 6 * ((0.02 + 0.618034 * index) % 1), high = 0.75, low = high * 0.15;
+  const part = (shift) => {
+    const place = (shift + hue) % 6;
+    return Math.round(255 * (high - (high - low) * Math.max(0, Math.min(place, 4 - place, 1))));
+  };
+  return [part(5), part(3), part(1)];
+}
+
+/** Draw an image with boxes: objects of the server, best first. All but `chosen`, if not null, are thin. */
+export function drawObjects(canvas, image, objects, chosen) {
+  const { context, sharp, scale, corner } = drawImage(canvas, image);
+  context.font = `600 ${13 * sharp}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  for (const one of [...objects].reverse()) { // the best on top
+    const colour = categoryColour(one.index);
+    const [x1, y1, x2, y2] = one.box.map((side, i) => corner[i % 2] + side * scale);
+    context.strokeStyle = `rgb(${colour})`;
+    context.lineWidth = (chosen === null ? 2.5 : chosen === one ? 5 : 1.2) * sharp;
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    if (chosen === null || chosen === one) {
+      label(context, `${one.category} ${one.score.toFixed(2)}`, colour, x1, y1, canvas.width, sharp);
+    }
+  }
+}
+
+function label(context, words, colour, left, top, width, sharp) {
+  const size = context.measureText(words).width + 10 * sharp, height = 20 * sharp;
+  const x = Math.max(0, Math.min(left, width - size)), y = top >= height ? top - height : Math.max(0, top);
+  context.fillStyle = `rgb(${colour})`;
+  context.fillRect(x, y, size, height);
+  const light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2];
+  context.fillStyle = light > 120 ? "#000" : "#fff";
+  context.fillText(words, x + 5 * sharp, y + height / 2);
 }
