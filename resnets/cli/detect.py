@@ -217,9 +217,8 @@ def _write(work: _Work, files: list[str], out: Path, retry: bool) -> int:
     before = f", {written.skipped:,} were there already" if written.skipped else ""
     images = "image" if written.computed == 1 else "images"
     objects = "object" if counts["objects"] == 1 else "objects"
-    print(
-        f"{counts['objects']:,} {objects} in {written.computed:,} {images}, written to {out}{before}"
-    )
+    found = f"{counts['objects']:,} {objects} in {written.computed:,} {images}"
+    print(f"{found}, written to {out}{before}")
     if written.failed:
         images = "image" if written.failed == 1 else "images"
         print(f"resnets: {written.failed:,} {images} could not be read", file=sys.stderr)
@@ -233,9 +232,7 @@ def _print(results: Iterable[ImageDetections], images: int, as_json: bool) -> in
             print(json_format.dumps(found.as_dict()))
         if found.error is not None:
             failed += 1
-            print(
-                f"resnets: {printable(found.image)}: {printable(found.error)}", file=sys.stderr
-            )
+            print(f"resnets: {printable(found.image)}: {printable(found.error)}", file=sys.stderr)
         elif not as_json:
             _print_objects(found) if images <= FEW and found.frame is None else _print_line(found)
     return failed
@@ -245,9 +242,7 @@ def _print_objects(found: ImageDetections) -> None:
     print(f"{printable(found.image)} ({found.width} x {found.height})")
     for one in found.objects:
         x1, y1, x2, y2 = (f"{side:.0f}" for side in one.box)
-        print(
-            f"  {100 * one.score:6.2f} %  {printable(one.name):20} from {x1}, {y1} to {x2}, {y2}"
-        )
+        print(f"  {100 * one.score:6.2f} %  {printable(one.name):20} from {x1}, {y1} to {x2}, {y2}")
     if not found.objects:
         print("  no objects")
 

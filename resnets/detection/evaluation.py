@@ -170,20 +170,21 @@ def _objects(boxes: BoxSet, category: int, *, difficult: bool) -> int:
     )
 
 
-def _at_recalls(
-    recall: NDArray[np.float64], precision: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _at_recalls(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:
     """The best precision at each of 101 recalls or a higher one."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return np.append(best, 0.0)[np.searchsorted(recall, RECALLS - 1e-12, side="left")]
 
 
-def category_table(classes: Sequence[str], boxes: BoxSet) -> tuple[NDArray[np.int64], list[str]]:
+def category_table(
+    classes: Sequence[str], boxes: BoxSet, location: str
+) -> tuple[NDArray[np.int64], list[str]]:
     """Which category of test images each category of a detector is, by name.
 
     Args:
         classes: the detector's categories.
         boxes: the test images.
+        location: of the images, for the message.
 
     Returns:
         The index into `boxes.categories` of each, -1 for those that are not annotated; and the
@@ -197,9 +198,9 @@ def category_table(classes: Sequence[str], boxes: BoxSet) -> tuple[NDArray[np.in
     used = {one.category for image in boxes.images for one in image.objects}
     missing = [boxes.categories[index] for index in sorted(used - set(table.tolist()))]
     if missing:
-        message = f"the detector does not know {listed(missing)}; it knows {listed(classes)}"
+        message = f"the detector knows {listed(classes)}, not {listed(missing)}"
         hint = "train one on these images, or give the categories the same names"
-        raise UserError(message, boxes.source, hint)
+        raise UserError(message, location, hint)
     return table, [name for name, index in zip(classes, table, strict=True) if index < 0]
 
 

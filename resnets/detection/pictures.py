@@ -12,11 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resnets.analysis import lettering
 from resnets.detection.metrics.detections import Detections
+from resnets.detection.metrics.pairing import Paired
 
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 TILE = 320
 """Pixels a side of an image on a sheet."""
+RIGHT, FALSE, MISSED = (0, 140, 60), (205, 30, 30), (20, 90, 220)
+"""Colours of detections that are right or false, and of objects that were missed."""
 COLUMNS = 4
 GOLDEN = 0.618034
 """Steps of the hue between categories, which keep neighbours apart."""
@@ -72,13 +75,37 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
         return picture
     side = min(picture.size)
     font = _font(max(10, side // 30), " ".join(one.label for one in boxes))
-    width = max(1, side // 200)
+    width = max(2, side // 150)
     pen = ImageDraw.Draw(picture)
     for one in boxes:
         pen.rectangle(one.box, outline=one.colour, width=width)
     for one in boxes:
         _draw_label(pen, one, font, picture.size)
     return picture
+
+
+def draw_errors(image: Image.Image, paired: Paired, categories: Sequence[str]) -> Image.Image:
+    """A copy of an image with what a detector found, and what it should have.
+
+    Found objects are green; detections of a wrong category, or of nothing, are red; missed objects
+    are blue.
+
+    Args:
+        image: upright RGB.
+        paired: its detections and objects.
+        categories: names.
+    """
+    found, truth = paired.found, paired.truth
+    wrong = {at: f" (is {categories[truth.categories[of]]})" for at, of in paired.confused}
+    wrong |= dict.fromkeys(paired.false, " (false)")
+    boxes = [
+        LabelledBox(tuple(truth.boxes[of]), f"{categories[truth.categories[of]]} (missed)", MISSED)
+        for of in paired.missed
+    ]
+    for at in sorted({at for at, _ in paired.pairs} | set(paired.false)):
+        text = f"{categories[found.categories[at]]} {found.scores[at]:.2f}{wrong.get(at, '')}"
+        boxes.append(LabelledBox(tuple(found.boxes[at]), text, FALSE if at in wrong else RIGHT))
+    return draw_boxes(image, boxes)
 
 
 def _draw_label(

@@ -140,7 +140,7 @@ class _Lookup:
         image_id = one.get("image_id")
         if type(image_id) not in (int, str) or image_id not in self._ids:
             raise malformed(f"image_id {image_id!r} is not the id of an image", location)
-        return self._ids[image_id]  # type: ignore[index]
+        return self._ids[image_id]
 
     def category(self, one: dict[str, Any], location: str) -> int | None:
         """The category's number; None if no category has its name."""

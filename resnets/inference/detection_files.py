@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from resnets.detection.results_file import file_id
 from resnets.detection.metrics.detections import Thresholds
+from resnets.detection.results_file import file_id
 from resnets.inference.detection_results import ImageDetections
 from resnets.inference.image_sources import is_url
 from resnets.inference.prediction_files import JsonLines, PredictionFile, csv_row, opened
@@ -31,6 +31,8 @@ COLUMNS = (
 """Of CSV. An image without objects, or with an error, has a row without box."""
 CLASSES = "classes.txt"
 """The categories of a folder of YOLO labels, one a line."""
+WRITTEN = ".texts"
+"""The texts that this program wrote into such a folder, one a line."""
 Rows = Callable[[], Iterator[dict[str, Any]]]
 """Reads the lines of a file from the start."""
 
@@ -149,6 +151,7 @@ def _write_yolo(path: Path, rows: Rows, categories: Sequence[str]) -> None:
     names = [row["image"] for row in rows() if "error" not in row]
     texts = label_files(names)
     make_folder(path)
+    _remove_others(path, set(texts.values()))
     write_bytes(path / CLASSES, "".join(f"{valid_utf8(name)}\n" for name in categories).encode())
     for row in rows():
         if "error" in row:
@@ -165,6 +168,15 @@ def _write_yolo(path: Path, rows: Rows, categories: Sequence[str]) -> None:
         text = path / texts[row["image"]]
         make_folder(text.parent)
         text.write_bytes("".join(lines).encode())
+
+
+def _remove_others(folder: Path, texts: set[str]) -> None:
+    """Remove texts of an earlier command: with more images, their common folder may be another."""
+    record = folder / WRITTEN
+    earlier = record.read_text("utf-8").splitlines() if record.exists() else []
+    for text in set(earlier) - texts:
+        (folder / text).unlink(missing_ok=True)
+    write_bytes(record, "".join(f"{text}\n" for text in sorted(texts)).encode())
 
 
 def label_files(images: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from PIL import Image
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SCORE = 0.5
 """Least score of an object by default."""
-Source: TypeAlias = Union[ImageInput, VideoFrame]
+Source: TypeAlias = ImageInput | VideoFrame
 Seen = Callable[[ImageDetections, Image.Image], None]
 """Called with each result and its image, upright and in full size."""
 

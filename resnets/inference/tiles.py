@@ -80,7 +80,7 @@ def _joined(parts: list[Detections]) -> Detections:
 
 def _merged(found: Detections, cut: NDArray[np.bool_], thresholds: Thresholds) -> Detections:
     kept = ~cut
-    for at in np.flatnonzero(cut):
+    for at in np.flatnonzero(cut).tolist():
         whole = ~cut & (found.categories == found.categories[at])
         kept[at] = not _is_covered(found.boxes[at], found.boxes[whole])
     found = found.where(kept)

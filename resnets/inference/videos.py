@@ -18,6 +18,8 @@ ENDINGS = frozenset({
     ".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
 })  # fmt: skip
 """Of files that are videos."""
+WHOLE = 0.9
+"""A video with fewer of the frames that its header declares has been cut off."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,7 @@ def frame_count(name: str, every: int) -> int:
     """How many frames `frames` yields, as far as the file says; at least 1."""
     try:
         with _opened(name) as container:
-            stream = container.streams.video[0]
-            length = float(stream.duration * stream.time_base) if stream.duration else 0.0
-            count = stream.frames or int(length * float(stream.average_rate or 0))
-            return max(1, -(-count // every))
+            return max(1, -(-_declared(container) // every))
     except UserError:  # which `frames` yields
         return 1
 
@@ -83,14 +82,31 @@ def frames(
                     picture = _upright(frame)
                     seconds = float(frame.time) if frame.time is not None else 0.0
                     yield VideoFrame(own, picture, number, seconds)
+            declared = _declared(container)
         if number < 0:
             raise ImageError("corrupt", "the video has no frames", name)
+        if number + 1 < WHOLE * declared:
+            message = f"the video breaks off after frame {number} of about {declared}"
+            raise ImageError("corrupt", message, name)
     except UserError as error:
         yield VideoFrame(name, error)
     except (OSError, ValueError) as error:  # PyAV's are both
         at = f"after frame {number}" if number >= 0 else "at its first frame"
         message = f"the video cannot be read {at} ({one_line(error)})"
         yield VideoFrame(name, ImageError("corrupt", message, name))
+
+
+def _declared(container: Any) -> int:
+    """The number of frames by the file's header; 0 if it does not say."""
+    stream = container.streams.video[0]
+    if stream.frames:
+        return int(stream.frames)
+    seconds = 0.0
+    if stream.duration:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration:
+        seconds = container.duration / 1e6
+    return int(seconds * float(stream.average_rate or 0))
 
 
 def _opened(name: str) -> Any:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
 from resnets.support import tensor_files
-from resnets.support.errors import UserError
 from resnets.weights.card import (
     FORMAT,
     card_in,
