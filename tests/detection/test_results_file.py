@@ -75,7 +75,7 @@ def test_faults_are_named_with_their_place(tmp_path, boxes, row, message):
 def test_other_json_is_refused(tmp_path, boxes):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    with pytest.raises(UserError, match="not a list of detections.*--save-scores"):
+    with pytest.raises(UserError, match=r"not a list of detections.*--save-scores"):
         results_file.read(path, boxes)
 
 

@@ -1,5 +1,7 @@
 """A detector in Python: every kind of image, thresholds, tiles, videos, results."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -161,7 +163,7 @@ def test_tiles_cover_the_image_and_overlap():
             covered[y1:y2, x1:x2] += 1
         assert covered.min() == 1 or len(shown) > 1
         columns = sorted({(x1, x2) for x1, _, x2, _ in shown})
-        for (_, end), (start, _) in zip(columns, columns[1:], strict=False):
+        for (_, end), (start, _) in itertools.pairwise(columns):
             assert end - start >= int(side * tiles.OVERLAP)
 
 
@@ -198,7 +200,7 @@ def test_small_images_are_searched_once():
     assert find.sizes == [(90, 60)]
 
 
-def write_video(path, frames=7, noise=0):
+def write_video(path, frames=7, noise=0, left=0):
     random = np.random.default_rng(0)
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
@@ -206,6 +208,7 @@ def write_video(path, frames=7, noise=0):
         stream.width, stream.height, stream.pix_fmt = 48, 40, "yuv420p"
         for number in range(frames):
             pixels = random.integers(0, noise + 1, (40, 48, 3)) + 210 * number // frames
+            pixels[:, :20] = left or pixels[:, :20]
             pixels = pixels.astype(np.uint8)
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
@@ -226,6 +229,22 @@ def test_every_nth_frame_of_a_video_has_its_number_and_time(model, tmp_path):
     assert levels == pytest.approx([30 * number for number in range(7)], abs=6)
     left = [one.frame for one in videos.frames(clip, 3, lambda name: name.endswith("#3"))]
     assert left == [0, 6]
+
+
+def test_frames_are_turned_as_the_camera_was_held(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, frames=3, left=200)
+    (first, *_) = videos.frames(str(clip))
+    assert np.asarray(first.picture)[:, :20].mean() > 150
+    content = bytearray(clip.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # of ISO 14496-12: a quarter turn clockwise
+    for at, number in enumerate((0, 1 << 16, 0, -1 << 16, 0)):
+        content[matrix + 4 * at : matrix + 4 * at + 4] = number.to_bytes(4, "big", signed=True)
+    clip.write_bytes(content)
+    (first, *_) = videos.frames(str(clip))
+    assert first.picture.size == (40, 48)
+    assert np.asarray(first.picture)[:20].mean() > 150
+    assert np.asarray(first.picture)[28:].mean() < 50
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", None])
@@ -259,7 +278,7 @@ def test_detectors_are_opened_as_they_can_run(trained_detector):
     for options in ({"runtime": "openvino"}, {"precision": "int8"}):
         with pytest.raises(UserError, match="does not run in"):
             open_detector(str(trained_detector), **options)
-    with pytest.raises(UserError, match="is a classifier, not a detector; .*resnets predict"):
+    with pytest.raises(UserError, match=r"is a classifier, not a detector; .*resnets predict"):
         open_detector("cifar-resnet20")
     with pytest.raises(UserError, match="unknown runtime"):
         resnets.load(trained_detector, runtime="tensorflow")
