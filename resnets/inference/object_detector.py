@@ -329,11 +329,13 @@ def open_detector(
     path = hub.resolve(name)
     card = read_card(path)[0]
     refuse_classifier(card, name)
-    for given, option in ((runtime, "openvino"), (precision, "int8")):
-        if given == option:
-            kind = "--runtime" if option == "openvino" else "--precision"
-            message = f"a detector's model file does not run in {option}"
-            raise UserError(message, f"{kind} {option}", "leave the option out")
+    for given, other, option in (
+        (runtime, "openvino", "--runtime"),
+        (precision, "int8", "--precision"),
+    ):
+        if given == other:
+            message = f"a detector's model file does not run in {other}"
+            raise UserError(message, f"{option} {other}", "leave the option out")
     if isinstance(device, str):
         device = device_for(name, "torch", device)
     import torch
