@@ -88,7 +88,9 @@ def detect(
     _check_outputs(files, out, draw)
     opened = _open(model, runtime, precision, device)
     thresholds = opened.thresholds(score, nms, limit)
-    work = _Work(opened, sources, thresholds, tile, every, None if draw is None else _pen(draw))
+    work = _Work(
+        opened, sources, thresholds, tile, every, None if draw is None else _pen(draw, files)
+    )
     with enough_memory(MORE_MEMORY):
         if out is None:
             failed = _print(work.results(files, lambda name: False), len(files), json)
@@ -173,16 +175,18 @@ def _open(name: str, runtime: str, precision: str, device: str) -> ObjectDetecto
         raise
 
 
-def _pen(folder: Path) -> Callable[[ImageDetections, Any], None]:
+def _pen(folder: Path, files: list[str]) -> Callable[[ImageDetections, Any], None]:
     """Draws each result into the folder."""
-    from resnets.inference.explanation_files import unused_name
-    from resnets.support.files import atomic_write
+    from resnets.inference.detection_files import picture_files, with_frame
+    from resnets.support.files import atomic_write, make_folder
 
-    used: set[str] = set()
+    names = picture_files(files)
 
     def draw(found: ImageDetections, picture: Any) -> None:
         drawn = found.draw(picture)
-        path = folder / f"{unused_name(found.image, used)}.jpg"
+        file = found.image if found.frame is None else found.image.rpartition("#")[0]
+        path = folder / f"{with_frame(names[file], found.frame)}.jpg"
+        make_folder(path.parent)
         atomic_write(path, partial(drawn.save, format="JPEG", quality=92))
 
     return draw

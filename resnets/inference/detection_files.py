@@ -20,6 +20,7 @@ from resnets.inference.detection_results import ImageDetections
 from resnets.inference.image_sources import is_url
 from resnets.inference.prediction_files import JsonLines, PredictionFile, csv_row, opened
 from resnets.inference.predictor import Identity
+from resnets.inference.videos import is_video
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import atomic_write, existing_folder, make_folder, write_bytes
 
@@ -180,27 +181,57 @@ def _remove_others(folder: Path, texts: set[str]) -> None:
 
 
 def label_files(images: Sequence[str]) -> dict[str, str]:
-    """The text file of each image: its name, below the folder that all images have in common.
+    """The text file of each image or frame, below the folder that all images have in common.
 
     Raises:
         UserError: if two images would have the same.
     """
+    texts: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for name, stem in _stems(images).items():
+        texts[name] = f"{stem}.txt"
+        other = owners.setdefault(stem.casefold(), name)
+        if other != name:
+            message = f"{other} and {name} would have the same labels, {stem}.txt"
+            raise UserError(message, hint="rename one, or give --out FILE.jsonl")
+    return texts
+
+
+def picture_files(images: Sequence[str]) -> dict[str, str]:
+    """A file for the picture of each image, likewise, without ending; all are different.
+
+    They depend on the images alone, so that a command that is repeated names them alike.
+    """
+    found: dict[str, str] = {}
+    used: set[str] = set()
+    for name, stem in _stems(images).items():
+        number, own = 1, stem
+        while own.casefold() in used:
+            number += 1
+            own = f"{stem}_{number}"
+        used.add(own.casefold())
+        found[name] = own
+    return found
+
+
+def _stems(images: Sequence[str]) -> dict[str, str]:
+    """The path of each image below their common folder, without its ending."""
     paths = {name: _local_path(name) for name in images}
     folders = {os.path.dirname(path) for path in paths.values()}  # noqa: PTH120
     common = os.path.commonpath(folders) if folders else ""
-    texts: dict[str, str] = {}
-    owners: dict[str, str] = {}
+    found = {}
     for name, path in paths.items():
-        folder, base = os.path.split(os.path.relpath(path, common))
-        stem, _, frame = base.partition("#")
-        stem = os.path.splitext(stem)[0] + (f"_{frame}" if frame else "")  # noqa: PTH122
-        text = os.path.join(folder, f"{stem}.txt")  # noqa: PTH118
-        other = owners.setdefault(text.casefold(), name)
-        if other != name:
-            message = f"{other} and {name} would have the same labels, {text}"
-            raise UserError(message, hint="rename one, or give --out FILE.jsonl")
-        texts[name] = text
-    return texts
+        file, _, frame = os.path.relpath(path, common).rpartition("#")
+        if not (file and frame.isdigit() and is_video(file)):
+            file, frame = os.path.relpath(path, common), ""
+        stem = os.path.splitext(file)[0]  # noqa: PTH122
+        found[name] = with_frame(stem, int(frame) if frame else None)
+    return found
+
+
+def with_frame(stem: str, frame: int | None) -> str:
+    """A file's name, with the number of a video's frame if it is of one."""
+    return stem if frame is None else f"{stem}_{frame:06}"
 
 
 def _local_path(name: str) -> str:

@@ -180,7 +180,7 @@ def _explain_file(
     pictures = explanation.pictures(options.stage, options.opacity)
     if near is not None:
         pictures["nearest"] = _nearest_sheet(model, explanation.network_input, near)
-    stem, files = unused_name(file, used), {}
+    stem, files = _unused_name(file, used), {}
     for kind, picture in pictures.items():
         files[kind] = f"{stem}-{kind}.png"
         write_bytes(folder / files[kind], overlays.png(picture))
@@ -216,7 +216,7 @@ def _nearest_sheet(model: Model, query: Image.Image, similar: Nearest) -> Image.
     return overlays.sheet(pictures, "Nearest images by the cosine of pooled features")
 
 
-def unused_name(file: str, used: set[str]) -> str:
+def _unused_name(file: str, used: set[str]) -> str:
     """A name for an image's pictures: ASCII, short, and not used yet in any letter case."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(file).stem)[:60].strip("_") or "image"
     name, number = stem, 1

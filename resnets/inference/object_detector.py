@@ -58,7 +58,7 @@ class DetectionEngine(Protocol):
         """The detections in an image.
 
         Args:
-            image: upright RGB; perhaps decoded at a smaller scale.
+            image: upright RGB; perhaps scaled already.
             size: width and height of the whole image.
             thresholds: which detections stay.
 
@@ -217,7 +217,8 @@ class ObjectDetector:
         read = in_threads(
             lambda one: self._read(*one, tile is not None, seen is not None),
             enumerate(images),
-            min(threads(), 16),
+            # Whole images take much memory, small ones little.
+            1 if tile is not None or seen is not None else min(threads(), 16),
         )
         for found, picture, whole in read:
             if picture is not None:
@@ -265,8 +266,12 @@ class ObjectDetector:
         return [parts[at % world.size][at // world.size] for at in range(len(boxes))]
 
     def _open(self, image: ImageInput) -> tuple[Image.Image, tuple[int, int]]:
-        """An image with the pixels that the detector needs, and its size."""
-        return open_sized(image, lambda size: min(self.rescaling.scaled(*size)))
+        """An image in the size in which the detector sees it, and its own size."""
+        picture, size = open_sized(image, lambda size: min(self.rescaling.scaled(*size)))
+        scaled = self.rescaling.scaled(*size)
+        if picture.size != scaled:
+            picture = picture.resize(scaled, Image.Resampling.BILINEAR)
+        return picture, size
 
     def _read(
         self, number: int, image: Source, tiled: bool, seen: bool

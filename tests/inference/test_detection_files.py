@@ -137,10 +137,17 @@ def test_yolo_labels_are_read_as_data(tmp_path, monkeypatch):
 def test_labels_of_one_name_are_refused():
     texts = detection_files.label_files(["x/a.jpg", "x/y/a.jpg", "x/clip.mp4#25"])
     assert [text.replace("\\", "/") for text in texts.values()] == [
-        "a.txt", "y/a.txt", "clip_25.txt"
+        "a.txt", "y/a.txt", "clip_000025.txt"
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"x/a\.jpg and x/a\.png would have the same labels"):
         detection_files.label_files(["x/a.jpg", "x/a.png"])
+
+
+def test_pictures_have_names_of_their_own():
+    names = detection_files.picture_files(["x/a.jpg", "x/A.png", "x/y/a.jpg", "x/b#3.jpg"])
+    assert [name.replace("\\", "/") for name in names.values()] == ["a", "A_2", "y/a", "b#3"]
+    url = "https://x.example/p/cat.jpg?size=3"
+    assert list(detection_files.picture_files([url]).values()) == ["cat"]
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.xml"])
