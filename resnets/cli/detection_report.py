@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ def _open_data(location: str, model: str) -> BoxSet:
         hint = f"see what it finds: resnets detect {model} {location}"
         raise UserError("has no boxes to compare with", location, hint)
     source = read_source(folder)
+    for line in source.notes() if os.environ.get("RANK", "0") == "0" else ():
+        to_stderr(f"{location}: {line}")
     return box_set(source, "test" if source.test is not None else "train")
 
 
