@@ -30,7 +30,7 @@ FEW = 20
 
 def detect(
     model: Annotated[
-        str, typer.Argument(help="A detector: a run folder or model file.", metavar="MODEL")
+        str, typer.Argument(help="A detector: run folder, model file or export.", metavar="MODEL")
     ],
     images: Annotated[
         list[str],

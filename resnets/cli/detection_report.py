@@ -132,15 +132,17 @@ def _open_data(location: str, model: str) -> BoxSet:
 def _search(
     options: BoxTest, boxes: BoxSet, world: World
 ) -> tuple[tuple[BoxSet, list[Detections]] | None, dict[str, Any]]:
-    """The detections of a detector, in PyTorch in float32; the images that were searched."""
+    """The detections of a detector, in PyTorch in float32, or of an export; the images."""
     from resnets.data.boxes.datasets import random_subset
     from resnets.detection.evaluation import category_table, with_categories
+    from resnets.inference import export_folder
     from resnets.inference.engine_choice import device_for
     from resnets.inference.object_detector import open_detector
     from resnets.support.devices import environment
 
     device = device_for(options.model, "torch", options.device)
-    detector = open_detector(options.model, precision="fp32", device=device)
+    precision = "auto" if export_folder.is_export(options.model) else "fp32"
+    detector = open_detector(options.model, precision=precision, device=device)
     boxes = random_subset(boxes, options.limit)
     numbers, others = category_table(detector.classes, boxes, options.data)
     if others and world.is_main:
@@ -158,6 +160,7 @@ def _search(
         "model": network if options.model == network else f"{network} ({options.model})",
         "dataset": options.data,
         "protocol": f"shorter side {detector.rescaling.size}",
+        "runtime": detector.engine.name,
         "images_per_second": round(speed, 2),
         **environment(device or torch.device("cpu")),
     }

@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from PIL import Image
 
-from resnets.data.boxes.rescaling import Rescaling
+from resnets.data.boxes.rescaling import Rescaling, scale_boxes
 from resnets.detection.metrics.detections import Detections, Thresholds
 from resnets.inference import export_folder, tiles
 from resnets.inference.detection_results import ImageDetections, as_objects
+from resnets.inference.detector_engines import (
+    DetectorEngine,
+    ExportedDetector,
+    TorchDetector,
+)
 from resnets.inference.engine_choice import check_engine, device_for
 from resnets.inference.engines import default_precision, threads
 from resnets.inference.image_inputs import (
@@ -35,72 +41,13 @@ if TYPE_CHECKING:
     import torch
 
     from resnets.data.boxes.annotations import BoxSet
-    from resnets.detection.detector import Detector
     from resnets.support.distributed import World
-    from resnets.weights.model_file import Model
 
 SCORE = 0.5
 """Least score of an object by default."""
 Source: TypeAlias = ImageInput | VideoFrame
 Seen = Callable[[ImageDetections, Image.Image], None]
 """Called with each result and its image, upright and in full size."""
-
-
-class DetectionEngine(Protocol):
-    """A detector in an engine, which several threads may call one at a time."""
-
-    name: str
-    """Engine and precision, such as `torch fp32`."""
-
-    def detect(
-        self, image: Image.Image, size: tuple[int, int], thresholds: Thresholds
-    ) -> Detections:
-        """The detections in an image.
-
-        Args:
-            image: upright RGB; perhaps scaled already.
-            size: width and height of the whole image.
-            thresholds: which detections stay.
-
-        Returns:
-            Boxes in pixels of the whole image, best first.
-        """
-
-
-class TorchDetector:
-    """A detector in PyTorch.
-
-    Args:
-        model: its network is on `device`.
-        device: where to compute.
-        precision: `fp32` or `bf16`.
-    """
-
-    def __init__(self, model: Model, device: torch.device, precision: str) -> None:
-        self.model, self.device, self.precision = model, device, precision
-        self.name = f"torch {precision}"
-        self._normalize = model.normalize(device)
-
-    def detect(
-        self, image: Image.Image, size: tuple[int, int], thresholds: Thresholds
-    ) -> Detections:
-        """See `DetectionEngine`."""
-        import numpy as np
-
-        from resnets.detection.model import detect_scaled, rescaling, with_thresholds
-
-        network: Detector = self.model.network  # type: ignore[assignment]
-        scaled = rescaling(network.settings).scaled(*size)
-        if image.size != scaled:
-            image = image.resize(scaled, Image.Resampling.BILINEAR)
-        return detect_scaled(
-            with_thresholds(network, thresholds),
-            np.asarray(image),
-            size,
-            self._normalize,
-            self.device,
-            self.precision,
-        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,7 +69,7 @@ class ObjectDetector:
 
     name: str
     card: dict[str, Any]
-    engine: DetectionEngine
+    engine: DetectorEngine
     digest: str
 
     def __repr__(self) -> str:
@@ -152,14 +99,16 @@ class ObjectDetector:
         """Thresholds; those that are None are the detector's own.
 
         Raises:
-            UserError: if one is out of its range.
+            UserError: if one is out of its range, or an export has another.
         """
         own = Thresholds.of(self.card[DETECTION])
-        return Thresholds(
+        made = Thresholds(
             own.score if score is None else score,
             own.nms if nms is None else nms,
             own.limit if limit is None else limit,
         )
+        self.engine.check(made)
+        return made
 
     def predict(
         self,
@@ -229,6 +178,18 @@ class ObjectDetector:
                     seen(found, whole)
             yield found
 
+    def detect(self, images: Iterable[ImageInput]) -> Iterator[Detections]:
+        """Yield the detections in images, as arrays, by the detector's own thresholds.
+
+        Args:
+            images: as for `predict`.
+
+        Raises:
+            UserError: if an image cannot be read.
+        """
+        for picture, size in in_threads(self._open, images, min(threads(), 16)):
+            yield self._search(picture, size, None)
+
     def find_all(
         self,
         boxes: BoxSet,
@@ -250,13 +211,12 @@ class ObjectDetector:
         Raises:
             UserError: if an image cannot be read.
         """
-        own, thresholds = range(world.rank, len(boxes), world.size), self.thresholds(score=None)
+        own = range(world.rank, len(boxes), world.size)
 
         def search() -> list[Detections]:
-            paths = [boxes.images[at].path for at in own]
             found = []
-            for picture, size in in_threads(self._open, paths, min(threads(), 16)):
-                found.append(self.engine.detect(picture, size, thresholds))
+            for one in self.detect(boxes.images[at].path for at in own):
+                found.append(one)
                 progress(len(found))
             return found
 
@@ -296,10 +256,18 @@ class ObjectDetector:
         self, image: Image.Image, size: tuple[int, int], thresholds: Thresholds, tile: int | None
     ) -> Detections:
         if tile is None:
-            return self.engine.detect(image, size, thresholds)
+            return self._search(image, size, thresholds)
         return tiles.detect(
-            lambda part: self.engine.detect(part, part.size, thresholds), image, tile, thresholds
+            lambda part: self._search(part, part.size, thresholds), image, tile, thresholds
         )
+
+    def _search(
+        self, image: Image.Image, size: tuple[int, int], thresholds: Thresholds | None
+    ) -> Detections:
+        """The detections in an image that may have been scaled, in pixels of the whole one."""
+        found = self.engine.detect_pixels(np.asarray(self.rescaling.apply(image)), thresholds)
+        boxes = scale_boxes(found.boxes, self.rescaling.scaled(*image.size), size)
+        return Detections(boxes, found.scores, found.categories)
 
 
 def is_detector(name: str) -> bool:
@@ -322,14 +290,24 @@ def open_detector(
     """Open a detector by its name.
 
     Args:
-        name: a model file or a run folder.
-        runtime: `torch` or `auto`.
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the device has hardware for it.
+        name: a model file, a run folder, or an export, which has its own engine and precision.
+        runtime: `torch` or `auto`; of an export also its own.
+        precision: `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it; of an export also
+            its own.
         device: `auto`, `cpu`, `cuda`, ... or a torch device; None is the CPU.
 
     Raises:
         UserError: if there is no such detector, or it cannot be run in this way.
     """
+    if isinstance(device, str):
+        device = device_for(name, "torch", device)
+    if device is not None and device.type == "cpu":
+        device = None
+    if export_folder.is_export(name):
+        export = export_folder.read(Path(name))
+        refuse_classifier(export.card, name)
+        export.check_options(runtime, precision, device)
+        return ObjectDetector(name, export.card, ExportedDetector(export), export.digest)
     check_engine(name, runtime, precision)
     path = hub.resolve(name)
     card = read_card(path)[0]
@@ -339,15 +317,11 @@ def open_detector(
         (precision, "int8", "--precision"),
     ):
         if given == other:
-            message = f"a detector's model file does not run in {other}"
-            raise UserError(message, f"{option} {other}", "leave the option out")
-    if isinstance(device, str):
-        device = device_for(name, "torch", device)
+            hint = f"export it: resnets export {name} --to openvino"
+            hint += " --precision int8 --calibrate DATA" if other == "int8" else ""
+            raise UserError(f"a detector runs in {other} as an export", f"{option} {other}", hint)
     import torch
 
-    from resnets.detection import model
-
-    loaded, where = model.load(str(path)), device or torch.device("cpu")
-    loaded.network.to(where)
-    chosen = default_precision(where) if precision == "auto" else precision
-    return ObjectDetector(name, card, TorchDetector(loaded, where, chosen), file_sha256(path))
+    chosen = default_precision(device) if precision == "auto" else precision
+    engine = TorchDetector(path, device or torch.device("cpu"), chosen)
+    return ObjectDetector(name, card, engine, file_sha256(path))

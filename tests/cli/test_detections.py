@@ -181,12 +181,13 @@ def test_wrong_models_get_the_right_verb(resnets, detector, data, tmp_path):
         ("predict", detector, image, "--precision", "int8"),
         ("explain", detector, image, "--out", "why"),
         ("explain", detector, image, "--out", "why", "--nearest", data),
-        ("quantize", detector, "--calibrate", tmp_path / "photos"),
         ("deepen", detector, "--to", "14", "--out", "deep.safetensors"),
         ("responses", detector),
     ):
         one_line(resnets(*command), "is a detector, not a classifier", "resnets detect")
     assert not Path("why").exists()
+    command = ("quantize", detector, "--calibrate", tmp_path / "photos")
+    one_line(resnets(*command), "a detector runs in int8 as an export", "resnets export")
 
 
 @pytest.mark.parametrize(
