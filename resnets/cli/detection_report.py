@@ -72,11 +72,6 @@ def test_boxes(options: BoxTest) -> None:
     from resnets.support.distributed import world as processes
 
     metric = evaluation.check_metric(options.metric or "coco")
-    if options.save is not None and options.save.suffix != ".json":
-        hint = "give a name ending in .json"
-        raise UserError(
-            "detections are saved as COCO results", f"--save-scores {options.save}", hint
-        )
     boxes = _open_data(options.data, options.model)
     if options.draw is not None:
         make_folder(options.draw)

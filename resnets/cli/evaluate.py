@@ -100,7 +100,7 @@ def evaluate(
         _refuse_for_detectors(views=views != "center", image_size=image_size, batch=batch,
                               data=data)  # fmt: skip
         refuse_plot(plot)
-        refuse_unwritable(save_scores, "--save-scores")
+        refuse_unwritable(save_scores, "--save-scores", (".json",))
         test_boxes(BoxTest(model, dataset, metric, limit, device, save_scores, plot, draw, json))
         return
     for value, option in ((metric, "--metric"), (draw, "--draw")):

@@ -199,8 +199,8 @@ def test_wrong_models_get_the_right_verb(resnets, detector, data, tmp_path):
         (("DATA", "--views", "ten-crop"), ("--views", "is for classifiers")),
         (("DATA", "--image-size", "64"), ("--image-size", "is for classifiers")),
         (("DATA", "--metric", "voc"), ("unknown metric", "voc07")),
-        (("DATA", "--save-scores", "x.scores"), ("COCO results", ".json")),
-        (("DATA", "--plot", "x.pdf"), ("PNG",)),
+        (("DATA", "--save-scores", "x.scores"), ("--save-scores", ".json")),
+        (("DATA", "--plot", "x.pdf"), ("--plot", ".png")),
         (("DATA", "--precision", "int8"), ("unknown option",)),
     ],
 )
