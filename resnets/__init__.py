@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from resnets.inference.object_detector import ObjectDetector
     from resnets.inference.predictor import Predictor
 
 __all__ = ["__version__", "create_model", "list_models", "load"]
@@ -35,8 +36,8 @@ def load(
     device: str | torch.device = "auto",
     runtime: str = "auto",
     precision: str = "auto",
-) -> Predictor:
-    """Open a trained model, ready to predict, give features and explain.
+) -> Predictor | ObjectDetector:
+    """Open a trained model, ready to predict, give features and explain; or a detector.
 
     ::
 
@@ -45,6 +46,9 @@ def load(
         model.features(["a.png", "b.png"])       # pooled features, float32 (2, 64)
         model.features("a.png", stage="layer2")  # a stage's output, float32 (1, 32, 16, 16)
         model.explain("a.png").sheet()           # a picture: where each stage finds evidence
+
+        detector = resnets.load("runs/raccoons")
+        detector.predict("a.png")[0].objects[0]  # DetectedObject(name='raccoon', box=...)
 
     Images are paths, PIL images, uint8 RGB arrays (H, W, 3) or uint8 RGB tensors (3, H, W).
 
@@ -60,6 +64,8 @@ def load(
         UserError: if there is no such model, or it cannot run so.
         TypeError: if an argument is not text.
     """
+    from resnets.inference.engine_choice import check_engine
+    from resnets.inference.object_detector import is_detector, open_detector
     from resnets.inference.predictor import open_predictor
 
     name = _text(name, "name", "a model's name or path")
@@ -67,6 +73,9 @@ def load(
         _text(device, "device", "text such as 'cpu' or 'cuda:0', or a torch.device")
     _text(runtime, "runtime", "text such as 'torch'")
     _text(precision, "precision", "text such as 'bf16'")
+    check_engine(name, runtime, precision)  # before a model is downloaded
+    if is_detector(name):
+        return open_detector(name, runtime, precision, device)
     return open_predictor(name, runtime, precision, device)
 
 

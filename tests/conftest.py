@@ -68,3 +68,23 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"real data are not here: {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_detector(tmp_path_factory):
+    """A run folder with a detector that finds some of `tests.detection.shapes`' rectangles."""
+    import torch
+
+    from resnets.detection.objective import DetectionObjective
+    from resnets.training import run
+    from tests.detection.shapes import drawn, recipe
+    from tests.training.test_resume import Quiet
+
+    root = tmp_path_factory.mktemp("detector")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNETS_CACHE", str(own_cache(root / "cache")))
+        schedule = {"kind": "cosine", "lr": 0.05}
+        plan = recipe(root, iterations=40, test_every=40, batch=4, schedule=schedule)
+        objective = DetectionObjective(plan, drawn(root / "images", train=12, test=1))
+        run.start(root / "run", objective, torch.device("cpu"), Quiet(), command="test").train()
+    return root / "run"

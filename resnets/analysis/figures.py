@@ -121,6 +121,45 @@ def signals_png(name: str, by_step: Mapping[int, Sequence[Signal]], dashed: bool
     return draw(panels, "signals", 2, width=5, height=4.2).png
 
 
+def precision_recall_png(curves: Mapping[str, tuple[Points, float]], title: str) -> bytes:
+    """Precision against recall of each category of a detector.
+
+    Args:
+        curves: for each category points (recall, precision), and its average precision; all from 0
+            to 1.
+        title: of the figure.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    import matplotlib as mpl
+
+    style: Any = lettering.style(*curves, title)
+    with mpl.rc_context(style):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+        axes = figure.subplots()
+        colours = mpl.colormaps["turbo"]
+        ranked = sorted(curves.items(), key=lambda item: -item[1][1])
+        for number, (name, (points, average)) in enumerate(ranked):
+            axes.plot(
+                *zip(*points, strict=True), lw=1.6, color=colours((number + 0.5) / len(ranked)),
+                label=f"{lettering.drawable(name)}  {100 * average:.1f}",
+            )  # fmt: skip
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        axes.set_title(lettering.drawable(title), fontsize=11)
+        axes.grid(alpha=0.2)
+        columns = 1 + (len(ranked) - 1) // 28
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False, ncols=columns,
+            title="category, AP in %", title_fontsize=7,
+        )  # fmt: skip
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+        return buffer.getvalue()
+
+
 def confusion_png(confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
     """A confusion matrix: rows are true classes, columns answers.
 

@@ -79,6 +79,16 @@ def progress_bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int],
 
 
 @contextmanager
+def resumable(path: Path, what: str) -> Iterator[None]:
+    """After Ctrl-C, say how to continue to write `what` in `path`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"Stopped; the {what} so far are in {path}. Repeat the command to continue.")
+        sys.exit(130)
+
+
+@contextmanager
 def image_bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """The same for a known number of images; yields a function of the number done."""
     with progress_bar("images", shown) as update:

@@ -17,7 +17,7 @@ from resnets.cli.console import (
     refuse_plot,
     to_stderr,
 )
-from resnets.cli.options import DataOption, DeviceOption, JsonOption, ModelArgument
+from resnets.cli.options import DataOption, DeviceOption, JsonOption
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable, write_bytes
 from resnets.support.names import counted, printable, valid_values
@@ -39,11 +39,18 @@ MATRIX = 20
 
 
 def evaluate(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model name, model file, run folder or export; or COCO results (.json).",
+            metavar="MODEL",
+        ),
+    ],
     dataset: Annotated[
         str,
         typer.Argument(
-            help="cifar10, cifar100, cifar100-coarse, or a folder of photos.", metavar="DATA"
+            help="cifar10, cifar100, cifar100-coarse, or a folder of photos or of boxes.",
+            metavar="DATA",
         ),
     ] = "cifar10",
     views: Annotated[
@@ -57,19 +64,48 @@ def evaluate(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops at a time.", metavar="N")] = None,
     save_scores: Annotated[
-        Path | None, typer.Option(help="Save the scores of every image.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Save the scores of every image; of a detector, COCO results (.json).",
+            metavar="FILE",
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the confusion matrix.", metavar="FILE.png")
+        Path | None,
+        typer.Option(
+            help="Draw the confusion matrix; of a detector, precision and recall.",
+            metavar="FILE.png",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Of a detector: coco, voc07 or voc12.", metavar="NAME"),
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Of a detector: draw the worst images.", metavar="FOLDER"),
     ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Test a model by a protocol of the paper.
+    """Test a model by a protocol of the paper; a detector by its average precision.
 
     Prints errors with intervals, and the confusion matrix or the worst classes.
     """
+    from resnets.cli.detection_report import BoxTest, is_results, test_boxes
+    from resnets.inference.object_detector import is_detector
+
+    if is_results(model) or is_detector(model):
+        _refuse_for_detectors(views=views != "center", image_size=image_size, batch=batch,
+                              data=data)  # fmt: skip
+        refuse_plot(plot)
+        refuse_unwritable(save_scores, "--save-scores", (".json",))
+        test_boxes(BoxTest(model, dataset, metric, limit, device, save_scores, plot, draw, json))
+        return
+    for value, option in ((metric, "--metric"), (draw, "--draw")):
+        if value is not None:
+            raise UserError("is for detectors; this model is a classifier", option, "leave it out")
     import torch
 
     from resnets.data.cifar_classes import NAMES
@@ -110,6 +146,15 @@ def evaluate(
             _print(opened, scores, dataset, speed)
         title = f"{network} on {_title(dataset)}"
         _write(scores, title, save_scores=save_scores, plot=plot, quiet=json)
+
+
+def _refuse_for_detectors(**given: Any) -> None:
+    """Raise `UserError` for options that only classifiers have."""
+    for name, value in given.items():
+        if value:
+            hint = "give the folder of images with boxes after the model" if name == "data" else ""
+            option = f"--{name.replace('_', '-')}"
+            raise UserError("is for classifiers, not for detectors", option, hint or "leave it out")
 
 
 def _refuse_contradictions(

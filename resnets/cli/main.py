@@ -18,6 +18,7 @@ from resnets.cli import output, paper
 from resnets.cli.convert import convert
 from resnets.cli.convert_boxes import convert_boxes
 from resnets.cli.deepen import deepen
+from resnets.cli.detect import detect
 from resnets.cli.doctor import doctor
 from resnets.cli.ensemble import ensemble
 from resnets.cli.evaluate import evaluate
@@ -46,6 +47,7 @@ VERBS = (
     (evaluate, "eval", "resnets eval resnet50.safetensors photos --views ten-crop"),
     (ensemble, "ensemble", "resnets ensemble resnet50.scores resnet101.scores"),
     (predict, "predict", "resnets predict resnet50@msra photos/ --out answers.jsonl"),
+    (detect, "detect", "resnets detect runs/raccoons photos/ --out boxes.json --draw pictures"),
     (explain, "explain", "resnets explain resnet50@msra photo.jpg --out why"),
     (serve, "serve", "resnets serve photos=resnet50@msra cifar=cifar-resnet20"),
     (export, "export", "resnets export cifar-resnet20 --to onnx --out cifar-onnx"),

@@ -6,14 +6,20 @@ import json as json_format
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import SMALLER_BATCH, enough_memory, progress_bar, to_stderr
+from resnets.cli.console import (
+    SMALLER_BATCH,
+    enough_memory,
+    progress_bar,
+    resumable,
+    to_stderr,
+)
 from resnets.cli.options import (
     DeviceOption,
     LauncherOption,
@@ -70,12 +76,15 @@ def predict(
 ) -> None:
     """Name what is on images. Exits with 1 if an image could not be read."""
     from resnets.inference.image_inputs import find_images
+    from resnets.inference.image_sources import open_sources
 
     _refuse_contradictions(
         out=out, embeddings=embeddings, retry=retry, as_json=json, launcher=launcher
     )
     files = find_images(images, to_stderr, remote=True)
-    sources = _open_sources(files, out=out, launcher=launcher)
+    sources = open_sources(files, "predict", redirect=out is not None)
+    if sources and launcher == "ray":
+        raise UserError("a cluster reads files only", next(iter(sources)), "download it first")
     with ExitStack() as stack:
         if launcher == "ray":
             from resnets.inference import prediction_files
@@ -128,19 +137,6 @@ def _refuse_contradictions(
         raise UserError("a cluster writes to a file", "--launcher ray", "add --out FILE")
 
 
-def _open_sources(files: list[str], *, out: Path | None, launcher: str) -> dict[str, ImageContent]:
-    """The images that are not files, by name."""
-    from resnets.inference.image_sources import STANDARD_INPUT, is_url, open_source
-
-    names = [file for file in files if file == STANDARD_INPUT or is_url(file)]
-    if STANDARD_INPUT in names and out:
-        hint = "leave out --out, and redirect the output: --json > FILE"
-        raise UserError("standard input has no name to resume from", STANDARD_INPUT, hint)
-    if names and launcher == "ray":
-        raise UserError("a cluster reads files only", names[0], "download it first")
-    return {name: open_source(name) for name in names}
-
-
 def _predict(
     predictor: Predictor, sources: dict[str, ImageContent], names: list[str], **options: Any
 ) -> Iterator[Prediction]:
@@ -163,7 +159,7 @@ def _open(name: str, runtime: str, precision: str, device: str, *, allow_int8: b
 
 
 def _write(
-    opened: AbstractContextManager[PredictionFile],
+    opened: AbstractContextManager[PredictionFile[Prediction]],
     path: Path,
     files: list[str],
     predictions: Predictions,
@@ -173,7 +169,7 @@ def _write(
     from resnets.inference import prediction_files
 
     memory, bar = enough_memory(SMALLER_BATCH), progress_bar("images")
-    with memory, _resumable(path), opened as output, bar as progress:
+    with memory, resumable(path, "predictions"), opened as output, bar as progress:
         written = prediction_files.write_predictions(
             output, files, predictions, batch=batch, progress=progress
         )
@@ -184,16 +180,6 @@ def _write(
         images = "image" if written.failed == 1 else "images"
         print(f"resnets: {written.failed:,} {images} could not be read", file=sys.stderr)
     return written.failed
-
-
-@contextmanager
-def _resumable(path: Path) -> Iterator[None]:
-    """After Ctrl-C, say how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"Stopped; the predictions so far are in {path}. Repeat the command to continue.")
-        sys.exit(130)
 
 
 def _print(predictions: Iterable[Prediction], images: int, as_json: bool) -> int:

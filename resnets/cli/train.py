@@ -202,10 +202,9 @@ def _resume(
 
 
 def _use(folder: Path, dataset: str) -> str:
-    """How a finished model is used; empty for detectors, which no verb uses yet."""
-    if dataset == "boxes":
-        return ""
-    use = "predict {} photo.jpg" if dataset == "photos" else f"eval {{}} {dataset}"
+    """How a finished model is used."""
+    verbs = {"photos": "predict {} photo.jpg", "boxes": "detect {} photo.jpg"}
+    use = verbs.get(dataset, f"eval {{}} {dataset}")
     return f"; use it with: {program()} {use.format(shlex.quote(str(folder)))}"
 
 
@@ -292,5 +291,5 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
     print(f"Model: {folder / RUN_MODEL}")
     if summary["measured"]["dataset"] == "boxes":
         print(f"Detections in test images: {folder / PICTURES}")
-    else:
-        print(f"Use it: {program()} predict {shlex.quote(str(folder))} photo.jpg")
+    verb = "detect" if summary["measured"]["dataset"] == "boxes" else "predict"
+    print(f"Use it: {program()} {verb} {shlex.quote(str(folder))} photo.jpg")

@@ -130,14 +130,18 @@ def read_image(path: Path, shorter: int | None = None) -> Image.Image:
     Raises:
         ImageError: if it is missing, or as `decode` does.
     """
+    return decode(read_content(path), str(path), shorter)
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of an image file; raises `ImageError` if it is missing or unreadable."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError("unreadable", "no such image", str(path)) from error
     except OSError as error:
         message = f"the image cannot be read ({error})"
         raise ImageError("unreadable", message, str(path)) from error
-    return decode(content, str(path), shorter)
 
 
 def decode(content: bytes, name: str, shorter: int | None = None) -> Image.Image:

@@ -3,5 +3,6 @@
 - `pooling`: features of regions by RoIAlign or RoI pooling.
 - `proposals`: the region proposal network. `regions`: the last stage for every region.
 - `detector`: both on one network. `objective`: its training. `model`: a trained detector in use.
+- `evaluation`: all that is measured of a detector; `results_file`: detections as COCO results.
 - `metrics`: how good detections are. `pictures`: detections drawn into images.
 """

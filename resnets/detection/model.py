@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from resnets.data.boxes.batches import stack_padded
 from resnets.data.boxes.rescaling import Rescaling, scale_boxes
 from resnets.data.preprocessing import Normalize
 from resnets.detection.detector import Detector
-from resnets.detection.metrics.detections import Detections
+from resnets.detection.metrics.detections import Detections, Thresholds
 from resnets.detection.regions import Found
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
@@ -24,7 +25,7 @@ from resnets.support.devices import has_bf16
 from resnets.support.errors import UserError
 from resnets.training.recipe import Detection
 from resnets.weights import hub, model_file
-from resnets.weights.card import DETECTION, read_card
+from resnets.weights.card import DETECTION, read_card, refuse_classifier
 from resnets.weights.model_file import Model
 
 
@@ -52,14 +53,24 @@ def load(name: str) -> Model:
         UserError: if there is no such model, or it is not a detector.
     """
     path = hub.resolve(name)
-    if DETECTION not in read_card(path)[0]:
-        raise UserError("is not a detector", str(path), "train one with: resnets train detect-...")
+    refuse_classifier(read_card(path)[0], str(path))
 
     def make(card: dict[str, Any]) -> Detector:
         settings = Detection.model_validate_json(json.dumps(card[DETECTION]))
         return build(card["network"], len(card["classes"]), settings)
 
     return model_file.load_as(path, make)
+
+
+def with_thresholds(detector: Detector, thresholds: Thresholds) -> Detector:
+    """A detector of the same weights, which are shared, with other thresholds."""
+    made = copy.copy(detector)
+    made.settings = detector.settings.model_copy(
+        update={
+            "score": thresholds.score, "nms": thresholds.nms, "detections": thresholds.limit,
+        }
+    )  # fmt: skip
+    return made
 
 
 def rescaling(settings: Detection) -> Rescaling:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from resnets.data.boxes import voc as voc_files
 from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.batches import DetectionBatches, Target, Views
 from resnets.data.boxes.cleaning import clean, summary
+from resnets.data.boxes.datasets import random_subset
 from resnets.data.boxes.rescaling import load_scaled
 from resnets.data.datasets import BoxSplits
 from resnets.data.folders import ImageFolder
@@ -68,7 +68,7 @@ class DetectionObjective(Objective):
     part_names: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
-        train, self._test = (_limited(one, plan.limit) for one in (data.train, data.test))
+        train, self._test = (random_subset(one, plan.limit) for one in (data.train, data.test))
         self._train, self._dropped = clean(train)
         self.categories = data.train.categories
         super().__init__(plan, len(self._train), len(self._test))
@@ -255,14 +255,6 @@ def _copy_category(own: Siblings, index: int, other: Siblings, from_index: int) 
         boxes.data.unflatten(0, (-1, 4))[index] = (
             getattr(other.boxes, kind).data.unflatten(0, (-1, 4))[from_index]
         )  # fmt: skip
-
-
-def _limited(boxes: BoxSet, limit: int | None) -> BoxSet:
-    """At most `limit` of the images, drawn at random but always the same."""
-    if limit is None or limit >= len(boxes):
-        return boxes
-    indices = random_indices(len(boxes), limit).tolist()
-    return replace(boxes, images=tuple(boxes.images[i] for i in indices))
 
 
 def _fingerprint(boxes: BoxSet) -> str:

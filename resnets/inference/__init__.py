@@ -11,6 +11,8 @@ Read the modules in this order:
 - `image_inputs`, `predictions`, `prediction_files`: images in, predictions out.
 - `image_sources`, `web_images`: images from standard input and the web.
 - `explanations`, `explanation_files`, `neighbours`: evidence for a class, and similar images.
+- `object_detector`: `ObjectDetector`, the same for detectors; `tiles`, `videos`,
+  `detection_results`, `detection_files`: large images, frames, results, and their files.
 - `cluster`: predictions by many machines.
 """
 

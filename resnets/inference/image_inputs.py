@@ -17,7 +17,14 @@ from PIL import Image
 
 from resnets.data import archives, folders
 from resnets.data.image_formats import EXTENSIONS
-from resnets.data.images import ImageError, decode, read_image, to_rgb
+from resnets.data.images import (
+    ImageError,
+    decode,
+    read_content,
+    read_image,
+    to_rgb,
+    upright_size,
+)
 from resnets.inference.image_sources import STANDARD_INPUT, ImageContent, is_url
 from resnets.support.errors import UserError
 
@@ -127,6 +134,30 @@ def input_name(image: ImageInput, number: int) -> str:
     if isinstance(image, ImageContent):
         return image.name
     return getattr(image, "filename", "") or f"images[{number}]"
+
+
+def open_sized(
+    image: ImageInput, shorter_side: Callable[[tuple[int, int]], int]
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Read one image as upright RGB, with its width and height.
+
+    Args:
+        image: see `ImageInput`.
+        shorter_side: from an image's size to the pixels that its shorter side needs; large JPEG
+            files may be decoded at a smaller scale that still has them.
+
+    Raises:
+        UserError, TypeError, ValueError: as `open_image`.
+    """
+    if isinstance(image, str | os.PathLike):
+        content, name = read_content(Path(image)), os.fspath(image)
+    elif isinstance(image, ImageContent):
+        content, name = image.read(), image.name
+    else:
+        opened = open_image(image)
+        return opened, opened.size
+    size = upright_size(content, name)
+    return decode(content, name, shorter_side(size)), size
 
 
 def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Image:

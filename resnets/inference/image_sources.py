@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from resnets.support.errors import UserError
@@ -33,8 +33,26 @@ def is_url(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def open_source(name: str) -> ImageContent:
-    """The image behind `-` or a URL.
+def open_sources(files: Iterable[str], verb: str, *, redirect: bool) -> dict[str, ImageContent]:
+    """The images among `files` that are not files, by name.
+
+    Args:
+        files: names.
+        verb: of the command, for hints.
+        redirect: whether results go to a file, which cannot be resumed for standard input.
+
+    Raises:
+        UserError: as `open_source`; for standard input with `redirect`.
+    """
+    names = [file for file in files if file == STANDARD_INPUT or is_url(file)]
+    if STANDARD_INPUT in names and redirect:
+        hint = "leave out --out, and redirect the output: --json > FILE"
+        raise UserError("standard input has no name to resume from", STANDARD_INPUT, hint)
+    return {name: open_source(name, verb) for name in names}
+
+
+def open_source(name: str, verb: str = "predict") -> ImageContent:
+    """The image behind `-` or a URL, which command `verb` needs.
 
     Standard input is read at once: in a thread, it could not be interrupted.
 
@@ -43,7 +61,7 @@ def open_source(name: str) -> ImageContent:
             HTTP. What a URL returns is checked when it is read.
     """
     if name == STANDARD_INPUT:
-        content = _standard_input()
+        content = _standard_input(verb)
         return ImageContent(name, lambda: content)
     scheme = name.partition(":")[0].lower()
     if scheme not in ("http", "https"):
@@ -53,8 +71,8 @@ def open_source(name: str) -> ImageContent:
     return ImageContent(name, lambda: fetch(name, MAX_BYTES))
 
 
-def _standard_input() -> bytes:
-    hint = f"pipe an image: resnets predict MODEL {STANDARD_INPUT} < photo.jpg"
+def _standard_input(verb: str) -> bytes:
+    hint = f"pipe an image: resnets {verb} MODEL {STANDARD_INPUT} < photo.jpg"
     if sys.stdin is None or sys.stdin.closed:
         raise UserError("standard input is closed", STANDARD_INPUT, hint)
     if sys.stdin.isatty():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from resnets.inference.image_inputs import normalized
 from resnets.inference.predictions import DIGITS, Prediction
@@ -31,7 +31,25 @@ ROWS_PER_PART = 10_000
 """Predictions in one file of a Parquet folder."""
 
 
-class PredictionFile(ABC):
+class Record(Protocol):
+    """What a file has of each image."""
+
+    @property
+    def image(self) -> str:
+        """The image's name."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the image could not be read."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON, with `image` first, and `error` if there is one."""
+
+
+Row = TypeVar("Row", bound=Record)
+
+
+class PredictionFile(ABC, Generic[Row]):
     """An open file of predictions."""
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +69,7 @@ class PredictionFile(ABC):
         return normalized(valid_utf8(image))
 
     @abstractmethod
-    def write(self, predictions: Sequence[Prediction]) -> None:
+    def write(self, predictions: Sequence[Row]) -> None:
         """Append predictions; raises `UserError` if the disk is full or read-only."""
 
     @abstractmethod
@@ -62,30 +80,46 @@ class PredictionFile(ABC):
 @contextmanager
 def open_file(
     path: Path, origin: dict[str, Any], *, top: int, embeddings: bool, retry: bool = False
-) -> Iterator[PredictionFile]:
+) -> Iterator[PredictionFile[Prediction]]:
     """Open or create a file of predictions, in the format of its extension; its content is kept.
-
-    It is locked against other processes until the context ends, and then closed.
 
     Args:
         path: ends in `.jsonl`, `.csv` or `.parquet` (a folder of Parquet files).
-        origin: what `origin_of` returns. It is stored next to `path`, in a file with `.json`
-            appended to the name; a file is resumed only with the same origin.
+        origin: what `origin_of` returns, see `opened`.
         top: classes of each prediction.
         embeddings: whether predictions hold the pooled features.
         retry: remove the images that could not be read, so that they are tried again.
 
     Raises:
-        UserError: if the extension is unknown, the file was not written by this program or with
-            other models or options, or another process writes it.
+        UserError: if the extension is unknown, or as `opened`.
     """
     check_path(path, embeddings)
+    with opened(path, origin, lambda: _formats()[path.suffix](path, top, retry)) as output:
+        yield output
+
+
+@contextmanager
+def opened(
+    path: Path, origin: dict[str, Any], make: Callable[[], PredictionFile[Row]]
+) -> Iterator[PredictionFile[Row]]:
+    """A file that `make` opens; locked against other processes until the context ends, and closed.
+
+    Args:
+        path: the file.
+        origin: what its content depends on. It is stored next to `path`, in a file with `.json`
+            appended to the name; a file is resumed only with the same origin.
+        make: opens it.
+
+    Raises:
+        UserError: if the file was not written by this program or with other models or options, or
+            another process writes it.
+    """
     busy = UserError("another process writes here", str(path), "wait until it has finished")
     with locked(path.with_name(f".{path.name}.lock"), busy):
         record = path.with_name(path.name + ".json")
         _refuse_other_origin(path, record, origin)
         write_json(record, origin)
-        output = _formats()[path.suffix](path, top, retry)
+        output = make()
         try:
             yield output
         finally:
@@ -108,9 +142,9 @@ class Written:
 
 
 def write_predictions(
-    output: PredictionFile,
+    output: PredictionFile[Row],
     images: Sequence[str],
-    predict: Callable[[list[str]], Iterable[Prediction]],
+    predict: Callable[[list[str]], Iterable[Row]],
     *,
     batch: int = 16,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -120,7 +154,7 @@ def write_predictions(
     Args:
         output: the open file.
         images: image files.
-        predict: yields a prediction for each of some image files.
+        predict: yields predictions of some image files, usually one for each.
         batch: predictions that are written at a time.
         progress: called after each batch with the number done and the number to compute.
 
@@ -165,8 +199,12 @@ def check_path(path: Path, embeddings: bool) -> None:
     existing_folder(path.parent, "create it first")
 
 
-def _formats() -> dict[str, Callable[[Path, int, bool], PredictionFile]]:
-    return {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
+def _formats() -> dict[str, Callable[[Path, int, bool], PredictionFile[Prediction]]]:
+    return {
+        ".jsonl": lambda path, top, retry: JsonLines(path, retry),
+        ".csv": _Csv,
+        ".parquet": _Parquet,
+    }
 
 
 def _refuse_other_origin(path: Path, record: Path, origin: dict[str, Any]) -> None:
@@ -206,12 +244,11 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-class _TextFile(PredictionFile):
+class _TextFile(PredictionFile[Row]):
     """A text file to which lines are appended; an incomplete last line is removed."""
 
-    def __init__(self, path: Path, top: int, retry: bool) -> None:
+    def __init__(self, path: Path, retry: bool) -> None:
         super().__init__(path)
-        self.top = top
         if retry and path.exists():
             self._forget_failed()
         with writing(path):
@@ -258,14 +295,14 @@ class _TextFile(PredictionFile):
         )
 
     @abstractmethod
-    def _line(self, prediction: Prediction) -> bytes:
+    def _line(self, prediction: Row) -> bytes:
         """A prediction as a line."""
 
     def _add(self, content: bytes) -> None:
         self._file.write(content)
         self._file.flush()
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
+    def write(self, predictions: Sequence[Row]) -> None:
         with writing(self.path):
             self._add(b"".join(map(self._line, predictions)))
 
@@ -276,7 +313,7 @@ class _TextFile(PredictionFile):
             self._file.close()
 
 
-class _JsonLines(_TextFile):
+class JsonLines(_TextFile[Row]):
     """JSON lines."""
 
     _decoder = json.JSONDecoder()
@@ -294,17 +331,21 @@ class _JsonLines(_TextFile):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._bad_line(line) from error
 
-    def _line(self, prediction: Prediction) -> bytes:
+    def _line(self, prediction: Row) -> bytes:
         return (json.dumps(prediction.as_dict()) + "\n").encode()
 
 
-class _Csv(_TextFile):
+class _Csv(_TextFile[Prediction]):
     """CSV: a row for each image."""
+
+    def __init__(self, path: Path, top: int, retry: bool) -> None:
+        self.top = top
+        super().__init__(path, retry)
 
     def _header(self) -> bytes:
         ranks = range(1, self.top + 1)
         pairs = [name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}")]
-        return self._row(["image", *pairs, "error"])
+        return csv_row(["image", *pairs, "error"])
 
     def _records(self, file: IO[bytes]) -> Any:
         """The complete rows; a line break within quotes does not end a row."""
@@ -328,18 +369,20 @@ class _Csv(_TextFile):
         facts = [entry.as_dict() for entry in prediction.top]
         cells = [cell for one in facts for cell in one.values()]
         cells += [""] * (2 * self.top - len(cells))
-        return self._row([prediction.image, *cells, prediction.error or ""])
-
-    def _row(self, cells: Sequence[Any]) -> bytes:
-        text = io.StringIO()
-        # Before Python 3.13 a lone carriage return is not quoted.
-        returns = any("\r" in str(cell) for cell in cells)
-        quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
-        csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
-        return valid_utf8(text.getvalue()).encode()
+        return csv_row([prediction.image, *cells, prediction.error or ""])
 
 
-class _Parquet(PredictionFile):
+def csv_row(cells: Sequence[Any]) -> bytes:
+    """Cells as a row of CSV."""
+    text = io.StringIO()
+    # Before Python 3.13 a lone carriage return is not quoted.
+    returns = any("\r" in str(cell) for cell in cells)
+    quoted: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if returns else {}
+    csv.writer(text, lineterminator="\n", **quoted).writerow(cells)
+    return valid_utf8(text.getvalue()).encode()
+
+
+class _Parquet(PredictionFile[Prediction]):
     """A folder of Parquet files, which readers treat as one table; each is complete or absent."""
 
     def __init__(self, path: Path, top: int, retry: bool) -> None:

@@ -33,7 +33,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import file_sha256
 from resnets.support.parallel import in_threads
 from resnets.weights import hub
-from resnets.weights.card import DETECTION, read_card
+from resnets.weights.card import read_card, refuse_detector
 
 if TYPE_CHECKING:
     import torch
@@ -389,6 +389,7 @@ def open_predictor(
         return _open_export(name, runtime, precision, device)
     check_engine(name, runtime, precision)  # before a model is downloaded
     path = hub.resolve(name)
+    refuse_detector(read_card(path)[0], name)
     digest = file_sha256(path)
     choice = choose_engine(name, path, runtime, precision, device, allow_int8=allow_int8)
     if choice.runtime == "torch":
@@ -418,8 +419,7 @@ def _open_export(name: str, runtime: str, precision: str, device: torch.device |
     """An exported model in its own engine."""
     export = export_folder.read(Path(name))
     export.check_options(runtime, precision, device)
-    if DETECTION in export.card:
-        raise UserError("is a detector, not a classifier", name, "find objects with: resnets serve")
+    refuse_detector(export.card, name)
     if export.dense:
         raise UserError(
             "a dense export predicts locations of an image, not images",

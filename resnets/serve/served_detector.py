@@ -14,7 +14,7 @@ from torch import Tensor
 from resnets.data.boxes.rescaling import Rescaling, scale_boxes
 from resnets.data.preprocessing import Box
 from resnets.detection.metrics.detections import Detections
-from resnets.inference.detector_engines import OpenedDetector
+from resnets.inference.object_detector import ObjectDetector
 from resnets.models import complexity
 from resnets.serve.batching import AcceptedImages, Batcher, ImageResult
 from resnets.serve.decoding import DecodedImage, DecoderPool
@@ -40,7 +40,7 @@ class ServedDetector:
     """
 
     name: str
-    detector: OpenedDetector
+    detector: ObjectDetector
     limits: Limits
     metrics: Metrics
     decoders: DecoderPool

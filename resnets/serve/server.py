@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
-from resnets.inference.detector_engines import OpenedDetector, is_detector, open_detector
 from resnets.inference.image_inputs import SAMPLES
+from resnets.inference.object_detector import ObjectDetector, is_detector, open_detector
 from resnets.inference.predictor import Predictor, open_predictor
 from resnets.serve import static_files
 from resnets.serve.app import AppState, create_app
@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
 
 def _open_models(
     options: ServerOptions, device: str
-) -> Iterator[tuple[str, Predictor | OpenedDetector]]:
+) -> Iterator[tuple[str, Predictor | ObjectDetector]]:
     """Open the models, each with the name that requests use."""
     models: dict[str, str] = {}
     for argument in options.models:

@@ -32,6 +32,20 @@ LFS_POINTER = ("is a pointer of Git LFS, not the file itself", "fetch it: git lf
 """Message and hint about the note that Git LFS leaves in the place of a file."""
 
 
+def refuse_detector(card: dict[str, Any], location: str) -> None:
+    """Raise `UserError` if a card is a detector's, where only a classifier will do."""
+    if DETECTION in card:
+        hint = f"find objects with: resnets detect {shlex.quote(location)} IMAGE"
+        raise UserError("is a detector, not a classifier", location, hint)
+
+
+def refuse_classifier(card: dict[str, Any], location: str) -> None:
+    """Raise `UserError` unless a card is a detector's."""
+    if DETECTION not in card:
+        hint = f"name what is on an image with: resnets predict {shlex.quote(location)} IMAGE"
+        raise UserError("is a classifier, not a detector", location, hint)
+
+
 def check_card(card: dict[str, Any]) -> dict[str, Any]:
     """Check a card's format, network and classes.
 

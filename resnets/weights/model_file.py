@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from resnets.data.preprocessing import Normalize, Preprocessing
 from resnets.models import zoo
 from resnets.support import tensor_files
-from resnets.support.errors import UserError
 from resnets.weights.card import (
-    DETECTION,
     FORMAT,
     card_in,
     open_model_file,
     read_card,
+    refuse_detector,
 )
 
 MEAN = "preprocessing.mean"
@@ -114,9 +113,7 @@ def load(path: str | Path) -> Model:
     Raises:
         UserError: if the file is missing, damaged, not a model file, or a detector's.
     """
-    card = read_card(Path(path))[0]
-    if DETECTION in card:
-        raise UserError("is a detector, not a classifier", str(path), "use resnets.detection")
+    refuse_detector(read_card(Path(path))[0], str(path))
     return load_as(path, lambda card: zoo.build(card["network"], len(card["classes"])))
 
 

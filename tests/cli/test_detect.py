@@ -55,7 +55,8 @@ def test_a_detector_is_trained_resumed_and_shown(resnets, folder, plan, tmp_path
     assert f"Detections in test images: {out / 'pictures'}" in text
     assert (out / "curve.png").exists()
     text = resnets("resume", str(out), "--data", str(folder))[1]
-    assert text.startswith(f"{out} is finished\n")
+    assert text.startswith(f"{out} is finished; use it with: ")
+    assert f" detect {out} photo.jpg" in text
     shown = resnets("info", str(out))[1]
     assert "detection on its test images: AP50" in shown
     assert "detector: shorter side 40, longer side up to 80, bilinear" in shown

@@ -20,7 +20,7 @@ from resnets.export.calibration import CalibrationOptions
 from resnets.export.options import ExportOptions
 from resnets.inference import deployable_detector, export_folder
 from resnets.inference.deployable_detector import DeployableDetector
-from resnets.inference.detector_engines import open_detector
+from resnets.inference.object_detector import open_detector
 from resnets.inference.predictor import open_predictor
 from resnets.support.errors import UserError
 from tests.detection import shapes
@@ -85,6 +85,17 @@ def test_an_export_finds_what_its_source_finds(detector_exports, detector, engin
         assert (found.boxes <= [*size, *size]).all()
     assert opened.engine.name == f"{engine} fp32"
     assert opened.classes == list(shapes.CATEGORIES)
+
+
+def test_an_export_has_thresholds_of_its_own(detector_exports):
+    opened = open_detector(str(detector_exports("openvino")))  # score 0.3, nms 0.4
+    found = opened.predict(images(), 0.4, limit=3)
+    every = opened.predict(images(), 0.3)
+    for few, all_of_them in zip(found, every, strict=True):
+        assert few.objects == [one for one in all_of_them.objects if one.score > 0.4][:3]
+    for changes in ({"score": 0.2}, {"nms": 0.5}, {"limit": 1000}):
+        with pytest.raises(UserError, match=r"this export's .*; take the model that was exported"):
+            opened.predict(images(), **changes)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])

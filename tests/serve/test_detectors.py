@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.inference.detector_engines import open_detector
+from resnets.inference.object_detector import open_detector
 from resnets.serve.limits import Limits
 from tests.detection.files import noisy_blocks, save_detector
 from tests.serve.conftest import picture

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnets.data.images import decode
-from resnets.inference.detector_engines import is_detector, open_detector
 from resnets.inference.image_inputs import SAMPLES
+from resnets.inference.object_detector import is_detector, open_detector
 from resnets.inference.predictor import open_predictor
 from resnets.serve import bodies, decoding, static_files
 from resnets.serve.app import create_app

@@ -24,6 +24,7 @@ from resnets.data.boxes.source import BoxError, Entry, OnFault, Part, refuse
 from resnets.data.file_tree import left_out_line
 from resnets.data.images import Header, ImageError, read_header
 from resnets.data.quarantine import Quarantine
+from resnets.data.samples import random_indices
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.names import composed, listed, printable
@@ -348,6 +349,14 @@ def header_of(path: Path) -> Header | UserError:
         return ImageError("unreadable", message, str(path))
     except ImageError as error:
         return error
+
+
+def random_subset(boxes: BoxSet, limit: int | None) -> BoxSet:
+    """At most `limit` of the images, drawn at random but always the same."""
+    if limit is None or limit >= len(boxes):
+        return boxes
+    indices = random_indices(len(boxes), limit).tolist()
+    return replace(boxes, images=tuple(boxes.images[i] for i in indices))
 
 
 def unused_categories(boxes: BoxSet) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""What a detector found in an image: the input of every metric."""
+"""What a detector found in an image: the input of every metric; and which of it stays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
+from resnets.support.errors import UserError
 
 Floats = NDArray[np.floating[Any]]
 
@@ -38,8 +39,41 @@ class Detections:
 
     def of(self, category: int) -> Detections:
         """Those of one category."""
-        mask = self.categories == category
+        return self.where(self.categories == category)
+
+    def where(self, mask: NDArray[np.bool_]) -> Detections:
+        """Those that a mask (k,) chooses."""
         return Detections(self.boxes[mask], self.scores[mask], self.categories[mask])
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Which detections of an image stay.
+
+    Args:
+        score: those with a lower score are left out.
+        nms: of two of a category with a larger IoU only the better one stays.
+        limit: the best, at most.
+
+    Raises:
+        UserError: if one is out of its range.
+    """
+
+    score: float
+    nms: float
+    limit: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("score", self.score), ("nms", self.nms)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must be from 0 to 1, not {value}")
+        if self.limit < 1:
+            raise UserError(f"limit must be at least 1, not {self.limit}")
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Thresholds:
+        """Those of a detector's own tests, by its card's settings."""
+        return Thresholds(settings["score"], settings["nms"], settings["detections"])
 
 
 @dataclass(frozen=True)

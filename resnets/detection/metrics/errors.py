@@ -1,4 +1,4 @@
-"""What kind of mistakes a detector makes: TIDE's six types, and confusions with other categories.
+"""What kind of mistakes a detector makes: TIDE's six types.
 
 Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, 2020.
 """
@@ -125,7 +125,7 @@ def _of_image(truth: Truth, found: Detections, number: int) -> list[_Point]:
     same = found.categories[:, None] == categories[None]
     finder = _finders(shared * same)
     right = set(finder.tolist())
-    ignored, sizes = _ignored(truth, found), areas(found.boxes)
+    ignored, sizes = ignored_by(truth, found), areas(found.boxes)
     points, correctable = [], np.zeros(len(counted), bool)
     for index in range(len(found)):
         if index not in right and ignored[index]:
@@ -184,7 +184,7 @@ def _type(
     return ("background" if shared.max() <= BACKGROUND else "both"), None
 
 
-def _ignored(truth: Truth, found: Detections) -> NDArray[np.bool_]:
+def ignored_by(truth: Truth, found: Detections) -> NDArray[np.bool_]:
     """Which detections are of a crowd or a difficult object of their category."""
     mine = truth.crowd | truth.difficult
     shared = overlaps(found.boxes, truth.boxes[mine], truth.crowd[mine])
@@ -217,59 +217,3 @@ def _ap50(points: list[_Point], positives: NDArray[np.int64], kind: ErrorType | 
         elif len(right):  # all its objects are taken away, its false detections are not
             values.append(0.0)
     return float(np.mean(values)) if values else 0.0
-
-
-def confusion(
-    boxes: BoxSet, detections: Sequence[Detections], score: float = 0.5, iou: float = FOREGROUND
-) -> NDArray[np.int64]:
-    """How often objects of one category are detected as another.
-
-    Objects and detections of any category are paired, those that overlap most first. Crowds and
-    difficult objects, and detections of them, are left out.
-
-    Args:
-        boxes: the test images.
-        detections: what was found in each, in the order of `boxes`.
-        score: detections below are left out.
-        iou: pairs overlap by this at least.
-
-    Returns:
-        (categories + 1, categories + 1): rows are true categories, columns detected ones. The last
-        row counts detections of background, the last column objects that were not detected.
-
-    Raises:
-        ValueError: if the detections do not fit the images.
-    """
-    checked(boxes, detections)
-    none = len(boxes.categories)
-    matrix = np.zeros((none + 1, none + 1), np.int64)
-    for image, found in zip(boxes.images, detections, strict=True):
-        truth = Truth.of(image)
-        counted = ~(truth.crowd | truth.difficult)
-        categories = truth.categories[counted]
-        mask = found.scores >= score
-        found = Detections(found.boxes[mask], found.scores[mask], found.categories[mask])
-        shared = overlaps(found.boxes, truth.boxes[counted])
-        ignored = _ignored(truth, found)
-        for at, true in _pairs(shared, iou):
-            matrix[categories[true], found.categories[at]] += 1
-            ignored[at] = True
-            categories[true] = -1
-        matrix[:none, none] += np.bincount(categories[categories >= 0], minlength=none)
-        matrix[none, :none] += np.bincount(found.categories[~ignored], minlength=none)
-    return matrix
-
-
-def _pairs(shared: Floats, iou: float) -> list[tuple[int, int]]:
-    """Detections and objects, each once, that overlap most."""
-    pairs: list[tuple[int, int]] = []
-    rows, columns = np.nonzero(shared >= iou)
-    order = np.argsort(-shared[rows, columns], kind="stable")
-    used_rows: set[int] = set()
-    used_columns: set[int] = set()
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in used_rows and column not in used_columns:
-            pairs.append((row, column))
-            used_rows.add(row)
-            used_columns.add(column)
-    return pairs

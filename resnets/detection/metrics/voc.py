@@ -57,18 +57,39 @@ def evaluate(
     values: dict[str, float | None] = {}
     curves = {}
     for category, name in enumerate(boxes.categories):
-        right, positives = _outcomes(truths, detections, category, iou)
+        one = outcomes(truths, detections, category, iou)
+        positives = int(one.positives.sum())
         if not positives:
             values[name] = None
             continue
-        values[name] = average_precision(right, positives, year)
-        found = np.cumsum(right)
-        curves[name] = found / positives, found / np.arange(1, len(right) + 1)
+        values[name] = average_precision(one.right, positives, year)
+        found = np.cumsum(one.right)
+        curves[name] = found / positives, found / np.arange(1, len(found) + 1)
     measured = [value for value in values.values() if value is not None]
     return VocResult(float(np.mean(measured)) if measured else None, values, curves)
 
 
-def average_precision(right: NDArray[np.bool_], positives: int, year: Year) -> float:
+@dataclass(frozen=True)
+class Outcomes:
+    """The detections of one category that count, by falling score.
+
+    Args:
+        right: bool (n,): whether each finds an object that was not found before.
+        images: int64 (n,), the image of each.
+        positives: int64 (images,): objects to be found.
+    """
+
+    right: NDArray[np.bool_]
+    images: NDArray[np.int64]
+    positives: NDArray[np.int64]
+
+
+def average_precision(
+    right: NDArray[np.bool_],
+    positives: int,
+    year: Year,
+    times: NDArray[np.int64] | None = None,
+) -> float:
     """The average precision of one category.
 
     Args:
@@ -76,31 +97,37 @@ def average_precision(right: NDArray[np.bool_], positives: int, year: Year) -> f
         positives: number of objects to be found.
         year: 2007: the mean of the best precisions at a recall of at least 0, 0.1, ... 1;
             2012: the area under the curve of the best precision at each recall or a higher one.
+        times: how often each detection counts; once by default.
     """
-    found = np.cumsum(right)
-    precision = found / np.arange(1, len(found) + 1)
+    counts = np.ones(len(right), np.int64) if times is None else times
+    found = np.cumsum(counts * right)
+    precision = found / np.maximum(np.cumsum(counts), 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     if year == 2007:
         # In whole numbers, so that a recall of 3 in 10 is 0.3.
         points = [np.searchsorted(10 * found, k * positives) for k in range(11)]
         return float(sum(best[p] for p in points if p < len(best)) / 11)
-    return float(best[right].sum() / positives)
+    return float((counts * best)[right].sum() / positives)
 
 
-def _outcomes(
-    truths: list[Truth], detections: Sequence[Detections], category: int, iou: float
-) -> tuple[NDArray[np.bool_], int]:
-    """Whether each detection of a category is right, by falling score; the number of objects.
+def outcomes(
+    truths: Sequence[Truth], detections: Sequence[Detections], category: int, iou: float = 0.5
+) -> Outcomes:
+    """Which detections of a category are right.
 
-    Detections that count neither way are not among them.
+    Args:
+        truths: the objects of each image.
+        detections: what was found in each.
+        category: its index.
+        iou: the least overlap.
     """
-    scores, right = [], []
-    positives = 0
-    for truth, found in zip(truths, detections, strict=True):
+    scores, right, images = [], [], []
+    positives = np.zeros(len(truths), np.int64)
+    for number, (truth, found) in enumerate(zip(truths, detections, strict=True)):
         mine = (truth.categories == category) & ~truth.crowd
         crowd = (truth.categories == category) & truth.crowd
         difficult = truth.difficult[mine]
-        positives += int((~difficult).sum())
+        positives[number] = (~difficult).sum()
         own = found.of(category)
         if not len(own):
             continue
@@ -114,8 +141,9 @@ def _outcomes(
             if (hit and difficult[at]) or (not hit and (in_crowd >= iou).any()):
                 continue
             scores.append(score)
+            images.append(number)
             right.append(bool(hit and not taken[at]))
             if hit:
                 taken[at] = True
     order = np.argsort(-np.array(scores, np.float64), kind="stable")
-    return np.array(right, bool)[order], positives
+    return Outcomes(np.array(right, bool)[order], np.array(images, np.int64)[order], positives)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnets.data.boxes.annotations import Object
-from resnets.detection.metrics import coco, errors
+from resnets.detection.metrics import coco, errors, pairing
 from tests.detection.metrics.scenes import detections, image, random_scene, scene
 
 CAT, DOG = 0, 1
@@ -110,9 +110,9 @@ def test_confusions():
         (DOG, 0.7, (100, 0, 140, 40)),
         (CAT, 0.4, (200, 0, 240, 40)),
     )
-    matrix = errors.confusion(boxes, [found], score=0.5)
+    matrix = pairing.confusion(boxes, [found], score=0.5)
     expected = np.zeros((5, 5), int)
     expected[CAT, DOG] = expected[DOG, DOG] = expected[DOG, 4] = expected[4, CAT] = 1
     assert (matrix == expected).all()
     crowd = scene(image([Object((0, 0, 100, 100), CAT, crowd=True)]))
-    assert errors.confusion(crowd, [detections((CAT, 0.9, (1, 1, 9, 9)))]).sum() == 0
+    assert pairing.confusion(crowd, [detections((CAT, 0.9, (1, 1, 9, 9)))]).sum() == 0
