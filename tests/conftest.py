@@ -1,6 +1,7 @@
 """Shared fixtures: a small synthetic CIFAR-10, and a cache folder of the test's own."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from resnets.data.cifar import Cifar, ImageArrays
 from resnets.support.files import cache_folder
 
 KERNELS = cache_folder("kernels").resolve()
+
+for _signal in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_signal) is signal.SIG_IGN:  # under nohup, or in a shell's background
+        signal.signal(_signal, signal.SIG_DFL)
 
 
 def synthetic(count: int, seed: int) -> ImageArrays:
