@@ -1,5 +1,11 @@
 """`python -m resnets` is `resnets`."""
 
-from resnets.cli.main import main
+import sys
 
-main()
+try:
+    from resnets.cli.main import main
+except KeyboardInterrupt:  # while modules are read
+    sys.exit(130)
+
+if __name__ == "__main__":
+    main()

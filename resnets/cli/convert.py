@@ -63,7 +63,7 @@ def convert(
 ) -> None:
     """Read or write weights of torchvision, timm, transformers, Keras, Caffe."""
     from resnets.weights import hub
-    from resnets.weights.card import provenance_of
+    from resnets.weights.card import assumptions_of
     from resnets.weights.convert import formats
     from resnets.weights.convert.identify import Statement
 
@@ -99,12 +99,11 @@ def convert(
         f"{preprocessing.interpolation}; mean {_numbers(preprocessing.mean)}, deviation "
         f"{'none' if deviation is None else _numbers(deviation)}"
     )
-    imported = provenance_of(model.card).get("converted_from")
-    assumed = imported.get("assumed", []) if reads and isinstance(imported, dict) else []
+    assumed = assumptions_of(model.card) if reads else ""
     if writes and not reads and side is None and formats.has_option_a(model):
-        assumed = ["zeros of option A behind the channels (--zeros)"]
+        assumed = "zeros of option A behind the channels (--zeros)"
     if assumed:
-        print(f"assumed: {', '.join(assumed)}")
+        print(f"assumed: {assumed}")
 
 
 def _side(zeros: str) -> Zeros:

@@ -70,6 +70,7 @@ def train(
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
     from resnets.training.objective import Classification
+    from resnets.weights.card import assumptions_of
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
     plan = recipe_file.load(
@@ -99,6 +100,9 @@ def train(
                 assert isinstance(objective, Classification)
                 if plan.classes > (found := len(objective.classes)):
                     progress.note(f"the images have {found} classes only, not {plan.classes}")
+            initial = objective.initial_model
+            if initial is not None and (assumed := assumptions_of(initial.card)):
+                progress.note(f"{plan.init}: assumed: {assumed}")
             return run.start(
                 folder,
                 objective,

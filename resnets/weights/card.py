@@ -168,6 +168,12 @@ def provenance_of(card: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def assumptions_of(card: dict[str, Any]) -> str:
+    """What was assumed of weights that another program's file does not say; empty if nothing."""
+    imported = provenance_of(card).get("converted_from")
+    return ", ".join(imported.get("assumed", [])) if isinstance(imported, dict) else ""
+
+
 def measurements_of(card: dict[str, Any]) -> list[dict[str, Any]]:
     """A card's test results; entries that are not objects are left out."""
     found = card.get("measured")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,9 +139,19 @@ def load_as(path: str | Path, build: Callable[[dict[str, Any]], nn.Module]) -> M
             what = str(error).splitlines()[1].strip()
             raise ValueError(f"not weights of {card['network']}: {what}") from error
         network.float()
-        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
-            raise ValueError("weights are not finite numbers")
+        if fault := fault_of(network.state_dict()):
+            raise ValueError(fault)
     return Model(network.requires_grad_(False).eval(), card, preprocessing)
+
+
+def fault_of(state: Mapping[str, Tensor]) -> str:
+    """Why no network can compute with these weights; empty if one can."""
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            return "weights are not finite numbers"
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            return f"{name} has negative variances"
+    return ""
 
 
 def preprocessing_facts(preprocessing: Preprocessing) -> dict[str, Any]:

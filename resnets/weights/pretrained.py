@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, nearest
 from resnets.weights import hub
+from resnets.weights.card import assumptions_of
 from resnets.weights.model_file import Model
 
 CLASSIFIER = "fc."
@@ -81,6 +83,8 @@ def build_pretrained(name: str, model: str | None = None, classes: int | None = 
         UserError: if there is no such network or model, or they do not fit.
     """
     trained = starting_model(model or _model_of(name), name)
+    if assumed := assumptions_of(trained.card):
+        warnings.warn(f"{model}: assumed: {assumed}; see convert", stacklevel=3)
     classes = classes or len(trained.classes) or None
     network = zoo.build(name, classes)
     copy_weights(network, trained, classifier=classes == len(trained.classes))

@@ -18,6 +18,12 @@ def test_a_network_with_the_weights_that_come_with_the_package():
         assert torch.equal(network.state_dict()[name], tensor)
 
 
+def test_what_is_assumed_of_weights_of_another_program_is_said(tmp_path):
+    torch.save(hub.load("cifar-resnet20").network.state_dict(), tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="w.pth: assumed: zeros of option A behind"):
+        resnets.create_model("cifar-resnet20", pretrained=tmp_path / "w.pth")
+
+
 def test_another_number_of_classes_gets_a_new_classifier():
     torch.manual_seed(1)
     network = resnets.create_model("cifar-resnet20", 3, pretrained="cifar-resnet20")

@@ -21,7 +21,7 @@ from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
 from resnets.weights.convert.zero_padding import Zeros, move_zeros
-from resnets.weights.model_file import Model, make_card
+from resnets.weights.model_file import Model, fault_of, make_card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ def to_model(
     preprocessing = _preprocessing(weights, row, stated, assumed)
     names, ids = _class_names(weights, row, stated, count, assumed)
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    if not all(bool(torch.isfinite(t).all()) for t in module.state_dict().values()):
-        raise UserError("weights are not finite numbers", weights.location)
+    if fault := fault_of(module.state_dict()):
+        raise UserError(fault, weights.location)
     provenance = {
         **card.get("provenance", {}),
         "converted_from": {

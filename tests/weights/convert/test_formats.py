@@ -562,6 +562,18 @@ def test_infinite_weights_are_refused(tmp_path):
         formats.read(tmp_path / "model.pth")
 
 
+def test_negative_variances_are_refused(tmp_path):
+    """Some engines take them for another number and give plausible answers."""
+    broken = model("tiny18")
+    broken.network.state_dict()["bn1.running_var"][0] = -1
+    torch.save(broken.network.state_dict(), tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"bn1.running_var has negative variances"):
+        formats.read(tmp_path / "model.pth")
+    formats.write(broken, tmp_path / "model.safetensors", "resnets")
+    with pytest.raises(UserError, match=r"bn1.running_var has negative variances"):
+        formats.read(tmp_path / "model.safetensors")
+
+
 def test_only_imagenet_networks_have_a_ceil_variant():
     assert zoo.architecture("tiny-ceil").pool == "ceil"
     with pytest.raises(UserError, match="unknown network"):
