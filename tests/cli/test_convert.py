@@ -98,8 +98,9 @@ def test_a_cifar_checkpoint_becomes_a_model_that_answers(resnets, tmp_path):
     assert code == 0
     assert "images: shorter side 32, centre 32" in out
     assumed = out.splitlines()[-1]
-    for what in ("images of 32", "ImageNet's mean and deviation", "CIFAR-10's class", "behind"):
+    for what in ("images of 32", "CIFAR-10's mean", "no deviation", "CIFAR-10's class", "behind"):
         assert what in assumed
+    first = model_file.load(tmp_path / "ship.safetensors").preprocessing
     code, out, _ = resnets(
         *arguments, "--mean", "0.4914", "0.4822", "0.4465", "--std", "1", "1", "1",
         "--zeros", "behind", "--size", "32", "--force",
@@ -107,6 +108,7 @@ def test_a_cifar_checkpoint_becomes_a_model_that_answers(resnets, tmp_path):
     assert code == 0
     assert out.splitlines()[-1] == "assumed: CIFAR-10's class names (--classes)"
     made = model_file.load(tmp_path / "ship.safetensors")
+    torch.testing.assert_close(made.preprocessing.mean, first.mean)
     assert made.classes == shipped.classes
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     own, other = (m.network(m.normalize(torch.device("cpu"))(pixels)) for m in (shipped, made))

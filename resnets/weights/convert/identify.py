@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import cifar_classes
-from resnets.data.cifar_classes import CLASSES
+from resnets.data.cifar_classes import CLASSES, CifarName
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
@@ -109,7 +109,7 @@ def to_model(
             state = move_zeros(state, row, "behind")
     elif stated.zeros:
         raise UserError(f"{name} has no shortcuts of option A", "--zeros", "leave it out")
-    preprocessing = _preprocessing(weights, row, stated, assumed)
+    preprocessing = _preprocessing(weights, row, stated, count, assumed)
     names, ids = _class_names(weights, row, stated, count, assumed)
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     if fault := fault_of(module.state_dict()):
@@ -149,19 +149,20 @@ def _outputs(weights: ImportedWeights, classifier: bool) -> int:
 
 
 def _preprocessing(
-    weights: ImportedWeights, row: Architecture, stated: Statement, assumed: list[str]
+    weights: ImportedWeights, row: Architecture, stated: Statement, count: int, assumed: list[str]
 ) -> Preprocessing:
     """What the user says, else the file, else what is usual for the stem; notes assumptions."""
     known = weights.preprocessing
-    preprocessing = known or _usual_preprocessing(row)
+    preprocessing = known or _usual_preprocessing(row, count)
     if known is None:
         if stated.size is None:
             assumed.append(f"images of {preprocessing.size} pixels (--size)")
-        missing = [name for name in ("mean", "std") if getattr(stated, name) is None]
-        if missing:
-            what = {"mean": "mean", "std": "deviation"}
-            options = " and ".join(f"--{name}" for name in missing)
-            assumed.append(f"ImageNet's {' and '.join(what[n] for n in missing)} ({options})")
+        if stated.mean is None:
+            whose = cifar_classes.title(_cifar_of(count)) if row.stem == "cifar" else "ImageNet"
+            assumed.append(f"{whose}'s mean (--mean)")
+        if stated.std is None:
+            whose = "no" if preprocessing.std is None else "ImageNet's"
+            assumed.append(f"{whose} deviation (--std)")
     if stated.size is not None:
         preprocessing = preprocessing.resized_to(stated.size)
     changes: dict[str, Any] = {}
@@ -179,13 +180,23 @@ def _preprocessing(
         raise UserError(str(error), "--std") from error
 
 
-def _usual_preprocessing(row: Architecture) -> Preprocessing:
-    """What most weights for a stem expect: torchvision's, for small images without a margin."""
+_CIFAR_MEANS = {"CIFAR-10": (0.4914, 0.4822, 0.4465), "CIFAR-100": (0.5071, 0.4865, 0.4409)}
+
+
+def _cifar_of(outputs: int) -> CifarName:
+    """The data set of CIFAR with as many classes; CIFAR-10 if none has."""
+    return next((name for name in cifar_classes.NAMES if len(CLASSES[name]) == outputs), "cifar10")
+
+
+def _usual_preprocessing(row: Architecture, count: int) -> Preprocessing:
+    """What is usual for a stem: torchvision's; for CIFAR a mean and no deviation (section 4.2)."""
     ready = imagenet()
     if row.stem == "imagenet":
         return ready
-    side = 32 if row.stem == "cifar" else 64
-    return Preprocessing(side, side, mean=ready.mean, std=ready.std)
+    if row.stem == "cifar":
+        mean = torch.tensor(_CIFAR_MEANS[cifar_classes.title(_cifar_of(count))])
+        return Preprocessing(32, 32, mean=mean[:, None, None])
+    return Preprocessing(64, 64, mean=ready.mean, std=ready.std)
 
 
 def identify(weights: ImportedWeights) -> str:
