@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from resnets.support import files, tensor_files
-from resnets.support.errors import UserError, one_line
+from resnets.support.errors import UserError, one_line, valid_utf8
 from resnets.support.files import make_folder, write_bytes, write_json, writing
 from resnets.training import recipe_file
 from resnets.training.recipe import Recipe
@@ -70,8 +70,10 @@ def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, An
         environment: what to record of the start, as JSON.
 
     Raises:
-        UserError: if the folder is not free or cannot be written.
+        UserError: if the folder is not free or cannot be written, or its name is not UTF-8.
     """
+    if valid_utf8(str(folder)) != str(folder):
+        raise UserError("not a name of UTF-8, as TensorBoard needs it", f"--out {folder}")
     make_folder(folder / CHECKPOINTS)
     with locked(folder):
         refuse_existing(folder, plan)  # another command may have been quicker

@@ -325,6 +325,12 @@ def test_only_two_checkpoints_are_kept(tmp_path, tiny):
     ]
 
 
+def test_a_run_folder_has_a_name_of_utf_8(tmp_path):
+    with pytest.raises(UserError, match="not a name of UTF-8"):
+        run_folder.create(tmp_path / "\udcff", short_recipe(), short_recipe(), {})
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_run_folder_is_never_overwritten(tmp_path, tiny):
     recipe = short_recipe(iterations=2, test_every=2)
     train(tmp_path / "run", recipe, tiny)
