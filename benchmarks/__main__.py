@@ -242,7 +242,7 @@ def faults(
 ) -> None:
     """Campaigns of faults, such as malformed image files; exit code 1 if any does harm.
 
-    All of them take about an hour.
+    All of them take about an hour and a half.
     """
     from benchmarks.faults import CAMPAIGNS
     from benchmarks.faults import run as run_campaign

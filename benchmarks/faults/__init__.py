@@ -41,7 +41,7 @@ CAMPAIGNS: dict[str, tuple[str, int]] = {
     "images": ("benchmarks.faults.images", 2000),
     "requests": ("benchmarks.faults.requests", 10_000),
     "damage": ("benchmarks.faults.damage", 200),
-    "disk": ("benchmarks.faults.disk", 40),
+    "disk": ("benchmarks.faults.disk", 10),
     "kills": ("benchmarks.faults.kills", 100),
 }
 """The module of each campaign, and how many faults it makes by default."""
