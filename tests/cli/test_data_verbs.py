@@ -67,7 +67,10 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
     [
         (("doctor", "photos", "--html", "{}"), "--html {}: this ending is.*; give.* in .html"),
         (("doctor", "photos", "--quarantine", "{}"), "--quarantine {}: this ending .* .quarantine"),
-        (("eval", "m", "--save-scores", "{}"), "--save-scores {}: this ending .* .scores"),
+        (
+            ("eval", "cifar-resnet20", "--save-scores", "{}"),
+            "--save-scores {}: this ending .* .scores",
+        ),
         (("responses", "m", "--plot", "{}"), "--plot {}: this ending .* .png"),
         (
             ("deepen", "cifar-resnet20", "--to", "56", "--out", "{}"),
