@@ -73,9 +73,20 @@ class _Started:
         """Kill all its processes at once."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in _family(self.process.pid):  # torchrun's workers are in sessions of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all its descendants, on Linux."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        found = children.read_text().split()
+    except OSError:  # it has ended
+        found = []
+    return [pid, *(one for child in found for one in _family(int(child)))]
 
 
 def _start(kind: tiny.Training, out: Path) -> _Started:
