@@ -92,7 +92,8 @@ def _how(text: str) -> str:
 
 def _random_weights() -> dict[str, Tensor]:
     weights = zoo.build(NETWORK, len(CLASSES)).state_dict()
-    return {n: torch.randn_like(t) if t.is_floating_point() else t for n, t in weights.items()}
+    # Below 1, and not negative: BN's variances are among them.
+    return {n: torch.rand_like(t) if t.is_floating_point() else t for n, t in weights.items()}
 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

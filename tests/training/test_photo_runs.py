@@ -299,7 +299,7 @@ def test_fine_tuning_starts_from_a_state_dict_without_a_classifier(tmp_path, dat
     made = start(tmp_path / "run", recipe, data)
     assert torch.equal(made.trainer.network.state_dict()["conv1.weight"], state["conv1.weight"])
     assert made.trainer.network.fc.out_features == 3
-    torch.testing.assert_close(made.objective.preprocessing.std, imagenet().std)
+    assert made.objective.preprocessing.std is None  # CIFAR's mean alone
     made.train()
     assert model_file.load(tmp_path / "run" / "model.safetensors").classes == list(data.classes)
 
