@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable
-from resnets.support.names import printable
+from resnets.support.names import counted, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,6 +93,12 @@ def image_bar(images: int, shown: bool = True) -> Iterator[Callable[[int], None]
     """The same for a known number of images; yields a function of the number done."""
     with progress_bar("images", shown) as update:
         yield lambda done: update(done, images)
+
+
+def say_unreadable(images: int) -> None:
+    """Say on stderr how many images could not be read, unless it is none."""
+    if images:
+        to_stderr(f"resnets: {counted(images, 'image')} could not be read")
 
 
 def table(*columns: str, gap: int = 3) -> Table:

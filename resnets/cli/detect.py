@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnets.cli.console import MORE_MEMORY, enough_memory, progress_bar, resumable, to_stderr
+from resnets.cli.console import (
+    MORE_MEMORY,
+    enough_memory,
+    progress_bar,
+    resumable,
+    say_unreadable,
+    to_stderr,
+)
 from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
 from resnets.support.errors import UserError
 from resnets.support.names import printable
@@ -223,9 +230,7 @@ def _write(work: _Work, files: list[str], out: Path, retry: bool) -> int:
     objects = "object" if counts["objects"] == 1 else "objects"
     found = f"{counts['objects']:,} {objects} in {written.computed:,} {images}"
     print(f"{found}, written to {out}{before}")
-    if written.failed:
-        images = "image" if written.failed == 1 else "images"
-        print(f"resnets: {written.failed:,} {images} could not be read", file=sys.stderr)
+    say_unreadable(written.failed)
     return written.failed
 
 

@@ -18,6 +18,7 @@ from resnets.cli.console import (
     enough_memory,
     progress_bar,
     resumable,
+    say_unreadable,
     to_stderr,
 )
 from resnets.cli.options import (
@@ -29,7 +30,7 @@ from resnets.cli.options import (
 )
 from resnets.inference import TOP
 from resnets.support.errors import UserError, nearest
-from resnets.support.names import printable
+from resnets.support.names import counted, printable
 
 if TYPE_CHECKING:
     from resnets.inference.cluster import Cluster
@@ -174,11 +175,8 @@ def _write(
             output, files, predictions, batch=batch, progress=progress
         )
     before = f", {written.skipped:,} were there already" if written.skipped else ""
-    images = "image" if written.computed == 1 else "images"
-    print(f"{written.computed:,} {images} predicted in {path}{before}")
-    if written.failed:
-        images = "image" if written.failed == 1 else "images"
-        print(f"resnets: {written.failed:,} {images} could not be read", file=sys.stderr)
+    print(f"{counted(written.computed, 'image')} predicted in {path}{before}")
+    say_unreadable(written.failed)
     return written.failed
 
 

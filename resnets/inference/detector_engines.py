@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ OUTPUTS = ("boxes", "scores", "categories")
 """Names of the outputs of every exported detector."""
 
 
-class DetectorEngine:
+class DetectorEngine(ABC):
     """A detector in an engine. Several threads may call it, one at a time.
 
     Args:
@@ -33,6 +34,7 @@ class DetectorEngine:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def detect_pixels(
         self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
     ) -> Detections:
@@ -45,8 +47,8 @@ class DetectorEngine:
         Returns:
             Boxes in pixels of the image, best first.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, thresholds: Thresholds) -> None:
         """Raise `UserError` if the engine cannot apply these thresholds."""
 
@@ -88,6 +90,9 @@ class TorchDetector(DetectorEngine):
             detector, np.asarray(scaled), (width, height),
             self._normalize, self._device, self._precision,
         )  # fmt: skip
+
+    def check(self, thresholds: Thresholds) -> None:
+        pass  # it can apply all
 
 
 class ExportedDetector(DetectorEngine):
