@@ -149,10 +149,24 @@ def _panel(axes: Any, panel: Panel) -> None:
         axes.margins(x=0.02)
     if panel.y_limits:
         axes.set_ylim(*panel.y_limits)
+    if panel.logarithmic:
+        _decades(axes.yaxis, *axes.get_ylim())
     if panel.legend and axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="best", labelspacing=0.3, handlelength=1.8)
     elif ends:
         _labels(axes, ends)
+
+
+def _decades(axis: Any, low: float, high: float) -> None:
+    """Write powers of ten at a logarithmic axis, also 2 and 5 times these if it is short.
+
+    matplotlib's own labels are formulas, which `STYLE` turns off.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _line(axes: Any, line: Line, panel: Panel) -> tuple[float, float, Line] | None:
