@@ -66,24 +66,24 @@ def evaluate(
     save_scores: Annotated[
         Path | None,
         typer.Option(
-            help="Save the scores of every image; of a detector, COCO results (.json).",
+            help="Save every image's scores; for a detector, COCO results (.json).",
             metavar="FILE",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the confusion matrix; of a detector, precision and recall.",
+            help="Draw the confusion matrix, or a detector's precision and recall.",
             metavar="FILE.png",
         ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Of a detector: coco, voc07 or voc12.", metavar="NAME"),
+        typer.Option(help="A detector's metric: coco, voc07 or voc12.", metavar="NAME"),
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="Of a detector: draw the worst images.", metavar="FOLDER"),
+        typer.Option(help="Draw a detector's worst images.", metavar="FOLDER"),
     ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",

@@ -57,7 +57,9 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write .jsonl, .csv or .parquet; continues a file.", metavar="FILE"),
+        typer.Option(
+            help="Write .jsonl, .csv or .parquet; resumes an existing file.", metavar="FILE"
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = TOP,
     embeddings: Annotated[

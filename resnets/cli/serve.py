@@ -52,7 +52,7 @@ def serve(
         typer.Option(help="A site whose pages may send requests; repeatable.", metavar="ORIGIN"),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(help="The path below which a proxy offers the server.", metavar="PATH")
+        str, typer.Option(help="URL path under which a proxy offers the server.", metavar="PATH")
     ] = "",
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait.", metavar="N")
@@ -64,13 +64,13 @@ def serve(
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
     ] = Limits.pixels // 1_000_000,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="For a response.", metavar="SECONDS")
+        float, typer.Option(min=0.1, max=3600, help="Time limit of a response.", metavar="SECONDS")
     ] = Limits.timeout,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     log: Annotated[
-        str, typer.Option(help="Of requests: text, json or none.", metavar="FORMAT")
+        str, typer.Option(help="Log of requests: text, json or none.", metavar="FORMAT")
     ] = "text",
 ) -> None:
     """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""

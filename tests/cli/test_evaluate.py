@@ -124,7 +124,7 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
         (("photos", "--save-scores", "none/a.scores"), "no such folder"),
         (("photos", "--save-scores", "photos"), "--save-scores photos: is a folder"),
         (("photos", "--plot", "c.gif"), "ending in .png"),
-        (("strange",), "class 'yak' is not among the model's 6 classes; take a model of these 2"),
+        (("strange",), "class 'yak' is not among the model's 6 classes; use a model with these 2"),
         (("broken",), "bee/1.png: "),
         (("empty",), "no images"),
     ],
