@@ -122,7 +122,7 @@ def evaluate(
         chosen = device_for(model, "auto", device) or torch.device("cpu")
         opened = _open(model, views, image_size, chosen)
         if plot and len(opened.classes) > results.MAX_MATRIX_CLASSES:
-            raise UserError(f"{len(opened.classes)} classes do not fit a picture", "--plot")
+            raise UserError(f"{len(opened.classes)} classes do not fit into a picture", "--plot")
         if isinstance(opened, Model):
             opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()

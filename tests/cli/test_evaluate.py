@@ -96,7 +96,7 @@ def test_many_classes_are_told_by_the_worst(resnets, here):
     assert "class119" not in out.split("Most frequent")[0], "classes without images have no error"
     code, _, err = resnets("eval", "many.safetensors", "photos", "--plot", "c.png")
     assert code == 2
-    assert "126 classes do not fit a picture" in one_line(err)
+    assert "126 classes do not fit into a picture" in one_line(err)
 
 
 def test_cifar10_scores(resnets, real_shape, tmp_path):
