@@ -15,8 +15,9 @@ from benchmarks.__main__ import app as benchmarks_app
 from resnets.cli.main import app as resnets_app
 
 ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [
-    ROOT / "README.md",
+    *READMES,
     *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -133,12 +134,22 @@ def test_wrong_commands_are_found():
     assert parsed("$ podman build -t resnets .") is None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_in_the_readmes_runs(cache, tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "resnets" / "inference" / "samples" / "horse.png", tmp_path / "fox.png")
+    monkeypatch.chdir(tmp_path)
+    for page in READMES:
+        [code] = [
+            code for language, code in blocks(page.read_text("utf-8")) if language == "python"
+        ]
+        exec(compile(code.replace("resnet50@msra", "cifar-resnet20"), page.name, "exec"), {})
+        assert capsys.readouterr().out.startswith("<Prediction of fox.png: horse ")
+
+
+@pytest.mark.parametrize("page", ["docs/python.md"])
 def test_python_in_the_docs_runs_and_prints_what_they_say(page, cache, tmp_path, monkeypatch):
     samples = ROOT / "resnets" / "inference" / "samples"
     for picture in samples.glob("*.png"):
         shutil.copy(picture, tmp_path)
-    shutil.copy(samples / "horse.png", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     found = blocks((ROOT / page).read_text("utf-8"))
@@ -150,3 +161,35 @@ def test_python_in_the_docs_runs_and_prints_what_they_say(page, cache, tmp_path,
                 exec(compile(code, page, "exec"), names)
             if following == "text":
                 assert printed.getvalue() == expected
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_readmes_are_short(page):
+    text = page.read_text("utf-8")
+    assert not [line for line in text.splitlines() if len(line) > 100]
+    assert len(text.split()) <= 1200
+
+
+def facts(text):
+    """What does not depend on the language: code, numbers and code of tables, links."""
+    code = [
+        re.sub(r"\s+# .*", "", line) for _, block in blocks(text) for line in block.splitlines()
+    ]
+    tables = [
+        re.findall(r"`[^`]+`|\d[\d.,]*", line) for line in text.splitlines() if line[:1] == "|"
+    ]
+    links = [link for link in LINK.findall(text) if link.startswith("docs/")]
+    return {"code": code, "tables": tables, "links": sorted(links)}
+
+
+def test_readmes_in_both_languages_say_the_same():
+    english, chinese = (facts(page.read_text("utf-8")) for page in READMES)
+    assert english["code"]
+    assert english["tables"]
+    assert chinese == english
+
+
+def test_facts_that_differ_between_languages_are_found():
+    text = READMES[0].read_text("utf-8")
+    assert facts(text.replace("make train  ", "make trian  ")) != facts(text)
+    assert facts(text.replace("6.97 %", "6.79 %")) != facts(text)

@@ -153,9 +153,9 @@ def test_words_are_the_fields_own(path):
     assert not found
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/networks.md"])
+@pytest.mark.parametrize("document", tables.PAGES)
 def test_tables_in_the_docs_are_the_generated_ones(document):
-    text = (ROOT / document).read_text()
+    text = (ROOT / document).read_text("utf-8")
     blocks = re.findall(r"<!-- table: (\w+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     assert blocks
     for name, table in blocks:

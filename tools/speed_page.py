@@ -1,6 +1,6 @@
 """Speed tables and a plot of the docs, generated from the reports in `results/bench/`.
 
-`python -m tools.speed_page` writes the tables of the README, `docs/speed.md` and `docs/serve.md`
+`python -m tools.speed_page` writes the tables of `docs/speed.md` and `docs/serve.md`
 between the comments `<!-- bench: REPORT -->` and `<!-- end -->`, and draws `docs/scaling.png`.
 """
 
@@ -16,7 +16,7 @@ from tools.tables import fill
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "results" / "bench"
-PAGES = ("README.md", "docs/speed.md", "docs/serve.md")
+PAGES = ("docs/speed.md", "docs/serve.md")
 PLOT = "docs/scaling.png"
 SHOWN = {
     "train": ("torchvision", "timm"),

@@ -1,7 +1,6 @@
 """Markdown tables of the docs, generated from the package's data and from `results/`.
 
-`python -m tools.tables README.md docs/networks.md` writes them between the comments
-`<!-- table: NAME -->` and `<!-- end -->`.
+`python -m tools.tables` writes them between the comments `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,11 @@ from resnets.support.markdown import table
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-SHORT = (
-    "cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "cifar-plain56", "resnet18", "resnet34",
-    "plain34", "resnet50", "resnet50-v1.5", "resnet101", "resnet152",
+PAGES = (
+    "README.md", "README.zh-CN.md", "docs/networks.md", "docs/paper.md", "docs/protocols.md",
+    "docs/training.md",
 )  # fmt: skip
+"""The documents with generated tables."""
 
 
 def fill(text: str, kind: str, content: Callable[[str], str | None]) -> str:
@@ -70,13 +69,12 @@ def _row(name: str, row: Complexity) -> list[str]:
     ]
 
 
-def networks(names: Iterable[str] | None = None) -> str:
+def networks() -> str:
     """Parameters and multiply-adds of networks, and those that the paper reports."""
     header = (
         "network", "parameters", "paper", "multiply-adds", "paper", "CIFAR-10 error in the paper",
     )  # fmt: skip
-    rows = complexities()
-    return table(header, (_row(name, rows[name]) for name in names or rows))
+    return table(header, (_row(name, row) for name, row in complexities().items()))
 
 
 def cifar10_fast() -> str:
@@ -139,19 +137,40 @@ def finetune() -> str:
     return table(("`finetune` from `resnet50@msra`", "wrong", "test error"), rows)
 
 
-def degradation() -> str:
-    """Errors of plain and residual networks with the short budget, from `results/paper/`."""
+def _short_trainings(network: str) -> list[dict[str, Any]]:
+    """Outcomes of a network's trainings with the short budget, from `results/paper/`."""
     outcomes = [o for o in Store(RESULTS / "paper").everything() if o.kind == "training"]
+    return [o.values for o in outcomes if o.key.startswith(f"cifar10-short/{network}-")]
+
+
+def degradation() -> str:
+    """Errors of plain and residual networks with the short budget."""
     rows = []
     for depth in (20, 56):
         cells = [f"{depth} layers"]
         for family in ("plain", "resnet"):
-            key = f"cifar10-short/cifar-{family}{depth}-"
-            runs = [o.values for o in outcomes if o.key.startswith(key)]
+            runs = _short_trainings(f"cifar-{family}{depth}")
             cells.append(_mean([run["train_error"] for run in runs]))
             cells.append(_mean([run["measured"]["error"] for run in runs]))
         rows.append(cells)
     header = ("", "plain: training error", "test error", "residual: training error", "test error")
+    return table(header, rows)
+
+
+def paper_and_ours(header: Sequence[str], about_word: str) -> str:
+    """Test errors of plain and residual networks: the paper's, and ours with the short budget.
+
+    Args:
+        header: of the columns network, the paper, ours.
+        about_word: stands before errors that are read off a plot.
+    """
+    rows = []
+    for name in ("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56"):
+        paper = cifar10_error(name)
+        assert paper is not None
+        ours = _mean([run["measured"]["error"] for run in _short_trainings(name)])
+        about = about_word if paper.read_off_plot else ""
+        rows.append([f"`{name}`", f"{about}{paper.error} %", ours])
     return table(header, rows)
 
 
@@ -161,7 +180,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "degradation": degradation,
     "networks": networks,
-    "networks_short": lambda: networks(SHORT),
+    "paper_and_ours": lambda: paper_and_ours(("test error", "the paper", "ours"), "about "),
+    "paper_and_ours_zh": lambda: paper_and_ours(("测试误差", "论文", "本项目"), "约 "),
 }
 
 
@@ -170,6 +190,12 @@ def rewrite(text: str) -> str:
     return fill(text, "table", lambda name: TABLES[name]())
 
 
+def main() -> None:
+    """Write the tables of all pages."""
+    for page in PAGES:
+        path = RESULTS.parent / page
+        path.write_text(rewrite(path.read_text("utf-8")), "utf-8")
+
+
 if __name__ == "__main__":
-    for document in map(Path, sys.argv[1:]):
-        document.write_text(rewrite(document.read_text("utf-8")), "utf-8")
+    main()

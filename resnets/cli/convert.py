@@ -57,7 +57,7 @@ def convert(
     ] = None,
     zeros: Annotated[
         str | None,
-        typer.Option(help="Where its zeros of option A are.", metavar="behind|both"),
+        typer.Option(help="Where SOURCE pads the zeros of option A.", metavar="behind|both"),
     ] = None,
     force: ForceOption = False,
 ) -> None:
@@ -76,7 +76,9 @@ def convert(
     reads, writes = formats.detect_format(path) != "resnets", kind == "torchvision"
     if side and reads == writes:
         raise UserError(
-            "says it of one of two files" if reads else "applies to files of other programs",
+            "does not say which of the two files has them"
+            if reads
+            else "applies to files of other programs",
             "--zeros",
             "convert to a model file first" if reads else "leave it out",
         )

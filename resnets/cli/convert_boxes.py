@@ -19,9 +19,7 @@ def convert_boxes(
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.", metavar="OUT")],
     format: Annotated[Literal["coco", "voc", "yolo"], typer.Option(help="The format to write.")],
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the images set aside, if there are no splits.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, if the data have none.")] = 0,
 ) -> None:
     """Write images with boxes in the format of COCO, VOC or YOLO.
 

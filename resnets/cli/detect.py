@@ -50,7 +50,7 @@ def detect(
         Path | None,
         typer.Option(
             help="Write .jsonl, .csv, .json (COCO results), or a folder of YOLO labels; "
-            "continues it.",
+            "resumes it.",
             metavar="FILE|FOLDER",
         ),
     ] = None,
@@ -58,16 +58,16 @@ def detect(
         Path | None, typer.Option(help="Draw the boxes into copies.", metavar="FOLDER")
     ] = None,
     score: Annotated[
-        float, typer.Option(min=0, max=1, help="Least score of an object.", metavar="0..1")
+        float, typer.Option(min=0, max=1, help="Lowest score of an object.", metavar="0..1")
     ] = 0.5,
     nms: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Most overlap (IoU) of two boxes of a category.", metavar="0..1"
+            min=0, max=1, help="Largest overlap (IoU) of two boxes of a category.", metavar="0..1"
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Objects of an image, at most.", metavar="N")
+        int | None, typer.Option(min=1, help="At most N objects per image.", metavar="N")
     ] = None,
     tile: Annotated[
         int | None,

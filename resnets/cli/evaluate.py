@@ -66,24 +66,24 @@ def evaluate(
     save_scores: Annotated[
         Path | None,
         typer.Option(
-            help="Save the scores of every image; of a detector, COCO results (.json).",
+            help="Save every image's scores; for a detector, COCO results (.json).",
             metavar="FILE",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the confusion matrix; of a detector, precision and recall.",
+            help="Draw the confusion matrix, or a detector's precision and recall.",
             metavar="FILE.png",
         ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Of a detector: coco, voc07 or voc12.", metavar="NAME"),
+        typer.Option(help="A detector's metric: coco, voc07 or voc12.", metavar="NAME"),
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="Of a detector: draw the worst images.", metavar="FOLDER"),
+        typer.Option(help="Draw a detector's worst images.", metavar="FOLDER"),
     ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
@@ -122,7 +122,7 @@ def evaluate(
         chosen = device_for(model, "auto", device) or torch.device("cpu")
         opened = _open(model, views, image_size, chosen)
         if plot and len(opened.classes) > results.MAX_MATRIX_CLASSES:
-            raise UserError(f"{len(opened.classes)} classes do not fit a picture", "--plot")
+            raise UserError(f"{len(opened.classes)} classes do not fit into a picture", "--plot")
         if isinstance(opened, Model):
             opened.network.to(chosen).to(memory_format=torch.channels_last)
         start = time.perf_counter()

@@ -41,7 +41,7 @@ def export(
     max_loss: MaxLossOption = None,
     opset: Annotated[
         int | None,
-        typer.Option(help="For onnx: version of its operators, 18 to 23; 18.", metavar="N"),
+        typer.Option(help="Version of ONNX's operators, 18 to 23; default 18.", metavar="N"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -49,7 +49,7 @@ def export(
 
     Logits and features are compared with the model's at batch 1, 3 and 8, on random pixels and
     images. Tolerances, of the largest value and in the root mean square: fp32 0.001 and 0.0001,
-    bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written. Of a detector,
+    bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written. For a detector,
     boxes (0.5 pixels) and scores (0.001) are compared, for int8 its AP.
     """
     from resnets.export import exporter

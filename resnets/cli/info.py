@@ -44,9 +44,9 @@ def info(
 ) -> None:
     """Show a network or a model.
 
-    Of a network: stages, shortcuts, parameters, multiply-adds, the paper's figures. Of a model:
-    network, classes, preprocessing, measured error, origin. Of `detect-finetune` and the like: the
-    detector's multiply-adds.
+    For a network: stages, shortcuts, parameters, multiply-adds, the paper's figures. For a model:
+    network, classes, preprocessing, measured error, origin. For a recipe of a detector: its
+    multiply-adds.
     """
     if name is None:
         _show_table(json)

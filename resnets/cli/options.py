@@ -22,7 +22,7 @@ SetOption = Annotated[
     typer.Option("--set", help="Change a key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
 IdleOption = Annotated[
-    bool, typer.Option("--idle", help="Run only where other work leaves the processor idle.")
+    bool, typer.Option("--idle", help="Yield the processor to all other programs.")
 ]
 LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]

@@ -118,7 +118,7 @@ def run(
     ] = None,
     data: DataOption = None,
     image_size: ImageSizeOption = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", metavar="N")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel runs.", metavar="N")] = None,
     results: ResultsOption = RESULTS,
     runs: RunsOption = RUNS,
     launcher: LauncherOption = "local",

@@ -57,7 +57,9 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write .jsonl, .csv or .parquet; continues a file.", metavar="FILE"),
+        typer.Option(
+            help="Write .jsonl, .csv or .parquet; resumes an existing file.", metavar="FILE"
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per image.", metavar="N")] = TOP,
     embeddings: Annotated[
@@ -85,7 +87,7 @@ def predict(
     files = find_images(images, to_stderr, remote=True)
     sources = open_sources(files, "predict", redirect=out is not None)
     if sources and launcher == "ray":
-        raise UserError("a cluster reads files only", next(iter(sources)), "download it first")
+        raise UserError("a cluster can read files only", next(iter(sources)), "download it first")
     with ExitStack() as stack:
         if launcher == "ray":
             from resnets.inference import prediction_files
@@ -135,7 +137,7 @@ def _refuse_contradictions(
     if retry and not out:
         raise UserError("retries the images of a file", "--retry", "add --out FILE")
     if launcher == "ray" and not out:
-        raise UserError("a cluster writes to a file", "--launcher ray", "add --out FILE")
+        raise UserError("a cluster needs an output file", "--launcher ray", "add --out FILE")
 
 
 def _predict(

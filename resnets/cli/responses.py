@@ -27,7 +27,10 @@ def responses(
     ],
     data: DataOption = None,
     statistics: Annotated[
-        str, typer.Option(help="Of BN: running, as in use; batch, as in training.", metavar="NAME")
+        str,
+        typer.Option(
+            help="BN's statistics: running (as in use) or batch (as in training).", metavar="NAME"
+        ),
     ] = "running",
     limit: Annotated[
         int, typer.Option(min=1, help="Test images, drawn at random.", metavar="N")

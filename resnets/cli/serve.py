@@ -52,7 +52,7 @@ def serve(
         typer.Option(help="A site whose pages may send requests; repeatable.", metavar="ORIGIN"),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(help="The path below which a proxy offers the server.", metavar="PATH")
+        str, typer.Option(help="URL path under which a proxy offers the server.", metavar="PATH")
     ] = "",
     queue: Annotated[
         int, typer.Option(min=1, help="Images that may wait.", metavar="N")
@@ -64,13 +64,13 @@ def serve(
         int, typer.Option(min=1, max=100, help="Largest image.", metavar="N")
     ] = Limits.pixels // 1_000_000,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="For a response.", metavar="SECONDS")
+        float, typer.Option(min=0.1, max=3600, help="Response limit.", metavar="SECONDS")
     ] = Limits.timeout,
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     log: Annotated[
-        str, typer.Option(help="Of requests: text, json or none.", metavar="FORMAT")
+        str, typer.Option(help="Request log: text, json or none.", metavar="FORMAT")
     ] = "text",
 ) -> None:
     """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""
@@ -123,18 +123,18 @@ def _check(log: str, timeout: float, hosts: list[str], origins: list[str]) -> No
         raise UserError("not a number of seconds", f"--timeout {timeout}")
     for name in hosts:
         if not re.fullmatch(_HOST, name, re.IGNORECASE):
-            raise UserError("not the name of a host", f"--allow-host {name}", "give photos.example")
+            raise UserError("not a host name", f"--allow-host {name}", "give photos.example")
     for origin in origins:
         if origin != "*" and not re.fullmatch(rf"https?://({_HOST})(:\d+)?", origin, re.IGNORECASE):
             hint = "give https://photos.example without a path, or * for all"
-            raise UserError("not the origin of a site", f"--allow-origin {origin}", hint)
+            raise UserError("not a site's origin", f"--allow-origin {origin}", hint)
 
 
 def _root_path(path: str) -> str:
     """A path such as `/photos/models`, or nothing."""
     path = path.rstrip("/")
     if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
-        raise UserError("not the path of an address", f"--root-path {path}", "give /photos")
+        raise UserError("not a URL path", f"--root-path {path}", "give /photos")
     return path
 
 

@@ -24,7 +24,10 @@ def shards(
         int, typer.Option(min=1, max=100, help="JPEG quality of scaled images.", metavar="1..100")
     ] = 90,
     images_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="By default what fills 128 MB.", metavar="N")
+        int | None,
+        typer.Option(
+            min=1, help="Images per shard; by default as many as fill 128 MB.", metavar="N"
+        ),
     ] = None,
 ) -> None:
     """Write a folder of images as WebDataset tar shards.

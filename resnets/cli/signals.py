@@ -26,7 +26,7 @@ def signals(
     ],
     network: Annotated[str | None, typer.Option(help="Another network.", metavar="NAME")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of initial weights and order.", metavar="N")
+        int, typer.Option(min=0, help="Seed of initial weights and order.", metavar="N")
     ] = 0,
     steps: Annotated[
         str,

@@ -45,7 +45,7 @@ def train(
         str | None, typer.Option(help="Start from the weights of a model.", metavar="MODEL")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of initial weights, order, crops.", metavar="N")
+        int | None, typer.Option(min=0, help="Seed of initial weights, order, crops.", metavar="N")
     ] = None,
     data: DataOption = None,
     limit: Annotated[

@@ -40,7 +40,7 @@ def refuse_other_kinds(path: Path) -> None:
     """Raise `UserError` for an archive of a kind that `unpacked` does not open."""
     if path.name.lower().endswith(OTHER_ENDINGS) and path.is_file() and not is_archive(path):
         hint = f"unpack it, or pack it as {', '.join(ENDINGS)}"
-        raise UserError("is an archive of a kind that is not opened", str(path), hint)
+        raise UserError("is an archive of an unsupported kind", str(path), hint)
 
 
 def unpacked(archive: Path) -> Path:

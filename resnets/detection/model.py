@@ -37,7 +37,7 @@ def build(network: str, categories: int, settings: Detection) -> Detector:
     """
     trunk = zoo.build(network)
     if not isinstance(trunk, ResidualNetwork):
-        raise UserError(f"{network} cannot be a detector", hint="take a residual network")
+        raise UserError(f"{network} cannot be a detector", hint="use a residual network")
     return Detector(trunk, categories, settings)
 
 

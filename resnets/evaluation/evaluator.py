@@ -227,7 +227,7 @@ def labels_for(
                 f"{samples.name(int(beyond[0]))} is of class number "
                 f"{samples.labels[beyond[0]]}, but the model knows {known} classes",
                 samples.location,
-                "take a model of these classes, or fine-tune this one (resnets train --help)",
+                "use a model with these classes, or fine-tune this one (resnets train --help)",
             )
         return samples.labels
     ids = class_ids or ()
@@ -266,7 +266,7 @@ def _hint_for(missing: Sequence[str], present: Sequence[str], classes: Sequence[
     if all(name.isascii() and name.isdigit() for name in present):
         return "if these are indices of the model's outputs, list the images in a labels.tsv"
     return (
-        f"take a model of these {len(present)} classes, or fine-tune this one on them "
+        f"use a model with these {len(present)} classes, or fine-tune this one on them "
         "(resnets train --help)"
     )
 

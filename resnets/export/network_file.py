@@ -143,7 +143,7 @@ def convert_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str], 
     written = {entry.domain: entry.version for entry in model.opset_import}
     if written.get("") != opset:  # where PyTorch cannot convert, it only warns
         raise UserError(f"PyTorch wrote opset {written.get('')}", f"--opset {opset}",
-                        "take another, or another version of PyTorch")  # fmt: skip
+                        "use another opset, or another version of PyTorch")  # fmt: skip
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]  # paths of this machine

@@ -42,7 +42,7 @@ class RayPool:
             ray.shutdown()
             raise UserError(
                 f"no machine of the Ray cluster has {cpus_per_job} CPUs and {gpus_per_job:g} GPUs",
-                hint="ask for less, or start one that has",
+                hint="request less, or start a machine that has it",
             )
         self._worker = ray.remote(_Worker).options(
             num_cpus=cpus_per_job, num_gpus=gpus_per_job, max_concurrency=2, max_restarts=0

@@ -154,7 +154,7 @@ def measure(plans: Mapping[str, Recipe], layout: Layout) -> dict[str, float]:
             out, errors = process.communicate()
             if process.returncode:
                 why = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-                raise UserError(f"a training to measure the speed of failed: {why[0]}")
+                raise UserError(f"a training that measures the speed failed: {why[0]}")
             answers.append(json.loads(out.splitlines()[-1]))
     finally:
         for process in processes:

@@ -163,7 +163,7 @@ def world() -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"the {size} processes did not meet ({line})", hint=_START) from error
+        raise UserError(f"the {size} processes could not connect ({line})", hint=_START) from error
     yield World(rank, size, local_rank)
     # Not after a failure: it would wait for processes that are in another call.
     dist.destroy_process_group()

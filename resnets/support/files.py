@@ -142,7 +142,7 @@ def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[s
             raise UserError("no such folder", str(path.parent), "make it first")
         if endings and path.suffix.lower() not in endings:
             hint = f"give a name ending in {next(iter(endings))}"
-            raise UserError("this ending is of another kind of file", f"{option} {path}", hint)
+            raise UserError("the ending does not fit this kind of file", f"{option} {path}", hint)
         with tempfile.TemporaryFile(dir=path.absolute().parent):
             pass
 

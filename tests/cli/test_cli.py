@@ -176,7 +176,7 @@ def test_predict_reads_standard_input(resnets, model, tmp_path, monkeypatch):
         assert words in one_line(err)
     ray = ("--launcher", "ray", "--out", "a.csv")
     code, _, err = resnets("predict", model, "https://x.example/a.png", *ray)
-    assert "a cluster reads files only" in one_line(err)
+    assert "a cluster can read files only" in one_line(err)
     assert not (tmp_path / "a.csv").exists()
     code, _, err = resnets("explain", model, "https://x.example/a.png", "--out", "why")
     assert code == 2

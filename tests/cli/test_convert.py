@@ -154,7 +154,7 @@ def test_impossible_statements_are_refused(resnets, tmp_path, options, message):
 def test_a_model_file_says_itself_what_it_is(resnets, tmp_path):
     code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--size", "64")
     assert code == 2
-    assert "--size: a model file says this itself" in err
+    assert "--size: a model file already contains this" in err
     code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--zeros", "both")
     assert code == 2
     assert "--zeros: applies to files of other programs" in err

@@ -96,7 +96,7 @@ def test_many_classes_are_told_by_the_worst(resnets, here):
     assert "class119" not in out.split("Most frequent")[0], "classes without images have no error"
     code, _, err = resnets("eval", "many.safetensors", "photos", "--plot", "c.png")
     assert code == 2
-    assert "126 classes do not fit a picture" in one_line(err)
+    assert "126 classes do not fit into a picture" in one_line(err)
 
 
 def test_cifar10_scores(resnets, real_shape, tmp_path):
@@ -124,7 +124,7 @@ def test_cifar10_scores(resnets, real_shape, tmp_path):
         (("photos", "--save-scores", "none/a.scores"), "no such folder"),
         (("photos", "--save-scores", "photos"), "--save-scores photos: is a folder"),
         (("photos", "--plot", "c.gif"), "ending in .png"),
-        (("strange",), "class 'yak' is not among the model's 6 classes; take a model of these 2"),
+        (("strange",), "class 'yak' is not among the model's 6 classes; use a model with these 2"),
         (("broken",), "bee/1.png: "),
         (("empty",), "no images"),
     ],

@@ -223,5 +223,5 @@ def test_archives_of_another_kind_say_what_they_are(tmp_path, cache):
     with pytest.raises(UserError, match=r"is a zip, not a tar; let its name end in \.zip"):
         archives.unpacked(zipped)
     (tmp_path / "c.7z").write_bytes(b"7z")
-    with pytest.raises(UserError, match=r"of a kind that is not opened; unpack.* \.tar\.gz, "):
+    with pytest.raises(UserError, match=r"of an unsupported kind; unpack.* \.tar\.gz, "):
         datasets.local(str(tmp_path / "c.7z"))

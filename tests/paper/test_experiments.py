@@ -156,7 +156,7 @@ def test_the_speed_is_that_of_real_updates(cache):
     assert 10 < rate < 1e6
     with (
         pytest.warns(UserWarning, match="serializer"),
-        pytest.raises(UserError, match="a training to measure the speed of failed"),
+        pytest.raises(UserError, match="a training that measures the speed failed"),
     ):
         speed.measure({"x": training.plan.model_copy(update={"batch": "many"})}, Layout(1, 1))
 

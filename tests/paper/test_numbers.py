@@ -154,16 +154,16 @@ def test_every_table_has_a_header_and_equal_rows():
 
 
 def test_rewrite_fills_an_empty_block_and_touches_nothing_around_it():
-    text = "before\n<!-- table: networks_short -->\n<!-- end -->\nafter\n"
-    table = tables.TABLES["networks_short"]()
-    filled = f"before\n<!-- table: networks_short -->\n{table}\n<!-- end -->\nafter\n"
+    text = "before\n<!-- table: cifar10_fast -->\n<!-- end -->\nafter\n"
+    table = tables.TABLES["cifar10_fast"]()
+    filled = f"before\n<!-- table: cifar10_fast -->\n{table}\n<!-- end -->\nafter\n"
     assert tables.rewrite(text) == filled
     assert tables.rewrite(filled) == filled
 
 
 def test_rewrite_keeps_the_text_between_an_empty_block_and_the_next():
-    empty = "<!-- table: networks_short -->\n<!-- end -->"
-    old = "<!-- table: networks_short -->\nold\n<!-- end -->"
+    empty = "<!-- table: cifar10_fast -->\n<!-- end -->"
+    old = "<!-- table: cifar10_fast -->\nold\n<!-- end -->"
     filled = tables.rewrite(empty)
     assert tables.rewrite(f"{empty}\nbetween\n{old}\n") == f"{filled}\nbetween\n{filled}\n"
 

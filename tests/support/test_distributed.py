@@ -96,7 +96,7 @@ def test_waiting_for_a_process_that_ended_is_an_error():
     [
         ({"WORLD_SIZE": "2"}, "RANK is None, not a number; start them with torchrun"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes did not meet"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes could not connect"),
     ],
 )
 def test_an_incomplete_environment_is_an_error(monkeypatch, variables, message):

@@ -145,7 +145,7 @@ def read(
     for option, value in vars(stated or Statement()).items():
         if value is not None:
             hint = "leave it out"
-            raise UserError("a model file says this itself", f"--{option}", hint)
+            raise UserError("a model file already contains this", f"--{option}", hint)
     model = model_file.load(_files(path, "resnets")[0])
     if network is not None and network != model.card["network"]:
         raise UserError(f"is a {model.card['network']}, not a {network}", str(path))

@@ -138,7 +138,7 @@ def _outputs(weights: ImportedWeights, classifier: bool) -> int:
     count = len(weights.state["fc.bias"]) if "fc.bias" in weights.state else 0
     if count < 2 and classifier:
         raise UserError(
-            "the weights have one output, which always has 100 %"
+            "the weights have one output, whose probability is always 100 %"
             if count
             else "the weights have no classifier (fc)",
             weights.location,
