@@ -20,6 +20,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
 from resnets.support.names import printable
 from resnets.training import hardware, run_folder
+from resnets.training.limits import refuse_large_batch
 from resnets.training.objective import Objective, TestMetrics
 from resnets.training.trainer import Trainer
 from resnets.weights import model_file
@@ -360,11 +361,12 @@ def start(
         location: where the data were found, so that a resumed run finds them again.
 
     Raises:
-        UserError: if the folder is not empty or cannot be written, the images have a fault that
-            would end the run at its first test, or the processes disagree about recipe or images.
-            There is no folder then.
+        UserError: if the folder is not empty or cannot be written, the batch is larger than the
+            training set or than memory, the images have a fault that would end the run at its
+            first test, or the processes disagree about recipe or images. There is no folder then.
     """
     _refuse_disagreement(objective, world)
+    refuse_large_batch(objective.recipe, objective.train_images, world)
     world.first(objective.check_data)
     run = Run(folder, objective, device, observer, command=command, world=world)
     environment = {
