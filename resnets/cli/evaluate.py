@@ -50,8 +50,9 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="cifar10, cifar100, cifar100-coarse, or a folder of photos or of boxes.",
+            help="cifar10 (default), cifar100, cifar100-coarse, or a folder.",
             metavar="DATA",
+            show_default=False,
         ),
     ] = "cifar10",
     views: Annotated[
@@ -67,14 +68,14 @@ def evaluate(
     save_scores: Annotated[
         Path | None,
         typer.Option(
-            help="Save every image's scores; for a detector, COCO results (.json).",
+            help="Save every image's scores; for a detector, COCO .json.",
             metavar="FILE",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the confusion matrix, or a detector's precision and recall.",
+            help="Draw the confusion matrix, or precision and recall.",
             metavar="FILE.png",
         ),
     ] = None,
@@ -90,10 +91,7 @@ def evaluate(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Test a model by a protocol of the paper; a detector by its average precision.
-
-    Prints errors with intervals, and the confusion matrix or the worst classes.
-    """
+    """Test a model by a protocol of the paper, a detector by average precision."""
     from resnets.cli.detection_report import BoxTest, is_results, test_boxes
     from resnets.inference.object_detector import is_detector
 

@@ -25,7 +25,7 @@ from resnets.cli.evaluate import evaluate
 from resnets.cli.explain import explain
 from resnets.cli.export import export
 from resnets.cli.info import info
-from resnets.cli.options import command_line, example
+from resnets.cli.options import Verbs, command_line, example
 from resnets.cli.predict import predict
 from resnets.cli.quantize import quantize
 from resnets.cli.responses import responses
@@ -36,7 +36,10 @@ from resnets.cli.train import resume, train
 from resnets.support.errors import UserError, nearest, system_error
 from resnets.support.files import expand_user
 
-app = command_line("Deep residual networks, their plain twins, and the paper's experiments.")
+app = command_line(
+    "Deep residual networks, their plain twins, and the paper's experiments.",
+    Verbs,
+)
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """The parser's own error; typer does not export it."""
 
