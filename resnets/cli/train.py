@@ -197,7 +197,7 @@ def _resume(
     if bad_images is not None:
         recipe = recipe.allowing_bad_images(bad_images)
     start = world.first(lambda: run_folder.read_environment(folder))
-    source = data or (start and start["place"])
+    source: str | None = data or (start["place"] if start else None)
     if source is None and recipe.dataset in FOLDERS:
         raise UserError(
             "is missing or damaged, so the location of the images is unknown",

@@ -81,10 +81,11 @@ def counted(network: nn.Module, call: Callable[[], object]) -> int:
         network: whose layers are counted.
         call: has them compute, for an empty batch.
     """
-    return sum(
-        math.prod(output.shape[1:]) * module.weight[0].numel()  # type: ignore[operator, index]
-        for module, output in weighted_outputs(network, call)
-    )
+    count = 0
+    for module, output in weighted_outputs(network, call):
+        assert isinstance(module.weight, Tensor)
+        count += math.prod(output.shape[1:]) * module.weight[0].numel()
+    return count
 
 
 def weighted_outputs(

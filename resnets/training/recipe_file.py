@@ -50,7 +50,8 @@ def load(
             and a setting that contradict each other.
     """
     values, text, where = _parse(name_or_path)
-    overridden, changed = {}, {}
+    overridden: dict[str, str] = {}
+    changed: dict[str, Any] = {}
     for setting in settings:
         key = _apply(values, setting)
         _apply(changed, setting)

@@ -21,7 +21,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
 from resnets.support.names import printable
 from resnets.training import hardware, run_folder
-from resnets.training.limits import refuse_large_batch
+from resnets.training.capacity import refuse_large_batch
 from resnets.training.objective import Objective, TestMetrics
 from resnets.training.trainer import Trainer
 from resnets.weights import model_file

@@ -25,10 +25,10 @@ from resnets.training.averages import (
     copy_buffers_from_main,
     recompute_statistics,
 )
+from resnets.training.capacity import refuse_large_maps
 from resnets.training.cuda_graph import CapturedUpdate
 from resnets.training.frozen import freeze
 from resnets.training.hardware import Settings, compile_network
-from resnets.training.limits import refuse_large_maps
 from resnets.training.objective import Objective
 from resnets.training.optimizers import make_optimizers, momenta, parameter_groups
 from resnets.training.recipe import Recipe

@@ -237,14 +237,6 @@ def test_a_tilde_is_the_home_folder_in_every_argument(monkeypatch):
         cli._expanded("--out=~/x")
 
 
-@pytest.mark.parametrize("words", [("--help",), ("eval", "--help")])
-def test_help_fits_a_terminal_of_24_lines(resnets, words):
-    code, out, _ = resnets(*words)
-    assert code == 0
-    assert len(out.splitlines()) <= 24
-    assert "[--version] [-h|--help]" in out or "-h, --help" in out
-
-
 def test_help_is_a_verb(resnets):
     assert resnets("help", "info") == resnets("info", "--help")
     assert resnets("help")[0] == 0

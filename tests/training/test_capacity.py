@@ -7,7 +7,7 @@ from resnets.models import complexity, zoo
 from resnets.support import memory
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.training.limits import refuse_large_batch, refuse_large_maps
+from resnets.training.capacity import refuse_large_batch, refuse_large_maps
 from tests.training.driver import data
 from tests.training.test_resume import Quiet, make_recipe, start, train
 
