@@ -45,7 +45,7 @@ def run(count: int, seed: int, report: Report) -> Outcome:
             by_two += kind.processes == 2
             failures += _failures(f"training {ended} ({kind})", out, _whole(folder, kind), last)
             report(f"{killed} of {count} kills, {ended} trainings, {len(failures)} failures")
-    facts = {"trainings": ended, "of them by two processes": by_two}
+    facts: dict[str, int | float] = {"trainings": ended, "of them by two processes": by_two}
     return Outcome("kills", killed, facts, failures)
 
 
