@@ -79,7 +79,7 @@ def _refuse_more_than(size: int) -> None:
 
 
 def _works(folder: Path) -> list[_Work]:
-    training, photographs, *_ = tiny.trainings(folder)
+    training, _, photographs, *_ = tiny.trainings(folder)
     model, images = folder / "given", folder / "photos"
     words = [sys.executable, "-m", "benchmarks.faults.tiny"]
 

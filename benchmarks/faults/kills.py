@@ -1,4 +1,8 @@
-"""Trainings that are killed at random moments, and must end with the same weights, bit for bit."""
+"""Trainings that are killed at random moments, and must end with the same weights, bit for bit.
+
+A kill is SIGKILL to all processes of a training at once: of a training by two processes, to the
+workers and to torchrun, which started them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def run(count: int, seed: int, report: Report) -> Outcome:
     """Kill tiny trainings `count` times with SIGKILL, and resume them until they end."""
     draw = random.Random(seed)
     failures: list[str] = []
-    killed = ended = 0
+    killed = ended = by_two = 0
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         folder = Path(place)
         kinds = tiny.trainings(folder)[: max(1, -(-count // KILLS_OF_A_TRAINING))]
@@ -38,9 +42,11 @@ def run(count: int, seed: int, report: Report) -> Outcome:
                 killed += 1
             last = tiny.execute(kind.command(out))
             ended += 1
+            by_two += kind.processes == 2
             failures += _failures(f"training {ended} ({kind})", out, _whole(folder, kind), last)
             report(f"{killed} of {count} kills, {ended} trainings, {len(failures)} failures")
-    return Outcome("kills", killed, {"trainings": ended}, failures)
+    facts: dict[str, int | float] = {"trainings": ended, "of them by two processes": by_two}
+    return Outcome("kills", killed, facts, failures)
 
 
 def _whole(folder: Path, kind: tiny.Training) -> Path:

@@ -60,7 +60,7 @@ class Training:
 
 
 def trainings(folder: Path) -> list[Training]:
-    """CIFAR-10, photographs and fine-tuning, by one process and by two; `folder` is filled."""
+    """CIFAR-10, photographs and fine-tuning, each by one process and by two; `folder` is filled."""
     photos = folder / "photos"
     _draw_photos(photos)
     cifar = _recipe(folder, "cifar", "cifar10", 'network = "cifar-resnet8"', batch=20)
@@ -70,7 +70,7 @@ def trainings(folder: Path) -> list[Training]:
     execute([*first, "--set", "iterations=6", "--set", "test_every=6"], check=True)
     tune = _recipe(folder, "tune", "photos", f'init = "{given}"\nbatch_norm = "frozen"', batch=4)
     kinds = (("CIFAR-10", cifar, None), ("photographs", own, photos), ("fine-tuning", tune, photos))
-    return [Training(name, n, recipe, data) for n in (1, 2) for name, recipe, data in kinds]
+    return [Training(name, n, recipe, data) for name, recipe, data in kinds for n in (1, 2)]
 
 
 def _recipe(folder: Path, name: str, dataset: str, start: str, batch: int) -> Path:

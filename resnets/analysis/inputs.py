@@ -78,8 +78,12 @@ def for_model(
     """
     known = len(model.classes)
     if name := with_classes(model.classes):
-        data = cifar.load(name, Path(where) if where else None, report)
-        official = data.train if part == "train" else data.test
+        files = Path(where) if where else None
+        official = (
+            cifar.load(name, files, report).train
+            if part == "train"
+            else cifar.load_test(name, files, report)
+        )
         index = np.flatnonzero(official.labels < known)
         index = index[random_indices(len(index), images)]
         pixels = torch.from_numpy(np.array(official.images[index]))

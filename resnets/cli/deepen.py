@@ -88,7 +88,7 @@ def _errors(shallow: Model, deep: Model, data: str | None) -> dict[str, float]:
     name = with_classes(shallow.classes)
     if name is None or len(shallow.classes) != len(CLASSES[name]):
         return {}
-    images = cifar.load(name, Path(data) if data else None, to_stderr).test
+    images = cifar.load_test(name, Path(data) if data else None, to_stderr)
     cpu = torch.device("cpu")
     return {
         name: evaluator.score_cifar(evaluator.pytorch_classifier(model, cpu), images).result().error

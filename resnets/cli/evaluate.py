@@ -24,6 +24,7 @@ from resnets.support.names import counted, printable, valid_values
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from resnets.data.cifar_classes import CifarName
     from resnets.evaluation.evaluator import Classifier
@@ -49,8 +50,9 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="cifar10, cifar100, cifar100-coarse, or a folder of photos or of boxes.",
+            help="cifar10 (default), cifar100, cifar100-coarse, or a folder.",
             metavar="DATA",
+            show_default=False,
         ),
     ] = "cifar10",
     views: Annotated[
@@ -66,14 +68,14 @@ def evaluate(
     save_scores: Annotated[
         Path | None,
         typer.Option(
-            help="Save every image's scores; for a detector, COCO results (.json).",
+            help="Save every image's scores; for a detector, COCO .json.",
             metavar="FILE",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the confusion matrix, or a detector's precision and recall.",
+            help="Draw the confusion matrix, or precision and recall.",
             metavar="FILE.png",
         ),
     ] = None,
@@ -89,10 +91,7 @@ def evaluate(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Test a model by a protocol of the paper; a detector by its average precision.
-
-    Prints errors with intervals, and the confusion matrix or the worst classes.
-    """
+    """Test a model by a protocol of the paper, a detector by average precision."""
     from resnets.cli.detection_report import BoxTest, is_results, test_boxes
     from resnets.inference.object_detector import is_detector
 
@@ -231,11 +230,17 @@ def _test_cifar(
 ) -> Scores | None:
     """A test on CIFAR, which is small: the first process does it alone."""
     from resnets.data import cifar
+    from resnets.data.cifar_classes import CLASSES
     from resnets.evaluation import evaluator
+    from resnets.weights.model_file import Model
 
     if not world.is_main:
         return None
-    images = cifar.load(name, Path(data) if data else None, to_stderr).test
+    # Before a download:
+    evaluator.refuse_other_classes(model.card["network"], model.classes, CLASSES[name])
+    images = cifar.load_test(name, Path(data) if data else None, to_stderr)
+    network = model.network if isinstance(model, Model) else None
+    _refuse_large_batch(batch, min(len(images), limit or len(images)), network, 32, device)
     with image_bar(min(len(images), limit or len(images))) as done:
         return evaluator.score_cifar(
             _classifier(model, device),
@@ -271,6 +276,7 @@ def _test_photos(
     network = model.network if isinstance(model, Model) else None
     assert isinstance(model.preprocessing, Preprocessing)  # not the torch-free form of a Predictor
     shown = protocols.make(views, network, model.preprocessing, image_size)
+    _refuse_large_batch(batch, images, network, shown.preprocessing.size, device)
     with image_bar(len(range(world.rank, images, world.size)), world.is_main) as done:
         return evaluator.score_photos(
             _classifier(model, device, shown),
@@ -281,6 +287,28 @@ def _test_photos(
             world=world,
             progress=done,
         )
+
+
+def _refuse_large_batch(
+    batch: int | None, images: int, network: nn.Module | None, size: int, device: torch.device
+) -> None:
+    """Raise `UserError` if `--batch` needs more memory than this machine has, for pixels and maps.
+
+    A GPU refuses by itself what does not fit.
+    """
+    from resnets.models import complexity
+    from resnets.models.residual import ResidualNetwork
+    from resnets.support.memory import refuse_beyond_memory
+
+    if batch is None or device.type != "cpu":
+        return
+    numbers = 3 * size**2
+    if isinstance(network, ResidualNetwork):
+        numbers += complexity.maps(network, size).largest
+    crops = min(batch, images)
+    refuse_beyond_memory(
+        4 * crops * numbers, f"a test of {crops:,} crops at once", "--batch", SMALLER_BATCH
+    )
 
 
 def _print_json(

@@ -25,7 +25,7 @@ from resnets.cli.evaluate import evaluate
 from resnets.cli.explain import explain
 from resnets.cli.export import export
 from resnets.cli.info import info
-from resnets.cli.options import command_line, example
+from resnets.cli.options import Verbs, command_line, example
 from resnets.cli.predict import predict
 from resnets.cli.quantize import quantize
 from resnets.cli.responses import responses
@@ -36,7 +36,10 @@ from resnets.cli.train import resume, train
 from resnets.support.errors import UserError, nearest, system_error
 from resnets.support.files import expand_user
 
-app = command_line("Deep residual networks, their plain twins, and the paper's experiments.")
+app = command_line(
+    "Deep residual networks, their plain twins, and the paper's experiments.",
+    Verbs,
+)
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """The parser's own error; typer does not export it."""
 
@@ -101,19 +104,12 @@ def run(program: typer.Typer, name: str) -> None:
 def _run(program: typer.Typer, name: str) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its cache is not the user's concern
     try:
-        words = [_expanded(word) for word in sys.argv[1:]]
-        if words[:1] == ["help"]:
-            words = [*words[1:], "--help"]
-        command = typer.main.get_command(program)
-        with command.make_context(name, words) as context:
-            command.invoke(context)
-        sys.stdout.flush()
+        code = _call(program, name)
+        sys.stdout.flush()  # answers may be lost until here, whatever the exit code
     except UserError as error:
         _fail(error)
     except UsageError as error:
         _fail(_explained(error, name))
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except output.OutputLost as lost:
@@ -122,6 +118,25 @@ def _run(program: typer.Typer, name: str) -> None:
         _fail(UserError(f"cannot print: {lost.strerror}"))
     except OSError as error:
         _fail(system_error(error))
+    else:
+        if code:
+            sys.exit(code)
+
+
+def _call(program: typer.Typer, name: str) -> str | int | None:
+    """Call the verb that the arguments name; returns its exit code."""
+    words = [_expanded(word) for word in sys.argv[1:]]
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    command = typer.main.get_command(program)
+    try:
+        with command.make_context(name, words) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 def _expanded(word: str) -> str:

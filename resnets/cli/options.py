@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME")]
 RuntimeOption = Annotated[
@@ -52,9 +53,20 @@ ImagesArgument = Annotated[
 ]
 
 
-def command_line(help: str) -> typer.Typer:
+class Verbs(TyperGroup):
+    """A program whose usage line states its options, so that its help fits a small terminal."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[--version]", "[-h|--help]", "COMMAND", "[ARGS]..."]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)
+
+
+def command_line(help: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """A program of verbs: plain help for `-h`, and no options for the shell's completion."""
     return typer.Typer(
+        cls=cls,
         help=help,
         no_args_is_help=True,
         add_completion=False,

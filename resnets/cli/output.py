@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -12,6 +13,13 @@ from typing import Any, TextIO
 
 class OutputLost(OSError):
     """What was printed cannot be written: a closed pipe or terminal, or a full disk."""
+
+
+class _Closed(io.StringIO):
+    """A stream that was closed before this process began, as by `>&-` in a shell."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class _Output:
@@ -55,7 +63,8 @@ class _Output:
 def watched() -> Iterator[None]:
     """Give this process three standard streams, which print any character, if need be escaped.
 
-    Inside the block, `sys.stdout` and `sys.stderr` raise `OutputLost` if they cannot be written.
+    Inside the block, `sys.stdout` and `sys.stderr` raise `OutputLost` if they cannot be written. A
+    closed standard error is the exception: as with Unix tools, its messages are not the answer.
     """
     for number in range(3):  # a closed one would be given to the next file that is opened
         try:
@@ -64,7 +73,8 @@ def watched() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = sys.stdin or io.StringIO()
-    sys.stdout, sys.stderr = (_watch(stream) for stream in before[1:])
+    sys.stdout = _watch(sys.stdout or _Closed())
+    sys.stderr = _watch(sys.stderr or io.StringIO())
     try:
         yield
     finally:
@@ -73,10 +83,10 @@ def watched() -> Iterator[None]:
         sys.stdin, sys.stdout, sys.stderr = before
 
 
-def _watch(stream: TextIO | None) -> _Output:
+def _watch(stream: TextIO) -> _Output:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    return _Output(stream or io.StringIO())
+    return _Output(stream)
 
 
 @contextlib.contextmanager

@@ -145,13 +145,14 @@ def run(
     todo = runner.missing(wanted, workspace)
     keys = {job.key for job in wanted}
     done = len(keys - {job.key for job in todo})
-    if done:
-        print(f"{done} of {len(keys)} results exist already")
-    for job in todo:
-        if job.is_finished(workspace.store):
-            print(f"{job.key} runs again: other jobs need its model or scores, which were not kept")
-    if todo:
-        with output.expendable():
+    with output.expendable():
+        if done:
+            print(f"{done} of {len(keys)} results exist already")
+        for job in todo:
+            if job.is_finished(workspace.store):
+                lacks = "other jobs need its model or scores, which were not kept"
+                print(f"{job.key} runs again: {lacks}")
+        if todo:
             _run(todo, workspace, limit=jobs, launcher=launcher, idle=idle)
     print(f"All results are in {results}. See them: {report}")
 

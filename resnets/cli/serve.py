@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from resnets.cli import output
 from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError, nearest
@@ -100,11 +101,12 @@ def serve(
             timeout=timeout,
         ),
     )
-    finished = server.serve(
-        options,
-        device,
-        lambda address: _ready(address, not server.is_local(address) and token is None),
-    )
+    with output.expendable():  # a server does not end because nobody reads its log
+        finished = server.serve(
+            options,
+            device,
+            lambda address: _ready(address, not server.is_local(address) and token is None),
+        )
     if not finished:
         print("resnets: stopped before all requests were finished", file=sys.stderr)
         with contextlib.suppress(OSError):

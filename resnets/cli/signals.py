@@ -26,8 +26,8 @@ def signals(
     ],
     network: Annotated[str | None, typer.Option(help="Another network.", metavar="NAME")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of initial weights and order.", metavar="N")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Seed of initial weights and order.", metavar="N")
+    ] = None,
     steps: Annotated[
         str,
         typer.Option(
@@ -51,8 +51,7 @@ def signals(
     from resnets.training import recipe_file
     from resnets.training.signals import measure_training
 
-    keys: dict[str, str | int] = {"seed": seed, **({"network": network} if network else {})}
-    plan = recipe_file.load(recipe, settings or [], keys)
+    plan = recipe_file.load(recipe, settings or [], {"network": network, "seed": seed})
     recipe_file.refuse_unfit_counts(recipe, settings or [], plan)
     at = _steps(steps)
     refuse_plot(plot)

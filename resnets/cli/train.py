@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import sys
@@ -73,11 +74,7 @@ def train(
     from resnets.weights.card import assumptions_of
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
-    plan = recipe_file.load(
-        recipe, settings or [], {k: v for k, v in keys.items() if v is not None}
-    )
-    if image_size is not None:
-        plan = plan.at_size(image_size)
+    plan = recipe_file.load(recipe, settings or [], keys, image_size)
     if plan.dataset in FOLDERS and data is None:
         raise UserError(f"{recipe} needs images", hint="give a folder of images: --data FOLDER")
     label = plan.network or re.sub(r"[^\w.@-]", "-", plan.init or "")
@@ -94,7 +91,6 @@ def train(
         def begin(progress: Lines) -> Run:
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
-            source = data and str(Path(data).resolve() if "://" not in data else data)
             objective = _objective(plan, images[0])
             if plan.classes is not None:  # only classification allows it
                 assert isinstance(objective, Classification)
@@ -110,7 +106,7 @@ def train(
                 progress,
                 command=_command(),
                 world=world,
-                location=source,
+                location=_location(data),
             )
 
         _train(begin, world)
@@ -160,6 +156,11 @@ def _open_data(recipe: Recipe, data: str | None, report: Callable[[str], None]) 
     return open_data(recipe.dataset, data, split_seed=recipe.photos.split_seed, report=report)
 
 
+def _location(data: str | None) -> str | None:
+    """Where data are, whatever the current folder."""
+    return data and str(Path(data).resolve() if "://" not in data else data)
+
+
 def _objective(plan: Recipe, data: Data) -> Objective:
     """What a recipe trains a network for."""
     from resnets.data.datasets import BoxSplits
@@ -185,6 +186,8 @@ def _resume(
     recipe = run_folder.read_recipe(folder)
     if (folder / run_folder.SUMMARY).exists():
         if world.is_main:
+            with contextlib.suppress(UserError):  # it may be read-only
+                run_folder.refuse_running(folder)  # and clean it
             if recipe.dataset in FOLDERS and data is not None:
                 given = _objective(recipe, _open_data(recipe, data, print)).fingerprint
                 run_folder.refuse_other_images(folder, given)
@@ -193,14 +196,21 @@ def _resume(
         return
     if bad_images is not None:
         recipe = recipe.allowing_bad_images(bad_images)
-    start = run_folder.read_environment(folder)
-    source = data or start["place"]
+    start = world.first(lambda: run_folder.read_environment(folder))
+    source: str | None = data or (start["place"] if start else None)
+    if source is None and recipe.dataset in FOLDERS:
+        raise UserError(
+            "is missing or damaged, so the location of the images is unknown",
+            str(folder / run_folder.ENVIRONMENT),
+            "give them again: --data FOLDER",
+        )
     if device is None and world.size > 1:
-        device = _device(start["device"], world)
+        device = _device(start["device"] if start else "auto", world)
 
     def begin(progress: Lines) -> Run:
         objective = _objective(recipe, _open_data(recipe, source, progress.note))
-        return run.resume(folder, objective, device, progress, world=world)
+        location = _location(source)
+        return run.resume(folder, objective, device, progress, world=world, location=location)
 
     _train(begin, world)
 
@@ -273,7 +283,7 @@ def _draw(folder: Path, summary: dict[str, Any], headline: str) -> None:
             png = training_png(metrics, title, paper.error if paper else None)
     except ImportError:
         return
-    write_bytes(folder / "curve.png", png)
+    write_bytes(folder / run_folder.CURVE, png)
 
 
 def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:

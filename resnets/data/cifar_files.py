@@ -8,7 +8,7 @@ import json
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,10 @@ ARCHIVE_MD5_100 = ("eb9058c3a382ffc7106e4002c42a8d85", "03b5dce01913d631647c71ec
 Arrays = dict[str, NDArray[np.uint8]]
 """`train-images` and `test-images`, uint8 (N, 3, 32, 32); `train-labels`, `test-labels` (N,)."""
 Base = Literal["cifar10", "cifar100"]
+Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
+_FILES_10 = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+"""CIFAR-10's files of each part, without their suffixes."""
 
 _Files = dict[str, Callable[[], bytes]]
 """How to read each file of a folder or of a tar archive, by its bare name."""
@@ -69,12 +73,17 @@ def _read(files: _Files, name: str) -> bytes:
     return files[name]()
 
 
-def read(path: Path, base: Base) -> Arrays:
+def read(path: Path, base: Base, parts: Sequence[Part] = PARTS) -> Arrays:
     """Read a folder or archive of the official binary or python version.
 
     A folder may also hold the official archive, or the folder that it unpacks to. Of CIFAR-10 the
     PNG copy is read, too. Files of CIFAR-100 are verified by their checksums; the arrays of
     CIFAR-10 have checksums of their own, which the caller compares.
+
+    Args:
+        path: the folder or archive.
+        base: the data set.
+        parts: what to read; files of other parts may be missing.
 
     Raises:
         SourceFailed: if nothing of the data set is there, or some of it is missing or damaged.
@@ -84,36 +93,47 @@ def read(path: Path, base: Base) -> Arrays:
     prefix = "cifar-10-" if base == "cifar10" else "cifar-100-"
     try:
         with _opened(path) as files:
-            if found := (_read_10 if base == "cifar10" else partial(_read_100, path))(files):
+            found = _read_10(files, parts) if base == "cifar10" else _read_100(path, files, parts)
+            if found:
                 return found
             archives = [n for n in files if n.startswith(prefix) and "tar" in n]
-            other = "data_batch_1" in files or "data_batch_1.bin" in files
-            other = other if base == "cifar100" else "train.bin" in files or "train" in files
+            other = not files.keys().isdisjoint(_first_files(_OTHER[base], parts))
         if path.is_dir() and archives:
-            return read(next(p for p in sorted(path.rglob(archives[0]))), base)
+            return read(next(p for p in sorted(path.rglob(archives[0]))), base, parts)
     except OSError as error:
         raise SourceFailed(f"cannot be read: {error.strerror or error}") from error
+    missing = " or ".join(_first_files(base, parts))
     if base == "cifar10":
         what = "CIFAR-100, not CIFAR-10" if other else "no CIFAR-10 batches"
-        raise SourceFailed(f"holds {what} (no data_batch_1.bin or data_batch_1)")
-    what = "CIFAR-10, not CIFAR-100" if other else "no CIFAR-100 files"
-    raise SourceFailed(f"holds {what} (no train.bin or train)")
+    else:
+        what = "CIFAR-10, not CIFAR-100" if other else "no CIFAR-100 files"
+    raise SourceFailed(f"holds {what} (no {missing})")
 
 
-def _read_10(files: _Files) -> Arrays | None:
+_OTHER: dict[Base, Base] = {"cifar10": "cifar100", "cifar100": "cifar10"}
+
+
+def _first_files(base: Base, parts: Sequence[Part]) -> list[str]:
+    """The names by which the files of a data set are known, in the binary and python versions."""
+    name = _FILES_10[parts[0]][0] if base == "cifar10" else parts[0]
+    return [f"{name}.bin", name]
+
+
+def _read_10(files: _Files, parts: Sequence[Part]) -> Arrays | None:
     """CIFAR-10's arrays; None if none of its files is there."""
-    if "data_batch_1.bin" in files:
-        return _joined(files, ".bin", _decode_binary)
-    if "data_batch_1" in files:
-        return _joined(files, "", _decode_python)
-    if "data_batch_1.png" in files:
-        return _joined(files, ".png", partial(_decode_png, labels=_png_labels(files)))
+    binary, python = _first_files("cifar10", parts)
+    if binary in files:
+        return _joined(files, parts, ".bin", _decode_binary)
+    if python in files:
+        return _joined(files, parts, "", _decode_python)
+    if f"{python}.png" in files:
+        return _joined(files, parts, ".png", partial(_decode_png, labels=_png_labels(files, parts)))
     return None
 
 
-def _read_100(path: Path, files: _Files) -> Arrays | None:
+def _read_100(path: Path, files: _Files, parts: Sequence[Part]) -> Arrays | None:
     """CIFAR-100's arrays, with the 100 classes as labels; None if none of its files is there."""
-    suffix = next((s for s in (".bin", "") if f"train{s}" in files), None)
+    suffix = next((s for s in (".bin", "") if f"{parts[0]}{s}" in files), None)
     if suffix is None:
         return None
     with_known_sum = False
@@ -121,7 +141,8 @@ def _read_100(path: Path, files: _Files) -> Arrays | None:
         with path.open("rb") as file:
             with_known_sum = hashlib.file_digest(file, "md5").hexdigest() in ARCHIVE_MD5_100
     arrays: Arrays = {}
-    for part, count in (("train", 5 * IMAGES_PER_BATCH), ("test", IMAGES_PER_BATCH)):
+    for part in parts:
+        count = len(_FILES_10[part]) * IMAGES_PER_BATCH
         name = f"{part}{suffix}"
         content = _read(files, name)
         if not with_known_sum and _md5(content) != MD5_100[name]:
@@ -140,20 +161,24 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _joined(files: _Files, suffix: str, decode: Callable[[bytes, str], tuple[Any, Any]]) -> Arrays:
-    """Decode the five training files and the test file and put them together."""
-    parts = []
-    for name in (*(f"data_batch_{i}{suffix}" for i in range(1, 6)), f"test_batch{suffix}"):
-        images, labels = decode(_read(files, name), name)
-        if images.shape != (IMAGES_PER_BATCH, 3, 32, 32) or labels.shape != (IMAGES_PER_BATCH,):
-            raise _altered(name)
-        parts.append((images, labels))
-    return {
-        "train-images": np.concatenate([images for images, _ in parts[:5]]),
-        "train-labels": np.concatenate([labels for _, labels in parts[:5]]),
-        "test-images": np.ascontiguousarray(parts[5][0]),
-        "test-labels": np.ascontiguousarray(parts[5][1]),
-    }
+def _joined(
+    files: _Files,
+    parts: Sequence[Part],
+    suffix: str,
+    decode: Callable[[bytes, str], tuple[Any, Any]],
+) -> Arrays:
+    """Decode the files of each part and put them together."""
+    arrays: Arrays = {}
+    for part in parts:
+        decoded = []
+        for name in (f"{bare}{suffix}" for bare in _FILES_10[part]):
+            images, labels = decode(_read(files, name), name)
+            if images.shape != (IMAGES_PER_BATCH, 3, 32, 32) or labels.shape != (IMAGES_PER_BATCH,):
+                raise _altered(name)
+            decoded.append((images, labels))
+        arrays[f"{part}-images"] = np.concatenate([images for images, _ in decoded])
+        arrays[f"{part}-labels"] = np.concatenate([labels for _, labels in decoded])
+    return arrays
 
 
 def _altered(name: str, error: Exception | None = None) -> SourceFailed:
@@ -217,19 +242,21 @@ def _unpickled(content: bytes, name: str, *labels: bytes) -> list[NDArray[np.uin
         raise _altered(name, error) from error
 
 
-def _png_labels(files: _Files) -> dict[str, NDArray[np.uint8]]:
+def _png_labels(files: _Files, parts: Sequence[Part]) -> dict[str, NDArray[np.uint8]]:
     """Labels of the npm package by its PNG files' names."""
-    labels = {}
-    for split in ("train", "test"):
-        name = f"{split}_lables.json"
+    labels: dict[str, NDArray[np.uint8]] = {}
+    for part in parts:
+        name = f"{part}_lables.json"
         try:
-            labels[split] = np.asarray(json.loads(_read(files, name)), np.uint8)
+            found = np.asarray(json.loads(_read(files, name)), np.uint8)
         except (ValueError, TypeError, OverflowError) as error:
             raise _altered(name, error) from error
-    if len(labels["train"]) != 5 * IMAGES_PER_BATCH:
-        raise _altered("train_lables.json")
-    parts = enumerate(np.split(labels["train"], 5), 1)
-    return {f"data_batch_{i}.png": part for i, part in parts} | {"test_batch.png": labels["test"]}
+        batches = _FILES_10[part]
+        if len(found) != len(batches) * IMAGES_PER_BATCH:
+            raise _altered(name)
+        rows = np.split(found, len(batches))
+        labels |= {f"{batch}.png": own for batch, own in zip(batches, rows, strict=True)}
+    return labels
 
 
 def _decode_png(content: bytes, name: str, labels: dict[str, NDArray[np.uint8]]) -> tuple[Any, Any]:

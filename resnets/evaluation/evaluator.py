@@ -153,14 +153,7 @@ def score_cifar(
     Raises:
         UserError: if it was trained on other classes.
     """
-    if list(classifier.classes) != list(images.classes):
-        names = [with_classes(classes) for classes in (images.classes, classifier.classes)]
-        other = f"say {names[1]}, or " if names[1] else ""
-        raise UserError(
-            f"the model was trained on other classes than those of {names[0] or 'the images'}",
-            classifier.name,
-            f"{other}give a folder with photos of its classes",
-        )
+    refuse_other_classes(classifier.name, classifier.classes, images.classes)
     index = random_indices(len(images), limit)
     tested = images.subset(index)
     return Scores(
@@ -171,6 +164,25 @@ def score_cifar(
         classes=images.classes,
         protocol=_protocol(SINGLE_VIEW, len(index), len(images)),
         model=classifier.name,
+    )
+
+
+def refuse_other_classes(model: str, known: Sequence[str], shown: Sequence[str]) -> None:
+    """Raise `UserError` if a model was trained on other classes than those of CIFAR's images.
+
+    Args:
+        model: what the message calls the model.
+        known: its classes.
+        shown: the classes of the images.
+    """
+    if list(known) == list(shown):
+        return
+    names = [with_classes(classes) for classes in (shown, known)]
+    other = f"say {names[1]}, or " if names[1] else ""
+    raise UserError(
+        f"the model was trained on other classes than those of {names[0] or 'the images'}",
+        model,
+        f"{other}give a folder with photos of its classes",
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.models import zoo
+from resnets.models.batch_norm import evaluating
 from resnets.models.blocks import ZeroPadShortcut
 from resnets.models.residual import Architecture, ResidualNetwork
 
@@ -80,19 +81,48 @@ def counted(network: nn.Module, call: Callable[[], object]) -> int:
         network: whose layers are counted.
         call: has them compute, for an empty batch.
     """
-    counts = []
-
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
+    count = 0
+    for module, output in weighted_outputs(network, call):
         assert isinstance(module.weight, Tensor)
-        counts.append(math.prod(output.shape[1:]) * module.weight[0].numel())
+        count += math.prod(output.shape[1:]) * module.weight[0].numel()
+    return count
+
+
+def weighted_outputs(
+    network: nn.Module, call: Callable[[], object]
+) -> list[tuple[nn.Module, Tensor]]:
+    """The convolutions and classifiers of a network that a call uses, and their outputs."""
+    found: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(module: nn.Module, _: object, output: Tensor) -> None:
+        found.append((module, output))
 
     weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [module.register_forward_hook(count) for module in weighted]
+    hooks = [module.register_forward_hook(keep) for module in weighted]
     with torch.no_grad():
         call()
     for hook in hooks:
         hook.remove()
-    return sum(counts)
+    return found
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Numbers in the outputs of a network's convolutions for one image: of all, and the most."""
+
+    all: int
+    largest: int
+
+
+def maps(network: ResidualNetwork, size: int) -> Maps:
+    """Count the outputs of a network's convolutions for an image of `size` pixels a side.
+
+    The network's mode is restored.
+    """
+    with evaluating(network):
+        outputs = weighted_outputs(network, lambda: network.features(_empty_batch(network, size)))
+    counts = [math.prod(output.shape[1:]) for _, output in outputs]
+    return Maps(sum(counts), max(counts))
 
 
 def _empty_batch(network: nn.Module, size: int) -> Tensor:

@@ -224,11 +224,8 @@ class Training(Job):
 
     def environment(self, workspace: Workspace) -> dict[str, str]:
         """The number of threads that the run began with, since another changes its bits."""
-        try:
-            threads = run_folder.read_environment(workspace.run_folder(self.key))["threads"]
-        except UserError:
-            return {}  # a new run, or a damaged one, whose command prints the error
-        return {"OMP_NUM_THREADS": str(threads)}
+        began = run_folder.read_environment(workspace.run_folder(self.key))
+        return {"OMP_NUM_THREADS": str(began["threads"])} if began else {}
 
     def file(self, workspace: Workspace) -> Path:
         """The trained network: in the store, else in the run folder."""

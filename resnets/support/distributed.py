@@ -164,8 +164,14 @@ def world() -> Iterator[World]:
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"the {size} processes could not connect ({line})", hint=_START) from error
-    yield World(rank, size, local_rank)
-    # Not after a failure: it would wait for processes that are in another call.
+    try:
+        yield World(rank, size, local_rank)
+    except BaseException:
+        # Gloo's threads may else end Python with SIGABRT instead of its exit code. The other
+        # processes learn of it from their closed connections. NCCL would wait for them.
+        if backend == "gloo":
+            dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 

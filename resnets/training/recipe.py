@@ -54,7 +54,7 @@ class Optimizer(Section):
     muon: Muon | None = None
     """Muon for the convolutions, SGD for the rest: a table [optimizer.muon] turns it on,
     `--set optimizer.muon=none` turns it off."""
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(None, ge=1e-6, le=1e6)
     """Largest norm of the gradient of all parameters; a longer one is shortened to it."""
 
     @model_validator(mode="after")
@@ -67,13 +67,15 @@ class Optimizer(Section):
 class GentleStart(Section):
     """Section 4.2, 110 layers: a small learning rate until the training error is below a limit."""
 
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, le=100)
     until_error: float = Field(0.80, gt=0, lt=1)
     from_depth: int = Field(110, ge=0)
     """Shallower networks start at the full rate."""
 
 
-Duration = Annotated[int | float, Field(ge=0)]
+LONGEST = 1_000_000_000
+"""The most iterations or epochs."""
+Duration = Annotated[int | float, Field(ge=0, le=LONGEST)]
 """A number of iterations, or of epochs if the recipe gives its length in `epochs`."""
 
 
@@ -153,10 +155,10 @@ class Photos(Section):
     def _ranges_rise(self) -> Photos:
         if self.mean == "pixel" and self.test_size not in (None, self.size):
             raise ValueError("mean = 'pixel' needs tests of the training's size; use 'channel'")
-        if not 1 <= self.sides[0] <= self.sides[1] or self.sides[0] < 224:
-            raise ValueError("sides must rise, from 224 or more")
-        if not 0 < self.areas[0] <= self.areas[1] <= 1:
-            raise ValueError("areas must rise, from above 0 to at most 1")
+        if not 224 <= self.sides[0] <= self.sides[1] <= 4096:
+            raise ValueError("sides must rise, from 224 or more to at most 4096")
+        if not 1e-4 <= self.areas[0] <= self.areas[1] <= 1:
+            raise ValueError("areas must rise, from 0.0001 or more to at most 1")
         return self
 
     def most_bad_images(self, images: int) -> int:
@@ -188,13 +190,18 @@ class Photos(Section):
         )
 
 
-def _sizes(value: Any) -> Any:
-    return tuple(map(float, value)) if isinstance(value, list) else value
-
-
-Sizes = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_sizes), Field(min_length=1)
+Lengths = Annotated[
+    tuple[Annotated[float, Field(ge=1, le=10_000)], ...],
+    BeforeValidator(_array_to_tuple),
+    Field(min_length=1),
 ]
+Ratios = Annotated[
+    tuple[Annotated[float, Field(ge=0.01, le=100)], ...],
+    BeforeValidator(_array_to_tuple),
+    Field(min_length=1),
+]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of anchors, regions or detections in an image."""
 
 
 class Detection(Section):
@@ -211,28 +218,28 @@ class Detection(Section):
     """Training: range of a random factor of both sizes."""
     flip: bool = True
     """Training: mirror half of the images."""
-    anchors: Sizes = (128.0, 256.0, 512.0)
+    anchors: Lengths = (128.0, 256.0, 512.0)
     """Sides of the square anchors."""
-    ratios: Sizes = (0.5, 1.0, 2.0)
+    ratios: Ratios = (0.5, 1.0, 2.0)
     """Height to width of the anchors."""
     border_anchors: bool = True
     """Train on anchors that cross the image's border, too; the paper's training ignores them."""
     rpn_width: int = Field(512, ge=1, le=4096)
     """Filters of the RPN's 3x3 convolution."""
-    rpn_batch: int = Field(256, ge=2)
+    rpn_batch: int = Field(256, ge=2, le=1_000_000)
     """Training: anchors, at most half of them on objects."""
-    candidates: int = Field(12000, ge=1)
+    candidates: Count = 12000
     """Training: anchors with the highest scores, among which proposals are chosen by NMS."""
-    proposals: int = Field(2000, ge=1)
+    proposals: Count = 2000
     """Training: proposals, of which the regions are drawn."""
-    rois: int = Field(128, ge=1)
+    rois: Count = 128
     """Training: regions for the last stage."""
     foreground: float = Field(0.25, gt=0, le=1)
     """Training: largest share of regions on objects."""
     background: float = Field(0.0, ge=0, lt=0.5)
     """Training: smallest IoU of background regions with an object; Fast R-CNN's 0.1 on VOC."""
-    test_candidates: int = Field(6000, ge=1)
-    test_proposals: int = Field(300, ge=1)
+    test_candidates: Count = 6000
+    test_proposals: Count = 300
     """Tests: proposals, which are all classified."""
     pool: Literal["align", "max"] = "align"
     """`align`: RoIAlign; `max`: RoI pooling, as in 2015."""
@@ -240,13 +247,13 @@ class Detection(Section):
     """Detections with a lower score are left out."""
     nms: float = Field(0.3, gt=0, le=1)
     """Of two detections of a category with a larger IoU only the better one stays."""
-    detections: int = Field(100, ge=1)
+    detections: Count = 100
     """Detections, at most."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Detection:
-        if not 0 < self.scales[0] <= self.scales[1] <= 4:
-            raise ValueError("scales must rise, from above 0 to at most 4")
+        if not 0.1 <= self.scales[0] <= self.scales[1] <= 4:
+            raise ValueError("scales must rise, from 0.1 or more to at most 4")
         if self.max_size < self.size:
             raise ValueError("max_size must not be below size")
         return self
@@ -265,7 +272,7 @@ class Progressive(Section):
     """Progressive resizing: images of `size` pixels a side before iteration `until`."""
 
     size: int = Field(ge=8, le=2048)
-    until: Annotated[int | float, Field(gt=0)]
+    until: Annotated[int | float, Field(gt=0, le=LONGEST)]
 
 
 _OPTIONAL_IN_V1 = {
@@ -302,8 +309,8 @@ class Recipe(Section):
     init: str | None = None
     """The model whose weights the training starts from: a name, a file or a run folder."""
     seed: int = Field(0, ge=0, lt=2**32)
-    iterations: int | None = Field(None, ge=1)
-    epochs: int | float | None = Field(None, gt=0)
+    iterations: int | None = Field(None, ge=1, le=LONGEST)
+    epochs: int | float | None = Field(None, gt=0, le=LONGEST)
     """Instead of `iterations`; all other numbers of iterations are then numbers of epochs."""
     batch: int = Field(128, ge=2, le=1_000_000)
     """Images in one step of SGD, over all processes."""
@@ -343,7 +350,7 @@ class Recipe(Section):
     """On CPUs: BN, additions, ReLU and whole blocks by this project's kernels (docs/speed.md)."""
     deterministic: bool = False
     """On GPUs: only kernels that repeat bit for bit, which are slower. CPUs always repeat."""
-    test_every: Annotated[int | float, Field(gt=0)] = 1000
+    test_every: Annotated[int | float, Field(gt=0, le=LONGEST)] = 1000
     """Iterations between tests."""
     log_every: int = Field(50, ge=1)
     """Iterations between readings of training loss and error, one line of metrics each, which wait
@@ -372,8 +379,10 @@ class Recipe(Section):
             raise ValueError(f"should be 'balanced' or a table of classes, not {value!r}")
         for name, weight in value.items():
             number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not (number and 0 < weight < math.inf):
-                raise ValueError(f"the weight of {name!r} should be above 0, not {weight!r}")
+            if not (number and 1e-6 <= weight <= 1e6):
+                raise ValueError(
+                    f"the weight of {name!r} should be from 0.000001 to 1,000,000, not {weight!r}"
+                )
         return value
 
     @model_validator(mode="after")

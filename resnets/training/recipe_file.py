@@ -30,7 +30,10 @@ def shipped() -> dict[str, str]:
 
 
 def load(
-    name_or_path: str, settings: Iterable[str] = (), options: Mapping[str, str | int] | None = None
+    name_or_path: str,
+    settings: Iterable[str] = (),
+    options: Mapping[str, str | int | None] | None = None,
+    image_size: int | None = None,
 ) -> Recipe:
     """Read a recipe: a shipped name or the path of a TOML file.
 
@@ -38,21 +41,52 @@ def load(
         name_or_path: for example `cifar10-paper` or `my/recipe.toml`.
         settings: `key=value` or `table.key=value`, in TOML's notation; quotes around
             strings may be left out; `none` unsets an optional table or key.
-        options: keys that have a command line option of their own, which errors then name.
+        options: keys that have a command line option of their own, which errors then name; None
+            is an option that was not given.
+        image_size: of `--image-size`; see `Recipe.at_size`.
 
     Raises:
-        UserError: naming the file, the line and the key, and the nearest known key.
+        UserError: naming the file, the line and the key, and the nearest known key; or an option
+            and a setting that contradict each other.
     """
     values, text, where = _parse(name_or_path)
-    overridden = {}
+    overridden: dict[str, str] = {}
+    changed: dict[str, Any] = {}
     for setting in settings:
         key = _apply(values, setting)
+        _apply(changed, setting)
         overridden[key] = f"--set {key}"
     for key, value in (options or {}).items():
-        values[key] = value
-        overridden[key] = f"--{key}"
+        if value is not None:
+            _refuse_contradiction(changed, key, f"--{key}", value)
+            values[key] = value
+            overridden[key] = f"--{key}"
     _refuse_two_lengths(values, overridden)
-    return _validate(values, text, where, overridden)
+    recipe = _validate(values, text, where, overridden)
+    if image_size is None:
+        return recipe
+    table = "detection" if recipe.dataset == "boxes" else "photos"
+    _refuse_contradiction(changed, f"{table}.size", "--image-size", image_size)
+    return recipe.at_size(image_size)
+
+
+def _refuse_contradiction(changed: dict[str, Any], key: str, option: str, value: str | int) -> None:
+    """Raise `UserError` if an option gives another value than a setting of the same key.
+
+    Args:
+        changed: the values that the settings give.
+        key: dotted, of the recipe.
+        option: its option.
+        value: what that gives.
+    """
+    given: Any = changed
+    for name in key.split("."):
+        if not isinstance(given, dict) or name not in given:
+            return
+        given = given[name]
+    if str(given) != str(value):
+        other = "none" if given is None else given
+        raise UserError(f"contradicts --set {key}={other}", f"{option} {value}", "give one of them")
 
 
 def _parse(name_or_path: str) -> tuple[dict[str, Any], str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_json
 from resnets.support.names import printable
 from resnets.training import hardware, run_folder
+from resnets.training.capacity import refuse_large_batch
 from resnets.training.objective import Objective, TestMetrics
 from resnets.training.trainer import Trainer
 from resnets.weights import model_file
@@ -170,7 +172,7 @@ class Run:
 
     def _metrics(self) -> AbstractContextManager[run_folder.MetricsLog | None]:
         if self.world.is_main:
-            return run_folder.MetricsLog(self.folder, self.trainer.step)
+            return run_folder.MetricsLog(self.folder, self.trainer.step, self.observer.note)
         return nullcontext()
 
     def _after_update(self, log: run_folder.MetricsLog | None) -> None:
@@ -360,24 +362,15 @@ def start(
         location: where the data were found, so that a resumed run finds them again.
 
     Raises:
-        UserError: if the folder is not empty or cannot be written, the images have a fault that
-            would end the run at its first test, or the processes disagree about recipe or images.
-            There is no folder then.
+        UserError: if the folder is not empty or cannot be written, the batch is larger than the
+            training set or than memory, the images have a fault that would end the run at its
+            first test, or the processes disagree about recipe or images. There is no folder then.
     """
     _refuse_disagreement(objective, world)
+    refuse_large_batch(objective.recipe, objective.train_images, world)
     world.first(objective.check_data)
     run = Run(folder, objective, device, observer, command=command, world=world)
-    environment = {
-        "command": command,
-        "device": _device_name(run),
-        "settings": run.settings.as_dict(),
-        "plan": objective.plan.content_hash(),
-        "place": location,  # the key of the first version
-        "recipe_hash": run.recipe.content_hash(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": objective.fingerprint,
-        **run.environment,
-    }
+    environment = _environment(run, location, datetime.now(UTC))
     world.first(lambda: run_folder.create(folder, objective.plan, run.recipe, environment))
     if run.recipe.init is not None:
         run.save()  # a resumed run must not depend on where the weights came from
@@ -391,18 +384,22 @@ def resume(
     observer: Observer,
     *,
     world: World = World(),  # noqa: B008
+    location: str | None = None,
 ) -> Run:
     """The run in `folder`, at its newest readable checkpoint, or at the start if it has none.
+
+    If its `environment.json` is missing or damaged, it is written anew.
 
     Args:
         objective: made from the recipe of the folder.
         device: where to continue; by default the device that the run began on.
+        location: where the data were found.
 
     Raises:
         UserError: if there is no run, no checkpoint can be read or fits, the images are not those
             that the run began with, or some of them can no longer be tested on.
     """
-    began = run_folder.read_environment(folder)
+    began = world.first(lambda: run_folder.read_environment(folder))
     run_folder.refuse_other_images(folder, objective.fingerprint)
     _refuse_disagreement(objective, world)
     world.first(objective.check_data)
@@ -412,14 +409,18 @@ def resume(
     )
     if state is not None:
         objective.resume_with(*state)
-    device = device or devices.find_device(began["device"])
-    run = Run(folder, objective, device, observer, command=began["command"], world=world)
-    now = {**run.environment, "device": _device_name(run), "settings": run.settings.as_dict()}
-    # Runs of versions without kernels do not record them.
-    then = {**began, "settings": {"kernels": "none", **began["settings"]}}
-    changed = [key for key in run_folder.REPRODUCIBLE if then[key] != now[key]]
-    if changed:
-        observer.note(f"the run will not repeat bit for bit: changed {', '.join(changed)}")
+    device = device or devices.find_device(began["device"] if began else "auto")
+    command = began["command"] if began else f"resnets resume {shlex.quote(str(folder))}"
+    run = Run(folder, objective, device, observer, command=command, world=world)
+    if began:
+        _note_changes(run, began)
+    else:
+        environment = _environment(run, location, None)
+        world.first(lambda: write_json(folder / run_folder.ENVIRONMENT, environment))
+        observer.note(
+            f"{folder / run_folder.ENVIRONMENT} was missing or damaged and is written anew; "
+            "whether images and machine are those that the run began with is unknown"
+        )
     if state is None:
         observer.note("no checkpoint yet: starting from iteration 0")
     else:
@@ -430,6 +431,31 @@ def resume(
     if world.is_main:
         make_folder(run.checkpoints)
     return run
+
+
+def _environment(run: Run, location: str | None, started: datetime | None) -> dict[str, Any]:
+    """What `environment.json` records of a run; `started` is None if that is unknown."""
+    return {
+        "command": run.command,
+        "device": _device_name(run),
+        "settings": run.settings.as_dict(),
+        "plan": run.objective.plan.content_hash(),
+        "place": location,  # the key of the first version
+        "recipe_hash": run.recipe.content_hash(),
+        "started": started and started.isoformat(timespec="seconds"),
+        "data": run.objective.fingerprint,
+        **run.environment,
+    }
+
+
+def _note_changes(run: Run, began: dict[str, Any]) -> None:
+    """Say what has changed since a run began, if it will not repeat bit for bit."""
+    now = {**run.environment, "device": _device_name(run), "settings": run.settings.as_dict()}
+    # Runs of versions without kernels do not record them.
+    then = {**began, "settings": {"kernels": "none", **began["settings"]}}
+    changed = [key for key in run_folder.REPRODUCIBLE if then[key] != now[key]]
+    if changed:
+        run.observer.note(f"the run will not repeat bit for bit: changed {', '.join(changed)}")
 
 
 def _device_name(run: Run) -> str:

@@ -25,15 +25,17 @@ from torch import Tensor
 from resnets.support import files, tensor_files
 from resnets.support.errors import UserError, one_line, valid_utf8
 from resnets.support.files import make_folder, write_bytes, write_json, writing
+from resnets.support.names import counted
 from resnets.training import recipe_file
 from resnets.training.recipe import Recipe
 from resnets.weights.card import RUN_MODEL
 
 RECIPE, ENVIRONMENT, SUMMARY = "recipe.json", "environment.json", "summary.json"
 METRICS, CHECKPOINTS, PICTURES = "metrics.jsonl", "checkpoints", "pictures"
+CURVE = "curve.png"
 CHECKPOINTS_KEPT = 2
-_WRITTEN = (RECIPE, ENVIRONMENT, METRICS, SUMMARY, RUN_MODEL)
-_TEMPORARY = (".checkpoint-", *(f".{name}." for name in _WRITTEN))
+_WRITTEN = (RECIPE, ENVIRONMENT, METRICS, SUMMARY, RUN_MODEL, CURVE)
+_TEMPORARY = tuple(f".{name}." for name in _WRITTEN)
 """How the names of unfinished files begin."""
 REPRODUCIBLE = ("device", "settings", "threads", "processes", "hardware", "packages")
 """Keys of `environment.json` that must not change for a resumed run to repeat bit for bit."""
@@ -55,10 +57,18 @@ def locked(folder: Path) -> Iterator[None]:
         "wait until it ends, or choose another --out",
     )
     with files.locked(folder / ".lock", busy):
-        for path in (*folder.glob(".*"), *(folder / CHECKPOINTS).glob(".*")):
-            if path.name.startswith(_TEMPORARY):  # of a process that was killed
-                path.unlink(missing_ok=True)
+        for path in _unfinished(folder):
+            path.unlink(missing_ok=True)
         yield
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Temporary files that a process which was killed left in a run folder."""
+    return [
+        *(path for path in folder.glob(".*") if path.name.startswith(_TEMPORARY)),
+        *(folder / CHECKPOINTS).glob(".checkpoint-*"),
+        *(folder / PICTURES).glob(".*.jpg.*"),
+    ]
 
 
 def create(folder: Path, plan: Recipe, recipe: Recipe, environment: dict[str, Any]) -> None:
@@ -86,9 +96,21 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
     """Whether `folder` holds a run that was started with this recipe.
 
     Raises:
-        UserError: if it holds a damaged run.
+        UserError: if it holds a damaged run, of which that is unknown.
     """
-    return (folder / RECIPE).exists() and plan.matches(read_environment(folder)["plan"])
+    if not (folder / RECIPE).exists():
+        return False
+    began = read_environment(folder)
+    if began is not None:
+        return plan.matches(began["plan"])
+    recipe = read_recipe(folder)
+    if plan.epochs is not None:  # its length in iterations depends on the images
+        raise UserError(
+            "is missing or damaged, so whether this recipe began the run is unknown",
+            str(folder / ENVIRONMENT),
+            f"resume the run with: resnets resume {folder}, or choose another --out",
+        )
+    return plan.model_copy(update={"network": recipe.network}).matches(recipe.content_hash())
 
 
 def refuse_running(folder: Path) -> None:
@@ -120,6 +142,7 @@ def refuse_existing(folder: Path, plan: Recipe) -> None:
         )
     # A start that was interrupted before its recipe was written left nothing worth keeping.
     abandoned = {folder / name for name in (ENVIRONMENT, CHECKPOINTS, ".lock")}
+    abandoned.update(_unfinished(folder))
     if not folder.is_dir() or set(folder.rglob("*")) - abandoned:
         raise UserError(
             "exists and is not a run folder", str(folder), "choose a new folder with --out"
@@ -143,27 +166,22 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def refuse_other_images(folder: Path, fingerprint: str) -> None:
-    """Raise `UserError` if the run in `folder` began with other images than these."""
-    if fingerprint != read_environment(folder)["data"]:
+    """Raise `UserError` if the run in `folder` is known to have begun with other images."""
+    began = read_environment(folder)
+    if began is not None and fingerprint != began["data"]:
         raise UserError("these are not the images that the run began with", str(folder))
 
 
-def read_environment(folder: Path) -> dict[str, Any]:
-    """The environment in which a run began: how, where, with which images.
-
-    Raises:
-        UserError: if its file is missing or damaged.
-    """
-    path = folder / ENVIRONMENT
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """How and where a run began, and with which images; None if its file is missing or damaged."""
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"is missing or damaged ({one_line(error)})",
-            str(path),
-            "train again with another --out",
-        ) from error
+        facts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        began = {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    texts = [began[key] for key in ("command", "plan", "data", "device")]
+    whole = all(isinstance(text, str) for text in (*texts, began["place"] or ""))
+    return began if whole and isinstance(began["settings"], dict) else None
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
@@ -235,26 +253,33 @@ def latest_checkpoint(folder: Path, note: Callable[[str], None]) -> State | None
     return None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of a run folder, without a last line that a kill cut off.
+def read_metrics(
+    folder: Path, note: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
+    """The metrics of a run folder, without lines that cannot be read.
 
-    Raises:
-        UserError: if the file holds anything else.
+    Args:
+        folder: the run folder.
+        note: called with a line about such lines; a last one that a kill cut off is no such line.
     """
     path = folder / METRICS
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    damaged = 0
+    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rest = [(line, True) for line in lines if line.strip()]
+    for line, complete in (*rest, (last, False)):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise UserError(
-                f"line {len(rows) + 1} is not a line of metrics", str(path), "delete that line"
-            )
-        rows.append(row)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            damaged += complete
+    if damaged:
+        note(f"{path}: {counted(damaged, 'line')} of no metrics left out")
     return rows
 
 
@@ -262,11 +287,19 @@ class MetricsLog:
     """Appends metrics to a run folder as JSON lines and TensorBoard events.
 
     Lines of steps after `step`, from before a kill, are dropped: the run will write them again.
+
+    Args:
+        folder: the run folder.
+        step: where the run is.
+        note: called with a line about lines that cannot be read and are dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(
+        self, folder: Path, step: int, note: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.path = folder / METRICS
-        kept = [json.dumps(row) + "\n" for row in read_metrics(folder) if row["step"] <= step]
+        rows = read_metrics(folder, note)
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
         write_bytes(self.path, "".join(kept).encode())
         with writing(self.path):
             self._file = self.path.open("a", encoding="utf-8")

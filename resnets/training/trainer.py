@@ -25,6 +25,7 @@ from resnets.training.averages import (
     copy_buffers_from_main,
     recompute_statistics,
 )
+from resnets.training.capacity import refuse_large_maps
 from resnets.training.cuda_graph import CapturedUpdate
 from resnets.training.frozen import freeze
 from resnets.training.hardware import Settings, compile_network
@@ -59,8 +60,8 @@ class Trainer:
         world: the processes that share every batch; each makes the same calls.
 
     Raises:
-        UserError: if the batch does not divide among the processes, or the device does not
-            support the recipe's `batch_norm` or `graphs`.
+        UserError: if the batch does not divide among the processes or exceeds the memory, or the
+            device does not support the recipe's `batch_norm` or `graphs`.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Trainer:
         self.device, self.settings, self.world = device, settings, world
         self.network, self._fixed = self._prepare_network(objective.build_network())
         self.micro_batches = micro_batches(self.recipe, world)
+        at_once = max(end - start for start, end in self.micro_batches)
+        refuse_large_maps(self.recipe, self.network, at_once, device, settings.precision)
         self.batches = objective.batches(self.micro_batches, device, _local_processes(world))
         self.optimizers = make_optimizers(
             self.network,

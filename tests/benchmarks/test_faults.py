@@ -2,9 +2,13 @@
 
 import io
 import json
+import signal
 import struct
+import subprocess
 import sys
+import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from PIL import Image
 
 from benchmarks import __main__ as main
 from benchmarks import faults
-from benchmarks.faults import image_files, images
+from benchmarks.faults import image_files, images, kills, tiny
 from benchmarks.malformed import many_scans, many_tiles, png
 from resnets.support.errors import UserError
 
@@ -115,3 +119,38 @@ def test_what_once_failed_does_no_more(name):
     assert "fault" not in result
     readable = list(ONCE_FAILED).index(name) < READ
     assert result["outcome"] == ("decoded" if readable else "too-large")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_kill_is_of_the_launcher_and_its_workers(tmp_path):
+    worker = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    worker += "time.sleep(600)"
+    launcher = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {worker!r}], start_new_session=True)"
+    )
+    started = kills._Started(subprocess.Popen([sys.executable, "-c", launcher]))
+    end = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    pid = int((tmp_path / "pid").read_text())
+    assert kills._family(started.process.pid) == [started.process.pid, pid]
+    started.kill_after(0)
+    assert started.process.returncode == -signal.SIGKILL
+    while _runs(pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _runs(pid):
+    """Whether a process exists and is no zombie, which nobody may collect in a container."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_kills_of_few_trainings_are_by_one_process_and_by_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "execute", lambda *arguments, **options: None)
+    assert [one.processes for one in tiny.trainings(tmp_path)] == [1, 2, 1, 2, 1, 2]

@@ -36,7 +36,7 @@ def test_a_network_is_trained_and_tested_on_cifar_100(resnets, archive, tmp_path
     code, out, _ = resnets("train", "cifar100", *SMALL, *labels, "--out", "r", "--resume")
     assert (code, f"eval r {name}" in out) == (0, True)
     code, _, err = resnets("eval", "r", "--data", archive)
-    assert (code, "holds CIFAR-100, not CIFAR-10" in err) == (2, True)
+    assert (code, f"than those of cifar10; say {name}" in err) == (2, True)
     other = "cifar100" if labels else "cifar100-coarse"
     code, _, err = resnets("eval", "r", other, "--data", archive)
     assert (code, f"than those of {other}" in err, f"say {name}" in err) == (2, True, True)

@@ -21,6 +21,7 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.inference.engines import TorchRuntime
 from resnets.models import zoo
 from resnets.weights import model_file
+from tests.conftest import draw_photos
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--
 def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(*([verb] if verb else []), "--help")
     assert code == 0
-    # The list of verbs may be longer, and eval's options, which serve classifiers and detectors.
-    assert len(out.splitlines()) <= {"": 28, "eval": 30}.get(verb, 24)
+    assert len(out.splitlines()) <= 24
+    assert ("-h, --help" if verb else "[--version] [-h|--help]") in out
     assert not verb or f"Example: resnets {verb}" in out
 
 
@@ -477,3 +478,42 @@ def test_an_unwritable_folder_is_one_line(resnets, real_shape, tmp_path):
 def test_version(resnets):
     code, out, _ = resnets("--version")
     assert (code, out) == (0, "resnets 0.1.0\n")
+
+
+def test_a_run_of_photographs_without_its_environment(resnets, cache, tmp_path):
+    draw_photos(tmp_path / "photos" / "train", {"ant": 4, "bee": 4})
+    draw_photos(tmp_path / "photos" / "val", {"ant": 2, "bee": 2}, seed=1)
+    (tmp_path / "r.toml").write_text(
+        'dataset = "photos"\nnetwork = "cifar-resnet8"\niterations = 2\nbatch = 8\n'
+        'test_every = 2\nschedule = {kind = "linear", lr = 0.1}\nphotos = {size = 32}\n'
+    )
+    start = ("train", "r.toml", "--data", "photos", "--out", "run")
+    assert resnets(*start)[0] == 0
+    environment = tmp_path / "run" / "environment.json"
+    environment.unlink()
+    assert resnets("info", "run")[0] == 0
+    assert resnets("eval", "run", "photos")[0] == 0
+    (tmp_path / "run" / "summary.json").unlink()  # as if a kill had come before the end
+    code, _, err = resnets("resume", "run")
+    line = "environment.json: is missing or damaged, so the location of the images is unknown"
+    assert (code, line in one_line(err)) == (2, True)
+    code, out, _ = resnets("resume", "run", "--data", "photos")
+    assert (code, f"{Path('run', environment.name)} was missing or damaged" in out) == (0, True)
+    assert json.loads(environment.read_text())["place"] == str(tmp_path / "photos")
+    (tmp_path / "run" / "summary.json").unlink()
+    environment.write_text("half")
+    assert resnets(*start, "--resume")[0] == 0
+    code, _, err = resnets(*start, "--set", "batch=9")
+    assert (code, "a finished run" in one_line(err)) == (2, True)
+
+
+def test_contradictions_and_large_batches_of_a_training_are_one_line(resnets, real_shape, tmp_path):
+    for words, message in (
+        (("--network", "cifar-plain20", "--set", "network=cifar-resnet20"),
+         "--network cifar-plain20: contradicts --set network=cifar-resnet20; give one of them"),
+        (("--seed", "1", "--set", "seed=2"), "--seed 1: contradicts --set seed=2"),
+        (("--set", "batch=1000"), "a batch of 1,000 images is more than the 600 training images"),
+    ):  # fmt: skip
+        code, _, err = resnets("train", "cifar10-smoke", *words, "--device", "cpu", "--out", "run")
+        assert (code, message in one_line(err)) == (2, True), err
+        assert not (tmp_path / "run").exists()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnets.data import cifar
 from resnets.data.cifar_classes import CLASSES
 from resnets.data.datasets import open_test
 from resnets.evaluation import scores
+from resnets.support import memory
 from tests.cli.test_cli import one_line
 from tests.evaluation import photos
 
@@ -139,6 +141,24 @@ def test_mistakes_are_one_line(resnets, here, real_shape, arguments, message):
     assert (code, out) == (2, "")
     assert message in one_line(err)
     assert {p for p in here.rglob("*") if "cache" not in p.parts} <= set(before)
+
+
+def test_classes_are_compared_before_a_download(resnets, here, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(cifar, "load", refuse)
+    code, _, err = resnets("eval", "cifar-resnet20", "cifar100")
+    assert (code, "than those of cifar100; say cifar10" in one_line(err)) == (2, True)
+
+
+def test_a_batch_that_no_memory_holds_is_one_line(resnets, here, monkeypatch):
+    monkeypatch.setattr(memory, "total_memory", lambda: 10 * 4 * (3 * 32**2 + 16 * 32**2))
+    options = ("eval", "m.safetensors", "photos", "--batch")
+    assert resnets(*options, 10)[0] == 0
+    code, out, err = resnets(*options, 11)
+    assert (code, out) == (2, "")
+    assert "--batch: a test of 11 crops at once needs more than" in one_line(err)
 
 
 def test_mistakes_with_ensembles_are_one_line(resnets, here):

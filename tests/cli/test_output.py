@@ -1,20 +1,25 @@
 """Output that goes away, what the system refuses, and arguments before they are parsed."""
 
+import contextlib
 import errno
 import io
 import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from resnets import __main__ as entry
 from resnets.cli import main as cli
 from resnets.cli import output
+from resnets.cli.options import command_line
 from resnets.support.errors import UserError, system_error
 
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "resnets"]
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
@@ -59,14 +64,99 @@ def test_a_full_device_is_one_line():
     assert one_line(done.stderr) == "resnets: cannot print: No space left on device"
 
 
-def test_a_closed_pipe_ends_silently_and_closed_streams_print_nothing():
+def test_a_closed_pipe_ends_silently():
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([*COMMAND, "info"], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
-    closed = 'exec "$0" -m resnets info >&- 2>&- <&-'
-    assert subprocess.run(["sh", "-c", closed, sys.executable]).returncode == 0
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 2), (">&- 2>&- <&-", 2), ("2>&- <&-", 0)])
+def test_a_closed_output_is_a_lost_answer(closed, code):
+    line = f'exec "$0" -m resnets info {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr in ("", "resnets: cannot print: Bad file descriptor\n")
+    assert bool(done.stderr) == (closed == ">&-")
+
+
+def test_an_answer_is_lost_whatever_the_exit_code_and_a_training_goes_on(monkeypatch, capsys):
+    program = command_line("")
+
+    @program.command("answer")
+    def answer(code: int, work: bool = False):
+        with output.expendable() if work else contextlib.nullcontext():
+            print("an answer")
+        sys.exit(code)
+
+    program.command("other")(lambda: None)
+    for words, closed, code in (
+        (["0"], True, 2), (["1"], True, 2), (["1"], False, 1), (["0", "--work"], True, 0),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["program", "answer", *words])
+            if closed:
+                patch.setattr(sys, "stdout", None)
+            try:
+                cli.run(program, "program")
+                ended = 0
+            except SystemExit as stop:
+                ended = stop.code
+        assert ended == code, words
+        assert ("cannot print: Bad file descriptor" in capsys.readouterr().err) == (code == 2)
+
+
+def test_an_answer_in_the_buffer_is_lost_whatever_the_exit_code(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    program = command_line("")
+    program.command("answer")(lambda: (print("an answer"), sys.exit(1)))
+    monkeypatch.setattr(sys, "argv", ["program"])
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as stop:
+        cli.run(program, "program")
+    assert stop.value.code == 2
+    assert "No space left" in capsys.readouterr().err
+
+
+ENTRIES = (["-m", "resnets"], ["-c", "from resnets.__main__ import main; main()"])
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "interrupted",
+    [
+        "raise KeyboardInterrupt",
+        # as an extension module in C++ does
+        "try:\n    raise KeyboardInterrupt\n"
+        "except BaseException as e:\n    raise ImportError('initialization failed') from e",
+    ],
+)
+def test_ctrl_c_during_the_imports_is_silent(tmp_path, entry, interrupted):
+    (tmp_path / "typer.py").write_text(interrupted)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, *entry, "info"], env=environment, cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_import_that_fails_is_no_interruption(monkeypatch):
+    def fail():
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(ImportError, match="no such module"):
+        entry.main()
+
+
+def test_the_script_has_the_guarded_entry():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"resnets": "resnets.__main__:main"}
 
 
 def test_names_are_utf8_whatever_the_locale(tmp_path):

@@ -106,6 +106,18 @@ def test_folders_and_archives_of_every_kind_give_the_same_arrays(tmp_path, offic
         assert np.array_equal(data.test.labels, official["test-labels"])
 
 
+@pytest.mark.parametrize("files", [binary_files, python_files, png_files])
+def test_a_test_needs_no_training_images(tmp_path, official, files):
+    test_only = {name: content for name, content in files(official).items() if "test" in name}
+    folder = write_folder(tmp_path / "files", test_only)
+    assert (cifar.load_test("cifar10", folder).images == official["test-images"]).all()
+    with pytest.raises(UserError, match=r"no CIFAR-10 batches \(no data_batch_1.bin"):
+        cifar.load("cifar10", folder)
+    (folder / next(iter(name for name in test_only if "json" not in name))).unlink()
+    with pytest.raises(UserError, match=r"no CIFAR-10 batches \(no test_batch.bin or test_batch"):
+        cifar.load_test("cifar10", folder)
+
+
 def test_no_file_can_make_the_reader_run_code(tmp_path, official):
     class Payload:
         def __reduce__(self):

@@ -91,6 +91,39 @@ def test_waiting_for_a_process_that_ended_is_an_error():
     assert ended.wait(timeout=120) == 3
 
 
+MISTAKEN = """
+import os, sys, torch
+from torch.nn.parallel import DistributedDataParallel
+from resnets.support.distributed import world
+from resnets.support.errors import UserError
+
+def work(here):
+    network = DistributedDataParallel(torch.nn.Linear(3, 3))  # it holds the processes' connections
+    network(torch.ones(2, 3)).sum().backward()
+    if os.environ["RANK"] in os.environ["MISTAKEN"]:
+        raise UserError("a mistake")
+    here.gather_objects(1)
+    here.broadcast_object(1)
+
+try:
+    with world() as here:
+        work(here)
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("mistaken", ["01", "1"])
+def test_a_mistake_on_all_or_one_of_the_processes_ends_all_with_code_2(monkeypatch, mistaken):
+    monkeypatch.setenv("MISTAKEN", mistaken)
+    running = start(MISTAKEN, 2)
+    said = [process.communicate(timeout=120)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [2, 2]
+    for rank, line in enumerate(said):
+        assert line.startswith("a mistake" if str(rank) in mistaken else "another process ended")
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

@@ -73,9 +73,31 @@ def test_an_unknown_class_is_one_line(data):
     [
         ("class_weights=ballanced", "should be 'balanced' or a table of classes, not 'ballanced'"),
         ("class_weights={}", "should be 'balanced' or a table of classes"),
-        ("class_weights.ant=-1", "the weight of 'ant' should be above 0, not -1"),
-        ("class_weights.ant=true", "the weight of 'ant' should be above 0, not True"),
-        ("class_weights.ant=nan", "the weight of 'ant' should be above 0, not nan"),
+        (
+            "class_weights.ant=-1",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not -1",
+        ),
+        (
+            "class_weights.ant=true",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not True",
+        ),
+        (
+            "class_weights.ant=nan",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not nan",
+        ),
+        ("class_weights.ant=0", "the weight of 'ant' should be from 0.000001 to 1,000,000, not 0"),
+        (
+            "class_weights.ant=inf",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not inf",
+        ),
+        (
+            "class_weights.ant=1e300",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not 1e+300",
+        ),
+        (
+            "class_weights.ant=1e-50",
+            "the weight of 'ant' should be from 0.000001 to 1,000,000, not 1e-50",
+        ),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_line(setting, message):

@@ -1,10 +1,12 @@
 """Recipes: what is shipped, what is refused and how, and the learning rate they give."""
 
 import re
+from typing import get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from resnets.support.errors import UserError
 from resnets.training import recipe_file as recipes
@@ -38,7 +40,84 @@ def test_the_shipped_recipes_load():
 def test_an_option_of_its_own_is_named_in_errors():
     with pytest.raises(UserError, match="--network: unknown network 'cifar-resnt20'"):
         recipes.load("cifar10-paper", ["seed=2"], {"network": "cifar-resnt20"})
-    assert recipes.load("cifar10-paper", ["seed=2"], {"seed": 3}).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "option", "value", "line"),
+    [
+        ("network=cifar-resnet32", "network", "cifar-resnet20", "--network cifar-resnet20"),
+        ("seed=2", "seed", 3, "--seed 3"),
+        ("init=none", "init", "cifar-resnet20", "--init cifar-resnet20"),
+        ("limit=100", "limit", 20, "--limit 20"),
+        ("classes=5", "classes", 4, "--classes 4"),
+    ],
+)
+def test_an_option_and_a_setting_must_not_contradict_each_other(setting, option, value, line):
+    message = f"{line}: contradicts --set {setting}; give one of them"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        recipes.load("cifar10-paper", [setting], {option: value})
+    same = recipes.load("cifar10-paper", [f"{option}={value}"], {option: value})
+    assert getattr(same, option) == value
+    assert same == recipes.load("cifar10-paper", [], {option: value})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("finetune", "photos.size=64"), ("finetune", "photos={size=64}"),
+        ("detect-finetune", "detection.size=64"),
+    ],
+)  # fmt: skip
+def test_an_image_size_and_a_setting_must_not_contradict_each_other(recipe, setting):
+    with pytest.raises(UserError, match=r"--image-size 96: contradicts --set \w+\.size=64"):
+        recipes.load(recipe, [setting], image_size=96)
+    assert recipes.load(recipe, [setting], image_size=64)
+    assert recipes.load(recipe, image_size=96) == recipes.load(recipe).at_size(96)
+
+
+def _numbers(table, before=""):
+    """The dotted keys of a recipe that hold numbers, and whether they hold a list of them."""
+    for name, field in table.model_fields.items():
+        kinds = {field.annotation, *get_args(field.annotation)}
+        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if inner is not None:
+            yield from _numbers(inner, f"{before}{name}.")
+        elif kinds & {int, float} or field.annotation is float:
+            yield before + name, False
+        elif any(get_origin(kind) is tuple for kind in kinds):
+            yield before + name, True
+
+
+UNLIMITED = {  # where a large number means `all`, `never` or `one pass`, or is compared with data
+    "limit", "classes", "micro_batch", "recompute_bn", "log_every", "checkpoint_seconds",
+    "schedule.patience", "schedule.gentle_start.from_depth",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "several"), list(_numbers(Recipe)))
+def test_numbers_beyond_all_use_are_refused_by_their_range(key, several):
+    def load(number):
+        value = f"[{number},{number}]" if several else number
+        base = {
+            "optimizer.muon": "optimizer.muon={}",
+            "schedule.gentle_start": "schedule.gentle_start={}",
+            "progressive": "progressive={size=8,until=1}",
+        }
+        more = [base[table] for table in base if key.startswith(f"{table}.")]
+        recipe = "detect-finetune" if key.startswith("detection") else "cifar10-paper"
+        return recipes.load(recipe, [*more, f"{key}={value}"])
+
+    def refusal(number):
+        try:
+            load(number)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    for number in ("nan", "inf", "-inf", "-1", "-1e300"):
+        assert refusal(number).startswith(f"--set {key}: "), number
+    for number in ("1e300", "1" + "0" * 400):
+        assert refusal(number).startswith(f"--set {key}: ") or key in UNLIMITED, number
 
 
 def test_the_paper_recipe_is_section_4_2():

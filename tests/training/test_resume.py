@@ -385,8 +385,8 @@ def test_it_learns(tmp_path, tiny):
 def test_a_disk_that_fills_while_logging_is_one_line(tmp_path, tiny, monkeypatch):
     original = run_folder.MetricsLog.__init__
 
-    def full(self, folder, step):
-        original(self, folder, step)
+    def full(self, folder, step, note):
+        original(self, folder, step, note)
         self._file = Path("/dev/full").open("a")  # noqa: SIM115
 
     monkeypatch.setattr(run_folder.MetricsLog, "__init__", full)
@@ -444,16 +444,110 @@ def test_a_second_start_does_not_change_the_first(tmp_path, tiny):
     assert before == after
 
 
-@pytest.mark.parametrize("content", [b'{"a": 1}\n', b"3\n"])
-def test_altered_metrics_and_environment_are_one_line(tmp_path, tiny, content):
+class Notes(Quiet):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("damage", [b'{"a": 1}\n', b"3\n", b"\xff\xfe not JSON\n"])
+def test_damaged_metrics_are_left_out_and_said(whole, tmp_path, tiny, damage):
+    part, notes = tmp_path / "part", Notes()
     with pytest.raises(RuntimeError):
-        train(tmp_path, short_recipe(), tiny, StopAt(8))
-    (tmp_path / "metrics.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match="line 1 is not a line of metrics"):
-        train(tmp_path, short_recipe(), tiny)
-    (tmp_path / "environment.json").write_text("[]")
-    with pytest.raises(UserError, match="missing or damaged"):
-        train(tmp_path, short_recipe(), tiny)
+        train(part, short_recipe(), tiny, StopAt(15))
+    path = part / "metrics.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(damage + before + b'{"step": 15, "cut')
+    train(part, short_recipe(), tiny, notes)
+    assert [line for line in notes.lines if "metrics" in line] == [
+        f"{path}: 1 line of no metrics left out"
+    ]
+    assert_same_run(whole, part)
+
+
+DAMAGE = {
+    "environment.json": [None, b"", b"[]", b"{}", b"\xff", "settings"],
+    "metrics.jsonl": [None, b""],
+    "tensorboard": [None],
+    "pictures": [None],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_a_run_does_not_need_may_be_missing_or_damaged(whole, tmp_path, tiny, name):
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "start", short_recipe(), tiny, StopAt(15))
+    for number, damage in enumerate(DAMAGE[name]):
+        part, notes = tmp_path / str(number), Notes()
+        shutil.copytree(tmp_path / "start", part)
+        path = part / name
+        if damage == "settings":
+            damage = json.dumps({**json.loads(path.read_bytes()), "settings": 3}).encode()
+        if damage is None:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(damage)
+        train(part, short_recipe(), tiny, notes)
+        for tensor, value in weights(whole).items():
+            assert torch.equal(weights(part)[tensor], value)
+        said = any("is written anew; whether images and machine" in line for line in notes.lines)
+        assert said == (name == "environment.json")
+        facts = run_folder.read_environment(part)
+        assert facts["plan"] == short_recipe().content_hash()
+        assert facts["command"] == (f"resnets resume {part}" if said else "test")
+        assert facts["threads"] == torch.get_num_threads()
+
+
+def test_whose_run_a_folder_without_environment_is(tmp_path, tiny):
+    recipe, folder = short_recipe(), tmp_path / "run"
+    start(folder, recipe, tiny)
+    (folder / "environment.json").unlink()
+    assert run_folder.is_run_of(folder, recipe)
+    assert not run_folder.is_run_of(folder, short_recipe(seed=5))
+    with pytest.raises(UserError, match="exists already"):
+        start(folder, recipe, tiny)
+    epochs = make_recipe(iterations=None, epochs=2, progressive=None)
+    with pytest.raises(UserError, match=r"environment.json: is missing.*resnets resume"):
+        run_folder.is_run_of(folder, epochs)
+
+
+def test_what_a_kill_leaves_is_cleaned(whole, tmp_path, tiny):
+    """Temporary files of every file of a run folder, at its start, in it and after its end."""
+    names = ("recipe.json", "environment.json", "metrics.jsonl", "summary.json", "curve.png",
+             "model.safetensors", "checkpoints/checkpoint-00000003.safetensors",
+             "pictures/detections-00000003.jpg")  # fmt: skip
+    folder = tmp_path / "run"
+
+    def leave():
+        left = []
+        for name in names:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            left.append(path.with_name(f".{path.name[:40]}.x3k_9abz"))
+            left[-1].write_bytes(b"half")
+        return left
+
+    left = leave()[:2]
+    for path in folder.rglob(".*.x3k_9abz"):  # a start writes the first two only
+        if path not in left:
+            path.unlink()
+    (folder / "pictures").rmdir()
+    run_folder.refuse_existing(folder, short_recipe())
+    start(folder, short_recipe(), tiny)
+    assert not any(path.exists() for path in left)
+    left = leave()
+    with pytest.raises(RuntimeError):
+        train(folder, short_recipe(), tiny, StopAt(15))
+    assert not any(path.exists() for path in left)
+    left = leave()
+    train(folder, short_recipe(), tiny)
+    assert not any(path.exists() for path in left)
+    assert_same_run(whole, folder)
 
 
 def test_a_run_of_version_1_of_the_recipe_hash_resumes(whole, tmp_path, tiny):
