@@ -137,7 +137,7 @@ def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[s
             path.lstat()  # raises if the name is too long
         if path.is_dir():
             raise UserError("is a folder", f"{option} {path}".strip(), "give the name of a file")
-        _refuse_device(path)
+        refuse_device(path)
         if not path.absolute().parent.is_dir():
             raise UserError("no such folder", str(path.parent), "make it first")
         if endings and path.suffix.lower() not in endings:
@@ -147,8 +147,11 @@ def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[s
             pass
 
 
-def _refuse_device(path: Path) -> None:
-    """Raise `UserError` if `path` is a device or a pipe, which a rename would replace by a file."""
+def refuse_device(path: Path) -> None:
+    """Raise `UserError` if `path` is a device or a pipe.
+
+    A rename would replace it by a file, and reading it could wait forever.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError("is a device or a pipe", str(path), "give the name of a file")
 
@@ -208,7 +211,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         UserError: if it cannot be written, for example on a full disk; `path` is then unchanged.
     """
     with writing(path):
-        _refuse_device(path)
+        refuse_device(path)
         # A name of 255 bytes must not become too long.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         temporary = Path(name)

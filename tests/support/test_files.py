@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnets.support import files
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError, near, nearest
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -278,6 +278,23 @@ def test_an_error_is_one_line_of_location_message_and_hint():
 def test_nearest_names_close_words_or_some_known_ones():
     assert nearest("batc", ["batch", "seed"]) == "did you mean batch?"
     assert nearest("zzz", ["batch", "seed"]) == "known: batch, seed"
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("resnet50", ["cifar-resnet20", "plain34"], []),  # alike in the commonest part only
+        ("figure6", ["fig6", "fig7"], ["fig6"]),
+        ("kera", ["caffe", "keras-h5"], ["keras-h5"]),  # its beginning
+        ("batch_size", ["seed", "batch"], ["batch"]),
+        ("BATCH", ["seed", "batch"], ["batch"]),
+        ("resnet50@mrsa", ["resnet152@msra", "resnet50@msra"], ["resnet50@msra"]),
+        ("c", ["cat", "cow"], []),
+        ("", ["cat", "cow"], []),
+    ],
+)
+def test_only_near_words_are_suggested(word, known, expected):
+    assert near(word, known) == expected
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

@@ -184,7 +184,7 @@ def test_a_package_with_paths_outside_its_folder_is_refused(cache, offer, tmp_pa
     [("resnet50@mrsa", "resnet50@msra"), ("resnet18@torchvision", "resnet18@torchvision-v1")],
 )
 def test_an_unknown_source_names_the_nearest(name, near):
-    with pytest.raises(UserError, match=f"unknown source of weights.*did you mean .*{near}"):
+    with pytest.raises(UserError, match=f"unknown model.*did you mean .*{near}"):
         hub.load(name)
 
 

@@ -18,7 +18,13 @@ from resnets.data.image_formats import is_lfs_pointer
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError, nearest, one_line
-from resnets.support.files import file_sha256, make_folder, refuse_replacing, write_json
+from resnets.support.files import (
+    file_sha256,
+    make_folder,
+    refuse_device,
+    refuse_replacing,
+    write_json,
+)
 from resnets.weights import model_file
 from resnets.weights.card import LFS_POINTER, RUN_MODEL, check_card
 from resnets.weights.convert import caffe, keras, pytorch, transformers
@@ -69,6 +75,7 @@ def detect_format(path: Path) -> str:
 
 
 def _first_bytes(path: Path) -> bytes:
+    refuse_device(path)
     try:
         with path.open("rb") as file:
             return file.read(64)

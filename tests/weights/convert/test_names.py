@@ -44,8 +44,10 @@ def two_states():
     return state, {name: torch.ones_like(tensor) for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize(("entry", "other"), [("state_dict_ema", "state_dict"),
-                                              ("model_ema", "model"), ("ema", "weights")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entry", "other"),
+    [("state_dict_ema", "state_dict"), ("model_ema", "model"), ("ema", "weights")],
+)
 def test_averaged_weights_come_first_and_that_is_said(tmp_path, entry, other):
     state, ones = two_states()
     averaged = {f"module.{name}": tensor for name, tensor in state.items()}
@@ -68,8 +70,9 @@ def test_a_training_and_a_network_say_which_weights_they_took(tmp_path):
         resnets.create_model("tiny18", pretrained=tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize(("one", "other"), [("model", "net"), ("state_dict", "best"),
-                                            ("model_ema", "net_ema")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other"), [("model", "net"), ("state_dict", "best"), ("model_ema", "net_ema")]
+)
 def test_weights_that_no_rule_prefers_are_refused_by_name(tmp_path, one, other):
     state, ones = two_states()
     torch.save({one: state, other: ones}, tmp_path / "b.pth")
@@ -139,9 +142,15 @@ def test_weights_without_a_classifier_are_for_trainings_only(tmp_path):
     copy_weights(network, start, classifier=False)
     assert torch.equal(network.conv1.weight, model("tiny18").network.conv1.weight)
     assert torch.equal(network.fc.weight, fresh)
-    made = resnets.create_model("tiny18", 5, pretrained=str(path))
+    with pytest.warns(UserWarning, match="assumed") as said:
+        made = resnets.create_model("tiny18", 5, pretrained=str(path))
+    assert not any("no classifier" in str(warning.message) for warning in said)
     assert torch.equal(made.conv1.weight, network.conv1.weight)
     assert made.fc.out_features == 5
+    with pytest.warns(UserWarning, match="assumed|no classifier") as said:
+        made = resnets.create_model("tiny18", pretrained=str(path))
+    assert "no classifier: that of 1,000 classes is new" in str(said[1].message)
+    assert made.fc.out_features == 1000
 
 
 def test_a_keras_file_without_its_top_is_for_trainings_only(tmp_path):
