@@ -327,3 +327,12 @@ def test_text_that_cannot_be_read_is_one_line(tmp_path):
     for path in (tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be read"):
             files.read_text(path)
+
+
+def test_a_cache_whose_name_is_not_utf_8_is_not_used(tmp_path, monkeypatch, capsys):
+    """OpenVINO could not open its files, and would take them for damaged."""
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "\udcff"))
+    files.temporary_cache.cache_clear()
+    assert files.cache_folder("a").is_relative_to(files.temporary_folder())
+    assert "engines need a name of UTF-8" in capsys.readouterr().err
+    files.temporary_cache.cache_clear()

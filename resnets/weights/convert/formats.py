@@ -17,6 +17,7 @@ import torch
 from resnets.data.image_formats import is_lfs_pointer
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
+from resnets.support import tensor_files
 from resnets.support.errors import UserError, nearest, one_line
 from resnets.support.files import (
     file_sha256,
@@ -87,7 +88,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def _has_card(path: Path) -> bool:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with tensor_files.open_file(path, "pt") as file:
             return "card" in (file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError("not a safetensors file, or cut off or damaged", str(path)) from error
