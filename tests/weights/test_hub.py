@@ -192,7 +192,7 @@ def test_without_a_network_the_error_names_convert(cache, monkeypatch):
     def nothing(*args, **options):
         raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
-    monkeypatch.setattr(urllib.request, "urlopen", nothing)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", nothing)
     lines = []
     with pytest.raises(UserError, match="resnets convert FILE OUT --network resnet34") as caught:
         hub.fetch("resnet34@torchvision-v1", lines.append)
