@@ -74,7 +74,7 @@ def convert(
     from resnets.weights.convert.identify import Statement
 
     kind = formats.output_format(out, to)
-    path = Path(source) if Path(source).exists() else hub.resolve(source)
+    path = Path(source) if source and Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
     if not force:
         formats.refuse_existing(out, kind)

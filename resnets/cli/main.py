@@ -191,8 +191,9 @@ def _numbers_of(error: Any, message: str) -> tuple[str, int] | None:
     if match := re.fullmatch(r"[Oo]ption '(.+)' requires (\d+) arguments", message):
         return match[1], int(match[2])
     parameter = getattr(error, "param", None)
-    several = parameter is not None and parameter.nargs > 1
-    return (_name(parameter), parameter.nargs) if several else None
+    if parameter is None or parameter.nargs < 2:
+        return None
+    return _name(parameter), parameter.nargs
 
 
 _PLAIN = (

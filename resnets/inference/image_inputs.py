@@ -121,9 +121,9 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]
 
     Arrays (N, H, W, 3) and tensors (N, 3, H, W) are batches of N images.
     """
-    one = str | os.PathLike | Image.Image | bytes | bytearray | Mapping  # the last are no images
-    single = isinstance(images, one) or getattr(images, "ndim", 4) < 4
-    if single or not isinstance(images, Iterable):
+    single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4
+    wrong = isinstance(images, bytes | bytearray | Mapping) or not isinstance(images, Iterable)
+    if single or wrong:
         return [cast(ImageInput, images)]
     return cast(Iterable[ImageInput], images)
 

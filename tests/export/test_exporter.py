@@ -369,3 +369,14 @@ def test_a_model_file_whose_name_is_not_utf_8_is_named(source, tmp_path):
     with pytest.raises(UserError, match=r"safetensors needs a path of UTF-8; rename the file"):
         exporter.export(str(odd), tmp_path / "out", ExportOptions(engine="openvino"))
     assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+
+
+def test_ctrl_c_while_a_network_is_converted_leaves_nothing(source, tmp_path, monkeypatch):
+    def interrupt(self, file):
+        assert file.parent.is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporter.ClassifierExport, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        exporter.export(str(source), tmp_path / "out", ExportOptions(engine="torch-export"))
+    assert not any(tmp_path.iterdir())
