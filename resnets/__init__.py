@@ -67,6 +67,7 @@ def load(
     from resnets.inference.engine_choice import check_engine
     from resnets.inference.object_detector import is_detector, open_detector
     from resnets.inference.predictor import open_predictor
+    from resnets.support.errors import system_error
 
     name = _text(name, "name", "a model's name or path")
     if not hasattr(device, "type"):  # a torch.device has one
@@ -74,9 +75,12 @@ def load(
     _text(runtime, "runtime", "text such as 'torch'")
     _text(precision, "precision", "text such as 'bf16'")
     check_engine(name, runtime, precision)  # before a model is downloaded
-    if is_detector(name):
-        return open_detector(name, runtime, precision, device)
-    return open_predictor(name, runtime, precision, device)
+    try:
+        if is_detector(name):
+            return open_detector(name, runtime, precision, device)
+        return open_predictor(name, runtime, precision, device)
+    except OSError as error:  # of a name that is too long, or a folder that cannot be read
+        raise system_error(error) from error
 
 
 def create_model(
@@ -97,7 +101,7 @@ def create_model(
         classes: outputs; those of the paper (10 or 1,000), or of the trained model, by default.
         pretrained: True for the model that this package has of the network, or the name of a
             model as for `load` (not an export). The classifier has new weights if `classes`
-            is not the trained model's number.
+            is not the trained model's number; a warning tells if nobody gave `classes`.
 
     Returns:
         The network in training mode, float32, on the CPU. It takes normalized images
@@ -117,11 +121,15 @@ def create_model(
         raise ValueError(f"classes must be at least 1, not {classes}")
     if not isinstance(pretrained, bool):
         pretrained = _text(pretrained, "pretrained", "True, False, or a model's name or path")
-    if not pretrained:
+    if pretrained is False:
         return zoo.build(name, classes)
+    from resnets.support.errors import system_error
     from resnets.weights.pretrained import build_pretrained
 
-    return build_pretrained(name, None if pretrained is True else pretrained, classes)
+    try:
+        return build_pretrained(name, None if pretrained is True else pretrained, classes)
+    except OSError as error:
+        raise system_error(error) from error
 
 
 def _text(value: Any, argument: str, expected: str) -> str:

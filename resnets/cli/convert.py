@@ -10,6 +10,7 @@ import typer
 from resnets.cli.options import ForceOption
 from resnets.support.errors import UserError
 from resnets.support.files import read_text
+from resnets.support.names import composed, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,8 @@ def convert(
         Path | None, typer.Option(help="SOURCE's class names, one a line.", metavar="FILE")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of SOURCE's images in pixels.", metavar="N")
+        int | None,
+        typer.Option(min=1, max=4096, help="Side of SOURCE's images in pixels.", metavar="N"),
     ] = None,
     mean: Annotated[
         _Colours | None, typer.Option(help="SOURCE's mean, of pixels in 0..1.", metavar="R G B")
@@ -59,6 +61,10 @@ def convert(
         str | None,
         typer.Option(help="Where SOURCE pads the zeros of option A.", metavar="behind|both"),
     ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="The weights to take of a checkpoint with several.", metavar="NAME"),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Read or write weights of torchvision, timm, transformers, Keras, Caffe."""
@@ -68,7 +74,7 @@ def convert(
     from resnets.weights.convert.identify import Statement
 
     kind = formats.output_format(out, to)
-    path = Path(source) if Path(source).exists() else hub.resolve(source)
+    path = Path(source) if source and Path(source).exists() else hub.resolve(source)
     formats.refuse_overwriting(path, out, kind)
     if not force:
         formats.refuse_existing(out, kind)
@@ -88,6 +94,7 @@ def convert(
         mean=mean,
         std=std,
         zeros=side if reads else None,
+        state=state,
     )
     model = formats.read(path, network, stated)
     files = formats.write(model, out, kind, "behind" if reads or side is None else side)
@@ -119,12 +126,17 @@ def _side(zeros: str) -> Zeros:
 
 def _read_classes(path: Path) -> list[str]:
     """The class names in a file, one a line."""
-    names = [line.strip() for line in read_text(path).split("\n")]
+    names = [composed(line.strip()) for line in read_text(path).split("\n")]
     while names and not names[-1]:
         names.pop()
     if "" in names:
         line = names.index("") + 1
         raise UserError("the line is empty", f"{path}, line {line}", "name every class")
+    first: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if (other := first.setdefault(name, line)) != line:
+            message = f"the class {printable(name)!r} is in line {other} already"
+            raise UserError(message, f"{path}, line {line}", "give each class its own name")
     return names
 
 

@@ -173,6 +173,9 @@ def _explained(error: Any, name: str) -> UserError:
         return UserError(f"unknown verb {match[1]!r}", verb, hint)
     if kind == "MissingParameter":
         message = f"missing {_name(error.param)}"
+    elif (counted := _numbers_of(error, message)) is not None:
+        option, count = counted
+        message = f"{option} needs {count} numbers, such as {option} {' '.join(['0.5'] * count)}"
     elif kind == "BadParameter" and error.param is not None:
         reason = error.message.rstrip(".")
         for jargon, plain in _PLAIN:
@@ -181,6 +184,16 @@ def _explained(error: Any, name: str) -> UserError:
     else:
         message = message[:1].lower() + message[1:]
     return UserError(message, verb, see)
+
+
+def _numbers_of(error: Any, message: str) -> tuple[str, int] | None:
+    """The option that takes several numbers and did not get them, and how many; None if none."""
+    if match := re.fullmatch(r"[Oo]ption '(.+)' requires (\d+) arguments", message):
+        return match[1], int(match[2])
+    parameter = getattr(error, "param", None)
+    if parameter is None or parameter.nargs < 2:
+        return None
+    return _name(parameter), parameter.nargs
 
 
 _PLAIN = (

@@ -32,7 +32,7 @@ from resnets.data.image_formats import (
     identify,
 )
 from resnets.data.wide_pixels import is_wide, to_eight_bits
-from resnets.support.errors import UserError
+from resnets.support.errors import UserError, one_line
 
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
@@ -139,8 +139,8 @@ def read_content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError("unreadable", "no such image", str(path)) from error
-    except OSError as error:
-        message = f"the image cannot be read ({error})"
+    except (OSError, ValueError) as error:  # of names with a zero byte
+        message = f"the image cannot be read ({one_line(error)})"
         raise ImageError("unreadable", message, str(path)) from error
 
 

@@ -25,6 +25,8 @@ Box = tuple[float, float, float, float]
 # Mean and standard deviation of ImageNet's training pixels, as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 4096
+"""Of a network's input in pixels. Larger ones are taken for a mistake: they need gigabytes each."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -100,7 +102,8 @@ class Preprocessing(CentralCrop):
         std: float32 (3, 1, 1), by which the difference is divided; None for no division.
 
     Raises:
-        ValueError: if the sizes and shapes do not fit, or `std` cannot be divided by.
+        ValueError: if the sizes and shapes do not fit, a side has more than `MAX_SIDE` pixels, the
+            mean is not finite, or `std` cannot be divided by.
     """
 
     mean: Tensor = field(kw_only=True)
@@ -109,6 +112,10 @@ class Preprocessing(CentralCrop):
     def __post_init__(self) -> None:
         if self.size < 1 or self.resize < self.size:
             raise ValueError(f"cannot crop {self.size} pixels out of {self.resize}")
+        if self.size > MAX_SIDE:
+            raise ValueError(f"crops of {self.size:,} pixels, more than {MAX_SIDE:,}")
+        if not bool(self.mean.isfinite().all()):
+            raise ValueError("the mean is not finite numbers")
         if self.mean.shape not in ((3, 1, 1), (3, self.size, self.size)):
             raise ValueError(f"the mean image is not {self.size} pixels a side")
         if self.std is not None and self.std.shape != (3, 1, 1):

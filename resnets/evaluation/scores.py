@@ -14,6 +14,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from resnets.evaluation.results import Result, measure
+from resnets.support import tensor_files
 from resnets.support.errors import UserError
 from resnets.support.files import write_bytes
 
@@ -99,7 +100,7 @@ def load(path: Path) -> Scores:
             "no such score file", str(path), "write one with: resnets eval --save-scores"
         )
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with tensor_files.open_file(path, "np") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:

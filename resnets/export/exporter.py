@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +18,7 @@ from resnets.export.detector_export import DetectorExport
 from resnets.export.options import ExportOptions
 from resnets.inference import export_folder
 from resnets.inference.engines import openvino, package
+from resnets.support import unfinished
 from resnets.support.devices import environment
 from resnets.support.errors import UserError, nearest
 from resnets.support.files import (
@@ -171,15 +171,13 @@ def _check_folder(out: Path, engine: str) -> None:
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """A temporary folder next to `out` that replaces `out` at the end, unless there is an error."""
-    with writing(out):
-        temporary = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    try:
+    with ExitStack() as stack:
+        with writing(out):
+            temporary = stack.enter_context(unfinished.folder(out))
         folder = make_folder(temporary / "new")
         yield folder
         with writing(out):
             _rename(folder, out, temporary / "old")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rename(folder: Path, out: Path, old: Path) -> None:

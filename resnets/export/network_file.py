@@ -93,7 +93,7 @@ def save_onnx(model: Any, file: Path, description: str) -> None:
     # The oldest file format that has the operators, which the most programs read.
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.save(model, file)
-    onnx.checker.check_model(file)
+    onnx.checker.check_model(model)  # by its name it could not open every file
 
 
 def _store_bf16_openvino(model: Any) -> None:

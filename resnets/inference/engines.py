@@ -174,7 +174,8 @@ def onnx_session(model: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads()
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        content = model.read_bytes()  # names that are not UTF-8 are none for ONNX Runtime
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base but this
         raise unreadable(model, "ONNX Runtime") from error
 

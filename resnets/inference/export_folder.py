@@ -196,6 +196,8 @@ def _sum(config: dict[str, Any]) -> str:
 def is_export(name: str) -> bool:
     """Whether `name` is the folder of an exported model, be it damaged."""
     folder = Path(name)
+    if not name:  # which would be the folder that this process is in
+        return False
     try:
         if json.loads((folder / CONFIG).read_bytes())["format"] == FORMAT:
             return True

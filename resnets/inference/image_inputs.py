@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -122,7 +122,8 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]
     Arrays (N, H, W, 3) and tensors (N, 3, H, W) are batches of N images.
     """
     single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4
-    if single or not isinstance(images, Iterable):
+    wrong = isinstance(images, bytes | bytearray | Mapping) or not isinstance(images, Iterable)
+    if single or wrong:
         return [cast(ImageInput, images)]
     return cast(Iterable[ImageInput], images)
 
@@ -134,6 +135,12 @@ def input_name(image: ImageInput, number: int) -> str:
     if isinstance(image, ImageContent):
         return image.name
     return getattr(image, "filename", "") or f"images[{number}]"
+
+
+def _path(image: str | os.PathLike[str]) -> Path:
+    if not os.fspath(image):  # which would be the folder that this process is in
+        raise ImageError("unreadable", "the name of the image is empty")
+    return Path(image)
 
 
 def open_sized(
@@ -150,7 +157,7 @@ def open_sized(
         UserError, TypeError, ValueError: as `open_image`.
     """
     if isinstance(image, str | os.PathLike):
-        content, name = read_content(Path(image)), os.fspath(image)
+        content, name = read_content(_path(image)), os.fspath(image)
     elif isinstance(image, ImageContent):
         content, name = image.read(), image.name
     else:
@@ -174,7 +181,7 @@ def open_image(image: ImageInput, shorter_side: int | None = None) -> Image.Imag
         ValueError: if an array or tensor has another shape or type of numbers.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image), shorter_side)
+        return read_image(_path(image), shorter_side)
     if isinstance(image, ImageContent):
         return decode(image.read(), image.name, shorter_side)
     if isinstance(image, Image.Image):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from resnets.data.folders import image_files
 from resnets.inference.openvino_model import GRAPH_VERSION
 from resnets.inference.predictions import DIGITS, Prediction
 from resnets.inference.predictor import Predictor
+from resnets.support import tensor_files
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import cache_folder, existing_folder, remember
 
@@ -207,7 +208,7 @@ def _store(predictor: Predictor, folder: Path) -> Path:
 def _read(store: Path) -> dict[str, _Entry]:
     """The features in the cache by image; none if the file is absent or damaged."""
     try:
-        with safe_open(store, "pt") as file:
+        with tensor_files.open_file(store, "pt") as file:
             rows = json.loads(file.metadata()["files"])
             features = file.get_tensor("features").clone()
         return {

@@ -5,7 +5,6 @@ torch is imported only for a conversion, so that a model in the cache opens with
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from resnets.inference.engines import (
     without_warnings,
 )
 from resnets.inference.int8_file import Int8File
+from resnets.support import unfinished
 from resnets.support.errors import UserError
 from resnets.support.files import (
     cache_folder,
@@ -133,12 +133,12 @@ def _convert(path: Path, converted: Path, int8: Int8File | None) -> Path:
     before = _file_state(converted)
     with writing(folder), locked(folder / ".lock"):
         if _file_state(converted) == before:  # else another process has just written it
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                _write_ir(path, Path(temporary) / converted.name, int8)
+            with unfinished.folder(converted) as temporary:
+                _write_ir(path, temporary / converted.name, int8)
                 for suffix in (".bin", ".xml"):  # the .xml last: it marks a complete pair
                     file = converted.with_suffix(suffix)
-                    sync(Path(temporary) / file.name)
-                    (Path(temporary) / file.name).replace(file)
+                    sync(temporary / file.name)
+                    (temporary / file.name).replace(file)
     return converted
 
 

@@ -82,10 +82,37 @@ def valid_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+NEAR = 0.7
+"""Least similarity, of 0 to 1, of a word that is suggested for another."""
+_NEARER = 0.1
+"""Words that are less similar than the most similar one by more than this are not suggested."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint that names the known words most similar to `name`, or the first of all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
-    if close:
+    if close := near(name, known, count):
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")
+
+
+def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known words that `name` may be a misspelling of, the most similar first; often none.
+
+    They have a similarity of `NEAR`, by `difflib` and without letter case, or one of the two words
+    begins with the other.
+    """
+    wanted = name.casefold()
+    matcher = difflib.SequenceMatcher(b=wanted)
+    scores = {}
+    for word in known:
+        other = word.casefold()
+        matcher.set_seq1(other)
+        begins = min(len(other), len(wanted)) > 2 and (
+            other.startswith(wanted) or wanted.startswith(other)
+        )
+        bound = NEAR if not begins else 0.0  # the quick ratios are never below the ratio
+        if matcher.real_quick_ratio() >= bound and matcher.quick_ratio() >= bound:
+            scores[word] = max(matcher.ratio(), NEAR if begins else 0.0)
+    least = max(NEAR, max(scores.values(), default=0.0) - _NEARER)
+    return sorted((w for w, s in scores.items() if s >= least), key=lambda w: -scores[w])[:count]

@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resnets.support.errors import UserError, one_line
+from resnets.support import unfinished
+from resnets.support.errors import UserError, one_line, valid_utf8
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -59,6 +60,8 @@ def cache_folder(*parts: str) -> Path:
         base = _cache_base()
     except RuntimeError:  # a user without home folder
         return temporary_cache("this user has no home folder").joinpath(*parts)
+    if valid_utf8(str(base)) != str(base):
+        return temporary_cache(f"{base}: engines need a name of UTF-8").joinpath(*parts)
     path = base.joinpath(*parts)
     if os.path.lexists(path) and os.access(path, os.R_OK):
         return path
@@ -107,7 +110,7 @@ def temporary_cache(reason: str) -> Path:
     folder = temporary_folder()
     if os.environ.get("RANK", "0") == "0":
         print(
-            f"resnets: no cache ({reason}); a temporary one is used: "
+            f"resnets: no cache ({valid_utf8(reason)}); a temporary one is used: "
             "set RESNETS_CACHE to another folder",
             file=sys.stderr,
         )
@@ -137,7 +140,7 @@ def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[s
             path.lstat()  # raises if the name is too long
         if path.is_dir():
             raise UserError("is a folder", f"{option} {path}".strip(), "give the name of a file")
-        _refuse_device(path)
+        refuse_device(path)
         if not path.absolute().parent.is_dir():
             raise UserError("no such folder", str(path.parent), "make it first")
         if endings and path.suffix.lower() not in endings:
@@ -147,8 +150,11 @@ def refuse_unwritable(path: Path | None, option: str = "", endings: Collection[s
             pass
 
 
-def _refuse_device(path: Path) -> None:
-    """Raise `UserError` if `path` is a device or a pipe, which a rename would replace by a file."""
+def refuse_device(path: Path) -> None:
+    """Raise `UserError` if `path` is a device or a pipe.
+
+    A rename would replace it by a file, and reading it could wait forever.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError("is a device or a pipe", str(path), "give the name of a file")
 
@@ -200,28 +206,24 @@ def make_folder(path: Path) -> Path:
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` with a temporary file in the folder of `path`, then rename it to `path`.
+    """Call `write` with an unfinished file in the folder of `path`, then rename it to `path`.
 
-    The file is synced before, and its folder after.
+    The file is synced before, and its folder after. If this process is killed, the next one that
+    writes in the folder deletes the unfinished file.
 
     Raises:
         UserError: if it cannot be written, for example on a full disk; `path` is then unchanged.
     """
     with writing(path):
-        _refuse_device(path)
-        # A name of 255 bytes must not become too long.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                write(file)
-                file.flush()
-                _sync(file.fileno())
+        refuse_device(path)
+        with unfinished.file(path) as (temporary, file):
+            write(file)
+            file.flush()
+            _sync(file.fileno())
+            file.close()  # Windows renames no open file
             with contextlib.suppress(OSError):  # some file systems have no permissions
                 temporary.chmod(0o644)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the file is there
         sync(path.parent)
 

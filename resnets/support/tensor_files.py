@@ -12,7 +12,9 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import atomic_write
 
 _TENSORS, _HEADER = "tensors_sha256", "header_sha256"
@@ -72,6 +74,24 @@ def check(path: Path, *, header_only: bool = False) -> None:
             return
         if hashlib.file_digest(file, "sha256").hexdigest().encode() != tensors[1]:
             raise Damaged("it is damaged: its tensors do not match their checksum")
+
+
+def open_file(path: Path, framework: str) -> Any:
+    """An open safetensors file, whose tensors are read when they are needed.
+
+    Args:
+        path: the file.
+        framework: `pt` or `np`, the type of the tensors that it returns.
+
+    Raises:
+        UserError: if its path is not UTF-8, which safetensors needs.
+        safetensors.SafetensorError, OSError: if it is damaged or cannot be read.
+    """
+    import safetensors
+
+    if valid_utf8(str(path)) != str(path):
+        raise UserError("safetensors needs a path of UTF-8", str(path), "rename the file or folder")
+    return safetensors.safe_open(path, framework=framework)
 
 
 def _sum_of_header(header: bytes, span: tuple[int, int]) -> bytes:

@@ -113,7 +113,7 @@ def open_model_file(path: Path, framework: str, *, header_only: bool = False) ->
     """
     try:
         tensor_files.check(path, header_only=header_only)
-        file: Any = safetensors.safe_open(path, framework=framework)
+        file: Any = tensor_files.open_file(path, framework)
     except tensor_files.Damaged as error:
         raise UserError(f"not a readable model file: {error}", str(path), DAMAGED_HINT) from error
     except (safetensors.SafetensorError, OSError) as error:

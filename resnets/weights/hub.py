@@ -6,6 +6,7 @@ are listed in hub.json. Finding a model needs no torch; converting and loading o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tarfile
@@ -17,13 +18,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.support.errors import UserError, nearest, one_line
+from resnets.support.errors import UserError, near, one_line
 from resnets.support.files import (
     cache_folder,
     digest,
     file_sha256,
     locked,
     make_folder,
+    refuse_device,
     write_json,
 )
 from resnets.weights.card import RUN_MODEL, convert_hint
@@ -44,7 +46,10 @@ def resolve(name: str) -> Path:
     Raises:
         UserError: if there is no such model, or its source cannot be downloaded.
     """
+    if not name.strip():
+        raise UserError("the name of a model is empty", hint=known())
     path = Path(name)
+    refuse_device(path)
     if path.is_dir():
         if not (path / RUN_MODEL).exists():
             if (path / "recipe.json").exists():
@@ -60,12 +65,38 @@ def resolve(name: str) -> Path:
     if "@" in name:
         return fetch(name)
     if path.suffix or "/" in name:
-        raise UserError("no such model file", name, f"shipped models: {', '.join(models)}")
+        raise UserError("no such model file", name, known())
     fitting = [source for source, row in sources().items() if row["network"] == name]
     if fitting:
         hint = f"did you mean {' or '.join(fitting[:3])}?"
         raise UserError(f"{name} is a network, not a trained model", hint=hint)
-    raise UserError(f"unknown model {name!r}", hint=nearest(name, models))
+    raise _unknown(name)
+
+
+def names() -> list[str]:
+    """The trained models that have names: those of this package, then the named sources."""
+    return [*shipped(), *sources()]
+
+
+def known() -> str:
+    """A hint that lists them."""
+    return f"known: {', '.join(names())}"
+
+
+def _unknown(name: str) -> UserError:
+    """What is wrong with a name that is no model's."""
+    from resnets.models import zoo  # imports torch: only a mistake needs to wait for it
+
+    with contextlib.suppress(UserError):
+        zoo.architecture(name)
+        hint = f"train it, or take a model file; {known()}"
+        return UserError(f"{name} is a network, of which no trained model is known", hint=hint)
+    close = near(name, names())
+    if not close and "@" not in name:
+        close = near(name, dict.fromkeys(source.partition("@")[0] for source in sources()))
+        close = [source for source in sources() if source.partition("@")[0] in close][:3]
+    hint = f"did you mean {' or '.join(close)}?" if close else known()
+    return UserError(f"unknown model {name!r}", hint=hint)
 
 
 def _folder_hint(folder: Path) -> str:
@@ -112,7 +143,7 @@ def fetch(name: str, report: Report = _to_stderr) -> Path:
         UserError: if there is no such source, or none of its files can be downloaded.
     """
     if name not in sources():
-        raise UserError(f"unknown source of weights {name!r}", hint=nearest(name, sources()))
+        raise _unknown(name)
     row = sources()[name]
     path = cache_folder("weights", f"{name}.safetensors")
     record = path.with_suffix(".json")

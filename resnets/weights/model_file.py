@@ -126,8 +126,6 @@ def load_as(path: str | Path, build: Callable[[dict[str, Any]], nn.Module]) -> M
     with open_model_file(Path(path), "pt") as file:
         card = card_in(file)
         mean = file.get_tensor(MEAN)
-        if not bool(torch.isfinite(mean).all()):
-            raise ValueError("the mean is not finite numbers")
         preprocessing = read_preprocessing(card["preprocessing"], mean)
         names = [key for key in file.keys() if key != MEAN]  # noqa: SIM118
         tensors = {key: file.get_tensor(key) for key in names}

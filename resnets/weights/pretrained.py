@@ -10,7 +10,7 @@ from torch import nn
 
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError
 from resnets.weights import hub
 from resnets.weights.card import assumptions_of
 from resnets.weights.model_file import Model
@@ -62,6 +62,8 @@ def starting_model(
     """
     from resnets.weights.convert import formats  # costs time that other starts need not spend
 
+    if not name.strip():
+        hub.resolve(name)  # raises
     path = Path(name)
     weights = path.is_file() or (path.is_dir() and formats.folder_format(path) is not None)
     if weights and formats.detect_format(path) != "resnets":
@@ -77,16 +79,22 @@ def build_pretrained(name: str, model: str | None = None, classes: int | None = 
         model: the trained model, as `starting_model` takes it; by default the one that
             comes with this package for the network, or a named source such as `NAME@msra`.
         classes: number of classes; the model's by default. Of another number the classifier has
-            new weights.
+            new weights. Of a model without a classifier, those of the paper by default, of which
+            a warning tells.
 
     Raises:
         UserError: if there is no such network or model, or they do not fit.
     """
-    trained = starting_model(model or _model_of(name), name)
+    model = _model_of(name) if model is None else model
+    trained = starting_model(model, name)
     if assumed := assumptions_of(trained.card):
         warnings.warn(f"{model}: assumed: {assumed}; see convert", stacklevel=3)
     classes = classes or len(trained.classes) or None
     network = zoo.build(name, classes)
+    if classes is None:
+        count = zoo.architecture(name).classes
+        new = f"the weights have no classifier: that of {count:,} classes is new, and untrained"
+        warnings.warn(f"{model}: {new}; give classes, and train it", stacklevel=3)
     copy_weights(network, trained, classifier=classes == len(trained.classes))
     return network
 
@@ -98,10 +106,4 @@ def _model_of(name: str) -> str:
     if name in shipped:
         return name
     fitting = [source for source, row in sources.items() if row["network"] == name]
-    if not fitting:
-        known = [*shipped, *sources]
-        raise UserError(
-            f"no trained weights of {name} are known",
-            hint=f"give a model by name or path; {nearest(name, known)}",
-        )
-    return fitting[0]
+    return fitting[0] if fitting else str(hub.resolve(name))  # raises

@@ -124,6 +124,8 @@ def test_class_names_from_a_file(resnets, tmp_path):
     for text, message in (
         ("ant\nbee\n", "2 class names for weights with 3 outputs"),
         ("ant\n\ncow\n", "names.txt, line 2: the line is empty"),
+        ("\ufeffant\nbee\nant\n", "names.txt, line 3: the class 'ant' is in line 1 already"),
+        ("caf\u00e9\nbee\ncafe\u0301 \n", "names.txt, line 3: the class 'caf\u00e9' is in line 1"),
     ):
         (tmp_path / "names.txt").write_text(text)
         code, _, err = resnets(*arguments, "--force")
@@ -138,7 +140,15 @@ def test_class_names_from_a_file(resnets, tmp_path):
     ("options", "message"),
     [
         (("--mean", "123", "116", "103"), "--mean: must be of pixels in 0..1"),
-        (("--std", "0", "1", "1"), "--std: cannot divide by the standard deviation"),
+        (("--mean", "0.1", "0.1"), "--mean needs 3 numbers, such as --mean 0.5 0.5 0.5"),
+        (("--mean", "0.1", "0.1", "--force"), "--mean needs 3 numbers, such as --mean 0.5"),
+        (("--mean", "nan", "0", "0"), "--mean: must be of pixels in 0..1"),
+        (("--mean", "-0.1", "0", "0"), "from 0 to 1; give red, green and blue, such as --mean"),
+        (("--std", "0", "1", "1"), "--std: must be of pixels in 0..1, from 0.001 to 1; give red"),
+        (("--std", "nan", "1", "1"), "such as --std 0.229 0.224 0.225"),
+        (("--std", "58", "57", "57"), "--std: must be of pixels in 0..1, from 0.001 to 1; divide"),
+        (("--std", "1e-30", "1", "1"), "--std: must be of pixels in 0..1"),
+        (("--size", "100000"), "--size must be at most 4096"),
         (("--zeros", "front"), "--zeros: unknown position 'front'; behind or both"),
         (("--zeros", "both"), "tiny18 has no shortcuts of option A"),
     ],
@@ -155,6 +165,9 @@ def test_a_model_file_says_itself_what_it_is(resnets, tmp_path):
     code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--size", "64")
     assert code == 2
     assert "--size: a model file already contains this" in err
+    code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--state", "model")
+    assert code == 2
+    assert "--state: a model file already contains this" in err
     code, _, err = resnets("convert", "cifar-resnet20", "a.safetensors", "--zeros", "both")
     assert code == 2
     assert "--zeros: applies to files of other programs" in err
@@ -166,8 +179,8 @@ def test_zeros_are_moved_both_ways(resnets, tmp_path):
     assert code == 0
     assert "assumed" not in out
     assert "assumed: zeros of option A behind" in resnets("convert", "cifar-resnet20", "b.pth")[1]
+    assert resnets("convert", "there.pth", "by-card.safetensors")[0] == 0
     name = ("--network", "cifar-resnet20")
-    assert resnets("convert", "there.pth", "by-card.safetensors", *name)[0] == 0
     (tmp_path / "there.pth.card.json").unlink()
     resnets("convert", "there.pth", "by-option.safetensors", *name, "--zeros", "both")
     resnets("convert", "there.pth", "wrong.safetensors", *name)
@@ -178,3 +191,34 @@ def test_zeros_are_moved_both_ways(resnets, tmp_path):
         )
     wrong = model_file.load(tmp_path / "wrong.safetensors").network(x)
     assert not torch.allclose(wrong, before.network(x), atol=0.1)
+
+
+def test_of_several_weights_convert_says_which_it_took(resnets, tmp_path):
+    first, second = model("tiny18", 3).network.state_dict(), model("tiny18", 3).network.state_dict()
+    second = {name: tensor + 1 for name, tensor in second.items()}
+    torch.save({"state_dict": first, "state_dict_ema": second, "epoch": 3}, tmp_path / "a.pth")
+    code, out, _ = resnets("convert", "a.pth", "a.safetensors")
+    line = "assumed: the averaged weights state_dict_ema, not state_dict (--state)"
+    assert code == 0
+    assert line in out
+    origin = model_file.load(tmp_path / "a.safetensors").card["provenance"]["converted_from"]
+    assert origin["state"] == "state_dict_ema"
+    assert "averaged" in origin["assumed"][0]
+    code, out, _ = resnets("convert", "a.pth", "b.safetensors", "--state", "state_dict")
+    assert (code, "averaged" in out) == (0, False)
+    made = model_file.load(tmp_path / "b.safetensors")
+    assert made.card["provenance"]["converted_from"]["state"] == "state_dict"
+    assert torch.equal(made.network.conv1.weight, first["conv1.weight"])
+    torch.save({"model": first, "net": second}, tmp_path / "c.pth")
+    code, _, err = resnets("convert", "c.pth", "c.safetensors")
+    assert code == 2
+    assert "c.pth: holds several weights: model, net; choose one: resnets convert c.pth" in err
+    assert resnets("convert", "c.pth", "c.safetensors", "--state", "net")[0] == 0
+    for file, wanted, message in (
+        ("c.pth", "ema", "--state: c.pth has no weights called 'ema'; it has model, net"),
+        ("k.h5", "net", "--state net: applies to checkpoints of PyTorch"),
+    ):
+        (tmp_path / "k.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+        code, _, err = resnets("convert", file, "d.safetensors", "--state", wanted)
+        assert code == 2
+        assert message in err

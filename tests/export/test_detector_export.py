@@ -303,3 +303,11 @@ def test_a_detector_has_no_int8_file(detector, data):
     options = CalibrationOptions(calibrate=str(data))
     with pytest.raises(UserError, match="runs in int8 as an export"):
         int8.quantize(str(detector), options, print)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_a_detector_may_lie_in_a_folder_whose_name_is_not_utf_8(detector_exports, tmp_path, engine):
+    out, odd = detector_exports(engine), tmp_path / "\udcff"
+    shutil.copytree(out, odd)
+    first, second = (open_detector(str(folder)).predict(images()[:1])[0] for folder in (out, odd))
+    assert [one.score for one in first.objects] == [one.score for one in second.objects]

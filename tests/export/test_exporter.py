@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from resnets.export import accuracy, exporter, parity
+from resnets.export import accuracy, exporter, network_file, parity
 from resnets.export.exporter import ExportOptions
-from resnets.inference import export_folder
+from resnets.inference import engines, export_folder, openvino_model
 from resnets.inference.predictor import open_engine, open_predictor
 from resnets.support.errors import UserError
 from resnets.weights import model_file
@@ -342,3 +342,41 @@ def test_an_export_whose_card_has_more_or_fewer_classes_is_one_line(exported, tm
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"card names {names} classes, but its network has 3 out"):
         open_predictor(str(folder)).predict(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exports_may_lie_in_a_folder_whose_name_is_not_utf_8(source, exported, tmp_path, engine):
+    out = exported(engine)
+    odd = tmp_path / "\udcff"
+    odd.mkdir()
+    if engine == "onnx":
+        import onnx
+
+        network_file.save_onnx(onnx.load(str(out / "model.onnx")), odd / "model.onnx", "mine")
+    if engine == "openvino":
+        model = engines.core().read_model(out / "model.xml")
+        openvino_model.save_openvino(model, odd / "model.xml")
+    shutil.copytree(out, odd, dirs_exist_ok=True)
+    image = np.random.default_rng(1).integers(0, 256, (40, 36, 3), np.uint8)
+    first, second = (open_predictor(str(f)).predict(image)[0].top[0].probability
+                     for f in (out, odd))  # fmt: skip
+    assert first == pytest.approx(second, abs=1e-6)
+
+
+def test_a_model_file_whose_name_is_not_utf_8_is_named(source, tmp_path):
+    odd = tmp_path / "\udcff.safetensors"
+    shutil.copyfile(source, odd)
+    with pytest.raises(UserError, match=r"safetensors needs a path of UTF-8; rename the file"):
+        exporter.export(str(odd), tmp_path / "out", ExportOptions(engine="openvino"))
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+
+
+def test_ctrl_c_while_a_network_is_converted_leaves_nothing(source, tmp_path, monkeypatch):
+    def interrupt(self, file):
+        assert file.parent.is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporter.ClassifierExport, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        exporter.export(str(source), tmp_path / "out", ExportOptions(engine="torch-export"))
+    assert not any(tmp_path.iterdir())

@@ -147,7 +147,7 @@ def test_images_that_cannot_be_read_are_left_out_and_tried_again(predictor, fold
     with monkeypatch.context() as patch:  # the disk fails for once, and the file stays as it is
         patch.setattr(Path, "read_bytes", refuse)
         failed = neighbours.index_folder(predictor, folder)
-        assert "Input/output error" in failed.unreadable["ant/bad.png"]
+        assert "input/output error" in failed.unreadable["ant/bad.png"]
     repaired = neighbours.index_folder(predictor, folder)
     assert (repaired.computed, repaired.unreadable) == (1, {})
     assert "ant/bad.png" in repaired.names

@@ -1,5 +1,7 @@
 """A predictor in Python, on the shipped model: every kind of image; predictions, features, maps."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -207,3 +209,19 @@ def test_images_without_pixels_are_errors(model):
     with pytest.raises(ValueError, match="uint8 RGB"):
         model.predict(np.zeros((0, 5, 3), np.uint8))
     assert model.predict([]) == model.predict(np.zeros((0, 5, 5, 3), np.uint8)) == []
+
+
+def test_what_is_no_image_is_named(model, tmp_path):
+    for name, message in (
+        ("", "the name of the image is empty"),
+        (tmp_path, "cannot be read (is a folder)"),
+        ("a\0b.png", "cannot be read (embedded null byte)"),
+    ):
+        assert message in model.predict(name)[0].error
+        with pytest.raises(UserError, match=re.escape(message)):
+            model.features(name)
+        with pytest.raises(UserError, match=re.escape(message)):
+            model.explain(name)
+    for value, kind in ((None, "NoneType"), (b"x", "bytes"), ({}, "dict"), ([None], "NoneType")):
+        with pytest.raises(TypeError, match=f"not an image: {kind}; give a path"):
+            model.predict(value)

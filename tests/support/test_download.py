@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import re
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,7 @@ def test_a_host_that_answers_badly_fails_as_a_source(tmp_path, answer):
                 f"http://127.0.0.1:{server.getsockname()[1]}/file.tar.gz", tmp_path / "file"
             )
         thread.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_download_that_is_too_slow_is_stopped(tmp_path, monkeypatch):
@@ -73,3 +76,18 @@ def test_a_whole_file_arrives(tmp_path):
     path = download.download((tmp_path / "there").as_uri(), tmp_path / "here")
     assert path.read_bytes() == b"content"
     assert files.digest(path) == hashlib.sha256(b"content").hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["there", "here"]
+
+
+def test_a_file_that_cannot_be_written_fails_as_a_source(tmp_path):
+    (tmp_path / "there").write_bytes(b"content")
+    with pytest.raises(download.SourceFailed, match="cannot write"):
+        download.download((tmp_path / "there").as_uri(), tmp_path / "absent" / "here")
+
+
+def test_only_one_module_reads_from_the_network():
+    package = Path(download.__file__).parents[1]
+    request = re.compile(r"urlopen|urllib\.request|build_opener|urlretrieve|import requests|httpx")
+    texts = {path.name: path.read_text("utf-8") for path in package.rglob("*.py")}
+    readers = [name for name, text in texts.items() if request.search(text)]
+    assert readers == ["download.py"]

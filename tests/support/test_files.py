@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnets.support import files
-from resnets.support.errors import UserError, nearest
+from resnets.support.errors import UserError, near, nearest
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -280,6 +280,23 @@ def test_nearest_names_close_words_or_some_known_ones():
     assert nearest("zzz", ["batch", "seed"]) == "known: batch, seed"
 
 
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("resnet50", ["cifar-resnet20", "plain34"], []),  # alike in the commonest part only
+        ("figure6", ["fig6", "fig7"], ["fig6"]),
+        ("kera", ["caffe", "keras-h5"], ["keras-h5"]),  # its beginning
+        ("batch_size", ["seed", "batch"], ["batch"]),
+        ("BATCH", ["seed", "batch"], ["batch"]),
+        ("resnet50@mrsa", ["resnet152@msra", "resnet50@msra"], ["resnet50@msra"]),
+        ("c", ["cat", "cow"], []),
+        ("", ["cat", "cow"], []),
+    ],
+)
+def test_only_near_words_are_suggested(word, known, expected):
+    assert near(word, known) == expected
+
+
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_text_is_utf8_with_or_without_a_byte_order_mark(tmp_path, mark):
     path = tmp_path / "text"
@@ -310,3 +327,12 @@ def test_text_that_cannot_be_read_is_one_line(tmp_path):
     for path in (tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be read"):
             files.read_text(path)
+
+
+def test_a_cache_whose_name_is_not_utf_8_is_not_used(tmp_path, monkeypatch, capsys):
+    """OpenVINO could not open its files, and would take them for damaged."""
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path / "\udcff"))
+    files.temporary_cache.cache_clear()
+    assert files.cache_folder("a").is_relative_to(files.temporary_folder())
+    assert "engines need a name of UTF-8" in capsys.readouterr().err
+    files.temporary_cache.cache_clear()

@@ -184,7 +184,7 @@ def test_a_package_with_paths_outside_its_folder_is_refused(cache, offer, tmp_pa
     [("resnet50@mrsa", "resnet50@msra"), ("resnet18@torchvision", "resnet18@torchvision-v1")],
 )
 def test_an_unknown_source_names_the_nearest(name, near):
-    with pytest.raises(UserError, match=f"unknown source of weights.*did you mean .*{near}"):
+    with pytest.raises(UserError, match=f"unknown model.*did you mean .*{near}"):
         hub.load(name)
 
 
@@ -192,7 +192,7 @@ def test_without_a_network_the_error_names_convert(cache, monkeypatch):
     def nothing(*args, **options):
         raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
-    monkeypatch.setattr(urllib.request, "urlopen", nothing)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", nothing)
     lines = []
     with pytest.raises(UserError, match="resnets convert FILE OUT --network resnet34") as caught:
         hub.fetch("resnet34@torchvision-v1", lines.append)

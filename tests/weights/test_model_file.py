@@ -132,7 +132,13 @@ def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar-resnet2", "did you mean cifar-resnet20"),
+        ("cifar-resnet2", r"did you mean cifar-resnet20\?"),
+        ("resnt50", r"did you mean resnet50@msra\?"),
+        ("resnet50@mrsa", r"did you mean resnet50@msra\?"),
+        ("mobilenet", "unknown model 'mobilenet'; known: cifar-resnet20, resnet50@msra, .*v2$"),
+        ("cifar-resnet56", "a network, of which no trained model is known; .*known: cifar-res"),
+        ("", "the name of a model is empty; known: cifar-resnet20, resnet50@msra"),
+        ("/dev/null", "/dev/null: is a device or a pipe"),
         ("no/such/file.safetensors", "no such model file"),
     ],
 )

@@ -1,5 +1,7 @@
 """Networks by name with the weights of trained models."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,9 @@ def test_another_number_of_classes_gets_a_new_classifier():
     ("name", "pretrained", "message"),
     [
         ("cifar-resnet56", "cifar-resnet20", "the weights are of a cifar-resnet20"),
-        ("cifar-plain20", True, "no trained weights of cifar-plain20"),
+        ("cifar-plain20", True, "cifar-plain20 is a network, of which no trained model is known"),
+        ("cifar-resnet20", "", "the name of a model is empty"),
+        ("cifar-resnet20", "/dev/null", "is a device or a pipe"),
         ("cifar-resnet21", True, "6n\\+2 layers"),
         ("cifar-resnet20", "nowhere.safetensors", "no such model file"),
     ],
@@ -74,6 +78,22 @@ def test_lists_of_networks_and_models():
 def test_arguments_of_the_wrong_kind_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_names_that_are_no_models_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").touch()  # so that this folder looks like an export
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("", "the name of a model is empty"),
+        ("/dev/null", "/dev/null: is a device or a pipe"),
+        ("pipe", "pipe: is a device or a pipe"),
+        (tmp_path.parent, "no model is in this folder"),
+        ("a" * 300, "[Nn]ame too long; give a shorter name"),
+        ("a\0b", "unknown model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resnets.load(name)
 
 
 def test_paths_are_names_too(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 from resnets.data.boxes import coco, voc, yolo
 from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.files import stem_of
+from resnets.support import unfinished
 from resnets.support.errors import UserError
 from resnets.support.files import writing
 from resnets.support.names import composed
@@ -49,8 +49,8 @@ def convert(
     done = 0
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-            folder = Path(name) / "data"
+        with unfinished.folder(out) as made:
+            folder = made / "data"
             for split, boxes in sets.items():
                 files = _file_names(boxes, split, sets)
                 images = _write_annotations(folder, split, boxes, files, format)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
+import math
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from resnets.support.download import SourceFailed, chunks, failures, opened
 from resnets.support.errors import UserError
 from resnets.support.files import atomic_write, cache_folder, locked, make_folder
 
@@ -26,7 +25,7 @@ _URL_HINT = "check the URL and the network"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _RETRY_PAUSES = (0.5, 2.0)  # seconds before the second and third attempt
 _TOUCH_EVERY = 30.0  # seconds between two updates of a shard's time of last use
-_CHUNK = 1 << 20
+_SECONDS = 60.0  # to wait for a server, each time
 
 
 @dataclass(frozen=True)
@@ -185,12 +184,10 @@ class UrlStore:
 
     def _copy(self, url: str, target: IO[bytes], file: ShardFile) -> None:
         digest = hashlib.sha256()
-        with open_url(url) as source:
-            while chunk := source.read(_CHUNK):
+        with _failures(url), _open(url) as source:
+            for chunk in chunks(source, seconds=math.inf):
                 digest.update(chunk)
                 target.write(chunk)
-            if getattr(source, "length", 0):  # bytes that the server announced and did not send
-                raise UserError("the connection broke off", url, _URL_HINT)
         file.check_size(target.tell(), url, self.hint)
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise UserError("the shard is damaged: its SHA-256 differs", url, HINT)
@@ -202,44 +199,40 @@ def join_url(base: str, file: str) -> str:
 
 
 @contextlib.contextmanager
-def open_url(url: str) -> Iterator[IO[bytes]]:
-    """Open a `file`, `http` or `https` URL, or any other that fsspec supports, for reading.
-
-    Raises:
-        UserError: if it cannot be reached, the connection breaks off, or its scheme is unknown.
-    """
+def _failures(url: str) -> Iterator[None]:
+    """Turn a failed download, also by fsspec, into a `UserError`."""
     try:
-        with _open(url) as source:
-            yield source
-    except urllib.error.HTTPError as error:
-        message = f"cannot be downloaded ({error.code} {error.reason})"
-        raise UserError(message, url, _URL_HINT) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise UserError(f"cannot be downloaded ({reason})", url, _URL_HINT) from error
+        with failures():
+            yield
+    except SourceFailed as failure:
+        raise UserError(str(failure), url, _URL_HINT) from failure
 
 
 def _open(url: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Open a `file`, `http` or `https` URL, or any other that fsspec supports, for reading."""
     scheme = url.partition("://")[0]
     if scheme in ("file", "http", "https"):
-        response: IO[bytes] = urllib.request.urlopen(url, timeout=60)
-        return contextlib.closing(response)
+        return opened(url, _SECONDS)
     try:
         import fsspec
     except ImportError as error:
         raise UserError(f"{scheme}:// URLs need fsspec", url, "pip install fsspec") from error
     try:
-        opened: contextlib.AbstractContextManager[IO[bytes]] = fsspec.open(url, "rb")
+        file: contextlib.AbstractContextManager[IO[bytes]] = fsspec.open(url, "rb")
     except ImportError as error:
         hint = "install the package that the message names, such as s3fs"
         raise UserError(f"fsspec needs a plugin ({error})", url, hint) from error
-    return opened
+    return file
 
 
 def read_url(url: str) -> bytes:
-    """The whole content of a small file; raises `UserError` like `open_url`."""
-    with open_url(url) as source:
-        return source.read()
+    """The whole content of a small file.
+
+    Raises:
+        UserError: if it cannot be reached, the connection breaks off, or its scheme is unknown.
+    """
+    with _failures(url), _open(url) as source:
+        return b"".join(chunks(source))
 
 
 def cache_limit() -> float | None:

@@ -15,9 +15,17 @@ import safetensors
 import torch
 
 from resnets.data.image_formats import is_lfs_pointer
+from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
+from resnets.support import tensor_files
 from resnets.support.errors import UserError, nearest, one_line
-from resnets.support.files import file_sha256, make_folder, refuse_replacing, write_json
+from resnets.support.files import (
+    file_sha256,
+    make_folder,
+    refuse_device,
+    refuse_replacing,
+    write_json,
+)
 from resnets.weights import model_file
 from resnets.weights.card import LFS_POINTER, RUN_MODEL, check_card
 from resnets.weights.convert import caffe, keras, pytorch, transformers
@@ -68,6 +76,7 @@ def detect_format(path: Path) -> str:
 
 
 def _first_bytes(path: Path) -> bytes:
+    refuse_device(path)
     try:
         with path.open("rb") as file:
             return file.read(64)
@@ -79,7 +88,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def _has_card(path: Path) -> bool:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with tensor_files.open_file(path, "pt") as file:
             return "card" in (file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError("not a safetensors file, or cut off or damaged", str(path)) from error
@@ -141,7 +150,8 @@ def read(
         UserError: if it is missing, damaged, of unknown format, or of another network.
     """
     if detect_format(path) != "resnets":
-        return to_model(read_imported(path), network, stated, classifier=classifier)
+        found = read_imported(path, entry=stated.state if stated else None)
+        return to_model(found, network, stated, classifier=classifier)
     for option, value in vars(stated or Statement()).items():
         if value is not None:
             hint = "leave it out"
@@ -152,17 +162,22 @@ def read(
     return model
 
 
-def read_imported(path: Path, bn_eps: float | None = None) -> ImportedWeights:
+def read_imported(
+    path: Path, bn_eps: float | None = None, entry: str | None = None
+) -> ImportedWeights:
     """Read weights of another program, and the card next to them if there is one.
 
     Args:
         path: a file or folder.
         bn_eps: eps of every BN; overrides the one of a Keras file.
+        entry: of a PyTorch checkpoint, which of its weights.
 
     Raises:
         UserError: if they are missing, damaged or of unknown format.
     """
     kind = detect_format(path)
+    if entry is not None and kind != "torchvision":
+        raise UserError("applies to checkpoints of PyTorch", f"--state {entry}", "leave it out")
     if kind == "timm":
         found = pytorch.read_timm(path)
     elif kind == "transformers":
@@ -174,7 +189,7 @@ def read_imported(path: Path, bn_eps: float | None = None) -> ImportedWeights:
     elif kind == "caffe":
         found = caffe.read(path)
     else:
-        found = pytorch.read(path)
+        found = pytorch.read(path, entry)
     return _with_card(found)
 
 
@@ -314,6 +329,7 @@ def _with_card(found: ImportedWeights) -> ImportedWeights:
         kept = ("classes", "class_ids", "measured", "provenance")
         return replace(
             found,
+            network=_known_network(card),
             preprocessing=read_preprocessing(facts, torch.tensor(facts["mean"])),
             zeros=zeros,
             card={key: card[key] for key in kept if key in card},
@@ -321,3 +337,12 @@ def _with_card(found: ImportedWeights) -> ImportedWeights:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"not a readable card ({one_line(error)})", str(path)) from error
+
+
+def _known_network(card: dict[str, Any]) -> str:
+    """The name of a card's network; raises `ValueError` if there is none of this name."""
+    try:
+        zoo.architecture(card["network"])
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return str(card["network"])

@@ -34,21 +34,25 @@ class ImportedWeights:
         location: the file, for messages.
         stride_in: which convolution of a bottleneck has the stride; None if the file does not say.
         pool: how the stem pools; None if the file does not say.
+        network: its name in the zoo table; None if the file does not say.
         preprocessing: what the network expects; None if the file does not say.
         zeros: where the zeros of option A are; None if the file does not say.
         card: classes, provenance and test results, as far as known.
-        notes: what was folded or assumed; goes into the card's provenance.
+        notes: what was folded; goes into the card's provenance.
+        assumed: what the file does not say, in words, with the option that says it.
     """
 
     state: dict[str, Tensor]
     origin: str
     location: str
+    network: str | None = None
     preprocessing: Preprocessing | None = None
     zeros: Zeros | None = None
     stride_in: StrideIn | None = None
     pool: PoolKind | None = None
     card: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class Statement:
         mean: red, green and blue, of pixels in 0..1.
         std: the same of the deviation; ones for no division.
         zeros: where the zeros of option A are.
+        state: the entry of a checkpoint that holds the weights.
     """
 
     classes: list[str] | None = None
@@ -68,6 +73,7 @@ class Statement:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     zeros: Zeros | None = None
+    state: str | None = None
 
 
 def to_model(
@@ -90,16 +96,20 @@ def to_model(
         UserError: if they do not fit that network or the statement, or are not finite.
     """
     stated, card, state = stated or Statement(), weights.card, dict(weights.state)
-    name = network or identify(weights)
+    name = network or weights.network or identify(weights)
     _check_fit(weights, name)
+    if weights.network not in (None, name):
+        hint = "leave out --network"
+        raise UserError(f"its card says {weights.network}, not {name}", weights.location, hint)
     row = zoo.architecture(name)
     count = _outputs(weights, classifier)
     if not count:
         features = row.widths[-1] * row.expansion
         state |= {"fc.weight": torch.zeros(1, features), "fc.bias": torch.zeros(1)}
     module = ResidualNetwork(row.with_classes(count or 1))
-    assumed: list[str] = []
-    if weights.stride_in is None and row.block == "bottleneck" and row.stem == "imagenet":
+    assumed = list(weights.assumed)
+    unsaid = weights.stride_in is None and weights.network is None
+    if unsaid and row.block == "bottleneck" and row.stem == "imagenet":
         assumed.append(f"the stride in the {row.stride_in} convolutions (--network)")
     if row.shortcut == "A":
         zeros = stated.zeros or weights.zeros or "behind"
@@ -170,14 +180,18 @@ def _preprocessing(
         values = getattr(stated, name)
         if values is None:
             continue
-        if not all(0 <= value <= 1 for value in values):
+        least, example = _RANGES[name]
+        if not all(least <= value <= 1 for value in values):
             hint = "divide numbers for pixels of 0..255 by 255"
-            raise UserError("must be of pixels in 0..1", f"--{name}", hint)
+            if not any(value > 1 for value in values):
+                hint = f"give red, green and blue, such as --{name} {example}"
+            raise UserError(f"must be of pixels in 0..1, from {least:g} to 1", f"--{name}", hint)
         changes[name] = torch.tensor(values)[:, None, None]
-    try:
-        return replace(preprocessing, **changes)
-    except ValueError as error:
-        raise UserError(str(error), "--std") from error
+    return replace(preprocessing, **changes)
+
+
+_RANGES = {"mean": (0.0, "0.485 0.456 0.406"), "std": (0.001, "0.229 0.224 0.225")}
+"""The least value of a statement, and ImageNet's as an example. A deviation of 1/255 is usual."""
 
 
 _CIFAR_MEANS = {"CIFAR-10": (0.4914, 0.4822, 0.4465), "CIFAR-100": (0.5071, 0.4865, 0.4409)}

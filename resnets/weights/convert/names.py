@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,8 +13,12 @@ from torch import Tensor
 
 from resnets.support.errors import UserError
 
-_STATES = ("state_dict_ema", "state_dict", "model_state_dict", "model", "net")
-"""Entries of a training's checkpoint that hold the weights; averaged weights first."""
+_STATES = ("state_dict", "model_state_dict", "model", "net")
+"""Entries of a training's checkpoint that hold the weights. Any other may, too, if it has some."""
+_AVERAGED = re.compile(r"(?:.*_)?(?:ema|swa|averaged)(?:_.*)?")
+"""Names of entries that hold averaged weights."""
+_COUNTER = "n_averaged"
+"""Tensor of `torch.optim.swa_utils.AveragedModel` that belongs to no network."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "resnet.")
 """Of DataParallel, torch.compile, and of modules that hold a network as a part."""
 _CLASSIFIER = re.compile(r"((?:fc|linear|classifier|head)(?:\.fc)?(?:\.\d+)?)\.(weight|bias)")
@@ -25,21 +31,99 @@ _LAYER = re.compile(
 _SAVE = "save only the model's state_dict()"
 
 
-def state_dict(content: Any, location: str) -> dict[str, Tensor]:
-    """The tensors of a file's content under the names of this package, as far as they are known.
+@dataclass(frozen=True)
+class StateDict:
+    """The tensors of one network in a file.
+
+    Args:
+        tensors: under the names of this package, as far as they are known.
+        entry: of a checkpoint, the entry that held them; empty if there was no choice.
+        assumed: what its choice assumes, in words; empty if nothing.
+    """
+
+    tensors: dict[str, Tensor]
+    entry: str = ""
+    assumed: list[str] = field(default_factory=list)
+
+
+def state_dict(content: Any, location: str, wanted: str | None = None) -> StateDict:
+    """The weights in a file's content.
+
+    A checkpoint may have several entries with weights. Of these the averaged ones are taken, as
+    trainings test them; if that does not decide, `wanted` must.
 
     Args:
         content: a state dict, or a checkpoint that has one as an entry.
         location: the file, for messages.
+        wanted: the entry to take.
 
     Raises:
-        UserError: if it holds anything but tensors, or two tensors of one name.
+        UserError: if it holds anything but tensors, two tensors of one name, no entry `wanted`, or
+            several entries of which none is the one to take.
     """
-    while isinstance(content, dict):
-        entry = next((key for key in _STATES if isinstance(content.get(key), dict)), None)
-        if entry is None:
+    taken: list[str] = []
+    assumed: list[str] = []
+    known: list[str] = []
+    while isinstance(content, dict) and (entries := _entries(content)):
+        known += entries
+        if wanted in entries and wanted not in taken:
+            taken.append(wanted)
+            content = content[wanted]
+        elif len(entries) == 1:
+            content = content[entries[0]]
+        elif wanted is None or wanted in taken:
+            entry, assumed = _preferred(content, entries, location)
+            taken.append(entry)
+            content = content[entry]
+        else:
             break
-        content = content[entry]
+    if wanted is not None and wanted not in taken:
+        hint = f"it has {', '.join(known)}" if known else "it holds one network: leave it out"
+        raise UserError(f"{location} has no weights called {wanted!r}", "--state", hint)
+    return StateDict(_tensors(content, location), ".".join(taken), assumed)
+
+
+def _entries(content: Mapping[Any, Any]) -> list[str]:
+    """The entries of a checkpoint that hold weights: known ones, and others with convolutions."""
+    found = [key for key, value in content.items() if isinstance(key, str) and _has_weights(value)]
+    usual = [key for key in _STATES if isinstance(content.get(key), dict) and key not in found]
+    return found or usual
+
+
+def _has_weights(value: Any) -> bool:
+    """Whether a value is a state dict with a convolution, or holds one that is."""
+    if not isinstance(value, dict):
+        return False
+    inner = any(_has_weights(value[key]) for key in _STATES if key in value)
+    return inner or any(isinstance(t, Tensor) and t.ndim == 4 for t in value.values())
+
+
+def _preferred(
+    content: Mapping[str, Any], entries: list[str], location: str
+) -> tuple[str, list[str]]:
+    """Which of several entries to take, and in words what that assumes: nothing of equal ones."""
+    first, *others = entries
+    if all(_equal(content[first], content[other]) for other in others):
+        return first, []
+    averaged = [entry for entry in entries if _AVERAGED.fullmatch(entry)]
+    if len(averaged) != 1:
+        hint = f"choose one: resnets convert {shlex.quote(location)} OUT --state {first}"
+        raise UserError(f"holds several weights: {', '.join(entries)}", location, hint)
+    others = [entry for entry in entries if entry != averaged[0]]
+    return averaged[0], [f"the averaged weights {averaged[0]}, not {' or '.join(others)} (--state)"]
+
+
+def _equal(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Whether two state dicts hold the same tensors."""
+    first, second = ({_own_name(str(n)): t for n, t in state.items()} for state in (one, other))
+    return first.keys() == second.keys() and all(
+        isinstance(t, Tensor) and isinstance(second[n], Tensor) and torch.equal(t, second[n])
+        for n, t in first.items()
+    )
+
+
+def _tensors(content: Any, location: str) -> dict[str, Tensor]:
+    """The tensors of a state dict under the names of this package; raises `UserError`."""
     if not isinstance(content, dict):
         raise UserError("the file holds no state dict", location, _SAVE)
     if not content:
@@ -50,6 +134,8 @@ def state_dict(content: Any, location: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{name!r} is not a tensor", location, _SAVE)
         own = _own_name(name)
+        if own == _COUNTER:
+            continue
         if own in state:
             both = f"{origins[own]} and {name}"
             raise UserError(f"two networks are in the file: {both}", location, _SAVE)

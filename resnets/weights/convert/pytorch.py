@@ -12,7 +12,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from resnets.data.image_formats import is_lfs_pointer
 from resnets.data.preprocessing import Preprocessing
@@ -29,14 +28,24 @@ TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"
 _SAVE = "save only the model's state_dict()"
 
 
-def read(path: Path) -> ImportedWeights:
+def read(path: Path, entry: str | None = None) -> ImportedWeights:
     """Read a state dict from a `.pth` (with `weights_only=True`) or `.safetensors` file.
 
+    Args:
+        path: the file.
+        entry: of a checkpoint, which of its weights; see `names.state_dict`.
+
     Raises:
-        UserError: if the file is damaged or is not a state dict.
+        UserError: if the file is damaged or is not a state dict, or holds several.
     """
+    found = read_state_dict(path, entry)
     return ImportedWeights(
-        state=read_state_dict(path), origin="torchvision", location=str(path), pool="padded"
+        state=found.tensors,
+        origin="torchvision",
+        location=str(path),
+        pool="padded",
+        notes={"state": found.entry} if found.entry else {},
+        assumed=found.assumed,
     )
 
 
@@ -75,7 +84,8 @@ def read_timm(folder: Path) -> ImportedWeights:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"not a readable timm config ({one_line(error)})", str(config)) from error
     return ImportedWeights(
-        state=state,
+        state=state.tensors,
+        assumed=state.assumed,
         origin="timm",
         location=str(path),
         pool="padded",
@@ -94,11 +104,11 @@ def weights_file(folder: Path) -> Path:
     raise UserError(f"no weights in this folder: no {TIMM_WEIGHTS}", str(folder))
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, entry: str | None = None) -> names.StateDict:
     """The tensors of a `.pth` or `.safetensors` file, under the names of this package.
 
     Raises:
-        UserError: if the file is damaged, or holds more than tensors.
+        UserError: if the file is damaged, or holds more than tensors; as `names.state_dict`.
     """
     try:
         raw = path.read_bytes()
@@ -118,7 +128,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"cannot be read ({one_line(error)})", str(path)) from error
     except Exception as error:  # torch.load raises almost anything for damaged files
         raise UserError("not a PyTorch file, or cut off or damaged", str(path)) from error
-    return names.state_dict(content, str(path))
+    return names.state_dict(content, str(path), entry)
 
 
 def refuse_unsupported(

@@ -45,7 +45,8 @@ def read(folder: Path) -> ImportedWeights:
         message = f"not a readable config of transformers ({one_line(error)})"
         raise UserError(message, str(config)) from error
     return ImportedWeights(
-        state=state,
+        state=state.tensors,
+        assumed=state.assumed,
         origin="transformers",
         location=str(path),
         stride_in="1x1" if in_1x1 else "3x3",

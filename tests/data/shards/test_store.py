@@ -101,9 +101,9 @@ def test_the_least_recently_used_shard_goes_first(made, serve, cache, monkeypatc
 
 def test_faults_at_a_url(made, serve):
     url = serve(made)
-    with pytest.raises(UserError, match=r"absent/shards.json: cannot be downloaded \(404"):
+    with pytest.raises(UserError, match=r"absent/shards.json: the server answered 404 .*; check"):
         reader.load(f"{url}/absent")
-    with pytest.raises(UserError, match="cannot be downloaded"):
+    with pytest.raises(UserError, match=r"cannot be reached .*; check the URL"):
         reader.load("http://127.0.0.1:9/set")
     train = reader.load(url).train
     path = made / "train-000000.tar"

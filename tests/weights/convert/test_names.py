@@ -9,7 +9,9 @@ import resnets
 from resnets.models import zoo
 from resnets.support.errors import UserError
 from resnets.weights import hub
+from resnets.weights.card import assumptions_of
 from resnets.weights.convert import formats
+from resnets.weights.convert.identify import Statement
 from resnets.weights.pretrained import copy_weights, starting_model
 from tests.weights.convert.nets import answers, model, tiny_zoo  # noqa: F401
 
@@ -36,12 +38,73 @@ def test_other_names_of_layers_are_known(tmp_path, parts):
     torch.testing.assert_close(answers(formats.read(tmp_path / "a.pth")), answers(before))
 
 
-def test_averaged_weights_come_first(tmp_path):
-    before = model("tiny18")
-    state = before.network.state_dict()
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    torch.save({"state_dict": zeros, "state_dict_ema": state}, tmp_path / "a.pth")
-    torch.testing.assert_close(answers(formats.read(tmp_path / "a.pth")), answers(before))
+def two_states():
+    """The state dict of a model, and another of the same network."""
+    state = model("tiny18").network.state_dict()
+    return state, {name: torch.ones_like(tensor) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("entry", "other"),
+    [("state_dict_ema", "state_dict"), ("model_ema", "model"), ("ema", "weights")],
+)
+def test_averaged_weights_come_first_and_that_is_said(tmp_path, entry, other):
+    state, ones = two_states()
+    averaged = {f"module.{name}": tensor for name, tensor in state.items()}
+    averaged["n_averaged"] = torch.tensor(7)  # as AveragedModel has
+    torch.save({other: ones, entry: averaged, "optimizer": {"state": {}}}, tmp_path / "a.pth")
+    found = formats.read(tmp_path / "a.pth")
+    torch.testing.assert_close(answers(found), answers(model("tiny18")))
+    origin = found.card["provenance"]["converted_from"]
+    assert origin["assumed"][0] == f"the averaged weights {entry}, not {other} (--state)"
+    stated = formats.read(tmp_path / "a.pth", stated=Statement(state=other))
+    assert torch.equal(stated.network.conv1.weight, ones["conv1.weight"])
+    assert "averaged" not in assumptions_of(stated.card)
+
+
+def test_a_training_and_a_network_say_which_weights_they_took(tmp_path):
+    state, ones = two_states()
+    torch.save({"state_dict": ones, "state_dict_ema": state}, tmp_path / "a.pth")
+    assert "averaged weights" in assumptions_of(starting_model(str(tmp_path / "a.pth")).card)
+    with pytest.warns(UserWarning, match="the averaged weights state_dict_ema, not state_dict"):
+        resnets.create_model("tiny18", pretrained=tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("model", "net"), ("state_dict", "best"), ("model_ema", "net_ema")]
+)
+def test_weights_that_no_rule_prefers_are_refused_by_name(tmp_path, one, other):
+    state, ones = two_states()
+    torch.save({one: state, other: ones}, tmp_path / "b.pth")
+    message = f"several weights: {one}, {other}; choose one: .*convert .*b.pth OUT --state {one}"
+    with pytest.raises(UserError, match=message):
+        starting_model(str(tmp_path / "b.pth"))
+    torch.save({one: state, other: {**state}}, tmp_path / "same.pth")
+    assert "averaged" not in assumptions_of(formats.read(tmp_path / "same.pth").card)
+
+
+def test_an_entry_that_a_file_lacks_is_named(tmp_path):
+    torch.save(model("tiny18").network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="called 'ema'; it holds one network: leave it out"):
+        formats.read(tmp_path / "a.pth", stated=Statement(state="ema"))
+    torch.save({"net": {"state_dict": two_states()[0]}}, tmp_path / "b.pth")
+    for entry in ("net", "state_dict"):
+        assert formats.read(tmp_path / "b.pth", stated=Statement(state=entry)).classes
+
+
+def test_the_card_of_a_file_names_its_network(tmp_path):
+    """Option A and plain networks have the same tensors: only the card tells them apart."""
+    for name in ("cifar-resnet8", "cifar-plain8", "tiny-v1.5"):
+        path, card = formats.write(model(name), tmp_path / f"{name}.pth", "torchvision")
+        found = formats.read(path)
+        assert found.card["network"] == name
+        assert "assumed" not in found.card["provenance"]["converted_from"]
+        assert starting_model(str(path)).card["network"] == name
+    with pytest.raises(UserError, match="its card says cifar-plain8, not cifar-resnet8"):
+        formats.read(tmp_path / "cifar-plain8.pth", "cifar-resnet8")
+    card.write_text(card.read_text().replace("tiny-v1.5", "resnet999"))
+    with pytest.raises(UserError, match=r"card.json: not a readable card \(unknown network"):
+        formats.read(path)
 
 
 def test_two_networks_in_one_file_are_refused(tmp_path):
@@ -79,9 +142,15 @@ def test_weights_without_a_classifier_are_for_trainings_only(tmp_path):
     copy_weights(network, start, classifier=False)
     assert torch.equal(network.conv1.weight, model("tiny18").network.conv1.weight)
     assert torch.equal(network.fc.weight, fresh)
-    made = resnets.create_model("tiny18", 5, pretrained=str(path))
+    with pytest.warns(UserWarning, match="assumed") as said:
+        made = resnets.create_model("tiny18", 5, pretrained=str(path))
+    assert not any("no classifier" in str(warning.message) for warning in said)
     assert torch.equal(made.conv1.weight, network.conv1.weight)
     assert made.fc.out_features == 5
+    with pytest.warns(UserWarning, match="assumed|no classifier") as said:
+        made = resnets.create_model("tiny18", pretrained=str(path))
+    assert "no classifier: that of 1,000 classes is new" in str(said[1].message)
+    assert made.fc.out_features == 1000
 
 
 def test_a_keras_file_without_its_top_is_for_trainings_only(tmp_path):
