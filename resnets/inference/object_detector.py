@@ -267,7 +267,7 @@ class ObjectDetector:
         """The detections in an image that may have been scaled, in pixels of the whole one."""
         found = self.engine.detect_pixels(np.asarray(self.rescaling.apply(image)), thresholds)
         boxes = scale_boxes(found.boxes, self.rescaling.scaled(*image.size), size)
-        return Detections(boxes, found.scores, found.categories)
+        return replace(found, boxes=boxes)
 
 
 def is_detector(name: str) -> bool:

@@ -21,9 +21,9 @@ from resnets.serve.decoding import DecodedImage, DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics
 from resnets.support.errors import valid_utf8
-from resnets.weights.card import measurements_of
+from resnets.weights.card import PRECISIONS, measurements_of
 
-_MEASUREMENT_KEYS = ("dataset", "protocol", "images", "AP", "AP50", "VOC07")
+_MEASUREMENT_KEYS = ("dataset", "protocol", "images", *PRECISIONS)
 
 
 @dataclass
