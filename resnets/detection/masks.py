@@ -62,7 +62,7 @@ class MaskHead(nn.Module):
             zero: Tensor = logits.sum()
             return zero
         assert target.masks is not None, "the data have masks if the detector has"
-        own = logits[torch.arange(len(rows), device=rows.device), regions.labels[rows] - 1]
+        own = _of_category(logits, regions.labels[rows] - 1)
         wanted = cropped(target.masks, regions.matches[rows], regions.boxes[rows])
         return F.binary_cross_entropy_with_logits(own, wanted)
 
@@ -74,8 +74,13 @@ class MaskHead(nn.Module):
             maps: (r, channels, 7, 7).
             categories: int64 (r,), from 0.
         """
-        rows = torch.arange(len(maps), device=maps.device)
-        return self(maps)[rows, categories].sigmoid()
+        return _of_category(self(maps), categories).sigmoid()
+
+
+def _of_category(logits: Tensor, categories: Tensor) -> Tensor:
+    """(r, categories, 14, 14) to (r, 14, 14); without sizes that an export would fix."""
+    index = categories[:, None, None, None].expand(-1, 1, SIDE, SIDE)
+    return logits.gather(1, index)[:, 0]
 
 
 @torch.no_grad()

@@ -14,18 +14,29 @@ from resnets.weights.card import DETECTION
 from tests.detection.shapes import CATEGORIES, detector, draw_boxes
 
 
-def save_detector(path, **changes):
-    """A model file whose invented weights find something in most images."""
+def save_detector(path, masks=False, **changes):
+    """A model file whose invented weights find something in most images; with `masks`, the same
+    boxes with masks."""
     torch.manual_seed(5)
     one = detector(zoo.build("cifar-resnet8"), **{"score": 0.3, "nms": 0.4} | changes)
     with torch.no_grad():
         for layer in (one.rpn.objectness, one.rpn.codes, one.siblings.boxes):
             layer.weight.normal_(std=0.2)
         _choose_scores(one)
+        if masks:
+            one = _with_masks(one)
     card = model_file.make_card("cifar-resnet8", list(CATEGORIES), {"licence": "MIT"}, [])
     card |= {DETECTION: one.settings.model_dump(mode="json")}
     model_file.save(path, one.state_dict(), imagenet(), card)
     return path
+
+
+def _with_masks(one):
+    made = detector(zoo.build("cifar-resnet8"), masks=True)
+    made.load_state_dict(one.state_dict(), strict=False)
+    made.masks.logits.weight.normal_(std=0.3)
+    made.settings = one.settings.model_copy(update={"masks": True})
+    return made
 
 
 def noisy_blocks(size, seed=1):
