@@ -214,7 +214,8 @@ def _show_detector(recipe: str, size: int | None, as_json: bool) -> None:
         facts = {"network": network, "regions": regions, "costs": [asdict(row) for row in rows]}
         print(json_format.dumps(facts, indent=2))
         return
-    print(f"{recipe}: Faster R-CNN on {network}, shorter side {settings.size}")
+    kind = "Mask" if settings.masks else "Faster"
+    print(f"{recipe}: {kind} R-CNN on {network}, shorter side {settings.size}")
     print(
         f"anchors: {', '.join(f'{side:g}' for side in settings.anchors)} pixels, height to width "
         f"{', '.join(f'{ratio:g}' for ratio in settings.ratios)}"

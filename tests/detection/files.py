@@ -34,7 +34,8 @@ def save_detector(path, masks=False, **changes):
 def _with_masks(one):
     made = detector(zoo.build("cifar-resnet8"), masks=True)
     made.load_state_dict(one.state_dict(), strict=False)
-    made.masks.logits.weight.normal_(std=0.3)
+    made.masks.logits.weight.normal_(std=0.1)
+    made.masks.logits.bias.fill_(3.0)
     made.settings = one.settings.model_copy(update={"masks": True})
     return made
 

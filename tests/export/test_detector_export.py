@@ -87,6 +87,40 @@ def test_an_export_finds_what_its_source_finds(detector_exports, detector, engin
     assert opened.classes == list(shapes.CATEGORIES)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_an_export_of_masks_finds_its_sources_masks(tmp_path, engine):
+    skip_without_packages(engine)
+    path = save_detector(tmp_path / "mine.safetensors", masks=True)
+    config = exporter.export(str(path), tmp_path / "out", ExportOptions(engine=engine))
+    assert config["outputs"]["masks"]["shape"] == ["detections", 14, 14]
+    assert all(0 <= case["mask"] < 0.1 for case in config["parity"])
+    assert config["parity"][0]["mask"] > 0
+    assert "`masks` (k, 14, 14)" in (tmp_path / "out" / "README.md").read_text()
+    opened = open_detector(str(tmp_path / "out"))
+    found, wanted = list(opened.detect(images())), source_of(path)
+    check_same(found, wanted)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.masks.shape == (len(a), 14, 14)
+        for i, j in detector_parity.pair(a, b):
+            np.testing.assert_allclose(a.masks[i], b.masks[j], atol=1e-3)
+    (nothing,) = opened.predict([images()[0]], score=1.0)
+    assert nothing.objects == []
+    (some,) = opened.predict([images()[0]], score=0.35)
+    assert some.objects[0].mask.shape == (40, 48)
+
+
+def test_masks_that_differ_are_refused():
+    boxes, scores = np.array([[3.0, 3, 20, 20]], np.float32), np.array([0.9], np.float32)
+    one, other = (
+        Detections(boxes, scores, np.zeros(1, int), np.full((1, 14, 14), value, np.float32))
+        for value in (0.5, 0.53)
+    )
+    made = detector_parity.compare("x", [one], [other], shapes.settings())
+    assert not made.passes
+    with pytest.raises(UserError, match=r"masks by 0\.03"):
+        detector_parity.check([made], "onnx fp32", "")
+
+
 def test_an_export_has_thresholds_of_its_own(detector_exports):
     opened = open_detector(str(detector_exports("openvino")))  # score 0.3, nms 0.4
     found = opened.predict(images(), 0.4, limit=3)
