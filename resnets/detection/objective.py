@@ -99,10 +99,10 @@ class DetectionObjective(Objective):
         boxes = sum(len(image.objects) for image in self._train.images)
         left_out = summary(self._dropped)
         count = len(self.categories)
+        masks = " and masks" if self._masks else ""
         return (
-            f"{self.train_images:,} images with {boxes:,} boxes{' and masks' * self._masks} to train, "
-            f"{self.test_images:,} "
-            f"to test, {count} {'category' if count == 1 else 'categories'}"
+            f"{self.train_images:,} images with {boxes:,} boxes{masks} to train, "
+            f"{self.test_images:,} to test, {count} {'category' if count == 1 else 'categories'}"
             f"{left_out and f'; {left_out}'}"
         )
 

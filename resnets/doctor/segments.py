@@ -55,9 +55,7 @@ def _fault(one: Object, image: AnnotatedImage, report: Report) -> str | None:
         max(one.box[0], 0), max(one.box[1], 0),
         min(one.box[2], image.width), min(one.box[3], image.height),
     )  # fmt: skip
-    beyond = max(
-        outer[0] - inner[0], outer[1] - inner[1], inner[2] - outer[2], inner[3] - outer[3]
-    )
+    beyond = max(outer[0] - inner[0], outer[1] - inner[1], inner[2] - outer[2], inner[3] - outer[3])
     return "outside-segment" if beyond > _BEYOND else None
 
 

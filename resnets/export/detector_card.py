@@ -11,6 +11,10 @@ from resnets.inference import export_folder
 from resnets.support.markdown import table
 from resnets.weights.card import finds_masks, measurements_of, precisions_of
 
+_MASKS = (
+    " `masks` (k, 14, 14) is the probability of the object in the 14 x 14 cells of its box, from 0 to "
+    "1: interpolate it over the box, and take what is 0.5 or more."
+)
 _EXAMPLES = {
     "openvino": """import openvino
 
@@ -55,12 +59,7 @@ def _header(config: dict[str, Any]) -> str:
 def _task(config: dict[str, Any]) -> str:
     names = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
     steps, count = config["preprocessing"], len(config["classes"])
-    masks = (
-        " `masks` (k, 14, 14) is the probability of the object in the 14 x 14 cells of its box, from "
-        "0 to 1: interpolate them over the box, and take what is 0.5 or more."
-        if finds_masks(config["card"])
-        else ""
-    )
+    masks = _MASKS if finds_masks(config["card"]) else ""
     kinds = "1 category" if count == 1 else f"{count:,} categories"
     return (
         f"Task: object detection, {kinds}: {names}.\n\n"
@@ -69,8 +68,8 @@ def _task(config: dict[str, Any]) -> str:
         "any size as uint8 (1, 3, height, width), and scales it itself (shorter side "
         f"{steps['shorter_side']} pixels, longest {steps['longest_side']}). It returns `boxes` "
         "(k, 4), x1, y1, x2, y2 in pixels of that image; `scores` (k,), best first; `categories` "
-        f"(k,) from 0.{masks} Scores are above {config['score']:g}, boxes of one category overlap by an "
-        f"IoU of {config['nms']:g} at most, and there are {config['detections']} of them at most."
+        f"(k,) from 0.{masks} Scores are above {config['score']:g}, boxes of one category overlap by "
+        f"an IoU of {config['nms']:g} at most, and there are {config['detections']} of them at most."
     )
 
 

@@ -21,8 +21,8 @@ from resnets.training.recipe import Detection
 
 
 class Tolerance(NamedTuple):
-    """The largest acceptable differences of a box's sides, in pixels, of its score, and of a cell of
-    its mask."""
+    """The largest acceptable differences of a box's sides, in pixels, of its score, and of a cell
+    of its mask."""
 
     pixels: float
     score: float
@@ -118,8 +118,8 @@ def check(
         if not one.passes:
             raise UserError(
                 f"{name} differs from its source on {one.about}: boxes by {one.pixels:.2g} pixels, "
-                f"scores by {one.score:.2g}, masks by {one.mask:.2g}, {one.alone} detections by one "
-                f"of them only (tolerated: {', '.join(f'{v:g}' for v in one.tolerance)}, 0)",
+                f"scores by {one.score:.2g}, masks by {one.mask:.2g}, {one.alone} detections by "
+                f"one of them only (tolerated: {', '.join(f'{v:g}' for v in one.tolerance)}, 0)",
                 hint=hint,
             )
     return list(comparisons)

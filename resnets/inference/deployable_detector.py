@@ -91,7 +91,9 @@ class DeployableDetector(nn.Module):
         """The masks of detections in the scaled image, (k, 14, 14)."""
         assert self.masks is not None
         # One region more, as engines may not take a batch of none.
-        boxes, categories = (torch.cat((one, torch.zeros_like(one[:1]))) for one in (boxes, categories))
+        boxes, categories = (
+            torch.cat((one, torch.zeros_like(one[:1]))) for one in (boxes, categories)
+        )
         pooled = align(maps[0], boxes / self.stride, BINS, self.every).permute(0, 3, 1, 2)
         return self.masks.probabilities(self.last_stage(pooled), categories)[:-1]
 

@@ -58,8 +58,8 @@ class DetectedObject:
 
     @property
     def polygons(self) -> list[list[float]] | None:
-        """The outlines of the object as x, y, x, y, ..., the largest first, with those of holes; None
-        if no masks are found."""
+        """The outlines of the object as x, y, x, y, ..., the largest first, with those of holes;
+        None if no masks are found."""
         if self.cells is None:
             return None
         from resnets.detection import mask_pixels

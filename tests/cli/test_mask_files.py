@@ -33,7 +33,9 @@ def data(tmp_path):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.json", "labels"])
 def test_files_hold_masks(resnets, path, image, name):
-    code, *_ = resnets("detect", path, image, "--out", name, "--score", "0.3", "--precision", "fp32")
+    code, *_ = resnets(
+        "detect", path, image, "--out", name, "--score", "0.3", "--precision", "fp32"
+    )
     assert code == 0
     if name == "labels":
         lines = (image.parent / name / "blocks.txt").read_text().splitlines()

@@ -201,7 +201,9 @@ def test_a_detector_of_masks_starts_from_another(tmp_path):
     first = DetectionObjective(plan, data).build_network()
     torch.nn.init.normal_(first.masks.logits.weight)
     second = detector(shapes.zoo.build("cifar-resnet8"), masks=True)
-    model_of_first = Model(first, {"classes": ["red", "green"], "network": "cifar-resnet8"}, imagenet())
+    model_of_first = Model(
+        first, {"classes": ["red", "green"], "network": "cifar-resnet8"}, imagenet()
+    )
     copy_detector(second, ["green", "blue"], model_of_first)
     assert torch.equal(second.masks.deconv.weight, first.masks.deconv.weight)
     assert torch.equal(second.masks.logits.weight[0], first.masks.logits.weight[1])

@@ -43,9 +43,7 @@ def encode(
     return {"size": [height, width], "counts": _compressed(_counts(window, corner, height, width))}
 
 
-def _counts(
-    window: NDArray[Any], corner: tuple[int, int], height: int, width: int
-) -> list[int]:
+def _counts(window: NDArray[Any], corner: tuple[int, int], height: int, width: int) -> list[int]:
     columns = np.zeros((window.shape[1], window.shape[0] + 2), np.int8)
     columns[:, 1:-1] = window.T != 0
     change = np.diff(columns, axis=1)

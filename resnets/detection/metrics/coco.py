@@ -48,9 +48,7 @@ class CocoResult:
     precision: NDArray[np.float64]
 
 
-def evaluate(
-    boxes: BoxSet, detections: Sequence[Detections], kind: Kind = "bbox"
-) -> CocoResult:
+def evaluate(boxes: BoxSet, detections: Sequence[Detections], kind: Kind = "bbox") -> CocoResult:
     """COCO's numbers for detections.
 
     Args:

@@ -1,5 +1,7 @@
 """Segments: run lengths are COCO's, polygons fill the pixels they hold, masks follow the image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from resnets.data.boxes import run_lengths
 from resnets.data.boxes.annotations import Object
 from resnets.data.boxes.batches import DetectionBatches, Views
+from resnets.data.boxes.conversion import convert
+from resnets.data.boxes.datasets import read_source
 from resnets.data.boxes.rescaling import Rescaling
 from resnets.data.boxes.segments import filled, mask_of
 from tests.detection.shapes import disc, draw_discs
@@ -54,7 +58,8 @@ def test_polygons_are_nearly_those_of_pycocotools(seed):
     random = np.random.default_rng(seed)
     angles, radii = np.sort(random.random(9) * 2 * np.pi), random.uniform(20, 45, 9)
     points = np.stack([60 + radii * np.cos(angles), 50 + radii * np.sin(angles)], 1)
-    wanted = tools.decode(tools.frPyObjects([points.ravel().tolist()], 100, 120))[..., 0] > 0
+    (rle,) = tools.frPyObjects([points.ravel().tolist()], 100, 120)
+    wanted = run_lengths.decode({**rle, "counts": rle["counts"].decode()}) > 0
     found = filled(points, 120, 100)
     assert (found & wanted).sum() > 0.94 * (found | wanted).sum()
 
@@ -104,3 +109,21 @@ def test_batches_without_masks_have_none(tmp_path):
     )  # fmt: skip
     assert all(target.masks is None for target in batches(0)[1])
     batches.close()
+
+
+def test_conversion_to_yolo_keeps_outlines_of_one_part(tmp_path):
+    boxes = draw_discs(tmp_path / "drawn", "train", 4)
+    first, second = boxes.images[1].objects
+    halves = (first.polygons[0][:40], first.polygons[0][40:])
+    objects = (replace(first, polygons=halves), second)
+    changed = replace(boxes.images[1], objects=objects)
+    boxes = replace(boxes, images=(boxes.images[0], changed, *boxes.images[2:]))
+    lines = convert({"train": boxes}, tmp_path / "yolo", "yolo")
+    assert lines == ["1 segments are now boxes only"]
+    again = read_source(tmp_path / "yolo").train.entries
+    assert sum(one.polygons is None for entry in again for one in entry.objects) == 1
+    whole = boxes.images[0].objects[0].polygons[0]
+    (read,) = again[0].objects[0].polygons
+    np.testing.assert_allclose(np.reshape(read, (-1, 2)) * [64, 56], np.reshape(whole, (-1, 2)),
+                               atol=1e-5)  # fmt: skip
+    assert convert({"train": boxes}, tmp_path / "voc", "voc") == ["6 segments are now boxes only"]

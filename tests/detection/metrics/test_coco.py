@@ -78,7 +78,9 @@ def with_masks(boxes, found, seed=0):
         (1.5 - np.hypot(x, y)[None] + random.normal(0, 0.1, (len(one), 14, 14))).clip(0, 1)
         for one in found
     ]
-    masks = [replace(one, masks=made.astype(np.float32)) for one, made in zip(found, cells)]
+    masks = [
+        replace(one, masks=made.astype(np.float32)) for one, made in zip(found, cells, strict=True)
+    ]
     return replace(boxes, images=tuple(images)), masks
 
 
