@@ -66,8 +66,8 @@ class Detector(nn.Module):
         """The detector in named parts: those of its network, `rpn`, `siblings` and `masks`."""
         parts = self.network.parts()
         del parts["fc"]
-        masks = {} if self.masks is None else {MASKS: [self.masks]}
-        return {**parts, "rpn": [self.rpn], "siblings": [self.siblings], **masks}
+        parts |= {"rpn": [self.rpn], "siblings": [self.siblings]}
+        return parts if self.masks is None else {**parts, MASKS: [self.masks]}
 
     def maps(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) to the maps that all regions share, (n, C, H/stride, W/stride)."""
@@ -138,7 +138,7 @@ class Detector(nn.Module):
         ):
             own += self.siblings.loss(found, boxes, one, smoothing)
             wrong += (found.argmax(1) != one.labels).float().sum() / max(1, len(found))
-        names = LOSSES
+        names: tuple[str, ...] = LOSSES
         if self.masks is not None:
             names = (*LOSSES, MASKS)
             parts = torch.split(region_maps, counts)

@@ -33,14 +33,16 @@ def sampled(cells: Cells, box: Sequence[float], window: Window) -> NDArray[np.fl
     """
     across = _weights(box[0], box[2], window[0], window[2], cells.shape[1])
     down = _weights(box[1], box[3], window[1], window[3], cells.shape[0])
-    return down @ cells.astype(np.float32) @ across.T
+    found: NDArray[np.float32] = down @ cells.astype(np.float32) @ across.T
+    return found
 
 
 def _weights(begin: float, end: float, first: int, last: int, cells: int) -> NDArray[np.float32]:
     """Weights (pixels, cells) of the cells along one side."""
     length = max(end - begin, 1e-6)
     places = (np.arange(first, last)[:, None] + 0.5 - begin) / length * cells - 0.5
-    return (1 - np.abs(places - np.arange(cells))).clip(0, None).astype(np.float32)
+    near = 1 - np.abs(places - np.arange(cells))
+    return np.maximum(near, 0).astype(np.float32)
 
 
 def window_of(box: Sequence[float], width: int, height: int) -> Window:
@@ -90,7 +92,7 @@ def polygons(cells: Cells, box: Sequence[float]) -> list[list[float]]:
     count = len(cells)
     places = (np.arange(-1, count + 1) + 0.5) / count
     x, y = (begin + places * (end - begin) for begin, end in zip(box[:2], box[2:], strict=True))
-    lines: list[NDArray[np.float64]] = contour_generator(x, y, np.pad(cells, 1)).lines(LEAST)
+    lines: Any = contour_generator(x, y, np.pad(cells, 1)).lines(LEAST)
     closed = [line[:-1] for line in lines if len(line) > 3]
     return [line.ravel().tolist() for line in sorted(closed, key=_area, reverse=True)]
 

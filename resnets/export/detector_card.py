@@ -12,8 +12,8 @@ from resnets.support.markdown import table
 from resnets.weights.card import finds_masks, measurements_of, precisions_of
 
 _MASKS = (
-    " `masks` (k, 14, 14) is the probability of the object in the 14 x 14 cells of its box, from 0 to "
-    "1: interpolate it over the box, and take what is 0.5 or more."
+    " With the head of Mask R-CNN it also returns `masks` (k, 14, 14), probabilities of the object "
+    "in the 14 x 14 cells of its box: interpolate it over the box, and take what is 0.5 or more."
 )
 _EXAMPLES = {
     "openvino": """import openvino
@@ -68,8 +68,9 @@ def _task(config: dict[str, Any]) -> str:
         "any size as uint8 (1, 3, height, width), and scales it itself (shorter side "
         f"{steps['shorter_side']} pixels, longest {steps['longest_side']}). It returns `boxes` "
         "(k, 4), x1, y1, x2, y2 in pixels of that image; `scores` (k,), best first; `categories` "
-        f"(k,) from 0.{masks} Scores are above {config['score']:g}, boxes of one category overlap by "
-        f"an IoU of {config['nms']:g} at most, and there are {config['detections']} of them at most."
+        f"(k,) from 0. Scores are above {config['score']:g}, boxes of one category overlap by an "
+        f"IoU of {config['nms']:g} at most, and there are {config['detections']} of them at most."
+        f"{masks}"
     )
 
 

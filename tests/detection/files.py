@@ -49,10 +49,13 @@ def noisy_blocks(size, seed=1):
 
 
 def coco_folder(root, train=12, val=4):
-    """Drawn images with boxes as COCO JSON."""
+    """Drawn images with boxes, which are their segments, too, as COCO JSON."""
     for number, (split, count) in enumerate((("train", train), ("val", val))):
         boxes = draw_boxes(root / split, split, count, seed=number)
         facts = to_json(boxes, [one.name for one in boxes.images], segments=False)
+        for one in facts["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         (root / f"instances_{split}.json").write_text(json.dumps(facts))
     return root
 

@@ -41,9 +41,10 @@ def mask_of(one: Object, old: tuple[int, int], new: tuple[int, int]) -> Mask:
             raise ValueError("its size is not the image's")
         whole = decode(one.rle)
         if old == new:
-            return whole != 0
+            return whole.astype(bool)
         grey = Image.fromarray(255 * whole).resize(new, Image.Resampling.BILINEAR)
-        return np.asarray(grey) >= 128
+        scaled: Mask = np.asarray(grey) >= 128
+        return scaled
     width, height = new
     mask = np.zeros((height, width), bool)
     for polygon in one.polygons or ():
@@ -73,7 +74,8 @@ def filled(points: NDArray[np.float64], width: int, height: int) -> Mask:
     x = upper[edge, 0] + (rows + 0.5 - upper[edge, 1]) * run / rise
     crossings = np.zeros((height, width + 1), np.int32)
     np.add.at(crossings, (rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
-    return crossings.cumsum(1)[:, :width] % 2 == 1
+    inside: Mask = crossings.cumsum(1)[:, :width] % 2 == 1
+    return inside
 
 
 def masks_of(
