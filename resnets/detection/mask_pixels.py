@@ -41,7 +41,7 @@ def _weights(begin: float, end: float, first: int, last: int, cells: int) -> NDA
     """Weights (pixels, cells) of the cells along one side."""
     length = max(end - begin, 1e-6)
     places = (np.arange(first, last)[:, None] + 0.5 - begin) / length * cells - 0.5
-    near = 1 - np.abs(places - np.arange(cells))
+    near: NDArray[np.float64] = 1 - np.abs(places - np.arange(cells))
     return np.maximum(near, 0).astype(np.float32)
 
 
