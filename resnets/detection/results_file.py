@@ -18,7 +18,7 @@ import numpy as np
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.coco import image_ids
 from resnets.data.boxes.files import read_json, stem_of
-from resnets.data.boxes.run_lengths import decode
+from resnets.data.boxes.run_lengths import decode, encode
 from resnets.data.boxes.source import malformed, number
 from resnets.detection.metrics.coco import category_ids, results
 from resnets.detection.metrics.detections import Detections
@@ -105,10 +105,10 @@ def _segment(value: Any, image: AnnotatedImage, location: str) -> dict[str, Any]
     try:
         if value["size"] != [image.height, image.width]:
             raise ValueError("its size is not the image's")
-        decode(value)
+        mask = decode(value)
     except (ValueError, TypeError, LookupError) as error:
         raise malformed(f"has a segmentation that cannot be decoded ({error})", location) from error
-    return value
+    return encode(mask)  # always compressed, as faster-coco-eval takes it
 
 
 def _detections(rows: list[Row], masks: bool) -> Detections:

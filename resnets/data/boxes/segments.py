@@ -72,10 +72,15 @@ def filled(points: NDArray[np.float64], width: int, height: int) -> Mask:
     rows = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
     run, rise = (lower - upper)[edge].T
     x = upper[edge, 0] + (rows + 0.5 - upper[edge, 1]) * run / rise
-    crossings = np.zeros((height, width + 1), np.int32)
-    np.add.at(crossings, (rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
-    inside: Mask = crossings.cumsum(1)[:, :width] % 2 == 1
-    return inside
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(int)
+    mask = np.zeros((height, width), bool)
+    if not len(rows):
+        return mask
+    top, left, right = rows.min(), columns.min(), columns.max()
+    crossings = np.zeros((rows.max() + 1 - top, right + 1 - left), np.int32)
+    np.add.at(crossings, (rows - top, columns - left), 1)
+    mask[top : rows.max() + 1, left:right] = crossings.cumsum(1)[:, :-1] % 2 == 1
+    return mask
 
 
 def masks_of(

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from resnets.data.boxes import run_lengths
 from resnets.data.boxes.coco import to_json
-from resnets.data.boxes.segments import mask_of
+from resnets.data.boxes.segments import mask_of, masks_of
 from resnets.detection.evaluation import evaluate
+from resnets.detection.masks import cropped
 from resnets.detection.metrics import coco
 from resnets.detection.metrics.intervals import bootstrap
 from resnets.detection.metrics.matching import match
@@ -95,6 +97,23 @@ def test_numbers_of_masks_equal_those_of_pycocotools(seed):
     assert evaluate(boxes, found, "voc07").numbers.keys() == {"mAP"}
     whole = random_scene(seed)[0]  # without segments
     assert "mask_AP" not in evaluate(whole, found, "coco").numbers
+
+
+def test_masks_of_real_objects_survive_their_cells():
+    """Segments of COCO, crowds among them, in 14 x 14 cells of their boxes."""
+    from resnets.data.boxes.datasets import open_boxes
+
+    boxes = open_boxes(shared_data("coco-samples"), "test")
+    random, found = np.random.default_rng(0), []
+    for one in boxes.images:
+        objects = [part for part in one.objects if not part.crowd]
+        hits = detections(*[(part.category, random.random(), part.box) for part in objects])
+        pixels = torch.from_numpy(masks_of(one, objects, (one.width, one.height)))
+        cells = cropped(pixels, torch.arange(len(objects)), torch.from_numpy(hits.boxes))
+        found.append(replace(hits, masks=cells.numpy()))
+    result = check(boxes, found, "segm")
+    assert result.numbers["AP"] > 0.95
+    assert result.numbers["AP50"] == 1
 
 
 def test_masks_whose_number_is_another_are_refused():
