@@ -87,3 +87,11 @@ def test_tiles_keep_the_masks_of_their_boxes():
 
     found = in_tiles(find, whole, 100, Thresholds(0.5, 0.3, 10))
     assert len(found) == len(found.masks) == 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_without_objects_has_no_masks(path, image, precision):
+    one = resnets.load(str(path), device="cpu", precision=precision)
+    assert one.predict(image, score=1.0)[0].objects == []
+    found = one.engine.detect_pixels(np.asarray(Image.open(image)), one.thresholds(1.0))
+    assert found.masks.shape == (0, 14, 14)
