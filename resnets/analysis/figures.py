@@ -50,12 +50,15 @@ def training_png(metrics: Sequence[dict[str, Any]], title: str, paper_error: flo
 
 
 def precision_png(metrics: Sequence[dict[str, Any]], title: str) -> bytes:
-    """A detector's average precision in tests against iterations: AP50, and AP (dashed)."""
+    """A detector's average precision in tests against iterations: AP50, AP (dashed), and AP50 of
+    masks (dashed)."""
+    masks = _points(metrics, "test_mask_AP50")
     panel = Panel(
         title,
         [
             Line([_points(metrics, "test_AP50")], TEST_COLOUR, "AP50", width=2.0),
             Line([_points(metrics, "test_AP")], TRAIN_COLOUR, "AP", dashed=True, width=1.4),
+            *([Line([masks], TEST_COLOUR, "mask AP50", dashed=True)] if masks else []),
         ],
         x_label="iterations",
         y_label="average precision (%)",

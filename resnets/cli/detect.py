@@ -55,7 +55,7 @@ def detect(
         ),
     ] = None,
     draw: Annotated[
-        Path | None, typer.Option(help="Draw the boxes into copies.", metavar="FOLDER")
+        Path | None, typer.Option(help="Draw boxes and masks into copies.", metavar="FOLDER")
     ] = None,
     score: Annotated[
         float, typer.Option(min=0, max=1, help="Lowest score of an object.", metavar="0..1")

@@ -84,6 +84,8 @@ def test_boxes(options: BoxTest) -> None:
         return
     boxes, detections = found
     result = evaluation.evaluate(boxes, detections, metric)
+    if detections[0].masks is not None and not evaluation.masks_count(boxes, detections):
+        to_stderr(f"{options.data}: objects without a segment, so masks are not measured")
     title = f"{facts['model']} on {options.data}"
     # A full disk must not cost the result: it is printed first.
     if options.as_json:
@@ -186,7 +188,8 @@ def _plot(result: Evaluation, path: Path, title: str) -> None:
     curves = {
         one.name: ([*zip(RECALLS.tolist(), one.curve.tolist(), strict=True)], average)
         for one in result.categories
-        if one.curve is not None and (average := [*one.precision.values()][-1]) is not None
+        if one.curve is not None
+        and (average := one.precision.get("AP50", one.precision["AP"])) is not None
     }
     write_bytes(path, precision_recall_png(curves, f"{title} (IoU 0.5)"))
 
@@ -214,12 +217,13 @@ def _print(result: Evaluation, boxes: BoxSet, title: str, facts: dict[str, Any])
     print(title)
     protocol = f"; {facts['protocol']}" if "protocol" in facts else ""
     print(f"{result.images:,} images with {objects:,} objects{protocol}; metric {result.metric}\n")
+    width = max(6, 1 + max(map(len, result.numbers)))
     for name, value in result.numbers.items():
         interval = ""
         if value is not None and name in result.intervals:
             low, high = result.intervals[name]
             interval = f"   95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-        print(f"{name:6}{_percent(value):>8}{interval}")
+        print(f"{name.replace('_', ' '):{width}}{_percent(value):>8}{interval}")
     _print_categories(result)
     _print_errors(result)
     _print_confusion(result)
@@ -233,7 +237,7 @@ def _percent(value: float | None) -> str:
 
 def _print_categories(result: Evaluation) -> None:
     names = list(result.categories[0].precision)
-    made = table("category", "objects", *names)
+    made = table("category", "objects", *(name.replace("_", " ") for name in names))
     ranked = sorted(result.categories, key=lambda one: -(next(iter(one.precision.values())) or 0.0))
     for one in ranked:
         values = [_percent(one.precision[name]) for name in names]

@@ -102,8 +102,8 @@ def _written(out: Path) -> str:
 def _detector_lines(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"{case['about']} ({case['images']}, {case['detections']} detections): boxes differ by at "
-        f"most {case['pixels']:.2g} pixels, scores by {case['score']:.2g}; {case['alone']} without "
-        f"a counterpart, {case['at_limit']} more at a limit"
+        f"most {case['pixels']:.2g} pixels, scores by {case['score']:.2g}{_masks(case)}; "
+        f"{case['alone']} without a counterpart, {case['at_limit']} more at a limit"
         for case in facts["parity"]
     ]
     tested = facts["accuracy"]
@@ -114,12 +114,21 @@ def _detector_lines(facts: dict[str, Any]) -> list[str]:
             f"{tested['AP50_before']:.2f} and {tested['AP50_after']:.2f} %), allowed loss "
             f"{tested['allowed']:g}"
         )
+        if tested.get("mask_AP_before") is not None:
+            lines.append(
+                f"mask AP {tested['mask_AP_before']:.2f} % before, {tested['mask_AP_after']:.2f} % "
+                "after"
+            )
     else:
         lines.append(f"AP was not measured: {facts['not_tested']}")
     speed = facts["speed"]
     width, height = speed["image"]
     times = ", ".join(f"{name} {ms:.4g}" for name, ms in speed["milliseconds"].items())
     return [*lines, f"milliseconds of an image of {width} x {height} pixels: {times}"]
+
+
+def _masks(case: dict[str, Any]) -> str:
+    return f", cells of masks by {case['mask']:.2g}" if case["mask"] else ""
 
 
 def accuracy_lines(facts: dict[str, Any]) -> list[str]:

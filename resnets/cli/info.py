@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resnets.models.complexity import Description, Shortcut
 
 _SHORTCUTS = {"none": "plain, no shortcuts", "highway": "shortcuts with gates"}
-DETECTION_RECIPES = "detect-"
+DETECTION_RECIPES = ("detect-", "segment-")
 CLASSES = 10
 """Class names that are listed; of more, the first."""
 
@@ -112,8 +112,9 @@ def _print_model(facts: dict[str, Any]) -> None:
 def _measure(test: dict[str, Any]) -> str:
     """A test's result: a classifier's error, or a detector's average precision."""
     if "error" not in test:
-        known = [f"{key} {test[key]:.1f} %" for key in ("AP50", "AP", "VOC07") if key in test]
-        return f"detection on its test images: {', '.join(known)}"
+        from resnets.weights.card import precisions_of
+
+        return f"detection on its test images: {precisions_of(test)}"
     top5 = f", top-5 {test['top5_error']:.2f} %" if "top5_error" in test else ""
     return f"error on {test.get('dataset', 'its test images')}: {test['error']:.2f} %{top5}"
 
@@ -213,7 +214,8 @@ def _show_detector(recipe: str, size: int | None, as_json: bool) -> None:
         facts = {"network": network, "regions": regions, "costs": [asdict(row) for row in rows]}
         print(json_format.dumps(facts, indent=2))
         return
-    print(f"{recipe}: Faster R-CNN on {network}, shorter side {settings.size}")
+    kind = "Mask" if settings.masks else "Faster"
+    print(f"{recipe}: {kind} R-CNN on {network}, shorter side {settings.size}")
     print(
         f"anchors: {', '.join(f'{side:g}' for side in settings.anchors)} pixels, height to width "
         f"{', '.join(f'{ratio:g}' for ratio in settings.ratios)}"

@@ -76,7 +76,8 @@ class ImageFolder(Samples):
         except FileNotFoundError as error:
             raise UserError("the image was removed while it was in use", str(path)) from error
         except OSError as error:
-            raise UserError(f"the image cannot be read ({error})", str(path)) from error
+            reason = error.strerror or error
+            raise UserError(f"the image cannot be read ({reason})", str(path)) from error
 
     def with_labels(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageFolder:
         """The same images with other labels."""

@@ -2,7 +2,8 @@
 
 - `pooling`: features of regions by RoIAlign or RoI pooling.
 - `proposals`: the region proposal network. `regions`: the last stage for every region.
-- `detector`: both on one network. `objective`: its training. `model`: a trained detector in use.
+- `masks`: the shape of a region's object; `mask_pixels`: masks in their images.
+- `detector`: all on one network. `objective`: its training. `model`: a trained detector in use.
 - `evaluation`: all that is measured of a detector; `results_file`: detections as COCO results.
 - `metrics`: how good detections are. `pictures`: detections drawn into images.
 """

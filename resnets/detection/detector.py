@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data.boxes.batches import Target
+from resnets.detection.masks import MaskHead
 from resnets.detection.pooling import pool_regions
 from resnets.detection.proposals import Limits, ProposalNetwork
 from resnets.detection.regions import Found, Siblings
@@ -23,6 +24,8 @@ from resnets.training.recipe import Detection
 
 LOSSES = ("rpn_objectness", "rpn_boxes", "categories", "boxes")
 """Names of the losses, in the order of a forward pass."""
+MASKS = "masks"
+"""Name of the mask head and of its loss, the last one."""
 STEM_STRIDES = {"imagenet": 4, "small": 2, "cifar": 1}
 BINS = 14
 """Bins along each side of a region; the last stage halves them to 7, as in the paper's 224-pixel
@@ -57,12 +60,14 @@ class Detector(nn.Module):
             widths[-2], settings.rpn_width, settings.anchors, settings.ratios
         )
         self.siblings = Siblings(widths[-1], categories)
+        self.masks = MaskHead(widths[-1], categories) if settings.masks else None
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The detector in named parts: those of its network, `rpn` and `siblings`."""
+        """The detector in named parts: those of its network, `rpn`, `siblings` and `masks`."""
         parts = self.network.parts()
         del parts["fc"]
-        return {**parts, "rpn": [self.rpn], "siblings": [self.siblings]}
+        parts |= {"rpn": [self.rpn], "siblings": [self.siblings]}
+        return parts if self.masks is None else {**parts, MASKS: [self.masks]}
 
     def maps(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) to the maps that all regions share, (n, C, H/stride, W/stride)."""
@@ -71,16 +76,20 @@ class Detector(nn.Module):
             x = self.network.get_submodule(name)(x)
         return x
 
-    def features(self, maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The last stage's features of regions, averaged: (regions of all images, C).
+    def region_maps(self, maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The last stage's maps of regions: (regions of all images, C, 7, 7).
 
         Args:
             maps: as from `maps`.
             boxes: for each image its regions (r, 4).
         """
         pooled = pool_regions(maps, boxes, self.stride, BINS, self.every, self.settings.pool)
-        features: Tensor = self.network.end(self.network.get_submodule(self.last)(pooled))
-        return features.mean((2, 3))
+        found: Tensor = self.network.end(self.network.get_submodule(self.last)(pooled))
+        return found
+
+    def features(self, maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """The same, averaged: (regions of all images, C)."""
+        return self.region_maps(maps, boxes).mean((2, 3))
 
     def forward(
         self, images: Tensor, targets: Sequence[Target], smoothing: float = 0.0
@@ -93,8 +102,8 @@ class Detector(nn.Module):
             smoothing: label smoothing of the categories.
 
         Returns:
-            Sums over the images: each of `LOSSES`, with gradient, and `wrong`, the share of an
-            image's regions that are given a wrong category.
+            Sums over the images: each of `LOSSES`, with gradient, that of `MASKS` if there is a
+            mask head, and `wrong`, the share of an image's regions that are given a wrong category.
         """
         settings, maps = self.settings, self.maps(images)
         objectness, codes = self.rpn(maps)
@@ -121,15 +130,22 @@ class Detector(nn.Module):
                 )
             )  # fmt: skip
         counts = [len(one.boxes) for one in regions]
-        logits, deltas = self.siblings(self.features(maps, [one.boxes for one in regions]))
+        region_maps = self.region_maps(maps, [one.boxes for one in regions])
+        logits, deltas = self.siblings(region_maps.mean((2, 3)))
         wrong = logits.new_zeros(())
         for own, one, found, boxes in zip(
             losses, regions, torch.split(logits, counts), torch.split(deltas, counts), strict=True
         ):
             own += self.siblings.loss(found, boxes, one, smoothing)
             wrong += (found.argmax(1) != one.labels).float().sum() / max(1, len(found))
+        names: tuple[str, ...] = LOSSES
+        if self.masks is not None:
+            names = (*LOSSES, MASKS)
+            parts = torch.split(region_maps, counts)
+            for own, one, part, target in zip(losses, regions, parts, targets, strict=True):
+                own.append(self.masks.loss(part, one, target))
         sums = torch.stack([torch.stack(own) for own in losses]).sum(0)
-        return {**dict(zip(LOSSES, sums, strict=True)), "wrong": wrong.detach()}
+        return {**dict(zip(names, sums, strict=True)), "wrong": wrong.detach()}
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Found]:
@@ -154,7 +170,7 @@ class Detector(nn.Module):
             ]
             counts = [len(one) for one in boxes]
             logits, deltas = self.siblings(self.features(maps, boxes))
-        return [
+        found = [
             self.siblings.detect(
                 scores, codes, proposals, size,
                 score=settings.score, overlap=settings.nms, most=settings.detections,
@@ -163,6 +179,17 @@ class Detector(nn.Module):
                 torch.split(logits, counts), torch.split(deltas, counts), boxes, sizes, strict=True
             )
         ]  # fmt: skip
+        return found if self.masks is None else self._with_masks(found, maps)
+
+    def _with_masks(self, found: Sequence[Found], maps: Tensor) -> list[Found]:
+        """Detections with their masks: the last stage sees their boxes, too."""
+        assert self.masks is not None
+        with evaluating(self):
+            region_maps = self.region_maps(maps, [one.boxes for one in found])
+            categories = torch.cat([one.categories for one in found])
+            masks = self.masks.probabilities(region_maps, categories)
+        parts = torch.split(masks, [len(one.boxes) for one in found])
+        return [one._replace(masks=part) for one, part in zip(found, parts, strict=True)]
 
 
 def _move_stride_to_pooling(network: ResidualNetwork) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.boxes.annotations import BoxSet
+from resnets.data.boxes.segments import without_segment
 from resnets.detection.metrics import coco, errors, intervals, pairing, voc
 from resnets.detection.metrics.detections import Detections
 from resnets.detection.metrics.errors import ErrorReport
@@ -30,9 +31,9 @@ class CategoryResult:
     Args:
         name: of the category.
         objects: that count, in the test images.
-        precision: its average precision by name (`AP` and `AP50`, or `AP`), from 0 to 1; None
-            without objects.
-        curve: precision at recall 0, 0.01, ... 1, at IoU 0.5; None without objects.
+        precision: its average precision by name (`AP` and `AP50`, likewise of masks, or `AP`), from
+            0 to 1; None without objects.
+        curve: of boxes: precision at recall 0, 0.01, ... 1, at IoU 0.5; None without objects.
     """
 
     name: str
@@ -48,8 +49,9 @@ class Evaluation:
     Args:
         metric: whose rules were applied.
         images: number of test images.
-        numbers: of the metric by name, from 0 to 1; None where there is no object.
-        intervals: 95 % intervals of some of them.
+        numbers: of the metric by name, from 0 to 1; None where there is no object. If masks were
+            found in images with segments, COCO's of masks follow as `mask_AP` and so on.
+        intervals: 95 % intervals of some of them, none of masks.
         categories: each category.
         errors: false detections and missed objects by type.
         confusion: as from `pairing.confusion`.
@@ -145,7 +147,20 @@ def _coco(
         curve = None if ap50 is None else result.precision[0, :, index]
         objects = _objects(boxes, index, difficult=True)
         categories.append(CategoryResult(name, objects, {"AP": ap, "AP50": ap50}, curve))
-    return result.numbers, categories
+    if not masks_count(boxes, detections):
+        return result.numbers, categories
+    masks = coco.evaluate(boxes, detections, "segm")
+    numbers = result.numbers | {f"{coco.MASK}{key}": one for key, one in masks.numbers.items()}
+    for one in categories:
+        ap, ap50 = masks.categories[one.name]
+        one.precision.update({f"{coco.MASK}AP": ap, f"{coco.MASK}AP50": ap50})
+    return numbers, categories
+
+
+def masks_count(boxes: BoxSet, detections: Sequence[Detections]) -> bool:
+    """Whether masks can be measured: all detections have some, and all objects segments."""
+    found = all(one.masks is not None for one in detections)
+    return found and not any(without_segment(boxes, ignored=True))
 
 
 def _voc(
@@ -207,5 +222,4 @@ def category_table(
 def with_categories(found: Detections, table: NDArray[np.int64]) -> Detections:
     """Detections with the categories of `category_table`; others are left out."""
     numbers = table[found.categories] if len(found) else found.categories
-    made = Detections(found.boxes, found.scores, numbers)
-    return made.where(numbers >= 0)
+    return replace(found, categories=numbers).where(numbers >= 0)

@@ -131,6 +131,7 @@ def _in_image(found: Found, scaled: tuple[int, int], size: tuple[int, int]) -> D
         boxes=scale_boxes(found.boxes.cpu().numpy(), scaled, size),
         scores=found.scores.cpu().numpy(),
         categories=found.categories.cpu().numpy(),
+        masks=None if found.masks is None else found.masks.cpu().numpy(),
     )
 
 

@@ -18,13 +18,14 @@ from resnets.data.boxes.batches import DetectionBatches, Target, Views
 from resnets.data.boxes.cleaning import clean, summary
 from resnets.data.boxes.datasets import random_subset
 from resnets.data.boxes.rescaling import load_scaled
+from resnets.data.boxes.segments import require_segments
 from resnets.data.datasets import BoxSplits
 from resnets.data.folders import ImageFolder
 from resnets.data.images import read_image
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import random_indices
 from resnets.detection import model
-from resnets.detection.detector import LOSSES, Detector
+from resnets.detection.detector import LOSSES, MASKS, Detector
 from resnets.detection.metrics import coco, voc
 from resnets.detection.metrics.detections import Detections
 from resnets.detection.pictures import contact_sheet, draw
@@ -45,7 +46,7 @@ from resnets.training.objective import (
 )
 from resnets.training.recipe import Recipe
 from resnets.weights import hub, model_file
-from resnets.weights.card import DETECTION
+from resnets.weights.card import DETECTION, precisions_of
 from resnets.weights.model_file import Model
 from resnets.weights.pretrained import copy_weights
 
@@ -61,15 +62,19 @@ class DetectionObjective(Objective):
         data: training and test images; boxes that cannot be trained on are left out.
 
     Raises:
-        UserError: if there are no images.
+        UserError: if there are no images, or objects without a segment if masks are trained.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("rpn.", "siblings.")
-    part_names: ClassVar[tuple[str, ...]] = LOSSES
+    heads: ClassVar[tuple[str, ...]] = ("rpn.", "siblings.", "masks.")
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
         train, self._test = (random_subset(one, plan.limit) for one in (data.train, data.test))
         self._train, self._dropped = clean(train)
+        self._masks = plan.detection.masks
+        self.part_names = (*LOSSES, MASKS) if self._masks else LOSSES
+        if self._masks:
+            require_segments(self._train, ignored=False)
+            require_segments(self._test, ignored=True)
         self.categories = data.train.categories
         super().__init__(plan, len(self._train), len(self._test))
 
@@ -88,15 +93,16 @@ class DetectionObjective(Objective):
 
     @cached_property
     def fingerprint(self) -> str:
-        return "/".join(_fingerprint(one) for one in (self._train, self._test))
+        return "/".join(_fingerprint(one, self._masks) for one in (self._train, self._test))
 
     def describe(self) -> str:
         boxes = sum(len(image.objects) for image in self._train.images)
         left_out = summary(self._dropped)
         count = len(self.categories)
+        masks = " and masks" if self._masks else ""
         return (
-            f"{self.train_images:,} images with {boxes:,} boxes to train, {self.test_images:,} "
-            f"to test, {count} {'category' if count == 1 else 'categories'}"
+            f"{self.train_images:,} images with {boxes:,} boxes{masks} to train, "
+            f"{self.test_images:,} to test, {count} {'category' if count == 1 else 'categories'}"
             f"{left_out and f'; {left_out}'}"
         )
 
@@ -106,6 +112,8 @@ class DetectionObjective(Objective):
         detector = model.build(self.recipe.network, len(self.categories), self.recipe.detection)
         detector.rpn.reset_parameters()
         detector.siblings.reset_parameters()
+        if detector.masks is not None:
+            detector.masks.reset_parameters()
         if init is not None:
             _ = self.preprocessing  # which comes from the model, too
             if isinstance(init.network, Detector):
@@ -128,6 +136,7 @@ class DetectionObjective(Objective):
             normalize=self.preprocessing.normalize(device),
             parts=micro_batches,
             threads=max(1, devices.cores() // processes),
+            masks=self._masks,
         )
 
     def loss(self, forward: Forward, images: Tensor, targets: list[Target]) -> BatchLoss:
@@ -135,7 +144,7 @@ class DetectionObjective(Objective):
         if not counted:  # no image could be read; the forward pass must happen all the same
             images, targets = _blank(images.device)
         losses = forward(images, targets, self.recipe.label_smoothing)
-        parts = torch.stack([losses[name] for name in LOSSES]) * min(counted, 1.0)
+        parts = torch.stack([losses[name] for name in self.part_names]) * min(counted, 1.0)
         wrong = losses["wrong"] * min(counted, 1.0)
         return BatchLoss(parts.sum(), wrong, wrong.new_tensor(counted), parts.detach())
 
@@ -181,9 +190,13 @@ class DetectionObjective(Objective):
         return found
 
     def _measure(self, found: list[Detections]) -> TestMetrics:
-        """COCO's AP and AP50; for VOC's format its AP of 2007, too. All in percent."""
+        """COCO's AP and AP50, of boxes and of masks; for VOC's format its AP of 2007, too. All in
+        percent."""
         numbers = coco.evaluate(self._test, found).numbers
         result = {key: numbers[key] for key in ("AP", "AP50")}
+        if self._masks:
+            masks = coco.evaluate(self._test, found, "segm").numbers
+            result |= {f"{coco.MASK}{key}": masks[key] for key in ("AP", "AP50")}
         if self._test.source == voc_files.NAME:
             result["VOC07"] = voc.evaluate(self._test, found).map
         percent = {key: round(100 * value, 3) for key, value in result.items() if value is not None}
@@ -213,8 +226,7 @@ class DetectionObjective(Objective):
 
 def headline(percent: Mapping[str, float]) -> str:
     """A test result in a few words, such as `test AP50 84.6 %, AP 41.2 %`."""
-    known = [f"{key} {percent[key]:.1f} %" for key in ("AP50", "AP", "VOC07") if key in percent]
-    return f"test {', '.join(known) or 'without objects'}"
+    return f"test {precisions_of(percent) or 'without objects'}"
 
 
 def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -> None:
@@ -236,12 +248,17 @@ def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -
         )
     own = detector.state_dict()
     for name, weights in other.state_dict().items():
-        if not name.startswith("siblings.") and own[name].shape == weights.shape:
+        alike = name in own and own[name].shape == weights.shape
+        if alike and not name.startswith(("siblings.", "masks.logits.")):
             own[name].copy_(weights)
     known = {composed(name): index for index, name in enumerate(model.classes)}
     for index, name in enumerate(map(composed, categories)):
         if name in known:
             _copy_category(detector.siblings, index, other.siblings, known[name])
+            if detector.masks is not None and other.masks is not None:
+                for kind in ("weight", "bias"):
+                    logits = getattr(other.masks.logits, kind).data[known[name]]
+                    getattr(detector.masks.logits, kind).data[index] = logits
     for kind in ("weight", "bias"):  # the background
         getattr(detector.siblings.categories, kind).data[0] = getattr(
             other.siblings.categories, kind
@@ -257,11 +274,14 @@ def _copy_category(own: Siblings, index: int, other: Siblings, from_index: int) 
         )  # fmt: skip
 
 
-def _fingerprint(boxes: BoxSet) -> str:
-    """A hash of the images' names and sizes and of their objects."""
+def _fingerprint(boxes: BoxSet, segments: bool) -> str:
+    """A hash of the images' names and sizes, of their objects and, if wanted, of their segments."""
     digest = hashlib.sha256(json.dumps(boxes.categories).encode())
     for image in boxes.images:
-        facts = [(one.box, one.category, one.crowd, one.difficult) for one in image.objects]
+        facts: list[Any] = [
+            (one.box, one.category, one.crowd, one.difficult) for one in image.objects
+        ]
+        facts += [(one.polygons, one.rle) for one in image.objects if segments]
         digest.update(json.dumps([image.name, image.width, image.height, facts]).encode())
     return digest.hexdigest()[:16]
 

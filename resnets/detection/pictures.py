@@ -6,11 +6,13 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from resnets.analysis import lettering
+from resnets.detection import mask_pixels
 from resnets.detection.metrics.detections import Detections
 from resnets.detection.metrics.pairing import Paired
 
@@ -21,6 +23,7 @@ TILE = 320
 RIGHT, FALSE, MISSED = (0, 140, 60), (205, 30, 30), (20, 90, 220)
 """Colours of detections that are right or false, and of objects that were missed."""
 COLUMNS = 4
+MASK_OPACITY = 0.45
 GOLDEN = 0.618034
 """Steps of the hue between categories, which keep neighbours apart."""
 
@@ -32,18 +35,20 @@ class LabelledBox:
     Args:
         box: x1, y1, x2, y2 in pixels of the image.
         label: its text; may be empty.
-        colour: of box and label.
+        colour: of box, label and mask.
+        cells: the mask, (14, 14), as in `mask_pixels`; None without.
     """
 
     box: tuple[float, ...]
     label: str
     colour: Colour
+    cells: NDArray[Any] | None = None
 
 
 def draw(
     image: Image.Image, found: Detections, categories: Sequence[str], least: float = 0.5
 ) -> Image.Image:
-    """A copy of an image with its detections.
+    """A copy of an image with its detections: boxes and masks.
 
     Args:
         image: upright RGB.
@@ -52,16 +57,21 @@ def draw(
         least: score below which a detection is not drawn.
     """
     shown = found.where(found.scores >= least)
-    rows = zip(shown.boxes.tolist(), shown.scores.tolist(), shown.categories.tolist(), strict=True)
+    rows = zip(
+        shown.boxes.tolist(), shown.scores.tolist(), shown.categories.tolist(),
+        [None] * len(shown) if shown.masks is None else shown.masks, strict=True,
+    )  # fmt: skip
     boxes = [
-        LabelledBox(tuple(box), f"{categories[category]} {score:.2f}", category_colour(category))
-        for box, score, category in rows
+        LabelledBox(
+            tuple(box), f"{categories[category]} {score:.2f}", category_colour(category), cells
+        )
+        for box, score, category, cells in rows
     ]
     return draw_boxes(image, boxes[::-1])
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
-    """A copy of an image with boxes and their labels, the last ones on top.
+    """A copy of an image with boxes, their masks and labels, the last ones on top.
 
     Lines and letters grow with the image. A label is above its box, or inside where the image
     ends, and moves left to be whole.
@@ -76,6 +86,8 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
     side = min(picture.size)
     font = _font(max(10, side // 30), " ".join(one.label for one in boxes))
     width = max(2, side // 150)
+    for one in boxes:
+        _fill_mask(picture, one)
     pen = ImageDraw.Draw(picture)
     for one in boxes:
         pen.rectangle(one.box, outline=one.colour, width=width)
@@ -106,6 +118,16 @@ def draw_errors(image: Image.Image, paired: Paired, categories: Sequence[str]) -
         text = f"{categories[found.categories[at]]} {found.scores[at]:.2f}{wrong.get(at, '')}"
         boxes.append(LabelledBox(tuple(found.boxes[at]), text, FALSE if at in wrong else RIGHT))
     return draw_boxes(image, boxes)
+
+
+def _fill_mask(picture: Image.Image, one: LabelledBox) -> None:
+    if one.cells is None:
+        return
+    mask, window = mask_pixels.in_window(one.cells, one.box, *picture.size)
+    if mask.size:
+        part = picture.crop(window)
+        tinted = Image.blend(part, Image.new("RGB", part.size, one.colour), MASK_OPACITY)
+        picture.paste(tinted, window[:2], Image.fromarray(mask))
 
 
 def _draw_label(

@@ -48,7 +48,7 @@ def pool_regions(
         kept = pooled[:, :, ::every, ::every].to(maps.dtype)
         return kept.contiguous(memory_format=torch.channels_last)
     found = [
-        _align(one, chunk / stride, bins, every)
+        align(one, chunk / stride, bins, every)
         for one, regions in zip(maps, boxes, strict=True)
         for chunk in torch.split(regions, CHUNK)
     ]
@@ -58,8 +58,8 @@ def pool_regions(
     return torch.cat(found).permute(0, 3, 1, 2)
 
 
-def _align(one: Tensor, boxes: Tensor, bins: int, every: int) -> Tensor:
-    """RoIAlign of one map (C, H, W) for boxes in its cells: (r, b, b, C)."""
+def align(one: Tensor, boxes: Tensor, bins: int, every: int) -> Tensor:
+    """RoIAlign of one map (C, H, W) for boxes (r, 4) in its cells, all at once: (r, b, b, C)."""
     channels, height, width = one.shape
     rows = _weights(boxes[:, 1], boxes[:, 3], height, bins, every).to(one.dtype)
     columns = _weights(boxes[:, 0], boxes[:, 2], width, bins, every).to(one.dtype)

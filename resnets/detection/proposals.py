@@ -131,7 +131,7 @@ class ProposalNetwork(nn.Module):
             inside = ((anchors[:, :2] >= 0) & (anchors[:, 2:] <= limit)).all(1)
             if inside.any():  # else the image is smaller than all anchors
                 objectness, codes, anchors = objectness[inside], codes[inside], anchors[inside]
-        labels, objects = label_boxes(anchors, target, self.matcher)
+        labels, objects, _ = label_boxes(anchors, target, self.matcher)
         chosen = choose(labels, count, 0.5, generator)
         positive = chosen[labels[chosen] > 0]
         wanted = self.coder.encode_single(objects[positive], anchors[positive])

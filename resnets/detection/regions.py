@@ -27,14 +27,17 @@ class RegionLabels(NamedTuple):
     boxes: Tensor
     labels: Tensor
     objects: Tensor
+    matches: Tensor
 
 
 class Found(NamedTuple):
-    """Detections in one image, best first: boxes (k, 4), scores (k,), categories (k,) from 0."""
+    """Detections in one image, best first: boxes (k, 4), scores (k,), categories (k,) from 0, and
+    masks (k, 14, 14), the probability of the object in the cells of its box, if they are found."""
 
     boxes: Tensor
     scores: Tensor
     categories: Tensor
+    masks: Tensor | None = None
 
 
 class Siblings(nn.Module):
@@ -87,9 +90,9 @@ class Siblings(nn.Module):
             generator: decides the choice.
         """
         boxes = torch.cat((proposals, target.boxes[~target.ignore]))
-        labels, objects = label_boxes(boxes, target, self.matcher, background)
+        labels, objects, matches = label_boxes(boxes, target, self.matcher, background)
         chosen = choose(labels, count, foreground, generator)
-        return RegionLabels(boxes[chosen], labels[chosen], objects[chosen])
+        return RegionLabels(boxes[chosen], labels[chosen], objects[chosen], matches[chosen])
 
     def loss(
         self, logits: Tensor, codes: Tensor, regions: RegionLabels, smoothing: float = 0.0

@@ -1,8 +1,8 @@
 """Files of detections in COCO's format for results: written, and read to be measured.
 
 https://cocodataset.org/#format-results: a list with `image_id`, `category_id`, `bbox` and `score`
-of each detection. Files of ours also have `file_name` and `category`, which come first where they
-are: ids differ between data sets, names do not.
+of each detection, and `segmentation` of each mask. Files of ours also have `file_name` and
+`category`, which come first where they are: ids differ between data sets, names do not.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.boxes.annotations import BoxSet
+from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.coco import image_ids
 from resnets.data.boxes.files import read_json, stem_of
+from resnets.data.boxes.run_lengths import decode, encode
 from resnets.data.boxes.source import malformed, number
 from resnets.detection.metrics.coco import category_ids, results
 from resnets.detection.metrics.detections import Detections
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import write_bytes
 
-Row = tuple[float, float, float, float, float, int]
-"""x1, y1, x2, y2, score, category."""
+Row = tuple[float, float, float, float, float, int, Any]
+"""x1, y1, x2, y2, score, category, run lengths or None."""
 
 
 def write(path: Path, boxes: BoxSet, detections: Sequence[Detections]) -> None:
@@ -88,19 +89,37 @@ def read(path: Path, boxes: BoxSet) -> tuple[list[Detections], int]:
         if image is None or category is None:
             left_out += 1
         else:
-            found[image].append((x, y, x + width, y + height, score, category))
+            segment = _segment(one.get("segmentation"), boxes.images[image], location)
+            found[image].append((x, y, x + width, y + height, score, category, segment))
     if content and left_out == len(content):
         message = f"none of its {left_out:,} detections is of these images and categories"
         raise UserError(message, str(path), "are they of another data set?")
-    return [_detections(rows) for rows in found], left_out
+    masks = any(rows for rows in found) and all(row[-1] for rows in found for row in rows)
+    return [_detections(rows, masks) for rows in found], left_out
 
 
-def _detections(rows: list[Row]) -> Detections:
-    values = np.array(rows, np.float64).reshape(-1, 6)
+def _segment(value: Any, image: AnnotatedImage, location: str) -> dict[str, Any] | None:
+    """Run lengths of a mask, which is that of the image; None if there are none."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        if value["size"] != [image.height, image.width]:
+            raise ValueError("its size is not the image's")
+        mask = decode(value)
+    except (ValueError, TypeError, LookupError) as error:
+        raise malformed(f"has a segmentation that cannot be decoded ({error})", location) from error
+    return encode(mask)  # always compressed, as faster-coco-eval takes it
+
+
+def _detections(rows: list[Row], masks: bool) -> Detections:
+    values = np.array([row[:6] for row in rows], np.float64).reshape(-1, 6)
+    segments = np.empty(len(rows), object)
+    segments[:] = [row[6] for row in rows]
     made = Detections(
         values[:, :4].astype(np.float32),
         values[:, 4].astype(np.float32),
         values[:, 5].astype(np.int64),
+        segments if masks else None,
     )
     return made.best(len(made))
 

@@ -23,10 +23,13 @@ class Labels(NamedTuple):
     Args:
         labels: int64 (r,): 1 + category, `BACKGROUND` or `UNUSED`.
         objects: float32 (r, 4): the boxes of their objects; of others any box.
+        matches: int64 (r,): the numbers of their objects among those that are not ignored; of
+            others any number.
     """
 
     labels: Tensor
     objects: Tensor
+    matches: Tensor
 
 
 def label_boxes(boxes: Tensor, target: Target, matcher: Matcher, lowest: float = 0.0) -> Labels:
@@ -42,20 +45,21 @@ def label_boxes(boxes: Tensor, target: Target, matcher: Matcher, lowest: float =
     """
     wanted, others = target.boxes[~target.ignore], target.boxes[target.ignore]
     labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    objects = torch.zeros_like(boxes)
+    objects, numbers = torch.zeros_like(boxes), torch.zeros_like(labels)
     if len(wanted) and len(boxes):
         overlaps = box_iou(wanted, boxes)
         best, matches = overlaps.max(0)[0], matcher(overlaps)
         found = (matches >= 0) & (best > 0)  # an object that overlaps no box matches all of them
-        objects = wanted[matches.clamp(min=0)]
-        categories = target.labels[~target.ignore][matches.clamp(min=0)]
+        numbers = matches.clamp(min=0)
+        objects = wanted[numbers]
+        categories = target.labels[~target.ignore][numbers]
         labels = torch.where(found, categories + 1, labels)
         between = matches == matcher.BETWEEN_THRESHOLDS
         labels[between | (~found & (best < lowest))] = UNUSED
     if len(others) and len(boxes):
         covered = _covered(boxes, others).amax(1) > IGNORED_SHARE
         labels[covered & (labels == BACKGROUND)] = UNUSED
-    return Labels(labels, objects)
+    return Labels(labels, objects, numbers)
 
 
 def _covered(boxes: Tensor, regions: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from resnets.data.images import Header, ImageError
 from resnets.doctor.checks import Progress, check_files
 from resnets.doctor.listing import ImageList
 from resnets.doctor.report import Report
+from resnets.doctor.segments import check_segments
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
@@ -153,6 +154,7 @@ def _check_boxes(boxes: BoxSet, report: Report) -> None:
     notes: dict[str, list[str]] = defaultdict(list)
     for image in boxes.images:
         _check_image(image, boxes.categories, report, notes)
+    check_segments(boxes, report)
     if notes["tiny-box"]:
         count = len(notes["tiny-box"])
         detail = (

@@ -53,6 +53,9 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "clipped-box": ("warning", "boxes that reach beyond their image"),
     "small-box": ("warning", "boxes of less than a pixel, which trainings leave out"),
     "duplicate-box": ("warning", "objects that are annotated twice"),
+    "no-segment": ("warning", "objects without a segment, although others have one"),
+    "few-points": ("warning", "polygons of fewer than three different points"),
+    "outside-segment": ("warning", "segments that reach beyond their box or image"),
     "shifted-boxes": ("warning", "boxes that seem to be shifted by a pixel"),
     "turned-image": (
         "warning",

@@ -9,8 +9,12 @@ from resnets.export import model_card
 from resnets.export.opsets import ONNX_RUNTIMES
 from resnets.inference import export_folder
 from resnets.support.markdown import table
-from resnets.weights.card import measurements_of
+from resnets.weights.card import finds_masks, measurements_of, precisions_of
 
+_MASKS = (
+    " With the head of Mask R-CNN it also returns `masks` (k, 14, 14), probabilities of the object "
+    "in the 14 x 14 cells of its box: interpolate it over the box, and take what is 0.5 or more."
+)
 _EXAMPLES = {
     "openvino": """import openvino
 
@@ -55,6 +59,7 @@ def _header(config: dict[str, Any]) -> str:
 def _task(config: dict[str, Any]) -> str:
     names = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
     steps, count = config["preprocessing"], len(config["classes"])
+    masks = _MASKS if finds_masks(config["card"]) else ""
     kinds = "1 category" if count == 1 else f"{count:,} categories"
     return (
         f"Task: object detection, {kinds}: {names}.\n\n"
@@ -65,6 +70,7 @@ def _task(config: dict[str, Any]) -> str:
         "(k, 4), x1, y1, x2, y2 in pixels of that image; `scores` (k,), best first; `categories` "
         f"(k,) from 0. Scores are above {config['score']:g}, boxes of one category overlap by an "
         f"IoU of {config['nms']:g} at most, and there are {config['detections']} of them at most."
+        f"{masks}"
     )
 
 
@@ -90,16 +96,19 @@ def _precision(config: dict[str, Any]) -> str:
     ]
     for test in measurements_of(config["card"]):
         if "AP" in test:
-            lines.append(
-                f"Source after its training: AP {test['AP']:.1f} %, AP50 {test['AP50']:.1f} % on "
-                f"{test['images']:,} test images."
-            )
+            known = precisions_of(test)
+            lines.append(f"Source after its training: {known} on {test['images']:,} test images.")
     tested = config["accuracy"]
     if tested:
         lines.append(
-            f"On {tested['images']:,} images of {tested['tested_on']}: AP "
-            f"{tested['AP_before']:.2f} % before, {tested['AP_after']:.2f} % after; AP50 "
-            f"{tested['AP50_before']:.2f} % before, {tested['AP50_after']:.2f} % after."
+            f"On {tested['images']:,} images of {tested['tested_on']}: "
+            + "; ".join(
+                f"{key.replace('_', ' ')} {tested[f'{key}_before']:.2f} % before, "
+                f"{tested[f'{key}_after']:.2f} % after"
+                for key in ("AP", "AP50", "mask_AP", "mask_AP50")
+                if tested.get(f"{key}_before") is not None
+            )
+            + "."
         )
     speed = config["speed"]
     width, height = speed["image"]
@@ -122,16 +131,18 @@ def _comparison(config: dict[str, Any]) -> str:
             str(case["detections"]),
             f"{case['pixels']:.2g}",
             f"{case['score']:.2g}",
+            f"{case['mask']:.2g}",
             str(case["alone"]),
             str(case["at_limit"]),
         ]
         for case in config["parity"]
     ]
-    header = ["images", "number", "detections", "pixels", "score", "alone", "at a limit"]
+    header = ["images", "number", "detections", "pixels", "score", "mask", "alone", "at a limit"]
     return (
         "## Comparison with the source\n\nDetections are paired greedily with those of the source "
         "in PyTorch, in float32: best first, same category, largest overlap. `pixels` is the "
-        "largest difference of a box's side, `score` that of a score; `alone` counts detections "
+        "largest difference of a box's side, `score` that of a score, `mask` that of a cell of a "
+        "mask; `alone` counts detections "
         "without a counterpart, `at a limit` those for which rounding decides at the lowest score "
         "or at the overlap of NMS.\n\n" + table(header, rows)
     )

@@ -24,6 +24,7 @@ from resnets.data.images import read_image
 from resnets.data.samples import random_indices
 from resnets.detection import model as detector_model
 from resnets.detection.detector import Detector
+from resnets.detection.evaluation import masks_count
 from resnets.detection.metrics import coco
 from resnets.detection.metrics.detections import Detections
 from resnets.export import calibration, detector_card, detector_file, detector_parity, opsets
@@ -218,21 +219,24 @@ class DetectorExport:
         about = Path(str(self.options.test or self.options.calibrate)).name
         report(f"testing source and export on {len(self._test)} images of {about}")
         before, after = (
-            coco.evaluate(self._test, list(self._found(run))).numbers
+            _precision(self._test, list(self._found(run)))
             for run in (self._source_pixels, engine.detect_pixels)
         )
         allowed = MAX_LOSS if self.options.max_loss is None else self.options.max_loss
         percent = {
             f"{name}_{when}": None if value is None else round(100 * value, 3)
             for when, numbers in (("before", before), ("after", after))
-            for name, value in numbers.items() if name in ("AP", "AP50")
+            for name, value in numbers.items()
         }  # fmt: skip
-        lost = 100 * ((before["AP"] or 0.0) - (after["AP"] or 0.0))
+        kinds = [name for name in before if name.endswith("AP")]  # of boxes and masks
+        losses = {name: 100 * ((before[name] or 0.0) - (after[name] or 0.0)) for name in kinds}
+        lost = max(losses.values())
         if lost > allowed + 1e-9:
+            name = max(losses, key=lambda one: losses[one])
             raise UserError(
-                f"{self.options.precision} loses {lost:.2f} points of AP on {about} "
-                f"({percent['AP_before']:.2f} before, {percent['AP_after']:.2f} after), more than "
-                f"{allowed:g}",
+                f"{self.options.precision} loses {lost:.2f} points of {name.replace('_', ' ')} on "
+                f"{about} ({percent[f'{name}_before']:.2f} before, "
+                f"{percent[f'{name}_after']:.2f} after), more than {allowed:g}",
                 hint="nothing was written; calibrate with more images like those of the test, or "
                 "allow it with --max-loss",
             )
@@ -272,6 +276,16 @@ class DetectorExport:
             "image": [pixels.shape[1], pixels.shape[0]],
             "hardware": hardware_name(_CPU),
         }  # fmt: skip
+
+
+def _precision(boxes: BoxSet, found: list[Detections]) -> dict[str, float | None]:
+    """AP and AP50, of masks too if they can be measured."""
+    numbers = coco.evaluate(boxes, found).numbers
+    result = {key: numbers[key] for key in ("AP", "AP50")}
+    if masks_count(boxes, found):
+        masks = coco.evaluate(boxes, found, "segm").numbers
+        result |= {f"{coco.MASK}{key}": masks[key] for key in ("AP", "AP50")}
+    return result
 
 
 def _above(found: Detections, score: float) -> Detections:

@@ -13,7 +13,7 @@ from torch import Tensor
 from resnets.export import calibration
 from resnets.export.network_file import convert_onnx, save_onnx
 from resnets.inference.deployable_detector import DeployableDetector
-from resnets.inference.detector_engines import OUTPUTS
+from resnets.inference.detector_engines import MASK_OUTPUT, OUTPUTS
 from resnets.inference.engines import INPUT, openvino, package, without_warnings
 from resnets.inference.openvino_model import save_openvino
 
@@ -53,6 +53,10 @@ def write(
         save_onnx(_to_onnx(detector, opset), file, text)
 
 
+def _outputs(detector: DeployableDetector) -> tuple[str, ...]:
+    return OUTPUTS if detector.masks is None else (*OUTPUTS, MASK_OUTPUT)
+
+
 def _to_openvino(detector: DeployableDetector) -> Any:
     ov = openvino()
     with torch.no_grad(), without_warnings():
@@ -62,7 +66,7 @@ def _to_openvino(detector: DeployableDetector) -> Any:
             input=[ov.PartialShape([1, 3, -1, -1])],
         )
     model.inputs[0].set_names({INPUT})
-    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+    for output, name in zip(model.outputs, _outputs(detector), strict=True):
         output.set_names({name})
     return model
 
@@ -81,7 +85,7 @@ def _to_onnx(detector: DeployableDetector, opset: int) -> Any:
         program = torch.export.export(
             detector, (torch.zeros(EXAMPLE, dtype=torch.uint8),), dynamic_shapes=(free,)
         )
-    model = convert_onnx(program, OUTPUTS, opset)
+    model = convert_onnx(program, _outputs(detector), opset)
     shape = model.graph.input[0].type.tensor_type.shape
     for axis, name in ((2, "height"), (3, "width")):
         shape.dim[axis].dim_param = name

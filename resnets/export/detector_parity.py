@@ -21,15 +21,17 @@ from resnets.training.recipe import Detection
 
 
 class Tolerance(NamedTuple):
-    """The largest acceptable differences of a box's sides, in pixels, and of its score."""
+    """The largest acceptable differences of a box's sides, in pixels, of its score, and of a cell
+    of its mask."""
 
     pixels: float
     score: float
+    mask: float
 
 
-SCALED = Tolerance(0.5, 1e-3)
+SCALED = Tolerance(0.5, 1e-3, 0.01)
 """For images of the size in which the detector sees them."""
-OWN_SCALE = Tolerance(1.0, 0.02)
+OWN_SCALE = Tolerance(1.0, 0.02, 0.1)
 """For images that the export scales itself: it rounds some pixels otherwise than Pillow."""
 SAME = 0.5
 """IoU above which two detections can be a pair."""
@@ -47,6 +49,7 @@ class DetectorComparison:
         detections: of the source.
         pixels: the largest difference of a box's side, in pixels of the scaled image.
         score: the largest difference of a score.
+        mask: the largest difference of a cell of a mask, from 0 to 1; 0 without masks.
         alone: detections of either that have no counterpart and no explanation.
         at_limit: those that rounding explains.
         tolerance: what is acceptable.
@@ -57,6 +60,7 @@ class DetectorComparison:
     detections: int
     pixels: float
     score: float
+    mask: float
     alone: int
     at_limit: int
     tolerance: Tolerance
@@ -65,7 +69,7 @@ class DetectorComparison:
     def passes(self) -> bool:
         """Whether all differences are within the tolerances."""
         within = self.pixels <= self.tolerance.pixels and self.score <= self.tolerance.score
-        return within and not self.alone
+        return within and self.mask <= self.tolerance.mask and not self.alone
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, numbers with three digits."""
@@ -84,12 +88,14 @@ def compare(
     tolerance: Tolerance = SCALED,
 ) -> DetectorComparison:
     """Compare the detections in the same images, one list for each image."""
-    pixels, scores, alone, explained = [0.0], [0.0], 0, 0
+    pixels, scores, masks, alone, explained = [0.0], [0.0], [0.0], 0, 0
     for a, b in zip(source, export, strict=True):
         pairs = pair(a, b)
         for i, j in pairs:
             pixels.append(float(np.abs(a.boxes[i] - b.boxes[j]).max()))
             scores.append(abs(float(a.scores[i] - b.scores[j])))
+            if a.masks is not None and b.masks is not None:
+                masks.append(float(np.abs(a.masks[i] - b.masks[j]).max()))
         for one, used, other in (
             (a, {i for i, _ in pairs}, b), (b, {j for _, j in pairs}, a)
         ):  # fmt: skip
@@ -100,7 +106,7 @@ def compare(
                     alone += 1
     return DetectorComparison(
         about, len(source), sum(map(len, source)), _largest(pixels), _largest(scores),
-        alone, explained, tolerance,
+        _largest(masks), alone, explained, tolerance,
     )  # fmt: skip
 
 
@@ -112,8 +118,8 @@ def check(
         if not one.passes:
             raise UserError(
                 f"{name} differs from its source on {one.about}: boxes by {one.pixels:.2g} pixels, "
-                f"scores by {one.score:.2g}, {one.alone} detections by one of them only "
-                f"(tolerated: {one.tolerance.pixels:g}, {one.tolerance.score:g}, 0)",
+                f"scores by {one.score:.2g}, masks by {one.mask:.2g}, {one.alone} detections by "
+                f"one of them only (tolerated: {', '.join(f'{v:g}' for v in one.tolerance)}, 0)",
                 hint=hint,
             )
     return list(comparisons)

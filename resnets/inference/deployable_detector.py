@@ -11,7 +11,7 @@ from torchvision.ops import nms
 
 from resnets.data.preprocessing import Preprocessing
 from resnets.detection.detector import BINS, Detector
-from resnets.detection.pooling import pool_regions
+from resnets.detection.pooling import align, pool_regions
 from resnets.detection.proposals import PROPOSAL_NMS
 from resnets.detection.proposals import SMALLEST as SMALLEST_PROPOSAL
 from resnets.detection.regions import SMALLEST
@@ -49,6 +49,7 @@ class DeployableDetector(nn.Module):
             block.operations = PYTORCH  # there is no BN left to fold
         self.rpn = copy.deepcopy(detector.rpn)
         self.siblings = copy.deepcopy(detector.siblings)
+        self.masks = copy.deepcopy(detector.masks)
         scale, offset = scale_and_offset(preprocessing)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
@@ -56,7 +57,7 @@ class DeployableDetector(nn.Module):
         self.register_buffer("cell_anchors", detector.rpn.anchors(one_cell, detector.stride))
         self.eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detections in one image, best first.
 
         Args:
@@ -64,7 +65,8 @@ class DeployableDetector(nn.Module):
 
         Returns:
             Boxes (k, 4), x1, y1, x2, y2 in pixels of the image; scores (k,); categories from 0,
-            int64 (k,).
+            int64 (k,). With a mask head also masks (k, 14, 14), the probability of the object in
+            the cells of its box.
         """
         height, width = images.shape[2:]
         size = self.scaled(height, width)
@@ -73,10 +75,27 @@ class DeployableDetector(nn.Module):
         objectness, codes = self.rpn(maps)
         proposals, exist = self.propose(objectness, codes, maps, limit)
         pooled = pool_regions(maps, [proposals], self.stride, BINS, self.every, self.settings.pool)
-        features = self.network.end(self.network.get_submodule(self.last)(pooled)).mean((2, 3))  # type: ignore[operator]
-        logits, codes = self.siblings(features)
+        logits, codes = self.siblings(self.last_stage(pooled).mean((2, 3)))
         boxes, scores, categories = self.detect(logits, codes, proposals, exist, limit)
-        return boxes * (_numbers(width, height, width, height) / limit), scores, categories
+        in_image = boxes * (_numbers(width, height, width, height) / limit)
+        if self.masks is None:
+            return in_image, scores, categories
+        return in_image, scores, categories, self.find_masks(maps, boxes, categories)
+
+    def last_stage(self, pooled: Tensor) -> Tensor:
+        """The last stage's maps of pooled regions."""
+        found: Tensor = self.network.end(self.network.get_submodule(self.last)(pooled))  # type: ignore[operator]
+        return found
+
+    def find_masks(self, maps: Tensor, boxes: Tensor, categories: Tensor) -> Tensor:
+        """The masks of detections in the scaled image, (k, 14, 14)."""
+        assert self.masks is not None
+        # One region more, as engines may not take a batch of none.
+        boxes, categories = (
+            torch.cat((one, torch.zeros_like(one[:1]))) for one in (boxes, categories)
+        )
+        pooled = align(maps[0], boxes / self.stride, BINS, self.every).permute(0, 3, 1, 2)
+        return self.masks.probabilities(self.last_stage(pooled), categories)[:-1]
 
     def scaled(self, height: Any, width: Any) -> tuple[Any, Any]:
         """Height and width of the scaled image, as `Rescaling.scaled` has them."""

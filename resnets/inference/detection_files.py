@@ -139,6 +139,8 @@ def _write_coco(path: Path, rows: Rows, categories: Sequence[str]) -> None:
                     "file_name": row["image"],
                     "category": one["category"],
                 }
+                if "segmentation" in one:
+                    result["segmentation"] = one["segmentation"]
                 file.write(separator + json.dumps(result).encode())
                 separator = b",\n"
         file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
@@ -159,16 +161,21 @@ def _write_yolo(path: Path, rows: Rows, categories: Sequence[str]) -> None:
             continue
         lines = []
         for one in row["objects"]:
-            x1, y1, x2, y2 = one["box"]
-            width, height = row["width"], row["height"]
-            numbers = (
-                (x1 + x2) / 2 / width, (y1 + y2) / 2 / height,
-                (x2 - x1) / width, (y2 - y1) / height,
-            )  # fmt: skip
+            numbers = _yolo_numbers(one, row["width"], row["height"])
             lines.append(f"{ids[one['category']]} {' '.join(f'{v:.6f}' for v in numbers)}\n")
         text = path / texts[row["image"]]
         make_folder(text.parent)
         text.write_bytes("".join(lines).encode())
+
+
+def _yolo_numbers(one: dict[str, Any], width: int, height: int) -> list[float]:
+    """An object in fractions of its image: the largest outline of its mask, else its box."""
+    if one.get("polygons"):
+        return [v / (height if i % 2 else width) for i, v in enumerate(one["polygons"][0])]
+    x1, y1, x2, y2 = one["box"]
+    return [
+        (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height,
+    ]  # fmt: skip
 
 
 def _remove_others(folder: Path, texts: set[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnets.inference.image_inputs import ImageInput, open_image
 from resnets.inference.predictions import DIGITS
@@ -31,20 +32,54 @@ class DetectedObject:
         score: the category's probability, in [0, 1].
         box: x1, y1, x2, y2 in pixels of the upright image; the first pixel reaches from 0 to 1.
         index: of the category, from 0.
+        cells: of a detector of masks, the probabilities of the object in the 14 x 14 cells of its
+            box, float32.
+        size: width and height of the image.
     """
 
     name: str
     score: float
     box: tuple[float, float, float, float]
     index: int
+    cells: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    size: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """The pixels of the object, bool (height, width) of the image; None if no masks are found.
+
+        It is computed anew each time: the masks of large images take much memory.
+        """
+        if self.cells is None:
+            return None
+        from resnets.detection import mask_pixels
+
+        return mask_pixels.pixels(self.cells, self.box, *self.size)
+
+    @property
+    def polygons(self) -> list[list[float]] | None:
+        """The outlines of the object as x, y, x, y, ..., the largest first, with those of holes;
+        None if no masks are found."""
+        if self.cells is None:
+            return None
+        from resnets.detection import mask_pixels
+
+        return mask_pixels.polygons(self.cells, self.box)
 
     def as_dict(self) -> dict[str, Any]:
-        """Category, score and box as JSON, rounded."""
-        return {
+        """Category, score and box as JSON, rounded; the mask as polygons and in run lengths."""
+        facts = {
             "category": valid_utf8(self.name),
             "score": round(self.score, DIGITS),
             "box": [round(side, 2) for side in self.box],
         }
+        if self.cells is None:
+            return facts
+        from resnets.detection import mask_pixels
+
+        polygons = rounded(self.polygons or [])
+        segmentation = mask_pixels.encoded(self.cells, self.box, *self.size)
+        return {**facts, "polygons": polygons, "segmentation": segmentation}
 
     def __str__(self) -> str:
         """Such as `raccoon 98.7 %`."""
@@ -83,7 +118,7 @@ class ImageDetections:
         return {**facts, "width": self.width, "height": self.height, "objects": objects}
 
     def draw(self, image: ImageInput) -> Image.Image:
-        """A copy of the image with boxes, categories and scores.
+        """A copy of the image with boxes, masks, categories and scores.
 
         Args:
             image: the same image again.
@@ -94,7 +129,9 @@ class ImageDetections:
         from resnets.detection.pictures import LabelledBox, category_colour, draw_boxes
 
         boxes = [
-            LabelledBox(one.box, f"{one.name} {one.score:.2f}", category_colour(one.index))
+            LabelledBox(
+                one.box, f"{one.name} {one.score:.2f}", category_colour(one.index), one.cells
+            )
             for one in reversed(self.objects)  # the best on top
         ]
         return draw_boxes(open_image(image), boxes)
@@ -124,14 +161,23 @@ def _html_row(one: DetectedObject) -> str:
     )
 
 
-def as_objects(found: Detections, categories: list[str]) -> list[DetectedObject]:
-    """Detections with the names of their categories."""
+def rounded(polygons: list[list[float]]) -> list[list[float]]:
+    """Polygons with two digits."""
+    return [[round(value, 2) for value in outline] for outline in polygons]
+
+
+def as_objects(
+    found: Detections, categories: list[str], size: tuple[int, int]
+) -> list[DetectedObject]:
+    """Detections with the names of their categories, in an image of this width and height."""
     rows: Iterable[Any] = zip(
         found.categories.tolist(),
         found.scores.tolist(),
         found.boxes.astype(np.float64).tolist(),
+        [None] * len(found) if found.masks is None else found.masks,
         strict=True,
     )
     return [
-        DetectedObject(categories[index], score, tuple(box), index) for index, score, box in rows
+        DetectedObject(categories[index], score, tuple(box), index, cells, size)
+        for index, score, box, cells in rows
     ]

@@ -15,13 +15,15 @@ from resnets.inference import export_folder
 from resnets.inference.engines import INPUT, compile_openvino, onnx_session
 from resnets.inference.openvino_model import compiled_folder
 from resnets.support.errors import UserError
-from resnets.weights.card import DETECTION
+from resnets.weights.card import DETECTION, finds_masks
 
 if TYPE_CHECKING:
     import torch
 
 OUTPUTS = ("boxes", "scores", "categories")
 """Names of the outputs of every exported detector."""
+MASK_OUTPUT = "masks"
+"""Name of one more output of those that find masks: (k, 14, 14)."""
 
 
 class DetectorEngine(ABC):
@@ -110,6 +112,7 @@ class ExportedDetector(DetectorEngine):
         super().__init__(f"{export.engine} {export.precision}")
         export.check()
         self._own = Thresholds.of(export.card[DETECTION])
+        self._outputs = (*OUTPUTS, MASK_OUTPUT) if finds_masks(export.card) else OUTPUTS
         if export.engine == "openvino":
             cache = compiled_folder() if keep else None
             self._openvino: Any = compile_openvino(export.file, "fp32", cache)
@@ -133,15 +136,16 @@ class ExportedDetector(DetectorEngine):
     ) -> Detections:
         image = np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
         if self._onnx is not None:
-            outputs = self._onnx.run(list(OUTPUTS), {INPUT: image})
+            outputs = self._onnx.run(list(self._outputs), {INPUT: image})
         else:
             result = self._openvino(image, share_inputs=True)
-            outputs = [result[name] for name in OUTPUTS]
-        boxes, scores, categories = outputs
+            outputs = [result[name] for name in self._outputs]
+        boxes, scores, categories, *masks = outputs
         found = Detections(
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(scores, np.float32),
             np.array(categories, np.int64),
+            np.array(masks[0], np.float32) if masks else None,
         )
         if thresholds is None:
             return found

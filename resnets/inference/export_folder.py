@@ -17,7 +17,7 @@ from resnets.inference.engines import INPUT, OUTPUTS
 from resnets.support.errors import UserError, one_line
 from resnets.support.files import file_sha256
 from resnets.weights import hub
-from resnets.weights.card import DETECTION, check_card, check_outputs
+from resnets.weights.card import DETECTION, check_card, check_outputs, finds_masks
 
 if TYPE_CHECKING:  # importing these would import torch
     import torch
@@ -105,6 +105,9 @@ def describe_detector(model: Model, engine: str, precision: str) -> dict[str, An
         model: the source, a detector.
     """
     settings, preprocessing = model.card[DETECTION], model.preprocessing
+    masks = {}
+    if finds_masks(model.card):  # probabilities in the cells of each box
+        masks = {"masks": {"type": "float32", "shape": ["detections", 14, 14]}}
     std = preprocessing.std
     return {
         "format": FORMAT,
@@ -133,6 +136,7 @@ def describe_detector(model: Model, engine: str, precision: str) -> dict[str, An
             "boxes": {"type": "float32", "shape": ["detections", 4]},
             "scores": {"type": "float32", "shape": ["detections"]},
             "categories": {"type": "int64", "shape": ["detections"]},
+            **masks,
         },
     }
 

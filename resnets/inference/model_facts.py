@@ -9,7 +9,14 @@ from resnets.inference import export_folder
 from resnets.support.files import cache_folder
 from resnets.training import run_folder
 from resnets.weights import hub
-from resnets.weights.card import DETECTION, RUN_MODEL, measurements_of, provenance_of, read_card
+from resnets.weights.card import (
+    DETECTION,
+    PRECISIONS,
+    RUN_MODEL,
+    measurements_of,
+    provenance_of,
+    read_card,
+)
 
 
 def find(name: str) -> dict[str, Any] | None:
@@ -52,7 +59,7 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
     preprocessing = card["preprocessing"]
     measured = [
         {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error",
-                                   "AP", "AP50", "VOC07")
+                                   *PRECISIONS)
          if key in test}
         for test in measurements_of(card)
     ]  # fmt: skip

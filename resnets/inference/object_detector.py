@@ -124,6 +124,7 @@ class ObjectDetector:
         ```python
         model.predict("a.jpg")[0].objects[0]    # DetectedObject(name='raccoon', score=0.99, ...)
         model.predict("a.jpg")[0].draw("a.jpg").save("boxes.png")
+        model.predict("a.jpg")[0].objects[0].mask    # bool (height, width), if it finds masks
         model.predict("field.jpg", score=0.3, tile=1000)    # small objects in a large image
         ```
 
@@ -172,7 +173,7 @@ class ObjectDetector:
         for found, picture, whole in read:
             if picture is not None:
                 size = found.width, found.height
-                objects = as_objects(self._find(picture, size, chosen, tile), self.classes)
+                objects = as_objects(self._find(picture, size, chosen, tile), self.classes, size)
                 found = replace(found, objects=objects)
                 if seen is not None and whole is not None:
                     seen(found, whole)
@@ -267,7 +268,7 @@ class ObjectDetector:
         """The detections in an image that may have been scaled, in pixels of the whole one."""
         found = self.engine.detect_pixels(np.asarray(self.rescaling.apply(image)), thresholds)
         boxes = scale_boxes(found.boxes, self.rescaling.scaled(*image.size), size)
-        return Detections(boxes, found.scores, found.categories)
+        return replace(found, boxes=boxes)
 
 
 def is_detector(name: str) -> bool:

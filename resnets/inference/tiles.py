@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -66,15 +67,17 @@ def detect(
         inner = np.array([x > 0, y > 0, right < width, below < height])
         at_edge = np.abs(boxes - np.array(window, np.float32)) <= EDGE
         cut.append((at_edge & inner).any(1))
-        parts.append(Detections(boxes, found.scores, found.categories))
+        parts.append(replace(found, boxes=boxes))
     return _merged(_joined(parts), np.concatenate(cut), thresholds)
 
 
 def _joined(parts: list[Detections]) -> Detections:
+    masks = [one.masks for one in parts if one.masks is not None]
     return Detections(
         np.concatenate([one.boxes for one in parts]),
         np.concatenate([one.scores for one in parts]),
         np.concatenate([one.categories for one in parts]),
+        np.concatenate(masks) if masks else None,
     )
 
 

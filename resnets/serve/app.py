@@ -321,6 +321,7 @@ def _add_detection_route(app: FastAPI, state: AppState) -> None:
         "/v1/detect",
         responses=schemas.PREDICT_PROBLEMS,
         openapi_extra=schemas.IMAGE_BODY,
+        response_model_exclude_none=True,
         tags=["answers"],
     )
     async def detect(

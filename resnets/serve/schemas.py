@@ -120,12 +120,17 @@ class Predictions(BaseModel):
 
 
 class DetectedObject(BaseModel):
-    """An object in an image; `box` is left, top, right and bottom in its pixels."""
+    """An object in an image; `box` is left, top, right and bottom in its pixels.
+
+    `polygons`, of detectors of masks, are the outlines of its shape as x, y, x, y, ..., the largest
+    first; a pixel inside an even number of them, as in a hole, is not of the object.
+    """
 
     category: str
     index: int
     score: float
     box: list[float]
+    polygons: list[list[float]] | None = None
 
 
 class DetectedObjects(BaseModel):

@@ -14,6 +14,7 @@ from torch import Tensor
 from resnets.data.boxes.rescaling import Rescaling, scale_boxes
 from resnets.data.preprocessing import Box
 from resnets.detection.metrics.detections import Detections
+from resnets.inference.detection_results import as_objects, rounded
 from resnets.inference.object_detector import ObjectDetector
 from resnets.models import complexity
 from resnets.serve.batching import AcceptedImages, Batcher, ImageResult
@@ -21,9 +22,9 @@ from resnets.serve.decoding import DecodedImage, DecoderPool
 from resnets.serve.limits import Limits
 from resnets.serve.middleware import Metrics
 from resnets.support.errors import valid_utf8
-from resnets.weights.card import measurements_of
+from resnets.weights.card import PRECISIONS, measurements_of
 
-_MEASUREMENT_KEYS = ("dataset", "protocol", "images", "AP", "AP50", "VOC07")
+_MEASUREMENT_KEYS = ("dataset", "protocol", "images", *PRECISIONS)
 
 
 @dataclass
@@ -74,22 +75,22 @@ class ServedDetector:
     def objects(
         self, image: DecodedImage, found: Detections, score: float, limit: int
     ) -> list[dict[str, Any]]:
-        """Detections as JSON, best first, in pixels of the upright image."""
+        """Detections as JSON, best first, in pixels of the upright image; masks as polygons."""
         best = found.best(limit)
         height, width = image.pixels.shape[1:]
         size = image.properties["width"], image.properties["height"]
         boxes = scale_boxes(best.boxes, (width, height), size)
+        chosen = as_objects(replace(best, boxes=boxes), self.classes, size)
         return [
             {
-                "category": self.classes[category],
-                "index": category,
-                "score": round(chance, 6),
-                "box": [round(side, 2) for side in box],
+                "category": one.name,
+                "index": one.index,
+                "score": round(one.score, 6),
+                "box": [round(side, 2) for side in one.box],
+                "polygons": None if one.polygons is None else rounded(one.polygons),
             }
-            for box, chance, category in zip(
-                boxes.tolist(), best.scores.tolist(), best.categories.tolist(), strict=True
-            )
-            if chance >= score
+            for one in chosen
+            if one.score >= score
         ]
 
     @cached_property

@@ -143,7 +143,7 @@ class Objective(ABC):
     shape of images, and it never reads from the device."""
     heads: ClassVar[tuple[str, ...]] = HEADS
     """How the names of the parameters begin that `schedule.head` is for."""
-    part_names: ClassVar[tuple[str, ...]] = ()
+    part_names: tuple[str, ...] = ()
     """Names of the summands of the loss that `metrics.jsonl` records."""
 
     def __init__(self, plan: Recipe, train_images: int, test_images: int) -> None:

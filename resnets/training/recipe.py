@@ -249,6 +249,8 @@ class Detection(Section):
     """Of two detections of a category with a larger IoU only the better one stays."""
     detections: Count = 100
     """Detections, at most."""
+    masks: bool = False
+    """Also find the shape of each object (Mask R-CNN); all objects need polygons or run lengths."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Detection:
@@ -283,6 +285,7 @@ _OPTIONAL_IN_V1 = {
     "class_weights": None,
     "freeze": None,
     "detection": Detection().model_dump(mode="json"),
+    "detection.masks": False,
 }
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
 
@@ -466,8 +469,8 @@ class Recipe(Section):
             *tables, last = key.split(".")
             table = facts
             for name in tables:
-                table = table[name]
-            if table[last] == default:
+                table = table.get(name, {})  # a table may be left out as a whole
+            if last in table and table[last] == default:
                 del table[last]
         return _hash(facts)
 

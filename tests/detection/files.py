@@ -14,18 +14,30 @@ from resnets.weights.card import DETECTION
 from tests.detection.shapes import CATEGORIES, detector, draw_boxes
 
 
-def save_detector(path, **changes):
-    """A model file whose invented weights find something in most images."""
+def save_detector(path, masks=False, **changes):
+    """A model file whose invented weights find something in most images; with `masks`, the same
+    boxes with masks."""
     torch.manual_seed(5)
     one = detector(zoo.build("cifar-resnet8"), **{"score": 0.3, "nms": 0.4} | changes)
     with torch.no_grad():
         for layer in (one.rpn.objectness, one.rpn.codes, one.siblings.boxes):
             layer.weight.normal_(std=0.2)
         _choose_scores(one)
+        if masks:
+            one = _with_masks(one)
     card = model_file.make_card("cifar-resnet8", list(CATEGORIES), {"licence": "MIT"}, [])
     card |= {DETECTION: one.settings.model_dump(mode="json")}
     model_file.save(path, one.state_dict(), imagenet(), card)
     return path
+
+
+def _with_masks(one):
+    made = detector(zoo.build("cifar-resnet8"), masks=True)
+    made.load_state_dict(one.state_dict(), strict=False)
+    made.masks.logits.weight.normal_(std=0.1)
+    made.masks.logits.bias.fill_(3.0)
+    made.settings = one.settings.model_copy(update={"masks": True})
+    return made
 
 
 def noisy_blocks(size, seed=1):
@@ -37,10 +49,13 @@ def noisy_blocks(size, seed=1):
 
 
 def coco_folder(root, train=12, val=4):
-    """Drawn images with boxes as COCO JSON."""
+    """Drawn images with boxes, which are their segments, too, as COCO JSON."""
     for number, (split, count) in enumerate((("train", train), ("val", val))):
         boxes = draw_boxes(root / split, split, count, seed=number)
         facts = to_json(boxes, [one.name for one in boxes.images], segments=False)
+        for one in facts["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         (root / f"instances_{split}.json").write_text(json.dumps(facts))
     return root
 

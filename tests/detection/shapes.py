@@ -42,6 +42,39 @@ def drawn(root, train=8, test=3, **options):
     )
 
 
+def draw_discs(root, split, count, *, size=(64, 56), seed=0):
+    """The same with one or two coloured discs, which have polygons."""
+    random = np.random.default_rng([seed, 1])
+    root.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    images = []
+    for number in range(count):
+        pixels = random.integers(0, 60, (size[1], size[0], 3)).astype(np.uint8)
+        objects = []
+        for category in range(1 + number % 2):
+            radius = random.uniform(9, 14)
+            centre = [random.uniform(radius, side - radius) for side in size]
+            pixels[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = 0
+            pixels[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2, category] = 230
+            objects.append(disc(*centre, radius, category))
+        path = root / f"{split}{number}.png"
+        Image.fromarray(pixels).save(path)
+        images.append(AnnotatedImage(path, path.name, *size, tuple(objects)))
+    return BoxSet(tuple(images), CATEGORIES, split, "drawn")
+
+
+def disc(x, y, radius, category=0, corners=40):
+    """An object with a polygon of many corners."""
+    angles = np.arange(corners) * 2 * np.pi / corners
+    around = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1)
+    box = (*around.min(0).tolist(), *around.max(0).tolist())
+    return Object(box, category, polygons=(tuple(around.ravel().tolist()),))
+
+
+def discs(root, train=8, test=3):
+    return BoxSplits(draw_discs(root, "train", train), draw_discs(root, "test", test, seed=9))
+
+
 def settings(**changes):
     values = {
         "size": 40, "max_size": 80, "anchors": (12.0, 24.0), "rpn_width": 8, "rpn_batch": 32,
@@ -71,6 +104,8 @@ def detector(made=None, categories=2, **changes):
     one = Detector(made or network(), categories, settings(**changes))
     one.rpn.reset_parameters()
     one.siblings.reset_parameters()
+    if one.masks is not None:
+        one.masks.reset_parameters()
     return one.eval()
 
 

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from resnets.data.boxes import run_lengths
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.detection import results_file
 from resnets.detection.metrics import coco
 from resnets.support.errors import UserError
 from tests.detection.metrics.scenes import random_scene
+from tests.detection.metrics.test_coco import with_masks
 
 ROW = {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 
@@ -39,6 +41,35 @@ def test_what_is_written_measures_the_same(tmp_path, seed):
     assert left_out == 0
     before, after = (coco.evaluate(boxes, one).numbers for one in (found, again))
     assert before == pytest.approx(after, abs=1e-6)
+
+
+def test_masks_that_are_written_measure_the_same(tmp_path):
+    boxes, found = with_masks(*random_scene(1))
+    path = tmp_path / "results.json"
+    results_file.write(path, boxes, found)
+    again, _ = results_file.read(path, boxes)
+    before, after = (coco.evaluate(boxes, one, "segm").numbers for one in (found, again))
+    assert before == pytest.approx(after, abs=1e-6)
+    rows = json.loads(path.read_text())
+    for row in rows[::2]:  # the lengths as a list, as some programs write them
+        flat = run_lengths.decode(row["segmentation"]).T.ravel()
+        edges = np.flatnonzero(np.diff(flat, prepend=0))
+        counts = np.diff(edges, prepend=0, append=len(flat)).tolist()
+        row["segmentation"] = {"size": [300, 400], "counts": counts}
+    path.write_text(json.dumps(rows))
+    again, _ = results_file.read(path, boxes)
+    assert coco.evaluate(boxes, again, "segm").numbers == pytest.approx(after)
+    del rows[3]["segmentation"]  # an entry without a mask
+    path.write_text(json.dumps(rows))
+    assert all(one.masks is None for one in results_file.read(path, boxes)[0])
+
+
+@pytest.mark.parametrize(
+    "segmentation", [{"size": [9, 9], "counts": [81]}, {"size": [30, 40], "counts": [7]}, {}]
+)
+def test_masks_that_cannot_be_decoded_are_named_with_their_place(tmp_path, boxes, segmentation):
+    with pytest.raises(UserError, match=r"\[0\]: has a segmentation that cannot be decoded"):
+        read(tmp_path, boxes, {**ROW, "segmentation": segmentation})
 
 
 def test_ids_and_names_find_images_and_categories(tmp_path, boxes):

@@ -37,21 +37,30 @@ def detector(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def finder_of_masks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("masks")
+    return save_detector(folder / "mine.safetensors", masks=True)
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return coco_folder(tmp_path_factory.mktemp("boxes"))
 
 
 @pytest.fixture(scope="module")
-def detector_exports(detector, tmp_path_factory):
-    """The float32 export for an engine, made once; tests must not change it."""
+def detector_exports(detector, finder_of_masks, tmp_path_factory):
+    """The float32 export for an engine, made once; tests must not change it. For ONNX, whose
+    exports take long, always with masks."""
     made = {}
 
-    def get(engine):
+    def get(engine, masks=False):
         skip_without_packages(engine)
-        if engine not in made:
-            made[engine] = tmp_path_factory.mktemp("exports") / "out"
-            exporter.export(str(detector), made[engine], ExportOptions(engine=engine))
-        return made[engine]
+        masks |= engine == "onnx"
+        if (engine, masks) not in made:
+            source = finder_of_masks if masks else detector
+            made[engine, masks] = tmp_path_factory.mktemp("exports") / "out"
+            exporter.export(str(source), made[engine, masks], ExportOptions(engine=engine))
+        return made[engine, masks]
 
     return get
 
@@ -85,6 +94,39 @@ def test_an_export_finds_what_its_source_finds(detector_exports, detector, engin
         assert (found.boxes <= [*size, *size]).all()
     assert opened.engine.name == f"{engine} fp32"
     assert opened.classes == list(shapes.CATEGORIES)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_an_export_of_masks_finds_its_sources_masks(detector_exports, finder_of_masks, engine):
+    folder = detector_exports(engine, masks=True)
+    config = json.loads((folder / "config.json").read_bytes())
+    assert config["outputs"]["masks"]["shape"] == ["detections", 14, 14]
+    assert all(0 <= case["mask"] < 0.1 for case in config["parity"])
+    assert config["parity"][0]["mask"] > 0
+    assert "`masks` (k, 14, 14)" in (folder / "README.md").read_text()
+    opened = open_detector(str(folder))
+    found, wanted = list(opened.detect(images())), source_of(finder_of_masks)
+    check_same(found, wanted)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.masks.shape == (len(a), 14, 14)
+        for i, j in detector_parity.pair(a, b):
+            np.testing.assert_allclose(a.masks[i], b.masks[j], atol=1e-3)
+    (nothing,) = opened.predict([images()[0]], score=1.0)
+    assert nothing.objects == []
+    (some,) = opened.predict([images()[0]], score=0.35)
+    assert some.objects[0].mask.shape == (40, 48)
+
+
+def test_masks_that_differ_are_refused():
+    boxes, scores = np.array([[3.0, 3, 20, 20]], np.float32), np.array([0.9], np.float32)
+    one, other = (
+        Detections(boxes, scores, np.zeros(1, int), np.full((1, 14, 14), value, np.float32))
+        for value in (0.5, 0.53)
+    )
+    made = detector_parity.compare("x", [one], [other], shapes.settings())
+    assert not made.passes
+    with pytest.raises(UserError, match=r"masks by 0\.03"):
+        detector_parity.check([made], "onnx fp32", "")
 
 
 def test_an_export_has_thresholds_of_its_own(detector_exports):
@@ -124,16 +166,16 @@ def test_the_onnx_file_has_named_axes(detector_exports):
               for one in (*graph.input, *graph.output)}  # fmt: skip
     assert shapes == {
         "images": [1, 3, "height", "width"], "boxes": ["detections", 4],
-        "scores": ["detections"], "categories": ["detections"],
+        "scores": ["detections"], "categories": ["detections"], "masks": ["detections", 14, 14],
     }  # fmt: skip
 
 
-def test_int8_tells_its_average_precision(detector, data, tmp_path):
+def test_int8_tells_its_average_precision(finder_of_masks, data, tmp_path):
     skip_without_packages("openvino", "nncf", "faster_coco_eval")
     options = ExportOptions(
         engine="openvino", precision="int8", calibrate=str(data), max_loss=100, limit=10
     )
-    config = exporter.export(str(detector), tmp_path / "out", options)
+    config = exporter.export(str(finder_of_masks), tmp_path / "out", options)
     tested = config["accuracy"]
     assert tested["images"] == 4
     assert {"AP_before", "AP_after", "AP50_before", "AP50_after", "points_lost"} <= set(tested)
@@ -142,7 +184,9 @@ def test_int8_tells_its_average_precision(detector, data, tmp_path):
     assert network.count("FakeQuantize") > 10
     opened = open_detector(str(tmp_path / "out"))
     assert opened.engine.name == "openvino int8"
-    assert len(list(opened.detect(images()))) == len(SIZES)
+    found = list(opened.detect(images()))
+    assert [one.masks.shape for one in found] == [(len(one), 14, 14) for one in found]
+    assert {"mask_AP_before", "mask_AP50_after"} <= set(tested)
 
 
 def test_too_great_a_loss_of_precision_is_refused(

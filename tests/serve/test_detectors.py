@@ -176,3 +176,22 @@ def test_a_server_opens_detectors_and_classifiers(models, detector):
     )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
+
+
+def test_masks_are_polygons_in_pixels_of_the_image(detector, tmp_path):
+    found = Client([save_detector(tmp_path / "shapes.safetensors", masks=True, score=0.05)])
+    content = blocks()
+    answer = found("POST", "/v1/detect?score=0", **raw(content)).json()["objects"]
+    plain = Client([detector])("POST", "/v1/detect?score=0", **raw(content)).json()["objects"]
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    (wanted,) = open_detector(str(tmp_path / "shapes.safetensors"), "torch", "fp32").predict(
+        [image], score=0.05
+    )
+    assert len(answer) == len(wanted.objects) > 3
+    for one, box_only, object_ in zip(answer, plain, wanted.objects, strict=True):
+        assert {**box_only, "polygons": one["polygons"]} == one
+        np.testing.assert_allclose(one["polygons"][0], object_.polygons[0], atol=0.02)
+        xs, ys = one["polygons"][0][::2], one["polygons"][0][1::2]
+        x1, y1, x2, y2 = one["box"]
+        assert x1 - 0.01 <= min(xs) < max(xs) <= x2 + 0.01
+        assert y1 - 0.01 <= min(ys) < max(ys) <= y2 + 0.01

@@ -17,11 +17,12 @@ from tests.serve.test_page import (  # noqa: F401
 
 @pytest.fixture(scope="module")
 def address(models, tmp_path_factory):
-    """A server of two detectors and a classifier."""
+    """A server of two detectors, a classifier, and a detector of masks."""
     folder = tmp_path_factory.mktemp("detectors")
     one = save_detector(folder / "finder.safetensors", score=0.05)
     two = save_detector(folder / "keen.safetensors", score=0.05, nms=0.7)
-    return started(str(one), str(two), f"flat={models[1]}")
+    shapes = save_detector(folder / "shapes.safetensors", masks=True, score=0.05)
+    return started(str(one), str(two), f"flat={models[1]}", str(shapes))
 
 
 @pytest.fixture
@@ -85,6 +86,36 @@ def test_the_slider_and_the_list_work_by_keyboard(page):
     page.keyboard.press("Space")
     assert pressed.get_attribute("aria-pressed") == "false"
     assert pixels(page) == before
+
+
+def test_masks_are_drawn_follow_the_slider_and_are_chosen_by_keyboard(page):
+    page.select_option("#model", "shapes")
+    pick(page, blocks())
+    found(page)
+    slide(page, ".score", 0)
+    drawn = pixels(page)
+    page.evaluate(
+        """() => { window.fills = 0; const fill = CanvasRenderingContext2D.prototype.fill;
+          CanvasRenderingContext2D.prototype.fill = function (rule) {
+            window.fills += rule === "evenodd"; return fill.call(this, rule); }; }"""
+    )
+
+    def masks(act):
+        page.evaluate("window.fills = 0")
+        act()
+        return page.evaluate("window.fills")
+
+    middle = round(100 * float(page.locator(".answer .chance").nth(2).inner_text())) + 1
+    assert masks(lambda: slide(page, ".score", 0)) == rows(page) > 3
+    assert masks(lambda: slide(page, ".score", middle)) == rows(page) < 4
+    assert pixels(page) != drawn
+    page.locator(".score").focus()
+    page.keyboard.press("Tab")
+    assert masks(lambda: page.keyboard.press("Enter")) == 1  # that of the object chosen
+    assert page.locator(".answer").first.get_attribute("aria-pressed") == "true"
+    assert masks(lambda: page.keyboard.press("Enter")) == rows(page)
+    slide(page, ".score", 0)
+    assert pixels(page) == drawn
 
 
 def test_a_detector_beside_another_and_beside_a_classifier(page):

@@ -30,6 +30,7 @@ NETWORKS = {
     "detect-finetune": "",
     "detect-voc": "",
     "detect-coco": "",
+    "segment-finetune": "",
 }
 
 

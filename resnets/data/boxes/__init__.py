@@ -8,6 +8,7 @@ Read them in this order:
   labelme share.
 - `source`: what readers give, and checks of values; `files`: annotation files read safely.
 - `orientation`: boxes in the frame of the upright image.
+- `segments`: polygons and run lengths as masks; `run_lengths`: COCO's encoding.
 - `cleaning`: boxes that no training can use.
 - `conversion`: writing another format.
 """

@@ -15,6 +15,7 @@ from torch import Tensor
 from resnets.data import random_streams
 from resnets.data.boxes.annotations import AnnotatedImage
 from resnets.data.boxes.rescaling import Rescaling, load_scaled, scale_boxes
+from resnets.data.boxes.segments import masks_of
 from resnets.data.preprocessing import Normalize
 from resnets.data.samples import epoch_permutation
 from resnets.support.devices import cores
@@ -33,6 +34,8 @@ class Target(NamedTuple):
         ignore: bool (k,): crowds and difficult objects, on which nothing is trained.
         size: height and width of the image without padding.
         key: seed of the choice of anchors and regions.
+        masks: of the objects that are not ignored, where masks are trained: 0 and 1, uint8
+            (n, height, width) of the image without padding.
     """
 
     boxes: Tensor
@@ -40,6 +43,7 @@ class Target(NamedTuple):
     ignore: Tensor
     size: tuple[int, int]
     key: int
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class DetectionBatches:
         multiple: the batch's height and width are multiples of it; the rest is padded by zeros.
         parts: ranges of every batch that are read one after the other; the whole by default.
         threads: number of reading threads; one for each core by default.
+        masks: whether targets have masks; all objects that are not ignored have a segment then.
     """
 
     images: Sequence[AnnotatedImage]
@@ -85,6 +90,7 @@ class DetectionBatches:
     multiple: int = 16
     parts: Sequence[tuple[int, int]] = ()
     threads: int | None = None
+    masks: bool = False
 
     def __post_init__(self) -> None:
         self.parts = list(self.parts) or [(0, self.batch)]
@@ -128,6 +134,7 @@ class DetectionBatches:
                 boxes=target.boxes.to(self.device),
                 labels=target.labels.to(self.device),
                 ignore=target.ignore.to(self.device),
+                masks=None if target.masks is None else target.masks.to(self.device),
             )
             for _, target in images
         ]
@@ -163,9 +170,12 @@ class DetectionBatches:
         boxes = scale_boxes(
             [one.box for one in image.objects], (image.width, image.height), (width, height)
         )
+        trained = [one for one in image.objects if not (one.crowd or one.difficult)]
+        masks = masks_of(image, trained, (width, height)) if self.masks else None
         if mirrored:
             pixels = pixels[:, ::-1]
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+            masks = None if masks is None else masks[:, :, ::-1].copy()
         key = [self.seed, random_streams.REGIONS, step, position]
         return np.ascontiguousarray(pixels), Target(
             torch.from_numpy(boxes),
@@ -173,6 +183,7 @@ class DetectionBatches:
             torch.tensor([one.crowd or one.difficult for one in image.objects], dtype=torch.bool),
             (height, width),
             int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)),
+            None if masks is None else torch.from_numpy(masks),
         )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from resnets.data.boxes import coco, voc, yolo
 from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.files import stem_of
+from resnets.data.boxes.segments import has_segment
 from resnets.support import unfinished
 from resnets.support.errors import UserError
 from resnets.support.files import writing
@@ -154,7 +155,10 @@ def _losses(sets: dict[str, BoxSet], format: Format) -> list[str]:
     objects = [one for boxes in sets.values() for image in boxes.images for one in image.objects]
     crowds = sum(one.crowd for one in objects)
     difficult = sum(one.difficult for one in objects)
-    segments = sum(one.polygons is not None or one.rle is not None for one in objects)
+    segments = sum(
+        has_segment(one) and not (format == "yolo" and (one.crowd or yolo.outline(one)))
+        for one in objects
+    )
     lines = []
     if crowds and format == "voc":
         lines.append(f"{crowds:,} crowds are now difficult objects: VOC has no crowds")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnets.data.boxes.annotations import Object
+from resnets.data.boxes.run_lengths import decode, encode
 from resnets.data.boxes.source import BoxError, Entry, bounds, malformed
 from resnets.data.images import Header
 
@@ -97,45 +98,9 @@ def _turn_points(outline: tuple[float, ...], header: Header) -> tuple[float, ...
 
 def _turn_mask(rle: dict[str, Any], orientation: int) -> dict[str, Any]:
     """A run-length encoding of the stored image as one of the upright image."""
-    mask = decode_rle(rle)
+    mask = decode(rle)
     quarters = {5: 0, 6: -1, 7: 2, 8: 1}[orientation]
     turned = np.rot90(mask, quarters)
     if orientation in (5, 7):
         turned = turned.T
-    flat = turned.T.ravel()  # COCO counts down the columns, beginning with a run of zeros
-    edges = np.flatnonzero(np.diff(flat, prepend=0))
-    counts = np.diff(edges, prepend=0, append=len(flat))
-    return {"size": list(turned.shape), "counts": counts.tolist()}
-
-
-def decode_rle(rle: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The mask (height, width) of a run-length encoding, compressed or not.
-
-    Raises:
-        ValueError, TypeError, LookupError: if it is malformed.
-    """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    if not isinstance(counts, list):
-        counts = _decompressed(counts)
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise ValueError("its runs do not fill the image")
-    values = np.arange(len(counts), dtype=np.uint8) % 2
-    return np.repeat(values, counts).reshape(width, height).T
-
-
-def _decompressed(text: str) -> list[int]:
-    """The counts of COCO's compressed encoding: 5 bits a character, from the third on as
-    differences to the count before the last."""
-    counts: list[int] = []
-    value = shift = 0
-    for character in text.encode():
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
+    return encode(turned)

@@ -51,7 +51,8 @@ def load_scaled(image: AnnotatedImage, rescaling: Rescaling) -> NDArray[np.uint8
     try:
         content = image.path.read_bytes()
     except OSError as error:
-        raise UserError(f"the image cannot be read ({error})", str(image.path)) from error
+        reason = error.strerror or error
+        raise UserError(f"the image cannot be read ({reason})", str(image.path)) from error
     size = rescaling.scaled(image.width, image.height)
     upright = decode(content, str(image.path), min(size))
     if upright.size != size:

@@ -38,6 +38,7 @@ _OTHER_TEXTS = {
 }  # fmt: skip
 _LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 _MOST_CLASSES = 10_000  # of data without names of classes
+_ROUNDED = 1.0  # pixels between a box and its polygon
 _FAR = 2.0  # fractions beyond this are pixels, given by mistake
 
 
@@ -312,12 +313,28 @@ class _Config:
 
 
 def to_text(image: AnnotatedImage) -> str:
-    """An image's objects as YOLO's text; crowds, which YOLO does not have, are left out."""
+    """An image's objects as YOLO's text, with their `outline` or box; crowds, which YOLO does not
+    have, are left out."""
     lines = []
+    sides = image.width, image.height
     for one in image.objects:
-        if not one.crowd:
+        if one.crowd:
+            continue
+        if points := outline(one):
+            places = (f"{value / sides[i % 2]:.8f}" for i, value in enumerate(points))
+            lines.append(f"{one.category} {' '.join(places)}\n")
+        else:
             x1, y1, x2, y2 = one.box
             x, width = (x1 + x2) / 2 / image.width, (x2 - x1) / image.width
             y, height = (y1 + y2) / 2 / image.height, (y2 - y1) / image.height
             lines.append(f"{one.category} {x:.8f} {y:.8f} {width:.8f} {height:.8f}\n")
     return "".join(lines)
+
+
+def outline(one: Object) -> tuple[float, ...] | None:
+    """The polygon that YOLO can have of an object: the only one, whose bounds are the box."""
+    if one.polygons is None or len(one.polygons) != 1:
+        return None
+    (points,) = one.polygons
+    far = max(abs(a - b) for a, b in zip(bounds(points), one.box, strict=True))
+    return points if far <= _ROUNDED else None

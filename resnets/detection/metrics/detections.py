@@ -23,11 +23,15 @@ class Detections:
         boxes: float32 (k, 4), x1, y1, x2, y2 in pixels of the upright image.
         scores: float32 (k,), higher for what is more certain.
         categories: int64 (k,), indices into the categories of the `BoxSet`.
+        masks: of a detector of masks: float32 (k, 14, 14), probabilities in the cells of each box
+            (`detection.mask_pixels`). Read from a file: object (k,), COCO's run lengths of the
+            whole image. Else None.
     """
 
     boxes: Floats
     scores: Floats
     categories: NDArray[np.int64]
+    masks: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -35,7 +39,7 @@ class Detections:
     def best(self, count: int) -> Detections:
         """The `count` with the highest scores, in falling order; equal scores keep theirs."""
         order = np.argsort(-self.scores, kind="stable")[:count]
-        return Detections(self.boxes[order], self.scores[order], self.categories[order])
+        return self.rows(order)
 
     def of(self, category: int) -> Detections:
         """Those of one category."""
@@ -43,7 +47,12 @@ class Detections:
 
     def where(self, mask: NDArray[np.bool_]) -> Detections:
         """Those that a mask (k,) chooses."""
-        return Detections(self.boxes[mask], self.scores[mask], self.categories[mask])
+        return self.rows(mask)
+
+    def rows(self, index: NDArray[Any]) -> Detections:
+        """Those that numbers, or a mask (k,), choose, in this order."""
+        masks = None if self.masks is None else self.masks[index]
+        return Detections(self.boxes[index], self.scores[index], self.categories[index], masks)
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ def checked(boxes: BoxSet, detections: Sequence[Detections]) -> None:
             raise ValueError(f"{image.name}: boxes, scores and categories differ in number")
         if not (np.isfinite(one.boxes).all() and np.isfinite(one.scores).all()):
             raise ValueError(f"{image.name}: a box or score is not a finite number")
+        if one.masks is not None and len(one.masks) != count:
+            raise ValueError(f"{image.name}: masks and scores differ in number")
         known = range(len(boxes.categories))
         if count and not (one.categories.min() in known and one.categories.max() in known):
             raise ValueError(f"{image.name}: a category is not among the {len(boxes.categories)}")

@@ -104,7 +104,8 @@ export function categoryColour(index) {
   return [part(5), part(3), part(1)];
 }
 
-/** Draw an image with boxes: objects of the server, best first. All but `chosen`, if not null, are thin. */
+/** Draw an image with boxes and masks: objects of the server, best first. All but `chosen`, if not null, are thin
+    and have no mask. */
 export function drawObjects(canvas, image, objects, chosen) {
   const { context, sharp, scale, corner } = drawImage(canvas, image);
   context.font = `600 ${13 * sharp}px system-ui, sans-serif`;
@@ -112,6 +113,7 @@ export function drawObjects(canvas, image, objects, chosen) {
   for (const one of [...objects].reverse()) { // the best on top
     const colour = categoryColour(one.index);
     const [x1, y1, x2, y2] = one.box.map((side, i) => corner[i % 2] + side * scale);
+    if (one.polygons && (chosen === null || chosen === one)) fill(context, one.polygons, colour, corner, scale);
     context.strokeStyle = `rgb(${colour})`;
     context.lineWidth = (chosen === null ? 2.5 : chosen === one ? 5 : 1.2) * sharp;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
@@ -119,6 +121,20 @@ export function drawObjects(canvas, image, objects, chosen) {
       label(context, `${one.category} ${one.score.toFixed(2)}`, colour, x1, y1, canvas.width, sharp);
     }
   }
+}
+
+function fill(context, polygons, colour, corner, scale) {
+  context.beginPath();
+  for (const points of polygons) {
+    for (let i = 0; i < points.length; i += 2) {
+      const place = [corner[0] + points[i] * scale, corner[1] + points[i + 1] * scale];
+      if (i) context.lineTo(...place);
+      else context.moveTo(...place);
+    }
+    context.closePath();
+  }
+  context.fillStyle = `rgb(${colour.join(" ")} / 45%)`;
+  context.fill("evenodd"); // holes are polygons, too
 }
 
 function label(context, words, colour, left, top, width, sharp) {

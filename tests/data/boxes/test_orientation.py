@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet, Object
 from resnets.data.boxes.cleaning import clean, fault_of_box, summary
 from resnets.data.boxes.datasets import box_set, read_source
-from resnets.data.boxes.orientation import decode_rle
+from resnets.data.boxes.run_lengths import decode
 from resnets.support.errors import UserError
 
 BOX = (10, 4, 25, 9)
@@ -62,10 +62,10 @@ def test_boxes_drawn_on_the_stored_image_are_turned(orientation, compressed, tmp
         edges = np.flatnonzero(np.diff(mask.T.ravel(), prepend=0))
         counts = np.diff(edges, prepend=0, append=mask.size)
         rle = {"size": [24, 40], "counts": counts.tolist()}
-    assert (decode_rle(rle) == mask).all()
+    assert (decode(rle) == mask).all()
     image = coco_with(tmp_path / "a", orientation, (40, 24), segmentation=rle)
     assert image.objects[0].box == bright(image)
-    ys, xs = np.nonzero(decode_rle(image.objects[0].rle))
+    ys, xs = np.nonzero(decode(image.objects[0].rle))
     assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == bright(image)
     outline = [10, 4, 25, 4, 25, 9, 10, 9]
     image = coco_with(tmp_path / "b", orientation, (40, 24), segmentation=[outline])

@@ -2,11 +2,17 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from resnets.data.boxes import run_lengths
 from resnets.data.boxes.coco import to_json
+from resnets.data.boxes.segments import mask_of, masks_of
+from resnets.detection.evaluation import evaluate
+from resnets.detection.masks import cropped
 from resnets.detection.metrics import coco
 from resnets.detection.metrics.intervals import bootstrap
 from resnets.detection.metrics.matching import match
@@ -14,7 +20,7 @@ from tests.conftest import shared_data
 from tests.detection.metrics.scenes import detections, image, random_scene, scene
 
 
-def reference(boxes, found):
+def reference(boxes, found, kind="bbox"):
     """The twelve numbers and the precisions by pycocotools."""
     tools = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
@@ -23,22 +29,24 @@ def reference(boxes, found):
         truth.dataset = to_json(boxes, [one.name for one in boxes.images])
         truth.createIndex()
         results = coco.results(boxes, found)
+        for one in results if kind == "segm" else ():
+            del one["bbox"]  # from which it would take the area
         if results:
             answers = truth.loadRes(results)
         else:
             answers = tools.COCO()
             answers.dataset = {**truth.dataset, "annotations": []}
             answers.createIndex()
-        one = evaluation.COCOeval(truth, answers, "bbox")
+        one = evaluation.COCOeval(truth, answers, kind)
         one.evaluate()
         one.accumulate()
         one.summarize()
     return one.stats, one.eval["precision"]
 
 
-def check(boxes, found):
-    result = coco.evaluate(boxes, found)
-    stats, precision = reference(boxes, found)
+def check(boxes, found, kind="bbox"):
+    result = coco.evaluate(boxes, found, kind)
+    stats, precision = reference(boxes, found, kind)
     mine = [-1 if value is None else value for value in result.numbers.values()]
     assert mine == pytest.approx(list(stats), abs=1e-9)
     ids = coco.category_ids(boxes)
@@ -49,6 +57,70 @@ def check(boxes, found):
         else:
             assert result.categories[name] == pytest.approx((column.mean(), column[0].mean()))
     return result
+
+
+def with_masks(boxes, found, seed=0):
+    """The scene with discs in the boxes of its objects and random shapes in those found."""
+    random = np.random.default_rng(seed)
+    angles = np.arange(20) * np.pi / 10
+    images = []
+    for number, one in enumerate(boxes.images):
+        objects = []
+        for part in one.objects:
+            corner, other = np.array(part.box[:2]), np.array(part.box[2:])
+            around = np.stack([np.cos(angles), np.sin(angles)], 1) * (other - corner) / 2
+            points = (around + (corner + other) / 2).ravel().tolist()
+            pixels = mask_of(replace(part, polygons=(tuple(points),)), (400, 300), (400, 300))
+            as_runs = {"polygons": None, "rle": run_lengths.encode(pixels)}
+            outline = {"polygons": (tuple(points),), "rle": None}
+            objects.append(replace(part, **(as_runs if part.crowd or number % 2 else outline)))
+        images.append(replace(one, objects=tuple(objects)))
+    y, x = (np.mgrid[:14, :14] - 6.5) / 7
+    cells = [
+        (1.5 - np.hypot(x, y)[None] + random.normal(0, 0.1, (len(one), 14, 14))).clip(0, 1)
+        for one in found
+    ]
+    masks = [
+        replace(one, masks=made.astype(np.float32)) for one, made in zip(found, cells, strict=True)
+    ]
+    return replace(boxes, images=tuple(images)), masks
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_of_masks_equal_those_of_pycocotools(seed):
+    boxes, found = with_masks(*random_scene(seed))
+    result = check(boxes, found, "segm")
+    assert 0.1 < result.numbers["AP"] < 0.9
+    measured = evaluate(boxes, found, "coco")
+    assert measured.numbers["mask_AP"] == result.numbers["AP"]
+    assert measured.categories[0].precision["mask_AP50"] == result.categories["cat"][1]
+    assert evaluate(boxes, found, "voc07").numbers.keys() == {"mAP"}
+    whole = random_scene(seed)[0]  # without segments
+    assert "mask_AP" not in evaluate(whole, found, "coco").numbers
+
+
+def test_masks_of_real_objects_survive_their_cells():
+    """Segments of COCO, crowds among them, in 14 x 14 cells of their boxes."""
+    from resnets.data.boxes.datasets import open_boxes
+
+    boxes = open_boxes(shared_data("coco-samples"), "test")
+    random, found = np.random.default_rng(0), []
+    for one in boxes.images:
+        objects = [part for part in one.objects if not part.crowd]
+        hits = detections(*[(part.category, random.random(), part.box) for part in objects])
+        pixels = torch.from_numpy(masks_of(one, objects, (one.width, one.height)))
+        cells = cropped(pixels, torch.arange(len(objects)), torch.from_numpy(hits.boxes))
+        found.append(replace(hits, masks=cells.numpy()))
+    result = check(boxes, found, "segm")
+    assert result.numbers["AP"] > 0.95
+    assert result.numbers["AP50"] == 1
+
+
+def test_masks_whose_number_is_another_are_refused():
+    boxes, found = with_masks(*random_scene(0, images=2))
+    wrong = [replace(one, masks=np.zeros((len(one) + 1, 14, 14), np.float32)) for one in found]
+    with pytest.raises(ValueError, match="masks and scores differ in number"):
+        coco.evaluate(boxes, wrong, "segm")
 
 
 @pytest.mark.parametrize("seed", range(6))
