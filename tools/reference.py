@@ -36,8 +36,8 @@ def cli() -> str:
     program = typer.main.get_command(app)
     parts = [
         "# Command line\n\n"
-        "`resnets VERB --help` shows the same. Exit codes: 0 all is well, 1 something was found or\n"
-        "failed (the verb says what), 2 a mistake in the command or its input, 130 after Ctrl-C."
+        "`resnets VERB --help` shows the same. Exit codes: 0 all is well, 1 something was found\n"
+        "or failed (the verb says what), 2 a mistake in the command or its input, 130 after Ctrl-C."
     ]
     parts += [_verb(f"resnets {name}", command) for name, command in _verbs(program)]
     return "\n\n".join(parts)
@@ -105,8 +105,8 @@ def python() -> str:
     }
     parts = [
         "# Python\n\n"
-        "[The guide](../python.md) shows these functions at work. A mistake in the arguments raises\n"
-        "`UserError`, whose text is one line."
+        "[The guide](../python.md) shows these functions at work. A mistake in the arguments\n"
+        "raises `UserError`, whose text is one line."
     ]
     parts += [_function(f"resnets.{name}", getattr(resnets, name)) for name in functions]
     for kind, members in shown.items():
@@ -166,8 +166,8 @@ def recipes() -> str:
 
     parts = [
         "# Recipe keys\n\n"
-        "A recipe is a TOML file. Keys without a table come first; `--set KEY=VALUE` changes any of\n"
-        "them: `--set batch=64 --set schedule.lr=0.05`. Recipes that this package ships are in\n"
+        "A recipe is a TOML file. Keys without a table come first; `--set KEY=VALUE` changes any\n"
+        "of them: `--set batch=64 --set schedule.lr=0.05`. Recipes that this package ships are in\n"
         "`resnets/training/recipes/`. `none` means that the key is absent."
     ]
     meanings = _attribute_docstrings(inspect.getsource(recipe))
@@ -243,7 +243,7 @@ def _default(value: Any) -> str:
 
 
 def _attribute_docstrings(source: str) -> dict[str, dict[str, str]]:
-    """For each class the text below each annotated attribute; raises KeyError where it is missing."""
+    """For each class the text below each annotated attribute."""
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
@@ -260,8 +260,8 @@ def http() -> str:
     api = _schema()
     parts = [
         "# HTTP API\n\n"
-        "[The guide](../serve.md) shows requests and responses. A running server has this description\n"
-        "at `/openapi.json`, and at `/docs` a page to try it."
+        "[The guide](../serve.md) shows requests and responses. A running server has this\n"
+        "description at `/openapi.json`, and at `/docs` a page to try it."
     ]
     for path, operations in api["paths"].items():
         for method, operation in operations.items():
