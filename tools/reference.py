@@ -7,6 +7,7 @@ with 1 if a page is not what the code says.
 from __future__ import annotations
 
 import ast
+import html
 import inspect
 import re
 import sys
@@ -37,7 +38,13 @@ def cli() -> str:
     parts = [
         "# Command line\n\n"
         "`resnets VERB --help` shows the same. Exit codes: 0 all is well, 1 something was found\n"
-        "or failed (the verb says what), 2 a mistake in the command or its input, 130 after Ctrl-C."
+        "or failed (the verb says what), 2 a mistake in the command or its input, 130 after\n"
+        "Ctrl-C.\n\n"
+        "Shells complete verbs and options. Add the line of yours to its start-up file:\n\n"
+        "| shell | line |\n| --- | --- |\n"
+        '| bash, `~/.bashrc` | `eval "$(_RESNETS_COMPLETE=source_bash resnets)"` |\n'
+        '| zsh, `~/.zshrc`, after `compinit` | `eval "$(_RESNETS_COMPLETE=source_zsh resnets)"` |\n'
+        "| fish, `config.fish` | <code>_RESNETS_COMPLETE=source_fish resnets &#124; source</code> |"
     ]
     parts += [_verb(f"resnets {name}", command) for name, command in _verbs(program)]
     return "\n\n".join(parts)
@@ -75,6 +82,9 @@ def _verb(name: str, command: Any) -> str:
 
 
 def _code(text: str) -> str:
+    """Code in a cell of a table; a bar within backquotes would keep its backslash on the site."""
+    if "|" in text:
+        return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
     return f"`{_cell(text)}`"
 
 
