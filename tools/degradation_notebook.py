@@ -69,10 +69,11 @@ plt.show()
 
 # %% [markdown]
 # No signal vanishes: batch normalization keeps every response at a standard deviation of 1. No
-# gradient vanishes either. But in the plain network of 56 layers it grows, on its way from the last
-# layer to the first, a few thousand times; in the residual one about ten times. After some tens of
-# updates the plain network's gradients are within a factor of 15 ([docs/analysis.md](../analysis.md)),
-# and it still trains badly: section 4.1 says that vanishing gradients are unlikely to be the reason.
+# gradient vanishes either. But in the plain network of 56 layers it grows, on its way from the
+# last layer to the first, a few thousand times; in the residual one about ten times. After some
+# tens of updates the plain network's gradients are small again
+# ([measurements](../analysis.md)), and it still trains badly. Section 4.1, too, says that
+# vanishing gradients are unlikely to be the reason.
 
 # %% [markdown]
 # ## 3. Figures 1 and 6: training and test errors
@@ -137,8 +138,8 @@ plt.show()
 
 # %% [markdown]
 # Most residual blocks respond less than plain layers: they change the signal only a little. The
-# paper also finds that deeper residual networks respond less than shallow ones. Its networks trained
-# twenty times longer; after 3,000 iterations this is hardly visible.
+# paper also finds that deeper residual networks respond less than shallow ones. Its networks
+# trained twenty times longer; after 3,000 iterations this is hardly visible.
 
 # %% [markdown]
 # ## 5. A deeper network that is no worse

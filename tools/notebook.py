@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "tools" / "degradation_notebook.py"
@@ -32,7 +33,10 @@ def build() -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+    make: dict[str, Any] = {
+        "markdown": nbformat.v4.new_markdown_cell,
+        "code": nbformat.v4.new_code_cell,
+    }
     notebook = nbformat.v4.new_notebook()
     for number, (kind, text) in enumerate(cells()):
         notebook.cells.append(make[kind](text, id=f"cell-{number}"))
