@@ -26,7 +26,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         (entry,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
-        assert "resnets = resnets.cli.main:main" in file.read(entry).decode()
+        assert "resnets = resnets.__main__:main" in file.read(entry).decode()
     package = source / "resnets"
     expected = {str(path.relative_to(source)) for path in package.rglob("*") if path.is_file()}
     assert names == expected

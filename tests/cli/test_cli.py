@@ -511,7 +511,6 @@ def test_shells_complete_verbs_and_options(words, completed):
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [completed], "")
 
 
-
 def test_a_run_of_photographs_without_its_environment(resnets, cache, tmp_path):
     draw_photos(tmp_path / "photos" / "train", {"ant": 4, "bee": 4})
     draw_photos(tmp_path / "photos" / "val", {"ant": 2, "bee": 2}, seed=1)
