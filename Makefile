@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 train: .venv/ready  ## train cifar-resnet20 on CIFAR-10 to the paper's error; resume if it was stopped
 	$(BIN)/resnets train cifar10-fast --resume
@@ -14,6 +14,9 @@ lint: .venv/ready  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/ready  ## the documentation as a site, in build/site
+	$(BIN)/zensical build --strict
 
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("resnets needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'

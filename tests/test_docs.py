@@ -5,6 +5,9 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,12 +16,14 @@ import typer
 
 from benchmarks.__main__ import app as benchmarks_app
 from resnets.cli.main import app as resnets_app
+from resnets.version import __version__
+from tools import reference
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [
     *READMES,
-    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md"),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -33,7 +38,9 @@ SHELL = {"|", ">", "&&", ";"}
 
 
 def each_page(function):
-    return pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)(function)
+    return pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))(
+        function
+    )
 
 
 def blocks(text):
@@ -114,10 +121,53 @@ def test_relative_links_resolve(page):
         path, _, anchor = target.partition("#")
         if ":" in path:
             continue
-        file = page.parent / path if path else page
-        if not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
+        file = (page.parent / path if path else page).resolve()
+        if page.parent != ROOT and not file.is_relative_to(ROOT / "docs"):
+            wrong.append(f"{target}: the site has only what is in docs/")
+        elif not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
             wrong.append(target)
     assert not wrong
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    settings = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
+
+    def pages(entries):
+        for entry in entries:
+            for target in entry.values():
+                yield from [target] if isinstance(target, str) else pages(target)
+
+    shown = list(pages(settings["nav"]))
+    docs = ROOT / "docs"
+    assert sorted(shown) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    assert {entry["link"] for entry in settings["extra"]["alternate"]} == {
+        "index.html", "zh/index.html",
+    }  # fmt: skip
+
+
+def test_the_site_is_built_without_warnings(tmp_path):
+    pytest.importorskip("zensical")
+    for name in ("docs", "tools/site"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    site = tmp_path / "build" / "site"
+    assert '<html lang="en"' in (site / "index.html").read_text("utf-8")
+    chinese = (site / "zh" / "index.html").read_text("utf-8")
+    assert '<html lang="zh"' in chinese
+    assert "论文的发现" in (site / "search.json").read_text("utf-8")
+    for text in ((site / "index.html").read_text("utf-8"), chinese):  # no requests to other hosts
+        assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?://", text)
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_reference_pages_are_what_the_code_says(name):
+    if name == "http.md":
+        pytest.importorskip("fastapi")
+    text = (reference.FOLDER / name).read_text("utf-8")
+    assert text == reference.page(name), "run: python -m tools.reference"
 
 
 def anchors(text):
@@ -193,3 +243,18 @@ def test_facts_that_differ_between_languages_are_found():
     text = READMES[0].read_text("utf-8")
     assert facts(text.replace("make train  ", "make trian  ")) != facts(text)
     assert facts(text.replace("6.97 %", "6.79 %")) != facts(text)
+
+
+def test_the_container_is_the_one_in_the_docs():
+    shown = dict(blocks((ROOT / "docs" / "serve.md").read_text("utf-8")))["dockerfile"]
+    lines = (ROOT / "Containerfile").read_text("utf-8").splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("#")) == shown
+
+
+def test_the_citation_has_the_version_and_the_forms_are_yaml():
+    import yaml
+
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(form.read_text("utf-8"))

@@ -18,10 +18,12 @@ from resnets.support.markdown import table
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-PAGES = (
-    "README.md", "README.zh-CN.md", "docs/networks.md", "docs/paper.md", "docs/protocols.md",
-    "docs/training.md",
-)  # fmt: skip
+PAGES = tuple(
+    str(path.relative_to(RESULTS.parent))
+    for root, pattern in (("", "README*.md"), ("docs", "**/*.md"))
+    for path in sorted((RESULTS.parent / root).glob(pattern))
+    if "<!-- table: " in path.read_text("utf-8")
+)
 """The documents with generated tables."""
 
 

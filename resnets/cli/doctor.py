@@ -17,8 +17,8 @@ from resnets.support.files import refuse_unwritable, write_bytes
 
 def doctor(
     data: Annotated[
-        str, typer.Argument(help="A folder of images, or an archive of it.", metavar="DATA")
-    ],
+        str | None, typer.Argument(help="A folder of images, or an archive of it.", metavar="DATA")
+    ] = None,
     json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures.", metavar="FILE.html")
@@ -33,6 +33,9 @@ def doctor(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; all cores by default.", metavar="N")
     ] = None,
+    system: Annotated[
+        bool, typer.Option("--system", help="Describe this machine for a report of a fault.")
+    ] = False,
 ) -> None:
     """Check a folder of images, or of images with boxes, before training on it.
 
@@ -45,6 +48,11 @@ def doctor(
     from resnets.data.shards.reader import are_shards
     from resnets.doctor import boxes, checks, report
 
+    if system:
+        _describe_system(json, (data, html, quarantine, threads))
+        return
+    if data is None:
+        raise UserError("missing DATA", "doctor", "see: resnets doctor --help")
     folder = datasets.local(data)
     if are_shards(folder):
         raise UserError(
@@ -75,3 +83,12 @@ def doctor(
             print(f"not listed, as their names have several lines: {rest:,}", file=sys.stderr)
     if found.count("error"):
         sys.exit(1)
+
+
+def _describe_system(json: bool, others: tuple[object, ...]) -> None:
+    """Print what a report of a fault needs; refuses options that are for images."""
+    from resnets.doctor import system
+
+    if any(other is not None for other in others):
+        raise UserError("describes this machine, not images", "--system", "leave out the rest")
+    print(json_format.dumps(system.facts(), indent=2) if json else system.to_text())

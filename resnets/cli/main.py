@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import platform
 import re
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from resnets.cli import output, paper
 from resnets.cli.convert import convert
@@ -78,17 +80,25 @@ app.add_typer(paper.verbs, name="paper")
 
 @app.callback(invoke_without_command=True)
 def top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print versions and the CPU.")] = False,
 ) -> None:
     if version:
+        from resnets.doctor.system import versions
+        from resnets.support.devices import cpu_name
         from resnets.version import __version__
 
+        found = versions()
+        packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "openvino"))
         print(f"resnets {__version__}")
+        print(f"Python {platform.python_version()}, {packages}; {cpu_name()}")
         raise typer.Exit
 
 
 def main() -> None:
     """Run the command line."""
+    if "_RESNETS_COMPLETE" in os.environ:  # a shell asks how a line goes on
+        completion_init()
+        app(prog_name="resnets")
     if sys.getfilesystemencoding() != "utf-8":  # names of files are UTF-8 in everything we write
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -19,7 +19,9 @@ from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
 from resnets.serve.limits import Limits
 from resnets.support.errors import UserError, nearest
 
-PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+PACKAGES = (
+    "fastapi", "fastapi_offline", "uvicorn", "httptools", "python_multipart", "prometheus_client",
+)  # fmt: skip
 DEFAULT = "cifar-resnet20"
 _HOST = r"[a-z0-9_.-]+|\[[0-9a-f:.]+\]"
 _TOKEN_BYTES = 4096

@@ -40,6 +40,16 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
+def status() -> str:
+    """Whether the kernels are compiled or can be, in a few words; compiles nothing."""
+    if sys.platform != "linux":
+        return "not used: this is not Linux"
+    if compiler() is None:
+        return f"not used: no C++ compiler ({os.environ.get('CXX') or 'g++'})"
+    count = len(list(cache_folder("kernels").glob("*.so")))
+    return f"{count} compiled" if count else "not compiled yet"
+
+
 def library(name: str, **macros: int) -> ctypes.CDLL | None:
     """The compiled `NAME.cpp` of this folder; None if it cannot be compiled or loaded.
 

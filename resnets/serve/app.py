@@ -165,7 +165,23 @@ def create_app(
     _add_model_list(app, state)
     _add_operation_routes(app, state, metrics)
     static_files.add_routes(app, samples)
+    if token is not None:
+        _describe_token(app)
     return app
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Say in the OpenAPI schema that requests need a token, so that `/docs` can send it."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = describe()
+        schemes = schema["components"].setdefault("securitySchemes", {})
+        schemes["token"] = {"type": "http", "scheme": "bearer"}
+        schema["security"] = [{"token": []}]
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment
+from fastapi.responses import Response
 
 from resnets.data.images import has_image_ending
 from resnets.serve.keys import check_query
@@ -19,6 +18,7 @@ from resnets.serve.problems import Problem
 from resnets.support.errors import UserError, valid_utf8
 
 _FOLDER = Path(str(resources.files("resnets.serve")))
+_SWAGGER = Path(str(resources.files("fastapi_offline"))) / "static"
 _TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -100,7 +100,9 @@ def add_routes(app: FastAPI, samples: SampleImages) -> None:
         for path in page.rglob("*")
         if path.is_file()
     }
-    template = Environment(autoescape=True).from_string((_FOLDER / "docs.html").read_text("utf-8"))
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        files[name] = StaticFile.read(_SWAGGER / name)
+    api = StaticFile.read(_FOLDER / "docs.html")
 
     @app.get("/v1/samples", tags=["facts"])
     async def list_samples(request: Request) -> dict[str, list[dict[str, str]]]:
@@ -126,8 +128,8 @@ def add_routes(app: FastAPI, samples: SampleImages) -> None:
         return _response(files.get("icon.svg"), request)
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(template.render(api=app.openapi()))
+    async def docs(request: Request) -> Response:
+        return _response(api, request)
 
 
 def _response(file: StaticFile | None, request: Request) -> Response:

@@ -128,6 +128,11 @@ def hardware_name(device: torch.device) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
+    return cpu_name()
+
+
+def cpu_name() -> str:
+    """The CPU's name, with its bf16 units and its number of cores."""
     text = _cpu_info()
     found = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
     name = found[1].strip() if found else platform.processor() or platform.machine()

@@ -41,14 +41,18 @@ class Muon(Section):
     lr: float = Field(0.03, gt=0, le=1)
     """The rate at the schedule's peak: the length of a step in units of the weights' norm."""
     momentum: float = Field(0.8, ge=0, lt=1)
+    """Share of the last direction that a step keeps."""
 
 
 class Optimizer(Section):
     """SGD with momentum in Caffe's form: v = momentum * v + gradient, w = w - lr * v."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last direction that a step keeps."""
     nesterov: bool = False
+    """Nesterov's form of momentum."""
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    """This multiple of the weights is added to their gradient."""
     decay: Literal["all", "weights"] = "all"
     """Weight decay of `all` parameters, or only of the `weights` of convolutions and classifier."""
     muon: Muon | None = None
@@ -68,7 +72,9 @@ class GentleStart(Section):
     """Section 4.2, 110 layers: a small learning rate until the training error is below a limit."""
 
     lr: float = Field(0.01, gt=0, le=100)
+    """The small rate."""
     until_error: float = Field(0.80, gt=0, lt=1)
+    """The training error, as a share, below which it ends."""
     from_depth: int = Field(110, ge=0)
     """Shallower networks start at the full rate."""
 
@@ -87,11 +93,14 @@ class Schedule(Section):
     """The learning rate as a function of the iteration."""
 
     kind: Literal["steps", "linear", "cosine", "plateau"]
+    """`steps`: constant between `drops`; `linear`, `cosine`: falls to zero; `plateau`: drops when
+    the training error no longer falls."""
     lr: float = Field(gt=0, le=100)
     """The peak rate; it does not scale with the batch."""
     drops: Annotated[tuple[Duration, ...], BeforeValidator(_array_to_tuple)] = ()
     """`steps`: the iterations at which the rate is multiplied by `factor`."""
     factor: float = Field(0.1, gt=0, lt=1)
+    """`steps`, `plateau`: by which the rate is multiplied at a drop."""
     patience: int = Field(5, ge=1)
     """`plateau`: the rate drops after this many tests without a lower training error."""
     warmup: Duration = 0
@@ -113,7 +122,9 @@ class Augment(Section):
     """Section 4.2: a random crop of the padded image, and a horizontal flip."""
 
     pad: int = Field(4, ge=0, le=16)
+    """Pixels of zeros around the image before the crop."""
     flip: FlipKind = "random"
+    """`random`: mirror half of the images; `alternating`: every image in every second epoch."""
 
 
 Pair = Annotated[tuple[float, float], BeforeValidator(_array_to_tuple)]
@@ -137,6 +148,7 @@ class Photos(Section):
     areas: Pair = (0.08, 1.0)
     """`area`: range of the crop's share of the image."""
     flip: bool = True
+    """Mirror half of the training crops."""
     colour: float = Field(0.1, ge=0, le=10)
     """Standard deviation of AlexNet's colour augmentation; 0 turns it off."""
     mean: Literal["pixel", "channel", "imagenet"] = "channel"
@@ -239,6 +251,7 @@ class Detection(Section):
     background: float = Field(0.0, ge=0, lt=0.5)
     """Training: smallest IoU of background regions with an object; Fast R-CNN's 0.1 on VOC."""
     test_candidates: Count = 6000
+    """Tests: anchors with the highest scores, among which proposals are chosen by NMS."""
     test_proposals: Count = 300
     """Tests: proposals, which are all classified."""
     pool: Literal["align", "max"] = "align"
@@ -274,7 +287,9 @@ class Progressive(Section):
     """Progressive resizing: images of `size` pixels a side before iteration `until`."""
 
     size: int = Field(ge=8, le=2048)
+    """Side of the smaller images in pixels."""
     until: Annotated[int | float, Field(gt=0, le=LONGEST)]
+    """The first iteration with images of full size."""
 
 
 _OPTIONAL_IN_V1 = {
@@ -301,6 +316,7 @@ class Recipe(Section):
     """`cifar100-coarse`: CIFAR-100 in its 20 superclasses; `photos`: a folder of images, or shards
     of it; `boxes`: images with boxes, for detection."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
+    """CIFAR: test on the test set, or on 5,000 of the 50,000 training images."""
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the random split, for `45k/5k`."""
     limit: int | None = Field(None, ge=2)
@@ -312,7 +328,9 @@ class Recipe(Section):
     init: str | None = None
     """The model whose weights the training starts from: a name, a file or a run folder."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of new weights, of the order of the images and of their augmentation."""
     iterations: int | None = Field(None, ge=1, le=LONGEST)
+    """Length of the training in steps of SGD."""
     epochs: int | float | None = Field(None, gt=0, le=LONGEST)
     """Instead of `iterations`; all other numbers of iterations are then numbers of epochs."""
     batch: int = Field(128, ge=2, le=1_000_000)
@@ -327,6 +345,7 @@ class Recipe(Section):
     detection: Detection = Detection()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label's weight that is spread evenly over all classes."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Weight of each class's images in the loss: a table of classes, the others having 1; or
     `balanced`, n / (k n_c) for n_c of n training images and k classes (`class_weights.py`)."""
@@ -344,8 +363,11 @@ class Recipe(Section):
     save_memory: bool = False
     """Recompute activations in the backward pass instead of keeping them (checkpointing)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of convolutions and classifier; `auto`: bf16 where the hardware multiplies it fast."""
     channels_last: Switch = "auto"
+    """Memory layout with the channels innermost."""
     compile: Switch = "auto"
+    """`torch.compile` of the network."""
     graphs: bool = False
     """On GPUs: capture an update as a CUDA graph and replay it. It pays for small networks, and
     needs one process and no `micro_batch`."""

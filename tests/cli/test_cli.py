@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -477,7 +479,36 @@ def test_an_unwritable_folder_is_one_line(resnets, real_shape, tmp_path):
 
 def test_version(resnets):
     code, out, _ = resnets("--version")
-    assert (code, out) == (0, "resnets 0.1.0\n")
+    first, second = out.splitlines()
+    assert (code, first) == (0, "resnets 0.1.0")
+    assert re.fullmatch(r"Python [\d.]+, torch .+, openvino .+; .+ cores", second)
+
+
+def test_doctor_describes_the_system_for_a_report(resnets, cache, monkeypatch):
+    code, out, err = resnets("doctor", "--system")
+    assert (code, err) == (0, "")
+    facts = dict(line.split(maxsplit=1) for line in out.splitlines() if line[0] != "u")
+    assert torch.__version__.startswith(facts["torch"])
+    assert facts["cache"].startswith(f"{cache}, ")
+    assert "compiled" in facts["kernels"] or "not used" in facts["kernels"]
+    assert json.loads(resnets("doctor", "--system", "--json")[1])["resnets"] == "0.1.0"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in resnets("doctor", "--system")[1] or sys.platform != "linux"
+    assert "--system" in one_line(resnets("doctor", "photos", "--system")[2])
+    assert "missing DATA" in one_line(resnets("doctor")[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"), [("resnets pred", "predict"), ("resnets predict --runt", "--runtime")]
+)
+def test_shells_complete_verbs_and_options(words, completed):
+    environment = {
+        "_RESNETS_COMPLETE": "complete_bash", "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "resnets"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [completed], "")
 
 
 def test_a_run_of_photographs_without_its_environment(resnets, cache, tmp_path):

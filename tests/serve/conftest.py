@@ -11,7 +11,7 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.weights import model_file
 from tests.inference.test_runtimes import used
 
-for package in ("fastapi", "uvicorn", "httptools", "prometheus_client", "httpx"):
+for package in ("fastapi", "fastapi_offline", "uvicorn", "httptools", "prometheus_client", "httpx"):
     pytest.importorskip(package)
 
 

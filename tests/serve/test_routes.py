@@ -423,9 +423,20 @@ def test_metrics_and_the_description_name_the_routes(models):
     assert {"403", "421"} < set(predict["responses"])
     assert "409" in description["paths"]["/v1/explain"]["post"]["responses"]
     assert description["components"]["schemas"]["ProblemDocument"]["properties"]["hint"]
+    assert "security" not in description
+
+
+def test_the_docs_need_no_other_host_and_can_send_the_token(models):
+    client = Client(models[:1], token="secret")
     docs = client("GET", "/docs").text
-    assert "/v1/predict/batch" in docs
-    assert "//cdn" not in docs
+    files = re.findall(r'(?:href|src)="([^"]*)"', docs)
+    assert "page/swagger-ui-bundle.js" in files
+    for file in files:
+        assert client("GET", f"/{file}").status_code == 200
+    description = client("GET", "/openapi.json").json()
+    assert description["security"] == [{"token": []}]
+    scheme = description["components"]["securitySchemes"]["token"]
+    assert scheme == {"type": "http", "scheme": "bearer"}
 
 
 def test_the_memory_for_bodies_is_bounded_and_released(models):
