@@ -283,7 +283,8 @@ def printed(number: Number) -> str:
     short = number.table == "table5" or (
         number.table == "table4" and number.protocol == "as published"
     )
-    digits = 1 if number.source == "later" and number.dataset == "ImageNet" else 2
+    one = number.table in ("table13", "table14")
+    digits = 1 if one or (number.source == "later" and number.dataset == "ImageNet") else 2
     exact = number.source != "plot" and not short and not number.bound
     text = f"{number.value:.{digits}f}" if exact else f"{number.value:g}"
     if number.bound:
