@@ -1,10 +1,10 @@
 """The localizer of appendix C: an RPN with a box for every class, and the classifier that names
 them.
 
-"Per-class regression": two sibling 1x1 convolutions on the last map of a network give each class
-its own scores, each a logistic regression, and its own box codes, for every anchor at every
-location. Only the true class of an image is trained. The classes that a test locates come from
-a classifier, which is the network that the training began with, unchanged.
+"Per-class regression": two sibling 1x1 convolutions on the last map of a network (linear layers at
+every location) give each class its own scores, each a logistic regression, and its own box codes,
+for every anchor. Only the true class of an image is trained. The classes that a test locates come
+from a classifier, which is the network that the training began with, unchanged.
 
 The paper does not say which map the convolutions see: here the last one, of stride 32 for the
 networks of Table 1, as it replaces the classifier of a network that was trained to classify.
@@ -78,17 +78,16 @@ class Localizer(nn.Module):
         self._anchors = AnchorGenerator((settings.anchors,), (settings.ratios,))
         self.per_cell = len(settings.anchors) * len(settings.ratios)
         channels = row.widths[-1] * row.expansion
-        self.objectness = nn.Conv2d(channels, self.classes * self.per_cell, 1)
-        self.codes = nn.Conv2d(channels, self.classes * self.per_cell * 4, 1)
+        self.objectness = nn.Linear(channels, self.classes * self.per_cell)
+        self.codes = nn.Linear(channels, self.classes * self.per_cell * 4)
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(
             settings.object_iou, settings.background_iou, allow_low_quality_matches=True
         )
 
     def reset_parameters(self) -> None:
-        """Gaussian weights of the two convolutions, no biases."""
+        """Gaussian weights of the two new layers, no biases."""
         for layer in (self.objectness, self.codes):
-            assert layer.bias is not None
             nn.init.normal_(layer.weight, std=NEW_STD)
             nn.init.zeros_(layer.bias)
 
@@ -214,8 +213,8 @@ class Localizer(nn.Module):
             return self._best(logits, codes, self.anchors(maps), images.shape[-2:])
 
 
-def _outputs(layer: nn.Conv2d, cells: Tensor, chosen: Tensor, classes: int) -> Tensor:
-    """The outputs of a 1x1 convolution that belong to some classes.
+def _outputs(layer: nn.Linear, cells: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """The outputs of a layer, at every cell, that belong to some classes.
 
     Args:
         layer: its outputs are those of the first class, then of the second, and so on.
@@ -226,8 +225,7 @@ def _outputs(layer: nn.Conv2d, cells: Tensor, chosen: Tensor, classes: int) -> T
     Returns:
         (n, m, outputs of a class, cells).
     """
-    assert layer.bias is not None
-    weights = layer.weight.view(classes, -1, layer.in_channels)[chosen]
+    weights = layer.weight.view(classes, -1, layer.in_features)[chosen]
     biases = layer.bias.view(classes, -1, 1)[chosen]
     found: Tensor = weights.flatten(1, 2) @ cells
     return found.view(biases.shape[0], biases.shape[1], biases.shape[2], -1) + biases

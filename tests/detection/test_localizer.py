@@ -41,8 +41,9 @@ def test_every_class_has_scores_and_codes_of_its_own():
     maps = torch.randn(2, 64, 3, 2)
     classes = torch.tensor([[2, 0], [1, 1]])
     logits, codes = made.siblings(maps, classes)
-    every = made.objectness(maps).permute(0, 2, 3, 1).reshape(2, 6, 3, 2)  # cells, classes, anchors
-    boxes = made.codes(maps).permute(0, 2, 3, 1).reshape(2, 6, 3, 2, 4)
+    cells = maps.flatten(2).mT
+    every = made.objectness(cells).view(2, 6, 3, 2)  # cells, classes, anchors
+    boxes = made.codes(cells).view(2, 6, 3, 2, 4)
     for row in range(2):
         for column in range(2):
             own = classes[row, column]
