@@ -66,7 +66,7 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train by a recipe. cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    finetune, imagenet-paper, imagenet-short; detect-finetune, detect-voc, segment-finetune."""
+    finetune, imagenet-paper; detect-finetune, segment-finetune, localize."""
     yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder

@@ -279,11 +279,11 @@ class Localization(Section):
     anchors nor how far they must overlap an object.
     """
 
-    anchors: Sizes = (64.0, 128.0, 224.0)
+    anchors: Lengths = (64.0, 128.0, 224.0)
     """Sides of the square anchors."""
-    ratios: Sizes = (0.5, 1.0, 2.0)
+    ratios: Ratios = (0.5, 1.0, 2.0)
     """Height to width of the anchors."""
-    sampled: int = Field(8, ge=2)
+    sampled: int = Field(8, ge=2, le=1_000_000)
     """Training: anchors of an image, at most half of them on its object."""
     object_iou: float = Field(0.7, gt=0, le=1)
     """Training: least overlap (IoU) of an anchor on an object; the best one always is."""
