@@ -56,7 +56,7 @@ class LocalizationObjective(PhotoClassification):
 
     capturable = False
     heads: ClassVar[tuple[str, ...]] = ("objectness.", "codes.")
-    part_names: ClassVar[tuple[str, ...]] = LOSSES
+    part_names = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
         cleaned, self._dropped = clean(data.train)

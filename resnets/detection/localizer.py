@@ -141,7 +141,7 @@ class Localizer(nn.Module):
             torch.zeros(len(targets), count, 4),
         )
         for row, target in enumerate(targets):
-            labels, objects = label_boxes(anchors, target, self.matcher)
+            labels, objects = label_boxes(anchors, target, self.matcher)[:2]
             generator = torch.Generator().manual_seed(target.key)
             chosen = choose(labels, count, 0.5, generator)
             positive = labels[chosen] > 0
