@@ -147,3 +147,14 @@ def enough_memory(hint: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError("out of memory", hint=hint) from error
+
+
+def error_line(what: str, wrong: int, images: int) -> str:
+    """An error rate in percent, with its counts and its 95 % interval."""
+    from resnets.evaluation.results import wilson
+
+    low, high = wilson(wrong, images)
+    return (
+        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {counted(images, 'image')}; "
+        f"95 % interval {low:.2f} to {high:.2f} %)"
+    )

@@ -72,7 +72,7 @@ def test_boxes(options: BoxTest) -> None:
     from resnets.support.distributed import world as processes
 
     metric = evaluation.check_metric(options.metric or "coco")
-    boxes = _open_data(options.data, options.model)
+    boxes = open_boxes(options.data, options.model)
     if options.draw is not None:
         make_folder(options.draw)
     with processes() as world, enough_memory(MORE_MEMORY):
@@ -107,14 +107,14 @@ def test_boxes(options: BoxTest) -> None:
         print(line)
 
 
-def _open_data(location: str, model: str) -> BoxSet:
+def open_boxes(location: str, model: str) -> BoxSet:
     """The test images with boxes; a folder without boxes gets its own hint."""
     from resnets.data.boxes.datasets import are_boxes, box_set, read_source
     from resnets.data.cifar_classes import NAMES
     from resnets.data.datasets import local
 
     if location in NAMES:
-        message = f"{location} has no boxes to test a detector on"
+        message = f"{location} has no boxes to test on"
         raise UserError(message, hint=f"resnets eval {model} FOLDER")
     folder = Path(local(location))
     if not are_boxes(folder):

@@ -13,6 +13,7 @@ import typer
 from resnets.cli.console import (
     SMALLER_BATCH,
     enough_memory,
+    error_line,
     image_bar,
     refuse_plot,
     to_stderr,
@@ -20,7 +21,7 @@ from resnets.cli.console import (
 from resnets.cli.options import DataOption, DeviceOption, JsonOption
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable, write_bytes
-from resnets.support.names import counted, printable, valid_values
+from resnets.support.names import printable, valid_values
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +94,15 @@ def evaluate(
 ) -> None:
     """Test a model by a protocol of the paper, a detector by average precision."""
     from resnets.cli.detection_report import BoxTest, is_results, test_boxes
-    from resnets.inference.object_detector import is_detector
+    from resnets.inference.object_detector import is_detector, is_localizer
 
+    if not is_results(model) and is_localizer(model):
+        from resnets.cli.localization_report import test_localizer
+
+        _refuse_for_localizers(image_size=image_size, batch=batch, data=data, metric=metric,
+                               draw=draw, plot=plot, save_scores=save_scores)  # fmt: skip
+        test_localizer(model, dataset, views=views, limit=limit, device=device, as_json=json)
+        return
     if is_results(model) or is_detector(model):
         _refuse_for_detectors(views=views != "center", image_size=image_size, batch=batch,
                               data=data)  # fmt: skip
@@ -154,6 +162,14 @@ def _refuse_for_detectors(**given: Any) -> None:
             hint = "give the folder of images with boxes after the model" if name == "data" else ""
             option = f"--{name.replace('_', '-')}"
             raise UserError("is for classifiers, not for detectors", option, hint or "leave it out")
+
+
+def _refuse_for_localizers(**given: Any) -> None:
+    """Raise `UserError` for options that localizers do not have."""
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError("is not for localizers", option, "leave it out")
 
 
 def _refuse_contradictions(
@@ -366,25 +382,15 @@ def print_result(result: Result, classes: tuple[str, ...], paper: object) -> Non
     from resnets.evaluation import results
 
     print(f"protocol: {result.protocol}")
-    print(_error_line("error", result.wrong, result.images))
+    print(error_line("error", result.wrong, result.images))
     if result.wrong5 is not None:
-        print(_error_line("top-5 error", result.wrong5, result.images))
+        print(error_line("top-5 error", result.wrong5, result.images))
     if paper:
         print(f"the paper: {paper}")
     if len(classes) <= MATRIX:
         _print_matrix(result, classes)
     else:
         _print_worst(result, [*map(printable, results.distinct(classes))])
-
-
-def _error_line(what: str, wrong: int, images: int) -> str:
-    from resnets.evaluation.results import wilson
-
-    low, high = wilson(wrong, images)
-    return (
-        f"{what}: {100 * wrong / images:.2f} % ({wrong:,} of {counted(images, 'image')}; "
-        f"95 % interval {low:.2f} to {high:.2f} %)"
-    )
 
 
 def _print_matrix(result: Result, classes: tuple[str, ...]) -> None:

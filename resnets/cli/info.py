@@ -116,6 +116,11 @@ def _measure(test: dict[str, Any]) -> str:
 
         return f"detection on its test images: {precisions_of(test)}"
     top5 = f", top-5 {test['top5_error']:.2f} %" if "top5_error" in test else ""
+    if "localization_error" in test:
+        located = f"localization error on its test images: {test['localization_error']:.2f} %"
+        five = test.get("top5_localization_error")
+        located += f" given the class{'' if five is None else f', top-5 {five:.2f} %'}"
+        return f"{located}; error of its classifier: {test['error']:.2f} %{top5}"
     return f"error on {test.get('dataset', 'its test images')}: {test['error']:.2f} %{top5}"
 
 

@@ -119,14 +119,14 @@ class JobBars(JobLines):
 
 def summary(outcome: Outcome) -> str:
     """The main numbers of a result, in a few words."""
-    values = outcome.values
+    values, located = outcome.values, outcome.measurement.get("localization_error")
     if outcome.kind == "training":
         seconds = outcome.provenance.get("seconds")
         time_taken = f", {duration(seconds)}" if seconds else ""
-        return (
-            f"test error {values['measured']['error']:.2f} %, training error "
-            f"{values['train_error']:.2f} %{time_taken}"
-        )
+        error = values["measured"]["error"] if located is None else located
+        return f"test error {error:.2f} %, training error {values['train_error']:.2f} %{time_taken}"
+    if located is not None:
+        return f"localization error {located:.2f} %, class given"
     return f"error {values['error']:.2f} %" if "error" in values else "done"
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resnets.training.recipe import Recipe
     from resnets.training.run import Run
 
-FOLDERS = ("photos", "boxes")
+FOLDERS = ("photos", "boxes", "localization")
 """Kinds of data that are never downloaded."""
 PEER_LOST = re.compile("(closed|reset) by (remote )?peer|remote process|NCCL", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train by a recipe. cifar10-paper, cifar10-fast, cifar10-smoke, cifar100;
-    finetune, imagenet-paper, imagenet-short; detect-finetune, detect-voc, segment-finetune."""
+    finetune, imagenet-paper; detect-finetune, segment-finetune, localize."""
     yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
@@ -166,6 +166,10 @@ def _objective(plan: Recipe, data: Data) -> Objective:
     from resnets.data.datasets import BoxSplits
     from resnets.training.objective import make_objective
 
+    if isinstance(data, BoxSplits) and plan.dataset == "localization":
+        from resnets.detection.localization import LocalizationObjective
+
+        return LocalizationObjective(plan, data)
     if isinstance(data, BoxSplits):
         from resnets.detection.objective import DetectionObjective
 
@@ -217,8 +221,8 @@ def _resume(
 
 def _use(folder: Path, dataset: str) -> str:
     """How a finished model is used."""
-    verbs = {"photos": "predict {} photo.jpg", "boxes": "detect {} photo.jpg"}
-    use = verbs.get(dataset, f"eval {{}} {dataset}")
+    verb = "predict" if dataset == "photos" else "detect"
+    use = f"{verb} {{}} photo.jpg" if dataset in FOLDERS else f"eval {{}} {dataset}"
     return f"; use it with: {program()} {use.format(shlex.quote(str(folder)))}"
 
 
@@ -303,7 +307,8 @@ def _report(folder: Path, summary: dict[str, Any], headline: str) -> None:
         images = counted(len(bad), "training image")
         print(f"Left out, unreadable: {images}: {listed(bad)}")
     print(f"Model: {folder / RUN_MODEL}")
-    if summary["measured"]["dataset"] == "boxes":
+    dataset = summary["measured"]["dataset"]
+    if dataset == "boxes":
         print(f"Detections in test images: {folder / PICTURES}")
-    verb = "detect" if summary["measured"]["dataset"] == "boxes" else "predict"
+    verb = "detect" if dataset in ("boxes", "localization") else "predict"
     print(f"Use it: {program()} {verb} {shlex.quote(str(folder))} photo.jpg")

@@ -45,7 +45,7 @@ Data = Cifar | PhotoSet | BoxSplits
 
 
 def open_data(
-    dataset: CifarName | Literal["photos", "boxes"],
+    dataset: CifarName | Literal["photos", "boxes", "localization"],
     location: str | None,
     *,
     split_seed: int = 0,
@@ -64,11 +64,11 @@ def open_data(
     Raises:
         UserError: if there are no such images, or photographs without a location.
     """
-    if dataset != "photos" and dataset != "boxes":
+    if dataset != "photos" and dataset != "boxes" and dataset != "localization":
         return cifar.load(dataset, Path(location) if location else None, report)
     if location is None:
         raise UserError("this recipe needs images", hint="give a folder of images: --data FOLDER")
-    if dataset == "boxes":
+    if dataset != "photos":
         return open_box_splits(location, split_seed, report)
     found = open_training(location, split_seed)
     for line in found.notes:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class PhotoBatches:
         """Epochs completed after `step` steps."""
         return step * self.batch / self.length
 
-    def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int, part: int = 0) -> tuple[Tensor, Any]:
         """Part number `part` of batch number `step`.
 
         Returns:
@@ -179,7 +179,7 @@ class PhotoBatches:
         """The pixels of a part whose tasks are done, uint8 (n, size, size, 3), on any device."""
         return torch.from_numpy(part.pixels)
 
-    def _finish(self, part: Part) -> tuple[Tensor, Tensor]:
+    def _finish(self, part: Part) -> tuple[Tensor, Any]:
         pixels, shifts = self._pixels(part), torch.from_numpy(part.shifts)
         labels = torch.from_numpy(self.samples.labels[part.indices])
         if part.bad:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnets.data.boxes import voc as voc_files
-from resnets.data.boxes.annotations import BoxSet
 from resnets.data.boxes.batches import DetectionBatches, Target, Views
 from resnets.data.boxes.cleaning import clean, summary
 from resnets.data.boxes.datasets import random_subset
+from resnets.data.boxes.one_class import fingerprint
 from resnets.data.boxes.rescaling import load_scaled
 from resnets.data.boxes.segments import require_segments
 from resnets.data.datasets import BoxSplits
@@ -93,7 +91,7 @@ class DetectionObjective(Objective):
 
     @cached_property
     def fingerprint(self) -> str:
-        return "/".join(_fingerprint(one, self._masks) for one in (self._train, self._test))
+        return "/".join(fingerprint(one, self._masks) for one in (self._train, self._test))
 
     def describe(self) -> str:
         boxes = sum(len(image.objects) for image in self._train.images)
@@ -272,18 +270,6 @@ def _copy_category(own: Siblings, index: int, other: Siblings, from_index: int) 
         boxes.data.unflatten(0, (-1, 4))[index] = (
             getattr(other.boxes, kind).data.unflatten(0, (-1, 4))[from_index]
         )  # fmt: skip
-
-
-def _fingerprint(boxes: BoxSet, segments: bool) -> str:
-    """A hash of the images' names and sizes, of their objects and, if wanted, of their segments."""
-    digest = hashlib.sha256(json.dumps(boxes.categories).encode())
-    for image in boxes.images:
-        facts: list[Any] = [
-            (one.box, one.category, one.crowd, one.difficult) for one in image.objects
-        ]
-        facts += [(one.polygons, one.rle) for one in image.objects if segments]
-        digest.update(json.dumps([image.name, image.width, image.height, facts]).encode())
-    return digest.hexdigest()[:16]
 
 
 def _blank(device: torch.device) -> tuple[Tensor, list[Target]]:

@@ -97,6 +97,61 @@ class TorchDetector(DetectorEngine):
         pass  # it can apply all
 
 
+class TorchLocalizer(DetectorEngine):
+    """A localizer's model file in PyTorch: an image's five most probable classes, each with a box.
+
+    Args:
+        path: the model file.
+        device: CPU or GPU.
+        precision: `fp32` or `bf16`.
+
+    Raises:
+        UserError: if it is not a localizer, or damaged.
+    """
+
+    MOST_ASPECT = 20
+    """The longer side of an image is at most this multiple of the shorter one."""
+
+    def __init__(self, path: Path, device: torch.device, precision: str) -> None:
+        from resnets.detection import localizer_model
+
+        super().__init__(f"torch {precision}")
+        loaded = localizer_model.load(str(path))
+        self._localizer = loaded.network.to(device)
+        self._normalize, self._device = loaded.normalize(device), device
+        self._precision = precision
+
+    def as_detector(self, shorter: int) -> dict[str, Any]:
+        """The settings of a detector that an `ObjectDetector` needs.
+
+        Args:
+            shorter: pixels to which it scales the shorter side of images.
+        """
+        return {
+            "size": shorter, "max_size": self.MOST_ASPECT * shorter, "score": 0.0, "nms": 1.0,
+            "detections": 5,
+        }  # fmt: skip
+
+    def detect_pixels(
+        self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
+    ) -> Detections:
+        import torch
+
+        from resnets.detection import localizer_model
+        from resnets.detection.localizer import Localizer
+
+        assert isinstance(self._localizer, Localizer)
+        half = self._precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            return localizer_model.detect(
+                self._localizer, pixels, self._normalize, self._device,
+                thresholds or Thresholds(0.0, 1.0, 5),
+            )  # fmt: skip
+
+    def check(self, thresholds: Thresholds) -> None:
+        pass  # a class has one box, so that there is nothing to suppress
+
+
 class ExportedDetector(DetectorEngine):
     """An exported detector in its engine, on the CPU.
 

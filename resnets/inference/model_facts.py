@@ -11,6 +11,7 @@ from resnets.training import run_folder
 from resnets.weights import hub
 from resnets.weights.card import (
     DETECTION,
+    LOCALIZATION,
     PRECISIONS,
     RUN_MODEL,
     measurements_of,
@@ -59,7 +60,7 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
     preprocessing = card["preprocessing"]
     measured = [
         {key: test[key] for key in ("dataset", "split", "protocol", "images", "error", "top5_error",
-                                   *PRECISIONS)
+                                   *PRECISIONS, "localization_error", "top5_localization_error")
          if key in test}
         for test in measurements_of(card)
     ]  # fmt: skip
@@ -79,7 +80,7 @@ def _facts(name: str, file: Path, card: dict[str, Any]) -> dict[str, Any]:
             key: preprocessing[key] for key in ("size", "resize", "interpolation", "std")
             if key in preprocessing
         },
-        **({DETECTION: card[DETECTION]} if DETECTION in card else {}),
+        **{key: card[key] for key in (DETECTION, LOCALIZATION) if key in card},
         "measured": measured,
         **({"trained": trained} if trained else {}),
         **({"origin": origin} if origin else {}),

@@ -19,6 +19,7 @@ from resnets.inference.detector_engines import (
     DetectorEngine,
     ExportedDetector,
     TorchDetector,
+    TorchLocalizer,
 )
 from resnets.inference.engine_choice import check_engine, device_for
 from resnets.inference.engines import default_precision, threads
@@ -35,7 +36,7 @@ from resnets.support.errors import UserError
 from resnets.support.files import file_sha256
 from resnets.support.parallel import in_threads
 from resnets.weights import hub
-from resnets.weights.card import DETECTION, read_card, refuse_classifier
+from resnets.weights.card import DETECTION, LOCALIZATION, read_card, refuse_classifier
 
 if TYPE_CHECKING:
     import torch
@@ -272,14 +273,22 @@ class ObjectDetector:
 
 
 def is_detector(name: str) -> bool:
-    """Whether a name, as `open_predictor` takes it, is that of a detector.
+    """Whether a name, as `open_predictor` takes it, is that of a detector or localizer.
 
     Raises:
         UserError: if there is no such model.
     """
     if export_folder.is_export(name):
         return DETECTION in export_folder.read(Path(name)).card
-    return DETECTION in read_card(hub.resolve(name))[0]
+    card = read_card(hub.resolve(name))[0]
+    return DETECTION in card or LOCALIZATION in card
+
+
+def is_localizer(name: str) -> bool:
+    """Whether a name is that of a localizer; raises like `is_detector`."""
+    if export_folder.is_export(name):
+        return False
+    return LOCALIZATION in read_card(hub.resolve(name))[0]
 
 
 def open_detector(
@@ -288,7 +297,7 @@ def open_detector(
     precision: str = "auto",
     device: str | torch.device | None = None,
 ) -> ObjectDetector:
-    """Open a detector by its name.
+    """Open a detector by its name; or a localizer, which finds the five most probable classes.
 
     Args:
         name: a model file, a run folder, or an export, which has its own engine and precision.
@@ -311,8 +320,9 @@ def open_detector(
         return ObjectDetector(name, export.card, ExportedDetector(export), export.digest)
     check_engine(name, runtime, precision)
     path = hub.resolve(name)
-    card = read_card(path)[0]
-    refuse_classifier(card, name)
+    card, crop = read_card(path)
+    if LOCALIZATION not in card:
+        refuse_classifier(card, name)
     for given, other, option in (
         (runtime, "openvino", "--runtime"),
         (precision, "int8", "--precision"),
@@ -320,9 +330,17 @@ def open_detector(
         if given == other:
             hint = f"export it: resnets export {name} --to openvino"
             hint += " --precision int8 --calibrate DATA" if other == "int8" else ""
+            if LOCALIZATION in card:
+                raise UserError(f"a localizer does not run in {other}", f"{option} {other}")
             raise UserError(f"a detector runs in {other} as an export", f"{option} {other}", hint)
     import torch
 
     chosen = default_precision(device) if precision == "auto" else precision
-    engine = TorchDetector(path, device or torch.device("cpu"), chosen)
+    own_device = device or torch.device("cpu")
+    engine: DetectorEngine
+    if LOCALIZATION in card:
+        engine = TorchLocalizer(path, own_device, chosen)
+        card = {**card, DETECTION: engine.as_detector(crop.resize)}
+    else:
+        engine = TorchDetector(path, own_device, chosen)
     return ObjectDetector(name, card, engine, file_sha256(path))

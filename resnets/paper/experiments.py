@@ -19,13 +19,14 @@ from resnets.paper.jobs import (
     Ensemble,
     Evaluation,
     Job,
+    LocalizationTest,
     Responses,
     Signals,
     Training,
 )
 from resnets.paper.numbers import numbers
 from resnets.paper.results import Results
-from resnets.paper.store import Budget, Group
+from resnets.paper.store import LOCALIZATION, Budget, Group
 from resnets.support.errors import UserError, nearest
 
 Needs = Literal["nothing", "cifar10", "photos"]
@@ -38,6 +39,8 @@ LONG = (THOUSAND, "cifar-resnet1001-bottleneck", "cifar-preact1001")
 TWENTY_AND_56 = (PLAIN[0], PLAIN[-1], RESIDUAL[0], RESIDUAL[3])
 PLAIN_18_34, RESIDUAL_18_34 = ("plain18", "plain34"), ("resnet18-a", "resnet34-a")
 DEEP = ("resnet50", "resnet101", "resnet152")
+LOCALIZERS = ("resnet101", "resnet18-a")
+"""The network of Table 13, and the one for the short budget."""
 ENSEMBLE = ("resnet34-b", "resnet34-c", *DEEP)
 
 CIFAR_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
@@ -55,6 +58,14 @@ PHOTO_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
     "smoke": (
         "photos-short",
         ("epochs=2", "batch=16", "limit=64", "test_every=1", "log_every=2", "recompute_bn=32"),
+    ),
+}
+LOCALIZATION_RECIPES: dict[Budget, tuple[str, tuple[str, ...]]] = {
+    "full": ("localize", ()),
+    "short": ("localize-small", ()),
+    "smoke": (
+        "localize-small",
+        ("epochs=2", "batch=16", "limit=64", "schedule.warmup=0", "test_every=1", "log_every=2"),
     ),
 }
 SMALL_IMAGES = 128
@@ -82,17 +93,20 @@ class Setup:
         *,
         variant: str = "",
         settings: Sequence[str] = (),
-        init: Deepen | None = None,
+        init: Deepen | Training | None = None,
     ) -> Training:
         """A training on these images; small photographs get the network with the stem for them.
 
         Args:
-            variant: name for trainings with `settings` or `init`.
+            variant: name for trainings with `settings` or `init`; `localization` is one by the
+                recipes for it.
             settings: changes to the recipe, besides those of the budget.
             init: makes the model to start from.
         """
         assert self.data is not None
         recipes = CIFAR_RECIPES if self.data.size is None else PHOTO_RECIPES
+        if variant == LOCALIZATION:
+            recipes = LOCALIZATION_RECIPES
         recipe, own = recipes[self.budget]
         small = self.data.size is not None and self.data.size <= SMALL_IMAGES
         return Training(
@@ -350,6 +364,26 @@ def _ensemble_jobs(setup: Setup, seed: int) -> list[Job]:
     return [Ensemble(tuple(Evaluation(t, views="dense") for t in trained))]
 
 
+# Tables 13 and 14
+
+
+def _localization_jobs(setup: Setup, seed: int) -> list[Job]:
+    """A classifier, and a localizer that starts from it, tested in both ways of Table 13."""
+    network = LOCALIZERS[0] if setup.budget == "full" else LOCALIZERS[1]
+    trained = setup.training(network, seed)
+    localizer = setup.training(network, seed, variant=LOCALIZATION, init=trained)
+    return [LocalizationTest(localizer, views=views) for views in ("center", "dense")]
+
+
+def _localization_parts(experiment: Experiment, results: Results) -> list[Part]:
+    groups = [g for g in results.groups(variant=True) if g.variant == LOCALIZATION]
+    groups = [group for group in groups if results.runs(group, kind=LocalizationTest.kind)]
+    parts: list[Part] = [tables.localization(results, groups), tables.localization_history()]
+    if not any(group.budget == "full" for group in groups):
+        parts.append(experiment.missing("Not run at the paper's size yet"))
+    return parts
+
+
 PLAIN_AND_RESIDUAL = "Table 2 and Figure 4: plain and residual networks on photographs"
 
 EXPERIMENTS = (
@@ -463,6 +497,12 @@ EXPERIMENTS = (
         networks=ENSEMBLE, jobs_of_seed=_ensemble_jobs,
         section="Table 5: ensembles", order=7,
         parts=[table("Table 5", "ensemble")],
+    ),
+    Experiment(
+        id="table13", title="localization, and Table 14", needs="photos",
+        networks=LOCALIZERS, jobs_of_seed=_localization_jobs,
+        section="Tables 13 and 14: localization", order=15,
+        parts=[_localization_parts],
     ),
 )  # fmt: skip
 """All experiments, in the order of `resnets paper list`."""

@@ -183,7 +183,7 @@ class Training(Job):
     seed: int = 0
     settings: tuple[str, ...] = ()
     variant: str = ""
-    init: Deepen | None = None
+    init: Deepen | Training | None = None
 
     @property
     def group(self) -> Group:
@@ -334,6 +334,26 @@ class Evaluation(NetworkJob):
 
     def file(self, workspace: Workspace) -> Path:
         return workspace.file(self.key, "scores")
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "views": self.views}
+
+
+@dataclass(frozen=True)
+class LocalizationTest(NetworkJob):
+    """A test of a trained localizer (Table 13)."""
+
+    kind = "localization"
+    views: str = "center"
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name}.{self.views}"
+
+    def arguments(self, workspace: Workspace) -> list[str]:
+        assert self.of.data.location is not None
+        words = ["eval", str(self.of.file(workspace)), self.of.data.location]
+        return [*words, "--views", self.views, "--json"]
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "views": self.views}

@@ -199,8 +199,10 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
     versions = packages.items() if isinstance(packages, dict) else ()
     seconds = origin.get("seconds")
     images = outcome.images
+    located = outcome.measurement.get("localization_error")
     return [
         ("error", f"{outcome.percent('error'):.2f} %" if outcome.kind in ERRORS else ""),
+        ("localization error, class given", f"{located:.2f} %" if located is not None else ""),
         ("protocol", str(outcome.measurement.get("protocol") or "")),
         ("images", f"{images:,}" if images else str(outcome.values.get("images") or "")),
         ("BN statistics", str(outcome.values.get("statistics") or "")),

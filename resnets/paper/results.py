@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from resnets.paper.jobs import LAST
-from resnets.paper.store import BUDGETS, Group, Outcome
+from resnets.paper.store import BUDGETS, LOCALIZATION, Group, Outcome
 from resnets.paper.verdicts import Sample, sample
 
 CIFAR_ITERATIONS, PHOTO_ITERATIONS = 64_000, 600_000  # sections 4.2 and 3.4
@@ -110,6 +110,8 @@ class Results:
         name += f", {group.variant}" if group.variant else ""
         if not found:
             return name
+        if group.variant == LOCALIZATION:  # the paper does not say how long it was trained
+            return f"{name}: {found[0]:,} iterations"
         if found == [paper]:
             return f"{name}: {paper:,} iterations"
         length = f"{found[0]:,}" + (f" to {found[-1]:,}" if len(found) > 1 else "")

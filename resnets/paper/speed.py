@@ -165,8 +165,8 @@ def measure(plans: Mapping[str, Recipe], layout: Layout) -> dict[str, float]:
 
 def images_per_second(plan: Recipe, device: torch.device) -> float:
     """The speed of updates at images of the full size; the images are noise."""
-    side = plan.photos.size if plan.dataset == "photos" else 32
-    small = plan.dataset == "photos" and device.type == "cpu"
+    side = plan.photos.size if plan.cifar is None else 32
+    small = plan.cifar is None and device.type == "cpu"
     batch = min(plan.batch, PHOTOS) if small else plan.batch
     plan = plan.model_copy(
         update={

@@ -24,6 +24,10 @@ LARGEST_WEIGHTS = 10_000_000
 Points = list[tuple[float, float]]
 
 
+LOCALIZATION = "localization"
+"""The variant of trainings of localizers."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Results that can be compared with each other: the same images, budget and variant.
@@ -84,7 +88,8 @@ class Outcome:
     Args:
         group: the results that it can be compared with.
         name: of its file in the group's folder, without ending: `cifar-plain56-seed0`.
-        kind: `training`, `test`, `ensemble`, `responses`, `signals` or `deepened`.
+        kind: `training`, `test`, `localization`, `ensemble`, `responses`, `signals` or
+            `deepened`.
         identity: the arguments of the job, which distinguish it from other jobs.
         values: the measurements; their keys depend on the kind.
         provenance: command, hardware, versions, time.

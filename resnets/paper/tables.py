@@ -142,6 +142,58 @@ def lacking(
     return list(dict.fromkeys(missing))
 
 
+def localization(results: Results, groups: Sequence[Group]) -> Table:
+    """Table 13: errors of boxes given the class, and with the classes of a classifier.
+
+    Args:
+        groups: of localizers' results, whatever their networks.
+    """
+    columns = {"class given": "localization_error", "top-5": "top5_localization_error"}
+    header = [Head("method, network, test"), *[Head(f"{name}, paper") for name in columns]]
+    for group in groups:
+        header += [Head(f"{name}, here", results.badge(group)) for name in columns]
+    if not groups:
+        header += [Head(f"{name}, here") for name in columns]
+    rows = []
+    for system in dict.fromkeys(n.row for n in numbers("table13")):
+        mine = {n.column: n for n in numbers("table13") if n.row == system}
+        row = [Cell(system, note="quoted" if all(map(_quoted, mine.values())) else "")]
+        row += [Cell(printed(mine[c]) if c in mine else "", tone="quiet") for c in columns]
+        for group in groups:
+            for column, key in columns.items():
+                row.append(_located(results, group, mine.get(column), key))
+        if not groups:
+            row += [Cell("not run" if c in mine and not row[0].note else "", tone="quiet")
+                    for c in columns]  # fmt: skip
+        rows.append(row)
+    caption = "Table 13. Localization error"
+    return Table(caption, header, rows, note=about("table13"))
+
+
+def _located(results: Results, group: Group, number: Number | None, key: str) -> Cell:
+    """Our results for a number of Table 13, with the network that they are of."""
+    if number is None or _quoted(number):
+        return Cell()
+    runs = []
+    if number.row.startswith("RPN,") and number.protocol in VIEWS:  # the second stage is not ours
+        runs = results.runs(group, kind="localization", views=number.protocol)
+        runs = [run for run in runs if run.values.get(key) is not None]
+    networks = sorted({network_title(run.network) for run in runs})
+    return _cell(runs, [run.number(key) for run in runs], ", ".join(networks), wanted=True)
+
+
+def localization_history() -> Table:
+    """Table 14: the winners of ILSVRC's localization task, as printed."""
+    columns = ("val", "test")
+    cells = {(n.row, n.column): Cell(printed(n), tone="quiet") for n in numbers("table14")}
+    rows = [
+        [Cell(row, note="quoted"), *[cells.get((row, column), Cell()) for column in columns]]
+        for row in dict.fromkeys(n.row for n in numbers("table14"))
+    ]
+    header = [Head("system"), *[Head(f"{column}, paper") for column in columns]]
+    return Table("Table 14. Top-5 localization error", header, rows, note=about("table14"))
+
+
 def deepening(results: Results, variant: Group) -> Table:
     """Networks made deeper without changing their output, and trained further."""
     header = [
@@ -231,7 +283,8 @@ def printed(number: Number) -> str:
     short = number.table == "table5" or (
         number.table == "table4" and number.protocol == "as published"
     )
-    digits = 1 if number.source == "later" and number.dataset == "ImageNet" else 2
+    one = number.table in ("table13", "table14")
+    digits = 1 if one or (number.source == "later" and number.dataset == "ImageNet") else 2
     exact = number.source != "plot" and not short and not number.bound
     text = f"{number.value:.{digits}f}" if exact else f"{number.value:g}"
     if number.bound:

@@ -13,7 +13,16 @@ from pathlib import Path
 from resnets.data import cifar, datasets
 from resnets.paper import experiments
 from resnets.paper.experiments import Experiment, Setup
-from resnets.paper.jobs import DataSet, Ensemble, Evaluation, Job, Signals, Training, Workspace
+from resnets.paper.jobs import (
+    DataSet,
+    Ensemble,
+    Evaluation,
+    Job,
+    LocalizationTest,
+    Signals,
+    Training,
+    Workspace,
+)
 from resnets.paper.runner import missing, side_by_side
 from resnets.paper.speed import BACKWARD, Layout, Speeds, cost, kind
 from resnets.paper.store import BUDGETS, Store
@@ -193,6 +202,8 @@ def work(job: Job, test_images: int) -> float:
         return BACKWARD * max(job.steps) * training.plan.batch * cost(training.network, size)
     if isinstance(job, Evaluation):
         return FORWARD_PASSES[job.views] * test_images * cost(training.network, size)
+    if isinstance(job, LocalizationTest):  # by classifier and localizer
+        return 2 * FORWARD_PASSES[job.views] * test_images * cost(training.network, size)
     return 0.0
 
 

@@ -55,7 +55,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Settings:
         precision = "bf16" if has_bf16(device) else "fp32"
     compiled = recipe.compile
     if compiled == "auto":  # the sizes of images with boxes differ, and each compiles anew
-        compiled = recipe.dataset != "boxes" and _can_compile(device)
+        compiled = recipe.dataset not in ("boxes", "localization") and _can_compile(device)
     return Settings(
         precision=precision,
         channels_last=True if recipe.channels_last == "auto" else recipe.channels_last,

@@ -18,12 +18,14 @@ from pydantic import (
 
 from resnets.data.augmentation import Augmentation, CropKind
 from resnets.data.cifar_batches import FlipKind
-from resnets.data.cifar_classes import CifarName, title
+from resnets.data.cifar_classes import NAMES, CifarName, title
 from resnets.data.preprocessing import Interpolation
 from resnets.models import zoo
 from resnets.support.errors import UserError
 
 Switch = Literal["auto"] | bool
+OwnImages = Literal["photos", "boxes", "localization"]
+"""Kinds of data that a user brings, of images of any size; the others are CIFAR's."""
 FEW_BAD = 5
 """Unreadable training images that a run leaves out, however few images there are."""
 SWITCHES = ("channels_last", "compile", "kernels")
@@ -283,6 +285,37 @@ class Detection(Section):
         }
 
 
+class Localization(Section):
+    """The localizer of appendix C: a box for each class of an image (`detection/localizer.py`).
+
+    `photos` has the crops and their size, which anchors are in pixels of. The paper gives neither
+    anchors nor how far they must overlap an object.
+    """
+
+    anchors: Lengths = (64.0, 128.0, 224.0)
+    """Sides of the square anchors."""
+    ratios: Ratios = (0.5, 1.0, 2.0)
+    """Height to width of the anchors."""
+    sampled: int = Field(8, ge=2, le=1_000_000)
+    """Training: anchors of an image, at most half of them on its object."""
+    object_iou: float = Field(0.7, gt=0, le=1)
+    """Training: least overlap (IoU) of an anchor on an object; the best one always is."""
+    background_iou: float = Field(0.3, ge=0, lt=1)
+    """Training: anchors with less overlap are background; the others are not trained on."""
+    visible: float = Field(0.25, ge=0, le=1)
+    """Training: objects with a smaller share within the crop are not trained on."""
+
+    @model_validator(mode="after")
+    def _overlaps_rise(self) -> Localization:
+        if self.background_iou > self.object_iou:
+            raise ValueError("background_iou must not be above object_iou")
+        return self
+
+    def at_size(self, factor: float) -> dict[str, Any]:
+        """The keys that change for crops that are larger by a factor."""
+        return {"anchors": tuple(factor * side for side in self.anchors)}
+
+
 class Progressive(Section):
     """Progressive resizing: images of `size` pixels a side before iteration `until`."""
 
@@ -301,6 +334,7 @@ _OPTIONAL_IN_V1 = {
     "freeze": None,
     "detection": Detection().model_dump(mode="json"),
     "detection.masks": False,
+    "localization": Localization().model_dump(mode="json"),
 }
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
 
@@ -312,9 +346,10 @@ def _hash(facts: dict[str, Any]) -> str:
 class Recipe(Section):
     """Everything that defines a training: recipe and data determine every weight of the result."""
 
-    dataset: CifarName | Literal["photos", "boxes"] = "cifar10"
+    dataset: CifarName | OwnImages = "cifar10"
     """`cifar100-coarse`: CIFAR-100 in its 20 superclasses; `photos`: a folder of images, or shards
-    of it; `boxes`: images with boxes, for detection."""
+    of it; `boxes`: images with boxes, for detection; `localization`: the same, but all objects of
+    an image are of one class."""
     split: Literal["50k/10k", "45k/5k"] = "50k/10k"
     """CIFAR: test on the test set, or on 5,000 of the 50,000 training images."""
     split_seed: int = Field(0, ge=0, lt=2**32)
@@ -343,6 +378,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     photos: Photos = Photos()
     detection: Detection = Detection()
+    localization: Localization = Localization()
     progressive: Progressive | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label's weight that is spread evenly over all classes."""
@@ -424,21 +460,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _detection_fits(self) -> Recipe:
-        if self.dataset != "boxes":
+    def _boxes_fit(self) -> Recipe:
+        if self.dataset != "boxes" and self.dataset != "localization":
             return self
+        name = self.dataset
         if self.batch_norm != "frozen":
-            raise ValueError("dataset = 'boxes' needs batch_norm = 'frozen' (appendix A)")
+            raise ValueError(f"dataset = {name!r} needs batch_norm = 'frozen' (appendix A)")
         if self.compile is True:
-            raise ValueError("compile = true is not for boxes: the sizes of images differ")
-        refused = {
+            raise ValueError(f"compile = true is not for {name}: test images differ in size")
+        refused: dict[str, Any] = {
             "classes": self.classes,
             "class_weights": self.class_weights,
             "progressive": self.progressive,
         }
+        if name == "localization":
+            refused["label_smoothing"] = self.label_smoothing or None
+            refused["photos.decoder"] = None if self.photos.decoder == "pillow" else "dali"
         for key, value in refused.items():
             if value is not None:
-                raise ValueError(f"{key} does not apply to dataset = 'boxes'")
+                raise ValueError(f"{key} does not apply to dataset = {name!r}")
         return self
 
     @model_validator(mode="after")
@@ -448,11 +488,11 @@ class Recipe(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give the length as either iterations or epochs")
         stem = zoo.architecture(self.network).stem if self.network else "cifar"
-        if self.dataset != "photos" and self.dataset != "boxes" and stem != "cifar":
+        if self.cifar is not None and stem != "cifar":
             size = 64 if stem == "small" else 224
             raise ValueError(
                 f"{self.network} is made for {size}-pixel photographs; "
-                f"for {title(self.dataset)} take a cifar- network, for example cifar-resnet20"
+                f"for {title(self.cifar)} take a cifar- network, for example cifar-resnet20"
             )
         if self.epochs is None:
             counts = [*self.schedule.drops, self.schedule.warmup, self.test_every]
@@ -460,6 +500,11 @@ class Recipe(Section):
             if any(isinstance(count, float) for count in counts):
                 raise ValueError("drops, warmup, until and test_every are whole iterations")
         return self
+
+    @property
+    def cifar(self) -> CifarName | None:
+        """Which of CIFAR's data sets it is for; None for images that a user brings."""
+        return next((name for name in NAMES if name == self.dataset), None)
 
     def allowing_bad_images(self, share: float) -> Recipe:
         """This recipe with another limit of images that cannot be read."""
@@ -527,9 +572,9 @@ class Recipe(Section):
         Raises:
             UserError: if it is not for photographs, or the size is out of range.
         """
-        if self.dataset != "photos" and self.dataset != "boxes":
+        if self.cifar is not None:
             raise UserError(
-                f"{title(self.dataset)}'s images have 32 pixels a side",
+                f"{title(self.cifar)}'s images have 32 pixels a side",
                 "--image-size",
                 "leave it out",
             )
@@ -538,6 +583,8 @@ class Recipe(Section):
             facts["detection"] |= self.detection.at_size(size)
         else:
             facts["photos"] |= self.photos.at_size(size)
+        if self.dataset == "localization":
+            facts["localization"] |= self.localization.at_size(size / self.photos.size)
         if self.progressive is not None:
             scale = size / self.photos.size
             facts["progressive"]["size"] = max(8, round(scale * self.progressive.size))

@@ -29,6 +29,8 @@ MASKS = "masks"
 """Of these settings, whether a detector finds masks; older cards lack it."""
 PRECISIONS = ("AP50", "AP", "VOC07", "mask_AP50", "mask_AP")
 """What a card says of a detector's tests, in percent."""
+LOCALIZATION = "localization"
+"""Entry of a card that only localizers have: their settings."""
 RUN_MODEL = "model.safetensors"
 """Name of the model file in a run folder."""
 DAMAGED_HINT = "take a copy of it, or write it again"
@@ -37,17 +39,24 @@ LFS_POINTER = ("is a pointer of Git LFS, not the file itself", "fetch it: git lf
 
 
 def refuse_detector(card: dict[str, Any], location: str) -> None:
-    """Raise `UserError` if a card is a detector's, where only a classifier will do."""
-    if DETECTION in card:
-        hint = f"find objects with: resnets detect {shlex.quote(location)} IMAGE"
-        raise UserError("is a detector, not a classifier", location, hint)
+    """Raise `UserError` if a card is not a classifier's, where only a classifier will do."""
+    kinds = {DETECTION: "a detector", LOCALIZATION: "a localizer"}
+    for entry, kind in kinds.items():
+        if entry in card:
+            hint = f"find objects with: resnets detect {shlex.quote(location)} IMAGE"
+            raise UserError(f"is {kind}, not a classifier", location, hint)
 
 
-def refuse_classifier(card: dict[str, Any], location: str) -> None:
-    """Raise `UserError` unless a card is a detector's."""
-    if DETECTION not in card:
-        hint = f"name what is on an image with: resnets predict {shlex.quote(location)} IMAGE"
-        raise UserError("is a classifier, not a detector", location, hint)
+def refuse_classifier(card: dict[str, Any], location: str, entry: str = DETECTION) -> None:
+    """Raise `UserError` unless a card is a detector's, or has another such entry."""
+    if entry in card:
+        return
+    wanted = "a localizer" if entry == LOCALIZATION else "a detector"
+    if DETECTION in card or LOCALIZATION in card:
+        found = "a detector" if DETECTION in card else "a localizer"
+        raise UserError(f"is {found}, not {wanted}", location)
+    hint = f"name what is on an image with: resnets predict {shlex.quote(location)} IMAGE"
+    raise UserError(f"is a classifier, not {wanted}", location, hint)
 
 
 def check_card(card: dict[str, Any]) -> dict[str, Any]:

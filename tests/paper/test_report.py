@@ -376,3 +376,42 @@ def test_evidence_is_folded_on_the_page(everything):
     )
     assert len(folded) > 20
     assert "training error" in re.search(r"</summary><small>(.*?)</small></details>", html)[1]
+
+
+def test_localizers_are_beside_table_13(tmp_path):
+    group = "tiny-64-short-localization"
+
+    def located(views, given, five):
+        values = {
+            "protocol": views, "images": 400, "error": 40.0, "localization_error": given,
+            "top5_localization_error": five,
+        }  # fmt: skip
+        key = f"{group}/resnet18-a-small-seed0.{views}"
+        return made_up.outcome(
+            key, "localization", values, "resnet18-a-small", "short", 0, views=views
+        )
+
+    trained = made_up.training("resnet18-a-small", "short", group=group)
+    found = [trained, located("center", 31.25, 45.5), located("dense", 29.75, 43.25)]
+    report.write(found, tmp_path)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    section = text.partition("## Tables 13 and 14")[2].partition("\n## ")[0]
+    rows = {line.split("|")[1].strip(): line for line in section.splitlines() if "|" in line}
+    one_crop, dense = (rows[f"RPN, ResNet-101, {test}"] for test in ("1-crop", "dense"))
+    assert "| 13.3 |" in one_crop
+    assert "31.25" in one_crop
+    assert "45.5" not in one_crop  # the paper gives no number for it
+    assert "| 14.4 |" in dense
+    assert "29.75" in dense
+    assert "43.25" in dense
+    assert "not run" in rows["RPN+RCNN, ResNet-101, dense"]
+    assert "9.0" in section.partition("Table 14")[2]
+    assert "resnets paper run table13 --budget full --data FOLDER" in section
+
+
+def test_tables_13_and_14_are_there_without_results(tmp_path):
+    report.write([], tmp_path)
+    section = (tmp_path / "report.md").read_text("utf-8").partition("## Tables 13 and 14")[2]
+    assert section.count("not run") >= 4
+    assert "33.1" in section
+    assert "resnets paper run table13" in section

@@ -31,6 +31,8 @@ NETWORKS = {
     "detect-voc": "",
     "detect-coco": "",
     "segment-finetune": "",
+    "localize": "",
+    "localize-small": "",
 }
 
 

@@ -1,9 +1,9 @@
 """Opening a data folder with boxes, whatever its format: the front of this package.
 
-Formats are found by content: COCO JSON, VOC XML, YOLO txt, labelme JSON, one CSV. A folder has one
-of them. Which images are to train on and which to test on is found as the formats have it: by the
-names of annotation files, by VOC's lists, by folders, by YOLO's YAML. Without any of these, a fifth
-of the images is set aside by a seed.
+Formats are found by content: COCO JSON, VOC XML, YOLO txt, labelme JSON, one CSV, Tiny ImageNet's
+table. A folder has one of them. Which images are to train on and which to test on is found as the
+formats have it: by the names of annotation files, by VOC's lists, by folders, by YOLO's YAML.
+Without any of these, a fifth of the images is set aside by a seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from resnets.data import random_streams
-from resnets.data.boxes import coco, csv_table, labelme, voc, yolo
+from resnets.data.boxes import coco, csv_table, labelme, tsv_table, voc, yolo
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.files import Tree
 from resnets.data.boxes.orientation import upright_objects
@@ -35,7 +35,7 @@ TEST_FRACTION = 0.2
 """Of a source without splits, this many images are set aside to test on."""
 _START = 1 << 16  # bytes of a file in which its header usually ends
 _CHUNK = 64  # headers that a thread reads in a row
-_FORMATS = (coco, voc, yolo, labelme, csv_table)
+_FORMATS = (coco, voc, yolo, labelme, csv_table, tsv_table)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from resnets.support import files
 from resnets.support.errors import UserError
 from resnets.support.names import composed
 
-_ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names")
+_ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".tsv", ".names")
 
 _MAX_XML = 16 << 20  # bytes; VOC's are 1 to 10 kB
 _MAX_YAML = 1 << 20
