@@ -21,7 +21,14 @@ from resnets.cli.console import (
     say_unreadable,
     to_stderr,
 )
-from resnets.cli.options import DeviceOption, PrecisionOption, RuntimeOption
+from resnets.cli.options import (
+    DeviceOption,
+    MembersOption,
+    PrecisionOption,
+    RefineOption,
+    RuntimeOption,
+    ScalesOption,
+)
 from resnets.support.errors import UserError
 from resnets.support.names import printable
 
@@ -77,6 +84,9 @@ def detect(
     retry: Annotated[
         bool, typer.Option("--retry", help="Retry images that could not be read.")
     ] = False,
+    refine: RefineOption = False,
+    scales: ScalesOption = None,
+    members: MembersOption = None,
     device: DeviceOption = "auto",
     runtime: RuntimeOption = "auto",
     precision: PrecisionOption = "auto",
@@ -93,7 +103,9 @@ def detect(
     files = find_images(images, to_stderr, remote=True)
     sources = open_sources(files, "detect", redirect=out is not None)
     _check_outputs(files, out, draw)
-    opened = _open(model, runtime, precision, device)
+    opened = _open(model, runtime, precision, device, members or [])
+    if refine or scales:
+        opened = opened.improved(refine, scales or ())
     thresholds = opened.thresholds(score, nms, limit)
     work = _Work(
         opened, sources, thresholds, tile, every, None if draw is None else _pen(draw, files)
@@ -168,13 +180,15 @@ def _check_outputs(files: list[str], out: Path | None, draw: Path | None) -> Non
         make_folder(draw)
 
 
-def _open(name: str, runtime: str, precision: str, device: str) -> ObjectDetector:
+def _open(
+    name: str, runtime: str, precision: str, device: str, members: list[str]
+) -> ObjectDetector:
     """The detector; an image in its position gets its own hint."""
     from resnets.data.images import is_candidate
     from resnets.inference.object_detector import open_detector
 
     try:
-        return open_detector(name, runtime, precision, device)
+        return open_detector(name, runtime, precision, device, members)
     except UserError as error:
         if is_candidate(name) and os.path.isfile(name):  # noqa: PTH113 (never raises)
             hint = f"for example: resnets detect runs/raccoons {name}"
@@ -205,8 +219,9 @@ def _write(work: _Work, files: list[str], out: Path, retry: bool) -> int:
     from resnets.inference.prediction_files import write_predictions
 
     origin = detection_files.origin_of(
-        work.model.identity, work.thresholds, tile=work.tile, every=work.every
-    )
+        work.model.identity, work.thresholds, tile=work.tile, every=work.every,
+        improvements=work.model.improvements,
+    )  # fmt: skip
     opened = detection_files.open_file(out, origin, work.model.classes, retry=retry)
     counts = {"objects": 0}
 

@@ -48,6 +48,9 @@ class BoxTest:
         plot: where to draw the precision-recall curves.
         draw: folder for the images with the most errors.
         as_json: print JSON.
+        refine: box refinement.
+        scales: for multi-scale testing, as the option is written.
+        members: other detectors of an ensemble.
     """
 
     model: str
@@ -59,6 +62,9 @@ class BoxTest:
     plot: Path | None
     draw: Path | None
     as_json: bool
+    refine: bool = False
+    scales: str | None = None
+    members: tuple[str, ...] = ()
 
 
 def is_results(name: str) -> bool:
@@ -72,6 +78,7 @@ def test_boxes(options: BoxTest) -> None:
     from resnets.support.distributed import world as processes
 
     metric = evaluation.check_metric(options.metric or "coco")
+    _refuse_improved_results(options)
     boxes = open_boxes(options.data, options.model)
     if options.draw is not None:
         make_folder(options.draw)
@@ -107,6 +114,13 @@ def test_boxes(options: BoxTest) -> None:
         print(line)
 
 
+def _refuse_improved_results(options: BoxTest) -> None:
+    """Raise `UserError` for a file of detections and options of a search."""
+    if is_results(options.model) and (options.refine or options.scales or options.members):
+        message = "these detections are there already, so nothing is left to improve"
+        raise UserError(message, options.model, "give a detector for --refine, --scales or --with")
+
+
 def open_boxes(location: str, model: str) -> BoxSet:
     """The test images with boxes; a folder without boxes gets its own hint."""
     from resnets.data.boxes.datasets import are_boxes, box_set, read_source
@@ -139,7 +153,11 @@ def _search(
 
     device = device_for(options.model, "torch", options.device)
     precision = "auto" if export_folder.is_export(options.model) else "fp32"
-    detector = open_detector(options.model, precision=precision, device=device)
+    detector = open_detector(
+        options.model, precision=precision, device=device, ensemble_with=options.members
+    )
+    if options.refine or options.scales:
+        detector = detector.improved(options.refine, options.scales or ())
     boxes = random_subset(boxes, options.limit)
     numbers, others = category_table(detector.classes, boxes, options.data)
     if others and world.is_main:
@@ -153,10 +171,11 @@ def _search(
     network = detector.card["network"]
     import torch
 
+    names = " with ".join([options.model, *options.members])
     facts = {
-        "model": network if options.model == network else f"{network} ({options.model})",
+        "model": network if names == network else f"{network} ({names})",
         "dataset": options.data,
-        "protocol": f"shorter side {detector.rescaling.size}",
+        "protocol": detector.protocol,
         "runtime": detector.engine.name,
         "images_per_second": round(speed, 2),
         **environment(device or torch.device("cpu")),

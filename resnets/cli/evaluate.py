@@ -18,7 +18,14 @@ from resnets.cli.console import (
     refuse_plot,
     to_stderr,
 )
-from resnets.cli.options import DataOption, DeviceOption, JsonOption
+from resnets.cli.options import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    MembersOption,
+    RefineOption,
+    ScalesOption,
+)
 from resnets.support.errors import UserError
 from resnets.support.files import refuse_unwritable, write_bytes
 from resnets.support.names import printable, valid_values
@@ -88,6 +95,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Draw a detector's worst images.", metavar="FOLDER"),
     ] = None,
+    refine: RefineOption = False,
+    scales: ScalesOption = None,
+    members: MembersOption = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -100,7 +110,8 @@ def evaluate(
         from resnets.cli.localization_report import test_localizer
 
         _refuse_for_localizers(image_size=image_size, batch=batch, data=data, metric=metric,
-                               draw=draw, plot=plot, save_scores=save_scores)  # fmt: skip
+                               draw=draw, plot=plot, save_scores=save_scores, refine=refine,
+                               scales=scales, **{"with": members})  # fmt: skip
         test_localizer(model, dataset, views=views, limit=limit, device=device, as_json=json)
         return
     if is_results(model) or is_detector(model):
@@ -108,9 +119,17 @@ def evaluate(
                               data=data)  # fmt: skip
         refuse_plot(plot)
         refuse_unwritable(save_scores, "--save-scores", (".json",))
-        test_boxes(BoxTest(model, dataset, metric, limit, device, save_scores, plot, draw, json))
+        test_boxes(
+            BoxTest(
+                model, dataset, metric, limit, device, save_scores, plot, draw, json,
+                refine, scales, tuple(members or ()),
+            )
+        )  # fmt: skip
         return
-    for value, option in ((metric, "--metric"), (draw, "--draw")):
+    for value, option in (
+        (metric, "--metric"), (draw, "--draw"), (refine or None, "--refine"),
+        (scales, "--scales"), (members, "--with"),
+    ):  # fmt: skip
         if value is not None:
             raise UserError("is for detectors; this model is a classifier", option, "leave it out")
     import torch

@@ -26,6 +26,22 @@ IdleOption = Annotated[
     bool, typer.Option("--idle", help="Yield the processor to all other programs.")
 ]
 LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
+RefineOption = Annotated[
+    bool, typer.Option("--refine", help="Of a detector: box refinement and voting.")
+]
+ScalesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a detector: multi-scale testing at these shorter sides.", metavar="N,N,...|paper"
+    ),
+]
+MembersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", help="Of a detector: search together with another one; repeatable.",
+        metavar="MODEL",
+    ),
+]  # fmt: skip
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TestOption = Annotated[

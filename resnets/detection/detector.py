@@ -8,6 +8,7 @@ regions share; the last stage and a global average pool follow the pooling of ea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from resnets.data.boxes.batches import Target
 from resnets.detection.masks import MaskHead
 from resnets.detection.pooling import pool_regions
 from resnets.detection.proposals import Limits, ProposalNetwork
-from resnets.detection.regions import Found, Siblings
+from resnets.detection.regions import Found, Scored, Siblings, candidates, suppress
 from resnets.models.batch_norm import FOLDED, evaluating
 from resnets.models.blocks import Block, ZeroPadShortcut
 from resnets.models.residual import ResidualNetwork
@@ -26,6 +27,8 @@ LOSSES = ("rpn_objectness", "rpn_boxes", "categories", "boxes")
 """Names of the losses, in the order of a forward pass."""
 MASKS = "masks"
 """Name of the mask head and of its loss, the last one."""
+Part = Literal["both", "proposals", "regions"]
+"""Whose losses a forward pass computes."""
 STEM_STRIDES = {"imagenet": 4, "small": 2, "cifar": 1}
 BINS = 14
 """Bins along each side of a region; the last stage halves them to 7, as in the paper's 224-pixel
@@ -59,7 +62,7 @@ class Detector(nn.Module):
         self.rpn = ProposalNetwork(
             widths[-2], settings.rpn_width, settings.anchors, settings.ratios
         )
-        self.siblings = Siblings(widths[-1], categories)
+        self.siblings = Siblings(widths[-1] * (2 if settings.context else 1), categories)
         self.masks = MaskHead(widths[-1], categories) if settings.masks else None
 
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -87,12 +90,44 @@ class Detector(nn.Module):
         found: Tensor = self.network.end(self.network.get_submodule(self.last)(pooled))
         return found
 
-    def features(self, maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """The same, averaged: (regions of all images, C)."""
-        return self.region_maps(maps, boxes).mean((2, 3))
+    def features(
+        self, maps: Tensor, boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """What the siblings see of regions, (regions of all images, C); see `described`."""
+        return self.described(maps, boxes, sizes)[0]
+
+    def described(
+        self, maps: Tensor, boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """What the siblings see of regions, and the last stage's maps of them.
+
+        The siblings see the averages of these maps. With `context`, those of the whole image,
+        pooled like a region, follow them (appendix B, "global context").
+
+        Args:
+            maps, boxes: as for `region_maps`.
+            sizes: height and width of each image without padding.
+        """
+        if not self.settings.context:
+            found = self.region_maps(maps, boxes)
+            return found.mean((2, 3)), found
+        with_whole = [
+            torch.cat((one, one.new_tensor([[0, 0, width, height]])))
+            for one, (height, width) in zip(boxes, sizes, strict=True)
+        ]
+        counts = [len(one) for one in with_whole]
+        each = torch.split(self.region_maps(maps, with_whole), counts)
+        means = [one.mean((2, 3)) for one in each]
+        features = [torch.cat((one[:-1], one[-1:].expand(len(one) - 1, -1)), 1) for one in means]
+        return torch.cat(features), torch.cat([one[:-1] for one in each])
 
     def forward(
-        self, images: Tensor, targets: Sequence[Target], smoothing: float = 0.0
+        self,
+        images: Tensor,
+        targets: Sequence[Target],
+        smoothing: float = 0.0,
+        part: Part = "both",
+        proposer: Detector | None = None,
     ) -> dict[str, Tensor]:
         """The losses of training images.
 
@@ -100,52 +135,103 @@ class Detector(nn.Module):
             images: (n, 3, H, W), padded on the right and below.
             targets: their objects.
             smoothing: label smoothing of the categories.
+            part: of `proposals` or of `regions` alone, or of both; the others are zero.
+            proposer: another detector, which proposes the regions instead of this one.
 
         Returns:
             Sums over the images: each of `LOSSES`, with gradient, that of `MASKS` if there is a
             mask head, and `wrong`, the share of an image's regions that are given a wrong category.
         """
-        settings, maps = self.settings, self.maps(images)
-        objectness, codes = self.rpn(maps)
-        anchors = self.rpn.anchors(maps, self.stride)
-        limits = Limits(settings.candidates, settings.proposals)
-        losses: list[list[Tensor]] = []
-        regions = []
-        for scores, deltas, target in zip(objectness, codes, targets, strict=True):
-            generator = torch.Generator().manual_seed(target.key)
-            losses.append([
-                *self.rpn.loss(
+        maps = self.maps(images)
+        generators = [torch.Generator().manual_seed(target.key) for target in targets]
+        proposals = maps.new_zeros(2, dtype=torch.float32)
+        of_regions, wrong = maps.new_zeros(2 if self.masks is None else 3).float(), proposals[0]
+        if part == "regions":
+            with torch.no_grad():
+                proposing = self if proposer is None else proposer
+                shown = maps if proposer is None else proposer.maps(images)
+                objectness, codes = proposing.rpn(shown)
+                regions = proposing.training_proposals(objectness, codes, shown, targets)
+        else:
+            objectness, codes = self.rpn(maps)
+            proposals = self._proposal_losses(objectness, codes, maps, targets, generators)
+            regions = self.training_proposals(objectness, codes, maps, targets)
+        if part != "proposals":
+            of_regions, wrong = self._region_losses(maps, regions, targets, generators, smoothing)
+        names = LOSSES if self.masks is None else (*LOSSES, MASKS)
+        sums = torch.cat((proposals, of_regions))
+        return {**dict(zip(names, sums, strict=True)), "wrong": wrong.detach()}
+
+    def _proposal_losses(
+        self,
+        objectness: Tensor,
+        codes: Tensor,
+        maps: Tensor,
+        targets: Sequence[Target],
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """The RPN's losses, summed over the images: (2,)."""
+        settings, anchors = self.settings, self.rpn.anchors(maps, self.stride)
+        losses = [
+            torch.stack(
+                self.rpn.loss(
                     scores, deltas, anchors, target,
                     count=settings.rpn_batch, border=settings.border_anchors, generator=generator,
                 )
-            ])  # fmt: skip
-            proposals = self.rpn.propose(
-                scores.detach(), deltas.detach(), anchors, target.size, limits
             )
-            regions.append(
-                self.siblings.choose_regions(
-                    proposals, target,
-                    count=settings.rois, foreground=settings.foreground,
-                    background=settings.background, generator=generator,
-                )
-            )  # fmt: skip
+            for scores, deltas, target, generator in zip(
+                objectness, codes, targets, generators, strict=True
+            )
+        ]  # fmt: skip
+        return torch.stack(losses).sum(0)
+
+    def training_proposals(
+        self, objectness: Tensor, codes: Tensor, maps: Tensor, targets: Sequence[Target]
+    ) -> list[Tensor]:
+        """The proposals (r, 4) in each training image, from the RPN's outputs."""
+        limits = Limits(self.settings.candidates, self.settings.proposals)
+        anchors = self.rpn.anchors(maps, self.stride)
+        return [
+            self.rpn.propose(scores.detach(), deltas.detach(), anchors, target.size, limits)
+            for scores, deltas, target in zip(objectness, codes, targets, strict=True)
+        ]
+
+    def _region_losses(
+        self,
+        maps: Tensor,
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        generators: Sequence[torch.Generator],
+        smoothing: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of categories, boxes and masks, (2,) or (3,), and shares of wrong regions, summed
+        over the images."""
+        settings = self.settings
+        regions = [
+            self.siblings.choose_regions(
+                own, target,
+                count=settings.rois, foreground=settings.foreground,
+                background=settings.background, generator=generator,
+            )
+            for own, target, generator in zip(proposals, targets, generators, strict=True)
+        ]  # fmt: skip
         counts = [len(one.boxes) for one in regions]
-        region_maps = self.region_maps(maps, [one.boxes for one in regions])
-        logits, deltas = self.siblings(region_maps.mean((2, 3)))
-        wrong = logits.new_zeros(())
-        for own, one, found, boxes in zip(
-            losses, regions, torch.split(logits, counts), torch.split(deltas, counts), strict=True
+        features, region_maps = self.described(
+            maps, [one.boxes for one in regions], [target.size for target in targets]
+        )
+        logits, codes = self.siblings(features)
+        losses, wrong = [], logits.new_zeros(())
+        for one, found, boxes in zip(
+            regions, torch.split(logits, counts), torch.split(codes, counts), strict=True
         ):
-            own += self.siblings.loss(found, boxes, one, smoothing)
+            losses.append(torch.stack(self.siblings.loss(found, boxes, one, smoothing)))
             wrong += (found.argmax(1) != one.labels).float().sum() / max(1, len(found))
-        names: tuple[str, ...] = LOSSES
+        sums = torch.stack(losses).sum(0)
         if self.masks is not None:
-            names = (*LOSSES, MASKS)
-            parts = torch.split(region_maps, counts)
-            for own, one, part, target in zip(losses, regions, parts, targets, strict=True):
-                own.append(self.masks.loss(part, one, target))
-        sums = torch.stack([torch.stack(own) for own in losses]).sum(0)
-        return {**dict(zip(names, sums, strict=True)), "wrong": wrong.detach()}
+            parts = zip(torch.split(region_maps, counts), regions, targets, strict=True)
+            masks = torch.stack([self.masks.loss(*of_image) for of_image in parts])
+            sums = torch.cat((sums, masks.sum(0, keepdim=True)))
+        return sums, wrong
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Found]:
@@ -161,35 +247,54 @@ class Detector(nn.Module):
         settings = self.settings
         with evaluating(self):
             maps = self.maps(images)
-            objectness, codes = self.rpn(maps)
-            anchors = self.rpn.anchors(maps, self.stride)
-            limits = Limits(settings.test_candidates, settings.test_proposals)
-            boxes = [
-                self.rpn.propose(scores, deltas, anchors, size, limits)
-                for scores, deltas, size in zip(objectness, codes, sizes, strict=True)
-            ]
-            counts = [len(one) for one in boxes]
-            logits, deltas = self.siblings(self.features(maps, boxes))
-        found = [
-            self.siblings.detect(
-                scores, codes, proposals, size,
-                score=settings.score, overlap=settings.nms, most=settings.detections,
-            )
-            for scores, codes, proposals, size in zip(
-                torch.split(logits, counts), torch.split(deltas, counts), boxes, sizes, strict=True
-            )
-        ]  # fmt: skip
-        return found if self.masks is None else self._with_masks(found, maps)
+            boxes = self.propose(maps, sizes)
+            found = self.score(self.features(maps, boxes, sizes), boxes, sizes)
+        kept = [
+            suppress(candidates(one, settings.score), settings.nms, settings.detections)
+            for one in found
+        ]
+        return self.with_masks(kept, maps)
 
-    def _with_masks(self, found: Sequence[Found], maps: Tensor) -> list[Found]:
-        """Detections with their masks: the last stage sees their boxes, too."""
-        assert self.masks is not None
+    def with_masks(self, found: Sequence[Found], maps: Tensor) -> list[Found]:
+        """Detections with their masks, if there is a mask head: the last stage sees their boxes,
+        too."""
+        if self.masks is None:
+            return list(found)
         with evaluating(self):
             region_maps = self.region_maps(maps, [one.boxes for one in found])
             categories = torch.cat([one.categories for one in found])
             masks = self.masks.probabilities(region_maps, categories)
         parts = torch.split(masks, [len(one.boxes) for one in found])
         return [one._replace(masks=part) for one, part in zip(found, parts, strict=True)]
+
+    def propose(self, maps: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The proposals (r, 4) in each image of a test, best first; see `detect`."""
+        limits = Limits(self.settings.test_candidates, self.settings.test_proposals)
+        objectness, codes = self.rpn(maps)
+        anchors = self.rpn.anchors(maps, self.stride)
+        return [
+            self.rpn.propose(scores, deltas, anchors, size, limits)
+            for scores, deltas, size in zip(objectness, codes, sizes, strict=True)
+        ]
+
+    def score(
+        self, features: Tensor, boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Scored]:
+        """Scores and boxes of regions, for each image.
+
+        Args:
+            features: of the regions of all images.
+            boxes: the regions.
+            sizes: height and width of each image, to which boxes are clipped.
+        """
+        logits, codes = self.siblings(features)
+        counts = [len(one) for one in boxes]
+        return [
+            self.siblings.score(*of_image)
+            for of_image in zip(
+                torch.split(logits, counts), torch.split(codes, counts), boxes, sizes, strict=True
+            )
+        ]
 
 
 def _move_stride_to_pooling(network: ResidualNetwork) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,8 +17,11 @@ from resnets.data.boxes.batches import stack_padded
 from resnets.data.boxes.rescaling import Rescaling, scale_boxes
 from resnets.data.preprocessing import Normalize
 from resnets.detection.detector import Detector
+from resnets.detection.ensemble import Member
+from resnets.detection.improvements import Improvements
 from resnets.detection.metrics.detections import Detections, Thresholds
 from resnets.detection.regions import Found
+from resnets.detection.search import search
 from resnets.models import zoo
 from resnets.models.residual import ResidualNetwork
 from resnets.support.devices import has_bf16
@@ -124,6 +127,29 @@ def detect_scaled(
     with _autocast(device, precision):
         found = detector.detect(batch, [(height, width)])[0]
     return _in_image(found, (width, height), size)
+
+
+def detect_improved(
+    members: Sequence[Member],
+    image: Image.Image,
+    improvements: Improvements,
+    device: torch.device,
+    precision: str = "auto",
+) -> Detections:
+    """Detections in an image by one detector or several, with improvements of appendix B.
+
+    Args:
+        members: the detectors, on `device`; the first one's settings say what stays.
+        image: upright RGB, of any size.
+        improvements: of the search.
+        device, precision: as for `detect`.
+
+    Returns:
+        Boxes in pixels of the image, best first.
+    """
+    with _autocast(device, precision):
+        found, (height, width) = search(members, image, improvements, device)
+    return _in_image(found, (width, height), image.size)
 
 
 def _in_image(found: Found, scaled: tuple[int, int], size: tuple[int, int]) -> Detections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from resnets.data.images import read_image
 from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.data.samples import random_indices
 from resnets.detection import model
+from resnets.detection.alternating import Alternation, step_parameters
 from resnets.detection.detector import LOSSES, MASKS, Detector
 from resnets.detection.metrics import coco, voc
 from resnets.detection.metrics.detections import Detections
@@ -53,7 +54,7 @@ PICTURES = 8
 
 
 class DetectionObjective(Objective):
-    """Faster R-CNN, trained jointly: the losses of proposals and of regions add up.
+    """Faster R-CNN. Trained jointly, the losses of proposals and of regions add up.
 
     Args:
         plan: the recipe.
@@ -74,6 +75,7 @@ class DetectionObjective(Objective):
             require_segments(self._train, ignored=False)
             require_segments(self._test, ignored=True)
         self.categories = data.train.categories
+        self._alternation: Alternation | None = None
         super().__init__(plan, len(self._train), len(self._test))
 
     def load_model(self, name: str) -> Model:
@@ -119,7 +121,35 @@ class DetectionObjective(Objective):
             else:
                 copy_weights(detector.network, init, classifier=False)
             self.__dict__.pop("initial_model")  # frees its weights; a later use loads it again
+        if self.recipe.stages > 1 and self._alternation is None:
+            self._alternation = Alternation.from_start(detector)
         return detector
+
+    def begin_stage(self, network: nn.Module, stage: int) -> None:
+        assert isinstance(network, Detector)
+        if self._alternation is not None:
+            self._alternation.begin(network, stage)
+
+    def enter_stage(self, network: nn.Module, stage: int) -> None:
+        assert isinstance(network, Detector)
+        if self._alternation is not None:
+            self._alternation.enter(network, stage)
+
+    def stage_parameters(self, network: nn.Module, stage: int) -> Iterable[nn.Parameter]:
+        assert isinstance(network, Detector)
+        alternating = self._alternation is not None
+        return step_parameters(network, stage) if alternating else network.parameters()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, facts = super().state()
+        if self._alternation is not None:
+            tensors |= self._alternation.tensors()
+        return tensors, facts
+
+    def resume_with(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        super().resume_with(tensors, facts)
+        if self.recipe.stages > 1:
+            self._alternation = Alternation.from_checkpoint(tensors)
 
     def batches(
         self, micro_batches: MicroBatches, device: torch.device, processes: int = 1
@@ -141,7 +171,9 @@ class DetectionObjective(Objective):
         counted = float(len(images))
         if not counted:  # no image could be read; the forward pass must happen all the same
             images, targets = _blank(images.device)
-        losses = forward(images, targets, self.recipe.label_smoothing)
+        turn = self._alternation
+        which = ("both", None) if turn is None else (turn.part, turn.proposer)
+        losses = forward(images, targets, self.recipe.label_smoothing, *which)
         parts = torch.stack([losses[name] for name in self.part_names]) * min(counted, 1.0)
         wrong = losses["wrong"] * min(counted, 1.0)
         return BatchLoss(parts.sum(), wrong, wrong.new_tensor(counted), parts.detach())
@@ -257,19 +289,25 @@ def copy_detector(detector: Detector, categories: Sequence[str], model: Model) -
                 for kind in ("weight", "bias"):
                     logits = getattr(other.masks.logits, kind).data[known[name]]
                     getattr(detector.masks.logits, kind).data[index] = logits
-    for kind in ("weight", "bias"):  # the background
-        getattr(detector.siblings.categories, kind).data[0] = getattr(
-            other.siblings.categories, kind
-        ).data[0]
+    _copy_rows(detector.siblings.categories, 0, other.siblings.categories, 0)  # the background
 
 
 def _copy_category(own: Siblings, index: int, other: Siblings, from_index: int) -> None:
-    for kind in ("weight", "bias"):
-        scores, boxes = getattr(own.categories, kind), getattr(own.boxes, kind)
-        scores.data[1 + index] = getattr(other.categories, kind).data[1 + from_index]
-        boxes.data.unflatten(0, (-1, 4))[index] = (
-            getattr(other.boxes, kind).data.unflatten(0, (-1, 4))[from_index]
-        )  # fmt: skip
+    _copy_rows(own.categories, 1 + index, other.categories, 1 + from_index)
+    for row in range(4):
+        _copy_rows(own.boxes, 4 * index + row, other.boxes, 4 * from_index + row)
+
+
+def _copy_rows(own: nn.Linear, row: int, other: nn.Linear, from_row: int) -> None:
+    """Copy an output. Of detectors of which only one has `context`, the weights of the region."""
+    inputs = min(own.in_features, other.in_features)
+    own.weight.data[row, :inputs] = other.weight.data[from_row, :inputs]
+    own.bias.data[row] = other.bias.data[from_row]
+
+
+def boxes_fingerprint(splits: BoxSplits) -> str:
+    """What tells training and test images with boxes from others."""
+    return "/".join(fingerprint(one) for one in (splits.train, splits.test))
 
 
 def _blank(device: torch.device) -> tuple[Tensor, list[Target]]:

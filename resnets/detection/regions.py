@@ -40,11 +40,19 @@ class Found(NamedTuple):
     masks: Tensor | None = None
 
 
+class Scored(NamedTuple):
+    """Regions of one image as they are classified: boxes (r, k, 4) and scores (r, k) for each
+    category."""
+
+    boxes: Tensor
+    scores: Tensor
+
+
 class Siblings(nn.Module):
     """The two layers after the last stage: probabilities of the categories, and their boxes.
 
     Args:
-        channels: of the pooled features.
+        channels: of the features of a region.
         categories: without the background.
     """
 
@@ -107,34 +115,44 @@ class Siblings(nn.Module):
         return scores / share, boxes / share
 
     @torch.no_grad()
-    def detect(
-        self,
-        logits: Tensor,
-        codes: Tensor,
-        proposals: Tensor,
-        size: tuple[int, int],
-        *,
-        score: float,
-        overlap: float,
-        most: int,
-    ) -> Found:
-        """The detections in one image.
+    def score(
+        self, logits: Tensor, codes: Tensor, proposals: Tensor, size: tuple[int, int]
+    ) -> Scored:
+        """Scores and boxes of regions.
 
         Args:
-            logits, codes: of its proposals, as from `forward`.
+            logits, codes: of the proposals, as from `forward`.
             proposals: (r, 4).
             size: height and width of the image, to which boxes are clipped.
-            score: detections with a lower score are left out.
-            overlap: IoU of two detections of a category above which the lower one is left out.
-            most: number of detections.
         """
-        count = codes.shape[1]
-        decoded = self.coder.decode_single(codes.flatten(1), proposals).view(-1, 4)
-        boxes = clip_boxes_to_image(decoded, size)
-        scores = logits.softmax(1)[:, 1:].flatten()
-        categories = torch.arange(count, device=logits.device).repeat(len(logits))
-        kept = torch.nonzero(scores > score)[:, 0]
-        kept = kept[remove_small_boxes(boxes[kept], SMALLEST)]
-        boxes, scores, categories = boxes[kept], scores[kept], categories[kept]
-        best = batched_nms(boxes, scores, categories, overlap)[:most]
-        return Found(boxes[best], scores[best], categories[best])
+        decoded = self.coder.decode_single(codes.flatten(1), proposals).view(*codes.shape)
+        return Scored(clip_boxes_to_image(decoded, size), logits.softmax(1)[:, 1:])
+
+
+@torch.no_grad()
+def candidates(scored: Scored, score: float) -> Found:
+    """All detections of an image, before non-maximum suppression, in no order.
+
+    Args:
+        scored: its regions.
+        score: detections with a lower score are left out.
+    """
+    count = scored.scores.shape[1]
+    boxes, scores = scored.boxes.reshape(-1, 4), scored.scores.flatten()
+    categories = torch.arange(count, device=scores.device).repeat(len(scored.scores))
+    kept = torch.nonzero(scores > score)[:, 0]
+    kept = kept[remove_small_boxes(boxes[kept], SMALLEST)]
+    return Found(boxes[kept], scores[kept], categories[kept])
+
+
+@torch.no_grad()
+def suppress(found: Found, overlap: float, most: int) -> Found:
+    """The detections that non-maximum suppression leaves, best first.
+
+    Args:
+        found: as from `candidates`.
+        overlap: IoU of two detections of a category above which the lower one is left out.
+        most: number of detections.
+    """
+    best = batched_nms(found.boxes, found.scores, found.categories, overlap)[:most]
+    return Found(found.boxes[best], found.scores[best], found.categories[best])

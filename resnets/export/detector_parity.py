@@ -32,7 +32,7 @@ class Tolerance(NamedTuple):
 SCALED = Tolerance(0.5, 1e-3, 0.01)
 """For images of the size in which the detector sees them."""
 OWN_SCALE = Tolerance(1.0, 0.02, 0.1)
-"""For images that the export scales itself: it rounds some pixels otherwise than Pillow."""
+"""For images that the export scales itself: its engine may round single pixels otherwise."""
 SAME = 0.5
 """IoU above which two detections can be a pair."""
 AT_LIMIT = 0.01

@@ -16,6 +16,7 @@ from resnets.detection.proposals import PROPOSAL_NMS
 from resnets.detection.proposals import SMALLEST as SMALLEST_PROPOSAL
 from resnets.detection.regions import SMALLEST
 from resnets.inference.deployable import scale_and_offset
+from resnets.inference.deployable_pooling import MaxPooling
 from resnets.models.batch_norm import fold_batch_norm
 from resnets.models.blocks import PYTORCH
 
@@ -50,6 +51,11 @@ class DeployableDetector(nn.Module):
         self.rpn = copy.deepcopy(detector.rpn)
         self.siblings = copy.deepcopy(detector.siblings)
         self.masks = copy.deepcopy(detector.masks)
+        self.max_pooling = (
+            MaxPooling(self.stride, BINS, self.every, self.settings.max_size)
+            if self.settings.pool == "max"
+            else None
+        )
         scale, offset = scale_and_offset(preprocessing)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
@@ -74,8 +80,7 @@ class DeployableDetector(nn.Module):
         limit = _numbers(size[1], size[0], size[1], size[0])
         objectness, codes = self.rpn(maps)
         proposals, exist = self.propose(objectness, codes, maps, limit)
-        pooled = pool_regions(maps, [proposals], self.stride, BINS, self.every, self.settings.pool)
-        logits, codes = self.siblings(self.last_stage(pooled).mean((2, 3)))
+        logits, codes = self.siblings(self.features(maps, proposals, limit))
         boxes, scores, categories = self.detect(logits, codes, proposals, exist, limit)
         in_image = boxes * (_numbers(width, height, width, height) / limit)
         if self.masks is None:
@@ -94,7 +99,10 @@ class DeployableDetector(nn.Module):
         boxes, categories = (
             torch.cat((one, torch.zeros_like(one[:1]))) for one in (boxes, categories)
         )
-        pooled = align(maps[0], boxes / self.stride, BINS, self.every).permute(0, 3, 1, 2)
+        if self.max_pooling is not None:
+            pooled: Tensor = self.max_pooling(maps, boxes)
+        else:
+            pooled = align(maps[0], boxes / self.stride, BINS, self.every).permute(0, 3, 1, 2)
         return self.masks.probabilities(self.last_stage(pooled), categories)[:-1]
 
     def scaled(self, height: Any, width: Any) -> tuple[Any, Any]:
@@ -115,16 +123,21 @@ class DeployableDetector(nn.Module):
             images: uint8 (1, 3, H, W).
             size: height and width of the scaled image.
         """
-        padded = [(side + self.stride - 1) // self.stride * self.stride for side in size]
-        rows, inside = resampling(images.shape[2], size[0], padded[0])
-        columns, across = resampling(images.shape[3], size[1], padded[1])
-        pixels = _whole(images[0].float() @ columns.T)  # Pillow rounds after each direction
-        pixels = _whole(rows @ pixels)
-        x: Tensor = (pixels * self.scale + self.offset) * (inside[:, None] * across)
+        pixels, inside = self.resampled(images, size)
+        x: Tensor = (pixels * self.scale + self.offset) * inside
         x = self.network.stem(x)  # type: ignore[operator]
         for name in self.shared:
             x = self.network.get_submodule(name)(x)
         return x
+
+    def resampled(self, images: Tensor, size: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        """Pixels of the scaled image, whole numbers (3, H, W), with padding; and what is not
+        padding, 0 or 1 (H, W). `images` and `size` are as for `maps`."""
+        padded = [(side + self.stride - 1) // self.stride * self.stride for side in size]
+        rows, inside = resampling(images.shape[2], size[0], padded[0])
+        columns, across = resampling(images.shape[3], size[1], padded[1])
+        pixels = _whole(images[0].float() @ columns.T)  # Pillow rounds after each direction
+        return _whole(rows @ pixels), inside[:, None] * across
 
     def propose(
         self, objectness: Tensor, codes: Tensor, maps: Tensor, limit: Tensor
@@ -152,6 +165,22 @@ class DeployableDetector(nn.Module):
         left = torch.zeros_like(ranks).scatter(0, kept, torch.ones_like(kept).float()) * exist
         chosen = (ranks * left).topk(min(self.settings.test_proposals, few))
         return boxes[chosen.indices], chosen.values > 0
+
+    def features(self, maps: Tensor, boxes: Tensor, limit: Tensor) -> Tensor:
+        """What the siblings see of regions (r, 4), as from `Detector.features`."""
+        if not self.settings.context:
+            return self.last_stage(self.pool(maps, boxes)).mean((2, 3))
+        whole = torch.cat((torch.zeros(2), limit[:2]))[None]
+        each = self.last_stage(self.pool(maps, torch.cat((boxes, whole)))).mean((2, 3))
+        count = boxes.shape[0]
+        return torch.cat((each[:count], each[count:].expand(count, -1)), 1)
+
+    def pool(self, maps: Tensor, boxes: Tensor) -> Tensor:
+        """Features of regions (r, 4), as from `pool_regions`."""
+        if self.max_pooling is not None:
+            pooled: Tensor = self.max_pooling(maps, boxes)
+            return pooled
+        return pool_regions(maps, [boxes], self.stride, BINS, self.every)
 
     def detect(
         self, logits: Tensor, codes: Tensor, proposals: Tensor, exist: Tensor, limit: Tensor

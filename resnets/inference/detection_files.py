@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from resnets.detection.improvements import Improvements
 from resnets.detection.metrics.detections import Thresholds
 from resnets.detection.results_file import file_id
 from resnets.inference.detection_results import ImageDetections
@@ -85,9 +86,17 @@ def check_path(path: Path) -> None:
 
 
 def origin_of(
-    identity: Identity, thresholds: Thresholds, *, tile: int | None, every: int
+    identity: Identity,
+    thresholds: Thresholds,
+    *,
+    tile: int | None,
+    every: int,
+    improvements: Improvements = Improvements(),  # noqa: B008
 ) -> dict[str, Any]:
     """What the detections in a file depend on."""
+    improved = {key: value for key, value in (
+        ("refine", improvements.refine), ("scales", list(improvements.scales))
+    ) if value}  # fmt: skip
     return {
         "model": identity.network,
         "weights": identity.weights,
@@ -97,6 +106,7 @@ def origin_of(
         "limit": thresholds.limit,
         "tile": tile,
         "every": every,
+        **improved,  # not in files of versions without
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnets.detection.improvements import Improvements
 from resnets.detection.metrics.detections import Detections, Thresholds
 from resnets.inference import export_folder
 from resnets.inference.engines import INPUT, compile_openvino, onnx_session
@@ -26,6 +28,9 @@ MASK_OUTPUT = "masks"
 """Name of one more output of those that find masks: (k, 14, 14)."""
 
 
+NONE = Improvements()
+
+
 class DetectorEngine(ABC):
     """A detector in an engine. Several threads may call it, one at a time.
 
@@ -38,62 +43,89 @@ class DetectorEngine(ABC):
 
     @abstractmethod
     def detect_pixels(
-        self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        thresholds: Thresholds | None = None,
+        improvements: Improvements = NONE,
     ) -> Detections:
         """The detections in an image.
 
         Args:
             pixels: uint8 RGB (H, W, 3).
             thresholds: which detections stay; those that the detector was trained with by default.
+            improvements: of the search.
 
         Returns:
             Boxes in pixels of the image, best first.
         """
 
     @abstractmethod
-    def check(self, thresholds: Thresholds) -> None:
-        """Raise `UserError` if the engine cannot apply these thresholds."""
+    def check(self, thresholds: Thresholds, improvements: Improvements = NONE) -> None:
+        """Raise `UserError` if the engine cannot apply these thresholds or improvements."""
+
+    @property
+    def members(self) -> int:
+        """Detectors that it consists of."""
+        return 1
 
 
 class TorchDetector(DetectorEngine):
-    """A detector's model file in PyTorch.
+    """A detector's model file in PyTorch, or those of an ensemble.
 
     Args:
         path: the model file.
         device: CPU or GPU.
         precision: `fp32` or `bf16`.
+        others: model files of the other members.
 
     Raises:
-        UserError: if it is not a detector, or damaged.
+        UserError: if one is not a detector, or damaged, or has other categories.
     """
 
-    def __init__(self, path: Path, device: torch.device, precision: str) -> None:
-        from resnets.detection import model
-
-        super().__init__(f"torch {precision}")
-        loaded = model.load(str(path))
-        self._detector = loaded.network.to(device)
-        self._normalize, self._device = loaded.normalize(device), device
-        self._precision = precision
-
-    def detect_pixels(
-        self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
-    ) -> Detections:
+    def __init__(
+        self, path: Path, device: torch.device, precision: str, others: Sequence[Path] = ()
+    ) -> None:
         from resnets.detection import model
         from resnets.detection.detector import Detector
+        from resnets.detection.ensemble import Member, category_order
 
-        detector = self._detector
-        assert isinstance(detector, Detector)
+        super().__init__(f"torch {precision}")
+        self._device, self._precision = device, precision
+        self._members: list[Member] = []
+        categories: list[str] = []
+        for file in (path, *others):
+            loaded = model.load(str(file))
+            categories = categories or list(loaded.classes)
+            order = category_order(categories, loaded.classes, str(file))
+            detector = loaded.network.to(device)
+            assert isinstance(detector, Detector)
+            self._members.append(Member(detector, loaded.normalize(device), order))
+
+    @property
+    def members(self) -> int:
+        return len(self._members)
+
+    def detect_pixels(
+        self,
+        pixels: NDArray[np.uint8],
+        thresholds: Thresholds | None = None,
+        improvements: Improvements = NONE,
+    ) -> Detections:
+        from resnets.detection import model
+
+        first = self._members[0]
         if thresholds is not None:
-            detector = model.with_thresholds(detector, thresholds)
-        scaled = model.rescaling(detector.settings).apply(Image.fromarray(pixels))
-        height, width = pixels.shape[:2]
+            first = first._replace(detector=model.with_thresholds(first.detector, thresholds))
+        image, where = Image.fromarray(pixels), (self._device, self._precision)
+        if improvements != NONE or self.members > 1:
+            members = [first, *self._members[1:]]
+            return model.detect_improved(members, image, improvements, *where)
+        scaled = model.rescaling(first.detector.settings).apply(image)
         return model.detect_scaled(
-            detector, np.asarray(scaled), (width, height),
-            self._normalize, self._device, self._precision,
-        )  # fmt: skip
+            first.detector, np.asarray(scaled), image.size, first.normalize, *where
+        )
 
-    def check(self, thresholds: Thresholds) -> None:
+    def check(self, thresholds: Thresholds, improvements: Improvements = NONE) -> None:
         pass  # it can apply all
 
 
@@ -133,7 +165,10 @@ class TorchLocalizer(DetectorEngine):
         }  # fmt: skip
 
     def detect_pixels(
-        self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        thresholds: Thresholds | None = None,
+        improvements: Improvements = NONE,
     ) -> Detections:
         import torch
 
@@ -148,8 +183,11 @@ class TorchLocalizer(DetectorEngine):
                 thresholds or Thresholds(0.0, 1.0, 5),
             )  # fmt: skip
 
-    def check(self, thresholds: Thresholds) -> None:
-        pass  # a class has one box, so that there is nothing to suppress
+    def check(self, thresholds: Thresholds, improvements: Improvements = NONE) -> None:
+        # A class has one box, so that there is nothing to suppress.
+        if improvements != NONE:
+            message = f"a localizer cannot search with{improvements.words.removeprefix(',')}"
+            raise UserError(message, hint="leave out --refine and --scales")
 
 
 class ExportedDetector(DetectorEngine):
@@ -175,7 +213,10 @@ class ExportedDetector(DetectorEngine):
         else:
             self._openvino, self._onnx = None, onnx_session(export.file)
 
-    def check(self, thresholds: Thresholds) -> None:
+    def check(self, thresholds: Thresholds, improvements: Improvements = NONE) -> None:
+        if improvements != NONE:
+            message = f"an export cannot search with{improvements.words.removeprefix(',')}"
+            raise UserError(message, hint="take the model that was exported")
         own = self._own
         for name, given, possible, needed in (
             ("score", thresholds.score, thresholds.score >= own.score, f"{own.score} or more"),
@@ -187,7 +228,10 @@ class ExportedDetector(DetectorEngine):
                 raise UserError(message, hint="take the model that was exported")
 
     def detect_pixels(
-        self, pixels: NDArray[np.uint8], thresholds: Thresholds | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        thresholds: Thresholds | None = None,
+        improvements: Improvements = NONE,
     ) -> Detections:
         image = np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
         if self._onnx is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.boxes.rescaling import Rescaling, scale_boxes
+from resnets.detection.improvements import Improvements, parse_scales
 from resnets.detection.metrics.detections import Detections, Thresholds
 from resnets.inference import export_folder, tiles
 from resnets.inference.detection_results import ImageDetections, as_objects
 from resnets.inference.detector_engines import (
+    NONE,
     DetectorEngine,
     ExportedDetector,
     TorchDetector,
@@ -65,13 +68,15 @@ class ObjectDetector:
         name: by which it was opened.
         card: network, categories, settings, provenance, measured precision.
         engine: the network in its engine.
-        digest: SHA-256 of the weights' file.
+        digest: SHA-256 of the weights' file; of an ensemble, of its members' digests.
+        improvements: of the search, see `improved`.
     """
 
     name: str
     card: dict[str, Any]
     engine: DetectorEngine
     digest: str
+    improvements: Improvements = NONE
 
     def __repr__(self) -> str:
         """Such as `<ObjectDetector runs/raccoons: 1 category, torch fp32>`."""
@@ -88,6 +93,39 @@ class ObjectDetector:
     def identity(self) -> Identity:
         """What detections depend on, apart from images and options."""
         return Identity(self.card["network"], self.digest, self.engine.name, len(self.classes))
+
+    @property
+    def protocol(self) -> str:
+        """How it searches an image, such as `shorter side 600, box refinement`."""
+        members = self.engine.members
+        words = self.improvements.words + (f", {members} models" if members > 1 else "")
+        return f"shorter side {self.rescaling.size}{words}"
+
+    def improved(self, refine: bool = False, scales: Sequence[int] | str = ()) -> ObjectDetector:
+        """This detector with improvements of the paper's appendix B, which take more time.
+
+        Args:
+            refine: pool and score every box anew, and let boxes vote: twice the regions.
+            scales: shorter sides of an image pyramid, rising, for multi-scale testing; as text,
+                `200,400,600` or `paper`: the paper's in proportion to the detector's own.
+
+        Raises:
+            UserError: if the scales do not rise, or it is an export, which cannot do so.
+        """
+        sides = parse_scales(scales, self.rescaling.size) if isinstance(scales, str) else scales
+        made = replace(self, improvements=Improvements(refine, tuple(sides)))
+        made.thresholds()
+        return made
+
+    @property
+    def _searches_whole_images(self) -> bool:
+        """Whether the engine scales images itself: to several sizes."""
+        return bool(self.improvements.scales) or self.engine.members > 1
+
+    @property
+    def _readers(self) -> int:
+        """Threads that read images; whole ones take much memory."""
+        return 1 if self._searches_whole_images else min(threads(), 16)
 
     @cached_property
     def rescaling(self) -> Rescaling:
@@ -108,7 +146,7 @@ class ObjectDetector:
             own.nms if nms is None else nms,
             own.limit if limit is None else limit,
         )
-        self.engine.check(made)
+        self.engine.check(made, self.improvements)
         return made
 
     def predict(
@@ -119,6 +157,8 @@ class ObjectDetector:
         nms: float | None = None,
         limit: int | None = None,
         tile: int | None = None,
+        refine: bool = False,
+        scales: Sequence[int] | str = (),
     ) -> list[ImageDetections]:
         """Find the objects in images.
 
@@ -135,6 +175,7 @@ class ObjectDetector:
             nms: of two boxes of a category with a larger IoU only the better one stays.
             limit: objects of an image, at most.
             tile: also search overlapping tiles of so many pixels a side, in images that are larger.
+            refine, scales: as for `improved`.
 
         Returns:
             A result for each image, in their order. Images that cannot be read have an `error`.
@@ -144,8 +185,9 @@ class ObjectDetector:
             ValueError: if an array or tensor is not uint8 RGB.
             UserError: if an option is out of its range.
         """
-        chosen = self.thresholds(score, nms, limit)
-        return list(self.iter_predictions(as_images(images), chosen, tile))
+        model = self.improved(refine, scales) if refine or scales else self
+        chosen = model.thresholds(score, nms, limit)
+        return list(model.iter_predictions(as_images(images), chosen, tile))
 
     def iter_predictions(
         self,
@@ -169,7 +211,7 @@ class ObjectDetector:
             lambda one: self._read(*one, tile is not None, seen is not None),
             enumerate(images),
             # Whole images take much memory, small ones little.
-            1 if tile is not None or seen is not None else min(threads(), 16),
+            1 if tile is not None or seen is not None else self._readers,
         )
         for found, picture, whole in read:
             if picture is not None:
@@ -189,7 +231,7 @@ class ObjectDetector:
         Raises:
             UserError: if an image cannot be read.
         """
-        for picture, size in in_threads(self._open, images, min(threads(), 16)):
+        for picture, size in in_threads(self._open, images, self._readers):
             yield self._search(picture, size, None)
 
     def find_all(
@@ -228,7 +270,9 @@ class ObjectDetector:
         return [parts[at % world.size][at // world.size] for at in range(len(boxes))]
 
     def _open(self, image: ImageInput) -> tuple[Image.Image, tuple[int, int]]:
-        """An image in the size in which the detector sees it, and its own size."""
+        """An image as it is searched, scaled unless the engine does that, and its own size."""
+        if self._searches_whole_images:
+            return open_sized(image, min)
         picture, size = open_sized(image, lambda size: min(self.rescaling.scaled(*size)))
         scaled = self.rescaling.scaled(*size)
         if picture.size != scaled:
@@ -267,9 +311,10 @@ class ObjectDetector:
         self, image: Image.Image, size: tuple[int, int], thresholds: Thresholds | None
     ) -> Detections:
         """The detections in an image that may have been scaled, in pixels of the whole one."""
-        found = self.engine.detect_pixels(np.asarray(self.rescaling.apply(image)), thresholds)
-        boxes = scale_boxes(found.boxes, self.rescaling.scaled(*image.size), size)
-        return replace(found, boxes=boxes)
+        if not self._searches_whole_images:
+            image = self.rescaling.apply(image)
+        found = self.engine.detect_pixels(np.asarray(image), thresholds, self.improvements)
+        return replace(found, boxes=scale_boxes(found.boxes, image.size, size))
 
 
 def is_detector(name: str) -> bool:
@@ -296,8 +341,9 @@ def open_detector(
     runtime: str = "auto",
     precision: str = "auto",
     device: str | torch.device | None = None,
+    ensemble_with: Sequence[str] = (),
 ) -> ObjectDetector:
-    """Open a detector by its name; or a localizer, which finds the five most probable classes.
+    """Open a detector by its name, or several as one; or a localizer.
 
     Args:
         name: a model file, a run folder, or an export, which has its own engine and precision.
@@ -305,6 +351,7 @@ def open_detector(
         precision: `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it; of an export also
             its own.
         device: `auto`, `cpu`, `cuda`, ... or a torch device; None is the CPU.
+        ensemble_with: other detectors of the same categories, which search together with it.
 
     Raises:
         UserError: if there is no such detector, or it cannot be run in this way.
@@ -313,6 +360,7 @@ def open_detector(
         device = device_for(name, "torch", device)
     if device is not None and device.type == "cpu":
         device = None
+    _refuse_unfit_members(name, ensemble_with)
     if export_folder.is_export(name):
         export = export_folder.read(Path(name))
         refuse_classifier(export.card, name)
@@ -337,10 +385,26 @@ def open_detector(
 
     chosen = default_precision(device) if precision == "auto" else precision
     own_device = device or torch.device("cpu")
+    files = [path, *map(hub.resolve, ensemble_with)]
     engine: DetectorEngine
     if LOCALIZATION in card:
+        if ensemble_with:
+            raise UserError("a localizer cannot be in an ensemble", name, "take detectors")
         engine = TorchLocalizer(path, own_device, chosen)
         card = {**card, DETECTION: engine.as_detector(crop.resize)}
     else:
-        engine = TorchDetector(path, own_device, chosen)
-    return ObjectDetector(name, card, engine, file_sha256(path))
+        engine = TorchDetector(path, own_device, chosen, files[1:])
+    digests = [file_sha256(file) for file in files]
+    digest = digests[0] if len(files) == 1 else sha256("".join(digests).encode()).hexdigest()
+    return ObjectDetector(name, card, engine, digest)
+
+
+def _refuse_unfit_members(name: str, others: Sequence[str]) -> None:
+    """Raise `UserError` unless the members of an ensemble are different model files."""
+    members = [name, *others]
+    for one in members if others else ():
+        if members.count(one) > 1:
+            raise UserError("is given twice", one, "an ensemble has different detectors")
+        if export_folder.is_export(one):
+            hint = "take the model that was exported"
+            raise UserError("an export cannot be in an ensemble", one, hint)

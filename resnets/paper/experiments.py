@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from resnets.paper import figures, tables
-from resnets.paper.document import Figure, Missing, Part, Section
+from resnets.paper import detection_tables, detector_jobs, figures, tables
+from resnets.paper.document import Figure, Missing, Part, Section, Table
 from resnets.paper.figures import CurvePanel, network_title
 from resnets.paper.jobs import (
     DataSet,
@@ -29,7 +30,7 @@ from resnets.paper.results import Results
 from resnets.paper.store import LOCALIZATION, Budget, Group
 from resnets.support.errors import UserError, nearest
 
-Needs = Literal["nothing", "cifar10", "photos"]
+Needs = Literal["nothing", "cifar10", "photos", "boxes"]
 
 PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
 RESIDUAL = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))
@@ -184,7 +185,7 @@ class Experiment:
 
     def missing(self, text: str, budget: Budget = "full") -> Missing:
         """A line about results that are missing, with the command that makes them."""
-        data = " --data FOLDER" if self.needs == "photos" else ""
+        data = " --data FOLDER" if self.needs in ("photos", "boxes") else ""
         return Missing(text, f"resnets paper run {self.id} --budget {budget}{data}")
 
 
@@ -384,6 +385,29 @@ def _localization_parts(experiment: Experiment, results: Results) -> list[Part]:
     return parts
 
 
+# Tables 7 to 12: detectors
+
+
+def _detector_jobs(setup: Setup, seed: int, *, voc: bool, improved: bool = False) -> list[Job]:
+    assert setup.data is not None
+    if improved:
+        return [*detector_jobs.table9(setup.data, setup.budget, seed)]
+    trained = detector_jobs.training(setup.data, setup.budget, seed, voc=voc)
+    return [detector_jobs.DetectorTest(trained, metric="voc07" if voc else "coco")]
+
+
+def _detectors(*tables: Callable[[Results], Table], steps: Sequence[str]) -> PartMaker:
+    """Tables of detectors, and a line about tests that were not run on the paper's images."""
+
+    def parts(experiment: Experiment, results: Results) -> list[Part]:
+        made: list[Part] = [table(results) for table in tables]
+        if detection_tables.missing(results, steps):
+            made.append(experiment.missing("Not run on the paper's images at its length yet"))
+        return made
+
+    return parts
+
+
 PLAIN_AND_RESIDUAL = "Table 2 and Figure 4: plain and residual networks on photographs"
 
 EXPERIMENTS = (
@@ -499,9 +523,36 @@ EXPERIMENTS = (
         parts=[table("Table 5", "ensemble")],
     ),
     Experiment(
+        id="table7", title="detection on PASCAL VOC", needs="boxes",
+        jobs_of_seed=partial(_detector_jobs, voc=True),
+        section="Tables 7 and 10 to 11: detection on PASCAL VOC", order=20,
+        parts=[_detectors(
+            detection_tables.table7, detection_tables.table10, partial(
+                detection_tables.quoted, table="table11",
+                caption="Table 11. VOC 2012 test by category",
+            ), steps=["voc07"],
+        )],
+    ),
+    Experiment(
+        id="table8", title="detection on COCO", needs="boxes",
+        jobs_of_seed=partial(_detector_jobs, voc=False),
+        section="Table 8: detection on COCO", order=21,
+        parts=[_detectors(detection_tables.table8, steps=["coco"])],
+    ),
+    Experiment(
+        id="table9", title="improvements of detection", needs="boxes",
+        jobs_of_seed=partial(_detector_jobs, voc=False, improved=True),
+        section="Tables 9 and 12: improvements of detection", order=22,
+        parts=[_detectors(
+            detection_tables.table9, partial(
+                detection_tables.quoted, table="table12", caption="Table 12. ImageNet DET",
+            ), steps=[*detection_tables.STEPS.values()],
+        )],
+    ),
+    Experiment(
         id="table13", title="localization, and Table 14", needs="photos",
         networks=LOCALIZERS, jobs_of_seed=_localization_jobs,
-        section="Tables 13 and 14: localization", order=15,
+        section="Tables 13 and 14: localization", order=23,
         parts=[_localization_parts],
     ),
 )  # fmt: skip

@@ -198,6 +198,11 @@ class Training(Job):
         return self
 
     @property
+    def timed(self) -> Training:
+        """The training whose speed stands for this one's; see `speed`."""
+        return self
+
+    @property
     def prerequisites(self) -> tuple[Job, ...]:
         return (self.init,) if self.init else ()
 
@@ -261,8 +266,12 @@ class Training(Job):
 
     def steps(self) -> int:
         """Iterations of the whole training."""
-        images = min(self.data.images, self.plan.limit or self.data.images)
-        return self.plan.in_iterations(images).steps
+        return self.plan.in_iterations(self.images).steps
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return min(self.data.images, self.plan.limit or self.data.images)
 
     def steps_done(self, workspace: Workspace) -> int:
         """The last iteration in the metrics of the run folder; 0 if there are none."""

@@ -57,6 +57,7 @@ class Layout:
 
 def kind(training: Training) -> str:
     """What decides a training's speed besides the number of its multiply-adds."""
+    training = training.timed
     row = zoo.architecture(training.network)
     words = [row.stem, row.block, row.shortcut, row.order, training.data.size or 32]
     return " ".join(map(str, [*words, *(["muon"] if training.plan.optimizer.muon else [])]))
@@ -96,7 +97,9 @@ class Speeds:
             UserError: if a training fails.
         """
         smallest: dict[str, Training] = {}
-        for training in sorted(trainings, key=lambda t: zoo.architecture(t.network).layers):
+        for training in sorted(
+            (t.timed for t in trainings), key=lambda t: zoo.architecture(t.network).layers
+        ):
             smallest.setdefault(kind(training), training)
         machine = self._machine(layout)
         keys = {name: f"{machine} | {name}" for name in smallest}

@@ -11,7 +11,12 @@ from functools import cached_property
 from pathlib import Path
 
 from resnets.data import cifar, datasets
+from resnets.data.boxes.datasets import are_boxes
+from resnets.detection.complexity import costs
+from resnets.detection.improvements import PAPER_SIZE, PAPER_SIZES
+from resnets.detection.objective import boxes_fingerprint
 from resnets.paper import experiments
+from resnets.paper.detector_jobs import SIZES, DetectorTest, DetectorTraining
 from resnets.paper.experiments import Experiment, Setup
 from resnets.paper.jobs import (
     DataSet,
@@ -78,7 +83,9 @@ class Options:
         if experiment.needs == "cifar10":
             data = DataSet("cifar10", cifar_data, "50k/10k", 50_000)
             return Setup(budget, self.seeds, data)
-        if self.data is None:
+        if experiment.needs == "boxes":
+            return Setup(budget, self.seeds, self._boxes(experiment.id, SIZES[budget]))
+        if self.data is None or self.has_boxes:
             raise UserError(
                 f"{experiment.id} needs photographs",
                 "--data",
@@ -87,14 +94,50 @@ class Options:
         return Setup(budget, self.seeds, self._photos)
 
     @cached_property
+    def has_boxes(self) -> bool:
+        """Whether the images have boxes."""
+        if self.data is None or "://" in self.data:
+            return False
+        return are_boxes(Path(datasets.local(self.data)))
+
+    def fits(self, experiment: Experiment) -> bool:
+        """Whether the images that an experiment needs are given."""
+        if experiment.needs not in ("photos", "boxes"):
+            return True
+        return self.data is not None and self.has_boxes == (experiment.needs == "boxes")
+
+    def _boxes(self, name: str, size: int) -> DataSet:
+        """The images with boxes; raises `UserError` if there are none."""
+        if self.data is None or not self.has_boxes:
+            hint = "give a folder like VOCdevkit/VOC2007, or like COCO's"
+            raise UserError(f"{name} needs images with boxes", "--data", hint)
+        splits = self._splits
+        location = str(Path(self.data).resolve())
+        return DataSet(
+            _group_name(location, "boxes"), location, boxes_fingerprint(splits),
+            len(splits.train), self.image_size or size,
+        )  # fmt: skip
+
+    @cached_property
+    def _splits(self) -> datasets.BoxSplits:
+        """The images with boxes, opened once for all experiments."""
+        assert self.data is not None
+        return datasets.open_box_splits(self.data)
+
+    @cached_property
     def _photos(self) -> DataSet:
         """The photographs, opened once for all experiments."""
         assert self.data is not None
         photos = datasets.open_training(self.data)
         location = self.data if "://" in self.data else str(Path(self.data).resolve())
-        name = re.sub(r"[^\w-]", "-", Path(location.rstrip("/")).name.split(".")[0]) or "photos"
+        name = _group_name(location, "photos")
         fingerprint = data_fingerprint(recipe_file.load("imagenet-paper"), photos)
         return DataSet(name, location, fingerprint, len(photos.train), self.image_size or 224)
+
+
+def _group_name(location: str, otherwise: str) -> str:
+    """The name of a data set in those of its groups."""
+    return re.sub(r"[^\w-]", "-", Path(location.rstrip("/")).name.split(".")[0]) or otherwise
 
 
 def jobs_of(chosen: Sequence[Experiment], options: Options) -> list[Job]:
@@ -104,7 +147,7 @@ def jobs_of(chosen: Sequence[Experiment], options: Options) -> list[Job]:
         UserError: if options do not fit the experiments.
     """
     # If an experiment needs photographs, --data is theirs, and CIFAR-10 is the cached one.
-    cifar_data = None if any(e.needs == "photos" for e in chosen) else options.data
+    cifar_data = None if any(e.needs in ("photos", "boxes") for e in chosen) else options.data
     jobs = [job for e in chosen for job in e.jobs(options.setup(e, cifar_data))]
     if options.only and jobs:
         jobs = limited(jobs, options.only)
@@ -134,7 +177,7 @@ class Status:
     """How far an experiment is.
 
     Args:
-        jobs: all its jobs; None if its photographs are not given.
+        jobs: all its jobs; None if its images are not given.
         missing: the jobs that must still run.
         seconds: estimated time for these; None if there are none.
         at_once: how many of these run side by side.
@@ -165,7 +208,7 @@ def statuses(options: Options, report: Callable[[str], None]) -> Iterator[Status
     list(workspace.store.everything())  # finds damaged results
     found: list[tuple[Status, Layout, int]] = []
     for experiment in experiments.EXPERIMENTS:
-        if experiment.needs == "photos" and options.data is None:
+        if not options.fits(experiment):
             found.append((Status(experiment, None, []), Layout(0, 0), 0))
             continue
         setup = options.setup(experiment, None)  # --data is the folder of photographs here
@@ -196,6 +239,8 @@ def work(job: Job, test_images: int) -> float:
     """Multiply-adds of a job; 0 for those that take moments."""
     training = job.training
     size = training.data.size or 32
+    if isinstance(job, DetectorTraining | DetectorTest):
+        return _detector_work(job, test_images)
     if isinstance(job, Training):
         return _training_work(job, size, test_images)
     if isinstance(job, Signals):
@@ -209,8 +254,7 @@ def work(job: Job, test_images: int) -> float:
 
 def _training_work(job: Training, size: int, test_images: int) -> float:
     """Multiply-adds of a training: its updates, the first of them on smaller images, and tests."""
-    images = min(job.data.images, job.plan.limit or job.data.images)
-    plan = job.plan.in_iterations(images)
+    plan = job.plan.in_iterations(job.images)
     small = min(plan.steps, int(plan.progressive.until)) if plan.progressive else 0
     full = cost(job.network, size)
     updates = (plan.steps - small) * full
@@ -218,6 +262,28 @@ def _training_work(job: Training, size: int, test_images: int) -> float:
         updates += small * cost(job.network, plan.progressive.size)
     tests = math.ceil(plan.steps / plan.test_every) * min(test_images, plan.limit or test_images)
     return BACKWARD * plan.batch * updates + tests * full
+
+
+def _detector_work(job: DetectorTraining | DetectorTest, test_images: int) -> float:
+    """Multiply-adds of a detector's training or test, on photographs of 4 x 3.
+
+    Of alternating training, the steps count as if each trained all.
+    """
+    training = job.training
+    plan = training.plan.in_iterations(training.images)
+    settings = plan.detection
+    one = costs(training.network, settings, settings.size, settings.size * 4 // 3)
+    shared = one.trunk + one.rpn + one.rpn_outputs
+    tested = float(shared + settings.test_proposals * one.region)
+    if isinstance(job, DetectorTest):
+        scales = sum((side / PAPER_SIZE) ** 2 for side in PAPER_SIZES) if job.multiscale else 0
+        regions = settings.test_proposals * one.region
+        regions *= (1 + len(job.others)) * (1 + job.refine) * (1 + job.multiscale)
+        image = shared * (1 + scales) + regions
+        return test_images * (1 + len(job.others)) * image
+    tests = math.ceil(plan.steps / plan.stages / plan.test_every)
+    updates = BACKWARD * plan.steps * plan.batch * (shared + settings.rois * one.region)
+    return updates + tests * min(test_images, plan.limit or test_images) * tested
 
 
 def seconds(

@@ -7,7 +7,7 @@ or of photographs, is the first one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -232,6 +232,16 @@ class Objective(ABC):
         self, network: nn.Module, device: torch.device, world: World, progress: Progress
     ) -> TestMetrics:
         """Test a network; every process of the world calls this and gets the result."""
+
+    def begin_stage(self, network: nn.Module, stage: int) -> None:  # noqa: B027
+        """Change the weights for a stage after the first, which begins; see `Recipe.stages`."""
+
+    def enter_stage(self, network: nn.Module, stage: int) -> None:  # noqa: B027
+        """Be in a stage, from 0, at its start or later."""
+
+    def stage_parameters(self, network: nn.Module, stage: int) -> Iterable[nn.Parameter]:
+        """The parameters that a stage trains, as far as the recipe does not freeze them."""
+        return network.parameters()
 
     def check_data(self) -> None:  # noqa: B027
         """Raise `UserError` for faults of the data that would end the training at its first test.

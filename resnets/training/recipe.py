@@ -258,6 +258,11 @@ class Detection(Section):
     """Tests: proposals, which are all classified."""
     pool: Literal["align", "max"] = "align"
     """`align`: RoIAlign; `max`: RoI pooling, as in 2015."""
+    context: bool = False
+    """Siblings also see the whole image as one region: "global context", appendix B."""
+    training: Literal["joint", "alternating"] = "joint"
+    """`alternating`: Faster R-CNN's four steps, each of the recipe's length
+    (`detection/alternating.py`)."""
     score: float = Field(0.05, ge=0, lt=1)
     """Detections with a lower score are left out."""
     nms: float = Field(0.3, gt=0, le=1)
@@ -334,6 +339,8 @@ _OPTIONAL_IN_V1 = {
     "freeze": None,
     "detection": Detection().model_dump(mode="json"),
     "detection.masks": False,
+    "detection.context": False,
+    "detection.training": "joint",
     "localization": Localization().model_dump(mode="json"),
 }
 """Keys with their defaults that the hash of version 1 leaves out. Every new key belongs here."""
@@ -479,6 +486,14 @@ class Recipe(Section):
         for key, value in refused.items():
             if value is not None:
                 raise ValueError(f"{key} does not apply to dataset = {name!r}")
+        if self.stages > 1:
+            for key, used in (
+                ("ema", self.ema is not None),
+                ("schedule.gentle_start", self.schedule.gentle_start is not None),
+                ("schedule.kind = 'plateau'", self.schedule.kind == "plateau"),
+            ):
+                if used:
+                    raise ValueError(f"{key} does not apply to training = 'alternating'")
         return self
 
     @model_validator(mode="after")
@@ -595,6 +610,12 @@ class Recipe(Section):
 
     @property
     def steps(self) -> int:
-        """Iterations of the whole training."""
+        """Iterations of the whole training: of all its stages."""
         assert self.iterations is not None, "call in_iterations first"
-        return self.iterations
+        return self.iterations * self.stages
+
+    @property
+    def stages(self) -> int:
+        """Stages of the training; schedule and length are those of one stage."""
+        alternating = self.dataset == "boxes" and self.detection.training == "alternating"
+        return 4 if alternating else 1

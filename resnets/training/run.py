@@ -180,7 +180,9 @@ class Run:
         last = step == recipe.steps
         if step % recipe.log_every == 0 or last:
             self._log(log)
-        if step % recipe.test_every == 0 or last:
+        # Earlier stages have no whole network to test.
+        testable = self.trainer.stage == recipe.stages - 1
+        if (step % recipe.test_every == 0 and testable) or last:
             self._test(log)
         stop, due = self._agree(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds)
         if stop is not None and not last:

@@ -78,14 +78,9 @@ class Trainer:
         at_once = max(end - start for start, end in self.micro_batches)
         refuse_large_maps(self.recipe, self.network, at_once, device, settings.precision)
         self.batches = objective.batches(self.micro_batches, device, _local_processes(world))
-        self.optimizers = make_optimizers(
-            self.network,
-            self.recipe,
-            fused=settings.graphs or settings.kernels != "none",
-            rates_on=device if settings.graphs else None,
-            heads=objective.heads,
-        )
-        self._momenta = momenta(self.network, self.optimizers)
+        self._trainable = [p for p in self.network.parameters() if p.requires_grad]
+        self._refuse_idle_stages()
+        self._choose_parameters(0)
         self.average = MovingAverage(self.network, self.recipe.ema) if self.recipe.ema else None
         self.step = 0
         self.last_rate = 0.0
@@ -102,7 +97,7 @@ class Trainer:
             compile_network(self.network, device)
         if settings.kernels != "none":
             use_cpu_kernels(self.network)
-        self._shared = self._share_gradients()
+        self._shared = self._share_gradients()  # again in every stage
         self._captured: CapturedUpdate | None = None
         if settings.graphs:
             self._captured = self._capture_updates()
@@ -133,6 +128,40 @@ class Trainer:
             network = network.to(memory_format=torch.channels_last)
         return network, fixed
 
+    def _refuse_idle_stages(self) -> None:
+        """Raise `UserError` if a stage would train nothing."""
+        own, stages = {*map(id, self._trainable)}, self.recipe.stages
+        for stage in range(stages if stages > 1 else 0):
+            if own.isdisjoint(map(id, self.objective.stage_parameters(self.network, stage))):
+                message = f"nothing is left to train in step {stage + 1} of {stages}"
+                raise UserError(message, f"freeze = {self.recipe.freeze!r}", "leave out a part")
+
+    def _choose_parameters(self, stage: int) -> None:
+        """Have optimizers, with zero momentum, for the parameters that a stage trains."""
+        self.stage = stage
+        """The stage of the recipe, from 0."""
+        self.objective.enter_stage(self.network, stage)
+        trained = {*map(id, self.objective.stage_parameters(self.network, stage))}
+        for parameter in self._trainable:
+            parameter.requires_grad_(id(parameter) in trained)
+        self.optimizers = make_optimizers(
+            self.network,
+            self.recipe,
+            fused=self.settings.graphs or self.settings.kernels != "none",
+            rates_on=self.device if self.settings.graphs else None,
+            heads=self.objective.heads,
+        )
+        self._momenta = momenta(self.network, self.optimizers)
+
+    def _enter_stage(self, stage: int) -> None:
+        self._zero_gradients()
+        self._choose_parameters(stage)
+        self._shared = self._share_gradients()
+
+    @property
+    def _stage_length(self) -> int:
+        return self.recipe.steps // self.recipe.stages
+
     def _share_gradients(self) -> nn.Module:
         """The network, or a wrapper that averages the gradients of all processes."""
         if self.world.size == 1:
@@ -158,8 +187,8 @@ class Trainer:
         """Learning rate of the next update."""
         return learning_rate(
             self.recipe.schedule,
-            self.step,
-            iterations=self.recipe.steps,
+            self.step - self.stage * self._stage_length,
+            iterations=self._stage_length,
             depth=self.objective.depth,
             gentle_end=self.gentle_end,
             errors=self.errors,
@@ -178,6 +207,9 @@ class Trainer:
         Returns:
             Seconds spent waiting for data.
         """
+        if self.step == (self.stage + 1) * self._stage_length:
+            self.objective.begin_stage(self.network, self.stage + 1)
+            self._enter_stage(self.stage + 1)
         self._set_rate()
         if self._captured is None:
             self._zero_gradients()
@@ -326,6 +358,7 @@ class Trainer:
             "bad": self.batches.bad,
             "network": self.recipe.network,
             "recipe": self.recipe.content_hash(),
+            **({"stage": self.stage} if self.recipe.stages > 1 else {}),
         }
         return tensors, facts
 
@@ -336,6 +369,8 @@ class Trainer:
             UserError: if the checkpoint is of another network or recipe.
         """
         self._refuse_other(facts)
+        if self.recipe.stages > 1:
+            self._enter_stage(facts["stage"])
         prefix = "network."
         weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         try:

@@ -14,6 +14,7 @@ from resnets.data.boxes.conversion import convert
 from resnets.data.boxes.datasets import open_boxes
 from resnets.inference.image_inputs import SAMPLES
 from tests.conftest import draw_photos
+from tests.detection.files import save_detector
 from tests.detection.shapes import draw_boxes
 from tests.inference.test_object_detector import write_video
 
@@ -242,3 +243,48 @@ def test_large_images_are_searched_in_tiles(resnets, detector, tmp_path):
     ]
     wanted = 150 + (x1 + x2) / 2, 120 + (y1 + y2) / 2
     assert min(abs(x - wanted[0]) + abs(y - wanted[1]) for x, y in centres) < 20
+
+
+@pytest.fixture
+def second(detector, tmp_path):
+    """Another detector of the same categories."""
+    return save_detector(tmp_path / "second.safetensors", score=0.05)
+
+
+def test_improvements_are_part_of_the_protocol(resnets, detector, second, data):
+    code, text, error = resnets(
+        "eval", detector, data, "--refine", "--scales", "20,40,60", "--with", second, "--json"
+    )
+    assert code == 0, error
+    facts = json.loads(text)
+    wanted = "shorter side 40, box refinement, scales 20 40 60, 2 models"
+    assert facts["protocol"] == wanted
+    assert facts["model"] == f"cifar-resnet8 ({detector} with {second})"
+    code, text, _ = resnets("eval", detector, data)
+    assert "shorter side 40; metric coco" in text
+
+
+def test_improved_detections_are_not_mixed_with_others(resnets, detector, data):
+    command = ["detect", detector, data / "val", "--score", "0.2", "--out", "found.csv"]
+    assert resnets(*command, "--refine", "--scales", "paper")[0] == 0
+    assert resnets(*command, "--refine", "--scales", "paper")[0] == 0
+    code, _, error = resnets(*command, "--refine")
+    assert code == 2
+    assert "was made with another model or other options" in error
+
+
+def test_improvements_that_cannot_be_are_refused(resnets, detector, data):
+    found = data / "found.json"
+    assert resnets("eval", detector, data, "--save-scores", found)[0] == 0
+    for arguments, message in (
+        (("eval", found, data, "--refine"), "these detections are there already"),
+        (("eval", "cifar-resnet20", "--refine"), "--refine: is for detectors"),
+        (("eval", detector, data, "--with", detector), "is given twice"),
+        (("eval", detector, data, "--with", "cifar-resnet20"), "is a classifier, not a detector"),
+        (("detect", detector, data, "--scales", "40"), "two or more sides that rise"),
+        (("detect", detector, data, "--scales", "x"), "not shorter sides in pixels"),
+    ):
+        code, text, error = resnets(*arguments)
+        assert (code, text) == (2, ""), error
+        assert message in error
+        assert "Traceback" not in error

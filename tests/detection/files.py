@@ -32,7 +32,8 @@ def save_detector(path, masks=False, **changes):
 
 
 def _with_masks(one):
-    made = detector(zoo.build("cifar-resnet8"), masks=True)
+    context = one.settings.context
+    made = detector(zoo.build("cifar-resnet8"), masks=True, context=context)
     made.load_state_dict(one.state_dict(), strict=False)
     made.masks.logits.weight.normal_(std=0.1)
     made.masks.logits.bias.fill_(3.0)
@@ -67,7 +68,7 @@ def _choose_scores(one):
     boxes = torch.rand(20, 4) * 10 + torch.tensor([0.0, 0, 12, 12])
     blocks = torch.randn(1, 3, 4, 5).repeat_interleave(10, 2).repeat_interleave(8, 3)
     black = torch.full((1, 3, 40, 40), -2.0)
-    mean, dark = (one.features(one.maps(x), [boxes]).mean(0) for x in (blocks, black))
+    mean, dark = (one.features(one.maps(x), [boxes], [(40, 40)]).mean(0) for x in (blocks, black))
     layer.bias.copy_(-(layer.weight @ mean))
     change = torch.tensor([6.0, 0, 0]) - layer(dark)
     layer.weight += torch.outer(change, dark - mean) / (dark - mean).square().sum()

@@ -120,7 +120,9 @@ def test_every_residual_network_can_be_a_detector(name, stride):
 def test_parameter_free_shortcuts_lose_their_stride_too():
     one = detector(network(shortcut="A"))
     assert one.every == 2
-    assert one.features(one.maps(torch.randn(1, 3, 64, 64)), [torch.tensor([[0.0, 0, 9, 9]])]).shape
+    assert one.features(
+        one.maps(torch.randn(1, 3, 64, 64)), [torch.tensor([[0.0, 0, 9, 9]])], [(64, 64)]
+    ).shape
 
 
 @pytest.mark.parametrize("changes", [{}, {"shortcut": "A"}, {"shortcut": "none", "block": "basic"}])

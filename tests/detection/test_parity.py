@@ -162,6 +162,6 @@ def test_the_last_stage_uses_49_of_196_bins_where_its_first_1x1_has_the_stride()
     from torchvision.ops import roi_align
 
     wanted = whole.eval().layer4(roi_align(maps, boxes, 14, 1 / 16, 2)).mean((2, 3))
-    torch.testing.assert_close(ours.features(maps, boxes), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.features(maps, boxes, [SIZE]), wanted, atol=1e-5, rtol=1e-5)
     assert detector(network(stride_in="3x3")).every == 1
     assert detector(network(block="basic")).every == 1

@@ -153,6 +153,10 @@ def test_an_export_says_what_it_is(detector_exports, engine):
         assert part in card
     with pytest.raises(UserError, match="is a detector, not a classifier"):
         open_predictor(str(folder))
+    with pytest.raises(UserError, match="an export cannot search with box refinement"):
+        open_detector(str(folder)).improved(refine=True)
+    with pytest.raises(UserError, match="an export cannot be in an ensemble"):
+        open_detector(str(folder), ensemble_with=["other"])
     with pytest.raises(UserError, match=f"this export is for {engine}, not torch"):
         open_detector(str(folder), "torch")
     again = export_folder.source_of(str(folder))
@@ -240,11 +244,16 @@ def test_what_detectors_do_not_have_is_refused(detector, tmp_path, options, mess
         exporter.export(str(detector), tmp_path / "out", ExportOptions(**options))
 
 
-def test_roi_pooling_is_refused(tmp_path):
-    skip_without_packages("openvino")
-    path = save_detector(tmp_path / "max.safetensors", pool="max")
-    with pytest.raises(UserError, match="no RoI pooling"):
-        exporter.export(str(path), tmp_path / "out", ExportOptions(engine="openvino"))
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_an_export_with_roi_pooling_and_context_finds_the_same(tmp_path, engine):
+    skip_without_packages(engine)
+    path = save_detector(tmp_path / "max.safetensors", pool="max", context=True, score=0.2)
+    exporter.export(str(path), tmp_path / "out", ExportOptions(engine=engine))
+    opened = open_detector(str(tmp_path / "out"))
+    check_same(list(opened.detect(images())), source_of(path))
+    for size in ((1, 1), (1, 90), (500, 2)):  # where regions may have no cell
+        (found,) = opened.detect([Image.new("RGB", size, "orange")])
+        assert (found.boxes <= [*size, *size]).all()
 
 
 def test_the_module_that_is_exported_finds_the_same(detector):

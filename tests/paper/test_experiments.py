@@ -16,7 +16,8 @@ from resnets.support.files import cache_folder
 
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
-ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS}
+BOXES = DataSet("VOC2007", "/data/VOC2007", "abc/def", 5_011, 600)
+ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS, "boxes": BOXES}
 
 
 def jobs_of(name, budget="full", seeds=1, only=()):

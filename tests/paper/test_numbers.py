@@ -9,11 +9,11 @@ from tools import tables
 
 PROTOCOLS = {
     "count", "ten-crop", "center", "center-320", "dense", "ensemble", "single view", "training",
-    "responses", "as published",
+    "responses", "as published", "detection",
 }  # fmt: skip
 METRICS = {
     "multiply-adds", "top-1 error", "top-5 error", "test error", "training error", "error",
-    "standard deviation", "localization error", "top-5 localization error",
+    "standard deviation", "localization error", "top-5 localization error", "mAP", "AP", "AP50",
 }  # fmt: skip
 EVERY = [n for table in numbers.tables() for n in numbers.numbers(table)]
 
@@ -26,6 +26,7 @@ def test_all_tables_are_there_with_as_many_numbers_as_printed():
     assert {name: len(numbers.numbers(name)) for name in numbers.tables()} == {
         "table1": 7, "table2": 4, "table3": 19, "table4": 18, "table5": 6, "table6": 12,
         "fig1": 4, "fig4": 24, "fig6": 30, "fig7": 19, "authors": 14, "preact": 33,
+        "table7": 4, "table8": 4, "table9": 16, "table10": 63, "table11": 63, "table12": 5,
         "table13": 6, "table14": 7,
     }  # fmt: skip
     assert len({(n.table, n.row, n.column) for n in EVERY}) == len(EVERY)
@@ -72,6 +73,25 @@ def test_differences_that_the_text_states():
     assert costs[152] < costs[16] < costs[19]
     assert value("fig6", "plain-110", "error") == 60
     assert numbers.number("fig6", "plain-110", "error").bound == "above"
+
+
+def test_detection_tables_agree_with_each_other_and_the_text():
+    for table, column in (("table10", "VOC 2007 test"), ("table11", "VOC 2012 test")):
+        rows = {n.row: [] for n in numbers.numbers(table)}
+        for n in numbers.numbers(table):
+            if n.column != "mAP":
+                rows[n.row].append(n.value)
+        for row, values in rows.items():
+            assert len(values) == 20
+            assert sum(values) / 20 == pytest.approx(value(table, row, "mAP"), abs=0.06)
+        for row in ("VGG-16", "ResNet-101"):
+            assert value(table, row, "mAP") == value("table7", row, column)
+    for what in ("AP50", "AP"):
+        for row in ("VGG-16", "ResNet-101"):
+            assert value("table8", row, what) == value("table9", f"baseline, {row}", f"val, {what}")
+    gain = value("table8", "ResNet-101", "AP") - value("table8", "VGG-16", "AP")
+    assert gain == pytest.approx(6.0)
+    assert round(100 * gain / value("table8", "VGG-16", "AP")) == 28
 
 
 def test_twins_in_other_tables_agree():
