@@ -51,7 +51,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model name, model file, run folder or export; or COCO results (.json).",
+            help="A name, model file, run folder, export or COCO .json.",
             metavar="MODEL",
         ),
     ],
@@ -76,7 +76,7 @@ def evaluate(
     save_scores: Annotated[
         Path | None,
         typer.Option(
-            help="Save every image's scores; for a detector, COCO .json.",
+            help="Save all scores; for a detector, COCO .json.",
             metavar="FILE",
         ),
     ] = None,
@@ -89,11 +89,11 @@ def evaluate(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="A detector's metric: coco, voc07 or voc12.", metavar="NAME"),
+        typer.Option(help="Detectors: coco, voc07 or voc12.", metavar="NAME"),
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="Draw a detector's worst images.", metavar="FOLDER"),
+        typer.Option(help="Detectors: draw the worst images.", metavar="FOLDER"),
     ] = None,
     refine: RefineOption = False,
     scales: ScalesOption = None,

@@ -27,18 +27,16 @@ IdleOption = Annotated[
 ]
 LauncherOption = Annotated[str, typer.Option(help="local, or ray: a cluster.", metavar="NAME")]
 RefineOption = Annotated[
-    bool, typer.Option("--refine", help="Of a detector: box refinement and voting.")
+    bool, typer.Option("--refine", help="Detectors: box refinement and voting.")
 ]
 ScalesOption = Annotated[
     str | None,
-    typer.Option(
-        help="Of a detector: multi-scale testing at these shorter sides.", metavar="N,N,...|paper"
-    ),
+    typer.Option(help="Detectors: test at several scales.", metavar="N,N,...|paper"),
 ]
 MembersOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--with", help="Of a detector: search together with another one; repeatable.",
+        "--with", help="Detectors: ensemble with this one; repeatable.",
         metavar="MODEL",
     ),
 ]  # fmt: skip

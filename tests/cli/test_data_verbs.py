@@ -65,16 +65,19 @@ def test_a_broken_image_is_found_listed_and_left_out(resnets, photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("doctor", "photos", "--html", "{}"), "--html {}: this ending is.*; give.* in .html"),
-        (("doctor", "photos", "--quarantine", "{}"), "--quarantine {}: this ending .* .quarantine"),
+        (
+            ("doctor", "photos", "--html", "{}"),
+            "--html {}: the ending does not fit.*; give.* in .html",
+        ),
+        (("doctor", "photos", "--quarantine", "{}"), "--quarantine {}: the ending .* .quarantine"),
         (
             ("eval", "cifar-resnet20", "--save-scores", "{}"),
-            "--save-scores {}: this ending .* .scores",
+            "--save-scores {}: the ending .* .scores",
         ),
-        (("responses", "m", "--plot", "{}"), "--plot {}: this ending .* .png"),
+        (("responses", "m", "--plot", "{}"), "--plot {}: the ending .* .png"),
         (
             ("deepen", "cifar-resnet20", "--to", "56", "--out", "{}"),
-            "--out {}: this ending .* .safetensors",
+            "--out {}: the ending .* .safetensors",
         ),
     ],
 )
