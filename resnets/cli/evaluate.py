@@ -51,7 +51,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A name, model file, run folder, export or COCO .json.",
+            help="Name, model file, run, export or COCO .json.",
             metavar="MODEL",
         ),
     ],
