@@ -28,7 +28,7 @@ from resnets.serve.served_model import ServedModel
 from resnets.version import __version__
 
 SCORE, LIMIT = 0.5, 100
-"""Least score and number of objects by default."""
+"""Minimum score and number of objects by default."""
 _ROUTES = {
     ServedModel.task: ("/v1/predict", "classifier"),
     ServedDetector.task: ("/v1/detect", "detector"),

@@ -16,7 +16,7 @@ ClassIndex = Annotated[
     int | None,
     Query(alias="class", ge=0, description="Index of the class to explain; the best by default."),
 ]
-Score = Annotated[float, Query(ge=0, le=1, description="Least score of an object.")]
+Score = Annotated[float, Query(ge=0, le=1, description="Minimum score of an object.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many objects to return.")]
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}

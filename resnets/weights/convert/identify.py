@@ -20,6 +20,7 @@ from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
+from resnets.support.names import counted
 from resnets.weights.convert.zero_padding import Zeros, move_zeros
 from resnets.weights.model_file import Model, fault_of, make_card
 
@@ -311,13 +312,18 @@ def _differences(state: Mapping[str, Tensor], row: Architecture) -> list[str]:
     if other:
         name = other[0]
         words.append(
-            f"{len(other)} shapes differ (first {name}: {found[name]} instead of {expected[name]})"
+            f"{counted(len(other), 'shape differs', 'shapes differ')} "
+            f"(first {name}: {found[name]} instead of {expected[name]})"
         )
     if missing:
-        words.append(f"{len(missing)} tensors are missing (first {missing[0]})")
+        words.append(f"{_tensors(len(missing))} missing (first {missing[0]})")
     if unknown:
-        words.append(f"{len(unknown)} tensors are unknown (first {unknown[0]})")
+        words.append(f"{_tensors(len(unknown))} unknown (first {unknown[0]})")
     return words
+
+
+def _tensors(count: int) -> str:
+    return counted(count, "tensor is", "tensors are")
 
 
 def _no_network(state: Mapping[str, Tensor]) -> str:
@@ -346,7 +352,7 @@ def _class_names(
         return [], None
     if stated.classes is not None:
         if len(stated.classes) != count:
-            names = f"{len(stated.classes)} class names for weights with {count} outputs"
+            names = f"{counted(len(stated.classes), 'class name')} for weights with {count} outputs"
             raise UserError(names, "--classes", "name every class, in the order of the outputs")
         return stated.classes, None
     if "classes" in card:
