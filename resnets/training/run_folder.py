@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -165,11 +166,41 @@ def read_recipe(folder: Path) -> Recipe:
         raise UserError(f"the recipe of this run is damaged ({reason})", str(path)) from error
 
 
-def refuse_other_images(folder: Path, fingerprint: str) -> None:
-    """Raise `UserError` if the run in `folder` is known to have begun with other images."""
+def refuse_other_images(folder: Path, fingerprint: str, location: str | None = None) -> None:
+    """Raise `UserError` if the run in `folder` is known to have begun with other images.
+
+    Args:
+        folder: the run folder.
+        fingerprint: of the images that are there now.
+        location: where they are; None for CIFAR from its usual place.
+    """
     began = read_environment(folder)
-    if began is not None and fingerprint != began["data"]:
-        raise UserError("these are not the images that the run began with", str(folder))
+    if began is None or fingerprint == began["data"]:
+        return
+    before = began["place"]
+    if location is None or location == before:
+        raise UserError(
+            "the images have changed since the run began",
+            location or str(folder),
+            "restore them, or start a new run with another --out",
+        )
+    raise UserError(
+        "not the images that the run began with" + (f", which are {before}" if before else ""),
+        f"--data {location}",
+        f"give --data {shlex.quote(before)}, or leave it out" if before else "leave it out",
+    )
+
+
+def refuse_changed_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise `UserError` if the run in `folder` is known to have begun with another recipe."""
+    began = read_environment(folder)
+    if began is None or began["recipe_hash"] is None or recipe.matches(began["recipe_hash"]):
+        return
+    raise UserError(
+        "the recipe was changed since the run began",
+        str(folder / RECIPE),
+        f"restore it; the run began with: {began['command']}",
+    )
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:
@@ -177,10 +208,12 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
     try:
         facts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         began = {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
+        began["recipe_hash"] = facts.get("recipe_hash")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     texts = [began[key] for key in ("command", "plan", "data", "device")]
-    whole = all(isinstance(text, str) for text in (*texts, began["place"] or ""))
+    optional = [began[key] or "" for key in ("place", "recipe_hash")]
+    whole = all(isinstance(text, str) for text in (*texts, *optional))
     return began if whole and isinstance(began["settings"], dict) else None
 
 
