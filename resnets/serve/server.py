@@ -46,7 +46,8 @@ class ServerOptions:
         port: 0 for any free port.
         token: that requests need; None if they need none.
         runtime, precision: as for `open_predictor`; `auto` is never int8.
-        samples: folder of images to try on the page; by default images of CIFAR-10.
+        samples: folder of images to try on the page; by default images of
+            CIFAR-10, for classifiers only.
         hosts: allowed `Host` names, in addition to the address and `localhost`. Without them, a
             server on a loopback address allows only those two, any other server allows all names.
         origins: whose pages may send requests, such as `https://photos.example`; `*` for all.
@@ -87,7 +88,10 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
-    samples = static_files.samples_in(options.samples or SAMPLES)
+    if options.samples is None:  # small pictures of one object each
+        samples = static_files.samples_in(SAMPLES, ServedModel.task)
+    else:
+        samples = static_files.samples_in(options.samples)
     limits = _fit_to_system(options.limits)
     log = RequestLog(options.log, options.log_as_json)
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:

@@ -109,9 +109,14 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
         raise UserError(
             "is missing or damaged, so whether this recipe began the run is unknown",
             str(folder / ENVIRONMENT),
-            f"resume the run with: resnets resume {folder}, or choose another --out",
+            f"resume the run with: {_resume(folder)}, or choose another --out",
         )
     return plan.model_copy(update={"network": recipe.network}).matches(recipe.content_hash())
+
+
+def _resume(folder: Path) -> str:
+    """The command that resumes the run in a folder."""
+    return f"resnets resume {shlex.quote(str(folder))}"
 
 
 def refuse_running(folder: Path) -> None:
@@ -127,16 +132,15 @@ def refuse_existing(folder: Path, plan: Recipe) -> None:
         return
     if (folder / RECIPE).exists():
         if (folder / SUMMARY).exists():
-            raise UserError(
-                "a finished run is in this folder",
-                str(folder),
-                f"choose another --out; to train on from its weights, add --init {folder}",
-            )
+            hint = "choose another --out"
+            if plan.init is None or Path(plan.init) != folder:
+                hint += f"; to train on from its weights, use --init {shlex.quote(str(folder))}"
+            raise UserError("a finished run is in this folder", str(folder), hint)
         if is_run_of(folder, plan):
             raise UserError(
                 "this run exists already",
                 str(folder),
-                f"resume it with: resnets resume {folder}, or choose another --out",
+                f"resume it with: {_resume(folder)}, or choose another --out",
             )
         raise UserError(
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"

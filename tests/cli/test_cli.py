@@ -108,7 +108,9 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert "finished" in out
     code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
     assert code == 2
-    assert "to train on from its weights, add --init run" in one_line(err)
+    assert "to train on from its weights, use --init run" in one_line(err)
+    code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--init", "run", "--out", "run")
+    assert (code, one_line(err).partition("; ")[2]) == (2, "choose another --out")
     assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run", "--resume")[0] == 0
     code, _, err = resnets(
         "train", "cifar10-smoke", *SMALL, "--seed", "4", "--out", "run", "--resume"

@@ -393,6 +393,12 @@ def test_files_have_media_types_and_are_not_sent_twice(client):
     assert client("GET", samples[0]["url"]).headers["content-type"] == "image/png"
 
 
+def test_samples_say_for_which_models_they_are(models):
+    client = Client(models[:1], samples=static_files.samples_in(SAMPLES, "classification"))
+    samples = client("GET", "/v1/samples").json()["samples"]
+    assert {sample["task"] for sample in samples} == {"classification"}
+
+
 def test_files_are_read_when_the_server_starts(models, tmp_path, monkeypatch):
     (tmp_path / "cat.PNG").write_bytes(picture(1))
     client = Client(models[:1], samples=static_files.samples_in(tmp_path))

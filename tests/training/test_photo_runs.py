@@ -122,7 +122,7 @@ def test_the_network_learns_and_its_model_has_the_preprocessing(tmp_path, data):
 def test_other_images_than_at_the_start_are_refused(tmp_path, data):
     start(tmp_path / "run", make_recipe(), data)
     (tmp_path / "photos" / "train" / "ant" / "0.png").unlink()
-    with pytest.raises(UserError, match="run: the images have changed since .*; restore them"):
+    with pytest.raises(UserError, match=r"run: the images have changed since .*; restore them"):
         resume(tmp_path / "run", folders.load(tmp_path / "photos"))
     environment = tmp_path / "run" / "environment.json"
     began = json.loads(environment.read_text())
@@ -135,7 +135,7 @@ def test_other_images_than_at_the_start_are_refused(tmp_path, data):
         with pytest.raises(UserError, match=message):
             run_folder.refuse_other_images(tmp_path / "run", "another", str(other))
     environment.write_text(json.dumps(began))  # as of CIFAR, which is nowhere
-    with pytest.raises(UserError, match="--data x: not the images .* began with; leave it out"):
+    with pytest.raises(UserError, match=r"--data x: not the images .* began with; leave it out"):
         run_folder.refuse_other_images(tmp_path / "run", "another", "x")
 
 

@@ -449,7 +449,7 @@ def test_a_recipe_that_was_changed_by_hand_is_said(tmp_path, tiny, step):
     began = (tmp_path / "environment.json").read_text()
     (tmp_path / "environment.json").unlink()  # then only a checkpoint can tell
     if step:
-        message = "checkpoint is of another recipe .*; or recipe.json was changed: restore it"
+        message = "checkpoint is of another recipe .* came from, or restore its recipe.json"
         with pytest.raises(UserError, match=message):
             start_or_resume(tmp_path, recipe, tiny, Quiet())
     path.write_text(whole)

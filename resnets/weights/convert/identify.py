@@ -276,7 +276,7 @@ def _names(state: Mapping[str, Tensor]) -> list[str]:
     names = list(zoo.NAMED)
     blocks = (sum(tensor.ndim == 4 for tensor in state.values()) - 1) // 6  # of each stage
     layers = 6 * blocks + 2
-    if 0 < blocks and layers <= zoo.MAX_CIFAR_DEPTH:
+    if blocks > 0 and layers <= zoo.MAX_CIFAR_DEPTH:
         names += [f"cifar-resnet{layers}{end}" for end in ("", "-b", "-c")]
         names.append(f"cifar-plain{layers}")
     return names

@@ -61,7 +61,9 @@ def test_a_prefix_of_some_names_is_kept(tmp_path):
     with pytest.raises(UserError, match=r"such as weird.conv1.weight for conv1.weight; rename"):
         formats.read(tmp_path / "a.pth")
     torch.save({n: t for n, t in state.items() if n.startswith("layer1")}, tmp_path / "b.pth")
-    with pytest.raises(UserError, match=r"nearest tiny\w+: \d+ tensors are missing \(first conv1.w"):
+    with pytest.raises(
+        UserError, match=r"nearest tiny\w+: \d+ tensors are missing \(first conv1.w"
+    ):
         formats.read(tmp_path / "b.pth")
 
 
