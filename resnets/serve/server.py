@@ -112,7 +112,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
             samples=samples,
             token=options.token,
             log=log,
-            names=Names(_allowed_hosts(listener, options), options.origins, options.root_path),
+            names=_names(listener, options),
         )
         for model in models:
             model.warm_up()
@@ -220,6 +220,16 @@ def _fit_to_system(limits: Limits) -> Limits:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return replace(limits, connections=max(16, min(limits.connections, (soft - spare) // 2)))
     return limits
+
+
+def _names(listener: socket.socket, options: ServerOptions) -> Names:
+    """The names of the server; without a `Host` it is clear who is meant if it has only one."""
+    return Names(
+        _allowed_hosts(listener, options),
+        options.origins,
+        options.root_path,
+        host_required=not is_local(_url(listener)) and len(options.hosts) > 1,
+    )
 
 
 def _allowed_hosts(listener: socket.socket, options: ServerOptions) -> frozenset[str] | None:

@@ -180,7 +180,7 @@ def test_a_class_is_found_by_name_or_number(wanted, index):
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("brid", "did you mean bird"), ("7", "from 0 to 6"), ("-1", "from 0 to 6"),
+    [("brid", "did you mean bird"), ("7", "from 0 to 6"), ("9" * 5000, "from 0 to 6"), ("\u0663", "known: "), ("-1", "from 0 to 6"),
      (7, "from 0 to 6"), (-1, "from 0 to 6"),
      ("twin", "give 3 or 4"), ("CAT", "give 0 or 1"), ("", "no such class")],
 )  # fmt: skip
