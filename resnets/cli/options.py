@@ -54,9 +54,7 @@ CalibrationLimitOption = Annotated[
 ]
 MaxLossOption = Annotated[
     float | None,
-    typer.Option(
-        min=0, max=100, help="Allowed loss of top-1; default 0.5.", metavar="POINTS"
-    ),
+    typer.Option(min=0, max=100, help="Allowed loss of top-1; default 0.5.", metavar="POINTS"),
 ]
 ModelArgument = Annotated[
     str,

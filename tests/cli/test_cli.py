@@ -51,8 +51,21 @@ SETTINGS = (
 SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--set", s)))
 
 
-@pytest.mark.parametrize("verb",
-    ["", "info", "train", "resume", "ensemble", "predict", "explain", "serve", "export", "quantize"],
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "",
+        "info",
+        "train",
+        "resume",
+        "eval",
+        "ensemble",
+        "predict",
+        "explain",
+        "serve",
+        "export",
+        "quantize",
+    ],
 )
 def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(*([verb] if verb else []), "--help")
