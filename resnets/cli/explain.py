@@ -31,7 +31,12 @@ def explain(
         ),
     ],
     images: ImagesArgument,
-    out: Annotated[Path, typer.Option(help="A new folder for the pictures.", metavar="FOLDER")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the pictures: new, or an earlier one to replace.", metavar="FOLDER"
+        ),
+    ],
     class_name: Annotated[
         str | None,
         typer.Option(

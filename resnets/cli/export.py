@@ -41,16 +41,13 @@ def export(
     max_loss: MaxLossOption = None,
     opset: Annotated[
         int | None,
-        typer.Option(help="Version of ONNX's operators, 18 to 23; default 18.", metavar="N"),
+        typer.Option(help="ONNX's operators, 18 to 23; default 18.", metavar="N"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a model for another engine, with a model card.
-
-    Logits and features are compared with the model's at batch 1, 3 and 8, on random pixels and
-    images. Tolerances, of the largest value and in the root mean square: fp32 0.001 and 0.0001,
-    bf16 0.05 and 0.02, int8 (images) 1 and 0.25. Beyond them nothing is written. For a detector,
-    boxes (0.5 pixels) and scores (0.001) are compared, for int8 its AP.
+    Its outputs are compared with the model's: beyond the tolerances (docs/export.md)
+    nothing is written.
     """
     from resnets.export import exporter
     from resnets.export.options import ExportOptions

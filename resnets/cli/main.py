@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -114,6 +115,7 @@ def run(program: typer.Typer, name: str) -> None:
 def _run(program: typer.Typer, name: str) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its cache is not the user's concern
     try:
+        _refuse_deleted_folder()
         code = _call(program, name)
         sys.stdout.flush()  # answers may be lost until here, whatever the exit code
     except UserError as error:
@@ -131,6 +133,14 @@ def _run(program: typer.Typer, name: str) -> None:
     else:
         if code:
             sys.exit(code)
+
+
+def _refuse_deleted_folder() -> None:
+    """Raise `UserError` in a folder that was deleted: libraries of PyTorch could not be loaded."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder no longer exists", hint="cd to another one") from error
 
 
 def _call(program: typer.Typer, name: str) -> str | int | None:

@@ -45,18 +45,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TestOption = Annotated[
     str | None,
     typer.Option(
-        help="Labelled images that show the loss of top-1; by default the rest of --calibrate.",
+        help="Labelled images; default: rest of --calibrate.",
         metavar="DATA|cifar10",
     ),
 ]
 CalibrationLimitOption = Annotated[
-    int | None, typer.Option(min=10, help="At most N calibration images; default 300.", metavar="N")
+    int | None, typer.Option(min=10, help="Calibration images; default 300.", metavar="N")
 ]
 MaxLossOption = Annotated[
     float | None,
-    typer.Option(
-        min=0, max=100, help="Points of top-1 that may be lost; default 0.5.", metavar="POINTS"
-    ),
+    typer.Option(min=0, max=100, help="Allowed loss of top-1; default 0.5.", metavar="POINTS"),
 ]
 ModelArgument = Annotated[
     str,

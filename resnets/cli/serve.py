@@ -31,7 +31,7 @@ LOGS = ("text", "json", "none")
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="By default cifar-resnet20.", metavar="[NAME=]MODEL..."),
+        typer.Argument(help="By default cifar-resnet20.", metavar="[NAME=]MODEL...", hidden=True),
     ] = None,
     host: Annotated[
         str, typer.Option(help="0.0.0.0: all addresses.", metavar="ADDRESS")
@@ -76,7 +76,8 @@ def serve(
         str, typer.Option(help="Request log: text, json or none.", metavar="FORMAT")
     ] = "text",
 ) -> None:
-    """Serve models over HTTP, with a page. Ctrl-C finishes accepted requests."""
+    """Serve models, by default cifar-resnet20, over HTTP, with a page.
+    Ctrl-C finishes accepted requests."""
     _check(log, timeout, allow_host or [], allow_origin or [])
     from resnets.serve import server
 

@@ -194,7 +194,7 @@ def _resume(
                 run_folder.refuse_running(folder)  # and clean it
             if recipe.dataset in FOLDERS and data is not None:
                 given = _objective(recipe, _open_data(recipe, data, print)).fingerprint
-                run_folder.refuse_other_images(folder, given)
+                run_folder.refuse_other_images(folder, given, _location(data))
             print(f"{folder} is finished{_use(folder, recipe.dataset)}")
             print(f"To train on from its weights: --init {shlex.quote(str(folder))} --out ANOTHER")
         return

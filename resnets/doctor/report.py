@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "similar-names": ("warning", "classes whose names look alike"),
     "not-used": ("warning", "folders and files that no training uses"),
     "odd-size": ("note", "very small or very elongated images"),
-    "duplicate": ("note", "the same image more than once in a class"),
+    "duplicate": ("note", "the same image more than once"),
     "huge-box": ("note", "boxes of nearly the whole image"),
     "tiny-box": ("note", "boxes of few pixels at the size that a detector sees"),
     "wrong-ending": ("note", "files whose content is of another format than their ending says"),

@@ -28,7 +28,7 @@ from resnets.evaluation.scores import Scores, content_hash
 from resnets.support.devices import cores
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.names import composed, similar
+from resnets.support.names import composed, counted, similar
 from resnets.weights.model_file import Model
 
 SINGLE_VIEW = "single view of the original 32x32 image"  # section 4.2
@@ -262,7 +262,8 @@ def labels_for(
         table[samples.classes.index(name)] = numbers.get(composed(name), -1)
     missing = [name for name in present if composed(name) not in numbers]
     if missing:
-        others = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
+        more = counted(len(missing) - 1, "other", "others")
+        others = f" (nor {'is' if len(missing) == 2 else 'are'} {more})" if len(missing) > 1 else ""
         raise UserError(
             f"class {missing[0]!r} is not among the model's {known} classes{others}",
             samples.location,
@@ -277,9 +278,10 @@ def _hint_for(missing: Sequence[str], present: Sequence[str], classes: Sequence[
         return f"it looks like the model's {other!r}: rename the folder"
     if all(name.isascii() and name.isdigit() for name in present):
         return "if these are indices of the model's outputs, list the images in a labels.tsv"
+    these = "this class" if len(present) == 1 else f"these {len(present)} classes"
     return (
-        f"use a model with these {len(present)} classes, or fine-tune this one on them "
-        "(resnets train --help)"
+        f"use a model with {these}, or fine-tune this one "
+        f"on {'it' if len(present) == 1 else 'them'} (resnets train --help)"
     )
 
 

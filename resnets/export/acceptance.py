@@ -14,6 +14,7 @@ from resnets.export.calibration import ExportImages
 from resnets.inference.engines import OpenVinoRuntime, Runtime
 from resnets.inference.predictor import Predictor
 from resnets.support.devices import hardware_name, has_bf16
+from resnets.support.names import counted
 from resnets.support.timing import throughput
 from resnets.weights.model_file import Model
 
@@ -53,7 +54,7 @@ def check(
     Raises:
         UserError: if outputs differ by more than the tolerance, or too much top-1 is lost.
     """
-    report(f"comparing with the source on {len(real)} images and random pixels")
+    report(f"comparing with the source on {counted(len(real), 'image')} and random pixels")
     size = model.preprocessing.size
     comparisons = parity.compare_outputs(
         runtime, parity.reference(model, dense), real,

@@ -27,6 +27,7 @@ from resnets.inference import image_inputs
 from resnets.inference.engines import INPUT, nncf, without_warnings
 from resnets.support.devices import cores
 from resnets.support.errors import UserError
+from resnets.support.names import counted
 from resnets.support.parallel import in_threads
 from resnets.weights.model_file import Model
 
@@ -176,7 +177,7 @@ def _describe(pixels: Sequence[Tensor], folder: str) -> str:
     """A description of calibration images; raises `UserError` if they are too few."""
     if len(pixels) < FEWEST:
         raise UserError(
-            f"only {len(pixels)} images to calibrate with",
+            f"only {counted(len(pixels), 'image')} to calibrate with",
             folder,
             f"give at least {FEWEST}, better a few hundred",
         )

@@ -20,10 +20,19 @@ from resnets.inference.explanations import ALL, check_stage, explain
 from resnets.inference.neighbours import Nearest
 from resnets.inference.predictions import DIGITS, ClassProbability
 from resnets.support.errors import UserError, valid_utf8
-from resnets.support.files import make_folder, refuse_unwritable, write_bytes, write_json
+from resnets.support.files import (
+    make_folder,
+    refuse_unwritable,
+    write_bytes,
+    write_json,
+    writing,
+)
+from resnets.support.names import listed
 from resnets.weights.model_file import Model
 
 RECORD, PAGE = "explanations.json", "index.html"
+_PICTURE = re.compile(r"[A-Za-z0-9_-]+-(?:stem|layer[0-9]+|stages|nearest)\.png")
+"""Names of the pictures; see `_unused_name`."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def check_folder(model: Model, folder: Path, stage: str = ALL) -> None:
 
     Args:
         model: its network must have the stage.
-        folder: new, empty, or filled by an earlier call: its pictures may be replaced.
+        folder: new, empty, or filled by an earlier call, whose files will be replaced.
         stage: to be drawn, or `all`.
 
     Raises:
@@ -112,20 +121,41 @@ def check_folder(model: Model, folder: Path, stage: str = ALL) -> None:
     check_stage(model, stage, "--stage", (ALL,))
     if folder.exists() and not folder.is_dir():
         raise UserError("a file is in the way", f"--out {folder}", "give a new folder")
-    if folder.is_dir() and not (folder / RECORD).exists() and any(folder.iterdir()):
-        raise UserError("holds other files", f"--out {folder}", "give a new folder")
+    if others := _other_files(folder):
+        message = f"holds other files: {listed(sorted(others))}"
+        raise UserError(message, f"--out {folder}", "give a new folder")
     first = folder / RECORD if folder.is_dir() else folder
     while not first.parent.exists():
         first = first.parent
     refuse_unwritable(first)
 
 
+def _other_files(folder: Path) -> list[str]:
+    """Names of what an earlier call has not written, apart from hidden files, in a folder."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir()]
+    if RECORD not in names:
+        return names
+    return [name for name in names if not (name.startswith(".") or _is_own(folder / name))]
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_file() and (path.name in (RECORD, PAGE) or bool(_PICTURE.fullmatch(path.name)))
+
+
 def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
-    """Create the folder for explanations; arguments and errors as of `check_folder`."""
+    """Create the folder for explanations, without pictures of an earlier call.
+
+    Arguments and errors are those of `check_folder`.
+    """
     check_folder(model, folder, stage)
     make_folder(folder)
-    if not (folder / RECORD).exists():
-        _write_record(folder, model.card["network"], [])  # marks the folder as ours
+    _write_record(folder, model.card["network"], [])  # marks the folder as ours
+    with writing(folder):
+        for path in folder.iterdir():
+            if path.name != RECORD and _is_own(path):
+                path.unlink()
 
 
 def explain_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,9 @@ def load_network(name: str) -> Model:
     return model
 
 
+_INDEX = re.compile("[0-9]{1,9}")
+
+
 def find_class(classes: Sequence[str], wanted: str | int) -> int:
     """The index of a class that is given by its name or its index.
 
@@ -123,7 +127,7 @@ def find_class(classes: Sequence[str], wanted: str | int) -> int:
     folded = wanted.strip().casefold()
     for matches in (
         [i for i, name in enumerate(classes) if name == wanted],
-        [int(wanted)] if wanted.isdecimal() and int(wanted) < len(classes) else [],
+        [int(wanted)] if _INDEX.fullmatch(wanted) and int(wanted) < len(classes) else [],
         [i for i, name in enumerate(classes) if name.casefold() == folded],
     ):
         if len(matches) == 1:
@@ -131,7 +135,7 @@ def find_class(classes: Sequence[str], wanted: str | int) -> int:
         if matches:
             numbers = " or ".join(map(str, matches))
             raise UserError("several classes have this name", wanted, f"give {numbers}")
-    if wanted.lstrip("-").isdecimal():
+    if re.fullmatch("-?[0-9]+", wanted):
         raise out_of_range
     raise UserError("no such class", wanted, nearest(wanted, classes))
 

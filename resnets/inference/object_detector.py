@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from resnets.support.distributed import World
 
 SCORE = 0.5
-"""Least score of an object by default."""
+"""Minimum score of an object by default."""
 Source: TypeAlias = ImageInput | VideoFrame
 Seen = Callable[[ImageDetections, Image.Image], None]
 """Called with each result and its image, upright and in full size."""

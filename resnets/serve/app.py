@@ -28,7 +28,7 @@ from resnets.serve.served_model import ServedModel
 from resnets.version import __version__
 
 SCORE, LIMIT = 0.5, 100
-"""Least score and number of objects by default."""
+"""Minimum score and number of objects by default."""
 _ROUTES = {
     ServedModel.task: ("/v1/predict", "classifier"),
     ServedDetector.task: ("/v1/detect", "detector"),
@@ -197,8 +197,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        return Problem(400, f"{location}: {first['msg']}").response(request_id(request))
+        name, detail, hint = str(first["loc"][-1]), first["msg"], ""
+        if first["type"] == schemas.BAD_NUMBER:
+            detail, hint = f"{detail}, not {str(first['input'])[:100]!r}", first["ctx"]["hint"]
+        return Problem(400, f"{name}: {detail}", hint).response(request_id(request))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -297,7 +299,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
     async def explain(
         request: Request,
         model: schemas.ModelName = None,
-        class_: schemas.ClassIndex = None,
+        class_: schemas.ClassName = None,
         top: schemas.Top = TOP,
     ) -> schemas.Explanation:
         """Map the evidence for a class in an image, for each stage of the network."""
@@ -305,6 +307,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
         state.check_access(request)
         check_query(request, "model", "class", "top")
         served = state.classifier(model)
+        index = None if class_ is None else served.find_class(class_)
         served.check_explanations()
         async with state.accept_body() as reserve:
             content = await read_image(request, state.limits, reserve)
@@ -312,7 +315,7 @@ def _add_explanation_route(app: FastAPI, state: AppState) -> None:
                 async with _cancelled_on_disconnect(request):
                     image = await served.decode(content)
                     decoded = time.perf_counter()
-                    explanation = await served.explain(image, class_)
+                    explanation = await served.explain(image, index)
         now = time.perf_counter()
         answer = {
             "model": served.name,

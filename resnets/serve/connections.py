@@ -7,12 +7,14 @@ bounds uvicorn's version, and `tests/serve/test_uvicorn.py` names each member th
 
 It also offers no other protocol: of a request with an `Upgrade` header (curl and Java send one for
 HTTP/2), httptools would drop the body, so such a request is parsed once more without the header.
+Where the request line has a whole URL, its host stands in the place of the `Host` header.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +30,10 @@ DRAIN_SECONDS = 2.0
 
 A connection closed with unread bytes is reset, and the client may never see the response.
 """
+
+
+_AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#@]*)", re.IGNORECASE)
+"""Host and port of a request line with a whole URL."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -105,6 +111,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_without_upgrade = self._head()
         else:
             self._in_headers = False
+            self._take_host_of_url()
             super().on_headers_complete()
             cycle = self.cycle
             cycle.transport = _ClosingTransport(self)  # type: ignore[assignment]
@@ -195,15 +202,24 @@ class LimitedProtocol(HttpToolsProtocol):
         else:  # no request has begun
             self.close()
 
+    def _take_host_of_url(self) -> None:
+        """Put the host of a whole URL in the place of the `Host` header (RFC 9112, 3.2.2)."""
+        if found := _AUTHORITY.match(self.url):
+            others = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers[:] = [(b"host", found[1]), *others]  # the scope has the same list
+
     def _problem_of_headers(self) -> Problem | None:
         """Why a request whose headers have come is refused before the application sees it."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return Problem(505, f"HTTP/{version} is not supported", "use HTTP/1.1")
         size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
         if size > self.limits.headers:
             return self._headers_too_large()
         if len(self.pipeline) >= self.limits.pipeline:
             return busy(f"{len(self.pipeline)} requests wait on this connection")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             return Problem(400, f"{hosts or 'no'} Host headers", "send one")
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:

@@ -115,11 +115,13 @@ class Names:
         hosts: allowed `Host` names; any if None.
         origins: whose pages may send requests, such as `https://photos.example`; `*` for all.
         root_path: path below which a proxy offers the server, such as `/photos`; may be empty.
+        host_required: whether requests of HTTP/1.0 without a `Host` are refused.
     """
 
     hosts: Collection[str] | None = None
     origins: Collection[str] = ()
     root_path: str = ""
+    host_required: bool = False
 
     def allows_page(self, origin: str) -> bool:
         """Whether pages of this origin may send requests from a browser."""
@@ -151,7 +153,9 @@ class Middleware:
         request_id = inner["id"] = _request_id(scope)
         response = _Response(inner, path, send, headers_only=scope["method"] == "HEAD")
         try:
-            self._check_origin(inner, path)
+            headers = Headers(scope=inner)
+            self._check_host(headers, path)
+            self._check_origin(headers, inner)
             app: ASGIApp = self._app
             if not path:  # the page's relative addresses need the slash
                 app = RedirectResponse(f"{root.rpartition('/')[2]}/")
@@ -173,15 +177,22 @@ class Middleware:
         root: str = self._names.root_path
         return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
-    def _check_origin(self, scope: Scope, path: str) -> None:
-        """Refuse requests that other sites' pages make a browser send."""
-        headers = Headers(scope=scope)
+    def _check_host(self, headers: Headers, path: str) -> None:
+        """Refuse requests under a name that is none of the server's."""
         hosts = self._names.hosts
-        if hosts is not None and path not in PROBES:
-            host = headers.get("host", "")
-            name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-            if name.lower() not in hosts:
-                raise Problem(421, f"this server is not called {name[:100]!r}", "see --allow-host")
+        if hosts is None or path in PROBES:
+            return
+        host = headers.get("host")
+        if host is None:  # HTTP/1.0; browsers always send it
+            if self._names.host_required:
+                raise Problem(400, "no Host header", "send one with a name of the server")
+            return
+        name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+        if name.lower() not in hosts:
+            raise Problem(421, f"this server is not called {name[:100]!r}", "see --allow-host")
+
+    def _check_origin(self, headers: Headers, scope: Scope) -> None:
+        """Refuse requests that other sites' pages make a browser send."""
         cross_site = headers.get("sec-fetch-site") == "cross-site"
         allowed = self._names.allows_page(headers.get("origin", ""))
         if scope["method"] == "POST" and cross_site and not allowed:

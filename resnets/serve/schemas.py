@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from resnets.analysis import activation_maps
 from resnets.serve.problems import MEDIA_TYPE, ProblemDocument
 
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    """A whole number of the query in decimal digits: Python would also read 1_0, +1 and Arabic."""
+
+    def read(text: object) -> int:
+        if re.fullmatch("[0-9]{1,9}", str(text)) and low <= int(str(text)) <= high:
+            return int(str(text))
+        raise _bad_number(f"a whole number from {low:,} to {high:,}", "digits only")
+
+    return BeforeValidator(read)
+
+
+def _share(text: object) -> float:
+    """A number of the query from 0 to 1, such as 0.5 or 1e-05."""
+    if re.fullmatch(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]{1,3})?", str(text)):
+        number = float(str(text))
+        if 0 <= number <= 1:
+            return number
+    raise _bad_number("a number from 0 to 1", "such as 0.5")
+
+
+def _bad_number(wanted: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError(BAD_NUMBER, "must be {wanted}", {"wanted": wanted, "hint": hint})
+
+
+BAD_NUMBER = "bad_number"
+"""Pydantic's name of an error of a number of the query; its context has a `hint`."""
 ModelName = Annotated[str | None, Query(description="A name of /v1/models; the first by default.")]
-Top = Annotated[int, Query(ge=1, le=1000, description="How many classes to return.")]
-ClassIndex = Annotated[
-    int | None,
-    Query(alias="class", ge=0, description="Index of the class to explain; the best by default."),
+Top = Annotated[
+    int, Query(ge=1, le=1000, description="How many classes to return."), _whole(1, 1000)
 ]
-Score = Annotated[float, Query(ge=0, le=1, description="Least score of an object.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many objects to return.")]
+ClassName = Annotated[
+    str | None,
+    Query(alias="class", description="Index or name of the class to explain; the best by default."),
+]
+Score = Annotated[
+    float, Query(ge=0, le=1, description="Minimum score of an object."), BeforeValidator(_share)
+]
+Limit = Annotated[
+    int, Query(ge=1, le=1000, description="How many objects to return."), _whole(1, 1000)
+]
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PROBLEMS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from resnets.analysis import activation_maps
 from resnets.data.preprocessing import Box, stack
-from resnets.inference import export_folder
+from resnets.inference import explanations, export_folder
 from resnets.inference.predictions import top_classes
 from resnets.inference.predictor import Predictor
 from resnets.models import complexity, zoo
@@ -93,6 +94,17 @@ class ServedModel:
             for c in best
         ]
 
+    def find_class(self, wanted: str) -> int:
+        """The index of a class that a request gives by its index or name; raises `Problem` (404).
+
+        Digits are always an index, also where a class has another number as its name.
+        """
+        index = int(wanted) if re.fullmatch("[0-9]{1,9}", wanted) else wanted
+        try:
+            return explanations.find_class(self.classes, index)
+        except UserError as error:
+            raise Problem(404, f"{error.message}: {wanted[:100]!r}", error.hint) from error
+
     def check_explanations(self) -> None:
         """Raise `Problem` (503) if too many explanations wait."""
         if self._explanations >= MAX_EXPLANATIONS:
@@ -112,7 +124,7 @@ class ServedModel:
         """Compute the maps of a class, by default the most probable one.
 
         Raises:
-            Problem: 404 if there is no such class, 409 if the weights are not available.
+            Problem: 409 if the weights are not available.
         """
         if not self.explains:
             raise Problem(
@@ -120,8 +132,6 @@ class ServedModel:
                 f"{self.name} has no weights file for explanations",
                 "serve the model file, or leave model.safetensors in the export's folder",
             )
-        if index is not None and not 0 <= index < len(self.classes):
-            raise Problem(404, f"no class {index}", f"0 to {len(self.classes) - 1}")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._explain_thread, self._stage_maps, image, index)
 

@@ -46,7 +46,8 @@ class ServerOptions:
         port: 0 for any free port.
         token: that requests need; None if they need none.
         runtime, precision: as for `open_predictor`; `auto` is never int8.
-        samples: folder of images to try on the page; by default images of CIFAR-10.
+        samples: folder of images to try on the page; by default images of
+            CIFAR-10, for classifiers only.
         hosts: allowed `Host` names, in addition to the address and `localhost`. Without them, a
             server on a loopback address allows only those two, any other server allows all names.
         origins: whose pages may send requests, such as `https://photos.example`; `*` for all.
@@ -87,7 +88,10 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
         UserError: if a model cannot be opened, or the address cannot be used.
     """
     metrics = Metrics()
-    samples = static_files.samples_in(options.samples or SAMPLES)
+    if options.samples is None:  # small pictures of one object each
+        samples = static_files.samples_in(SAMPLES, ServedModel.task)
+    else:
+        samples = static_files.samples_in(options.samples)
     limits = _fit_to_system(options.limits)
     log = RequestLog(options.log, options.log_as_json)
     with _bind(options.host, options.port) as listener, contextlib.ExitStack() as stack:
@@ -108,7 +112,7 @@ def serve(options: ServerOptions, device: str, on_ready: Callable[[str], None]) 
             samples=samples,
             token=options.token,
             log=log,
-            names=Names(_allowed_hosts(listener, options), options.origins, options.root_path),
+            names=_names(listener, options),
         )
         for model in models:
             model.warm_up()
@@ -216,6 +220,16 @@ def _fit_to_system(limits: Limits) -> Limits:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return replace(limits, connections=max(16, min(limits.connections, (soft - spare) // 2)))
     return limits
+
+
+def _names(listener: socket.socket, options: ServerOptions) -> Names:
+    """The names of the server; without a `Host` it is clear who is meant if it has only one."""
+    return Names(
+        _allowed_hosts(listener, options),
+        options.origins,
+        options.root_path,
+        host_required=not is_local(_url(listener)) and len(options.hosts) > 1,
+    )
 
 
 def _allowed_hosts(listener: socket.socket, options: ServerOptions) -> frozenset[str] | None:

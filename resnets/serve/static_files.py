@@ -61,14 +61,27 @@ class SampleImages:
     Args:
         names: the displayed name of each key; keys are used in URLs.
         files: the file of each key.
+        task: of the models that they are for; empty for all models.
     """
 
     names: Mapping[str, str]
     files: Mapping[str, StaticFile]
+    task: str = ""
+
+    def listed(self, root: str) -> list[dict[str, str]]:
+        """Their names, URLs below a path, and task, as JSON."""
+        task = {"task": self.task} if self.task else {}
+        return [
+            {"name": n, "url": f"{root}/samples/{key}", **task} for key, n in self.names.items()
+        ]
 
 
-def samples_in(folder: Path) -> SampleImages:
+def samples_in(folder: Path, task: str = "") -> SampleImages:
     """The first images of a folder, without subfolders.
+
+    Args:
+        folder: the folder.
+        task: of the models that they are for; by default all models.
 
     Raises:
         UserError: if there is no such folder, or its images are absent, too large or unreadable.
@@ -89,7 +102,8 @@ def samples_in(folder: Path) -> SampleImages:
         files = {key: StaticFile.read(path) for key, path in paths.items()}
     except OSError as error:
         raise UserError(f"an image cannot be read ({error})", location) from error
-    return SampleImages({key: valid_utf8(path.stem) for key, path in paths.items()}, files)
+    names = {key: valid_utf8(path.stem) for key, path in paths.items()}
+    return SampleImages(names, files, task)
 
 
 def add_routes(app: FastAPI, samples: SampleImages) -> None:
@@ -106,10 +120,9 @@ def add_routes(app: FastAPI, samples: SampleImages) -> None:
 
     @app.get("/v1/samples", tags=["facts"])
     async def list_samples(request: Request) -> dict[str, list[dict[str, str]]]:
-        """List sample images."""
+        """List sample images; `task` says for which models they are, if not for all."""
         check_query(request)
-        named, root = samples.names.items(), request.scope["root_path"]
-        return {"samples": [{"name": name, "url": f"{root}/samples/{key}"} for key, name in named]}
+        return {"samples": samples.listed(request.scope["root_path"])}
 
     @app.get("/samples/{key}", include_in_schema=False)
     async def sample(key: str, request: Request) -> Response:

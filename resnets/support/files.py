@@ -56,9 +56,8 @@ def cache_folder(*parts: str) -> Path:
     `RESNETS_CACHE` overrides the folder. What it holds is read from it. Where it cannot be
     written, new files go to a temporary folder, which is deleted when the process ends.
     """
-    try:
-        base = _cache_base()
-    except RuntimeError:  # a user without home folder
+    base = _cache_base()
+    if base is None:
         return temporary_cache("this user has no home folder").joinpath(*parts)
     if valid_utf8(str(base)) != str(base):
         return temporary_cache(f"{base}: engines need a name of UTF-8").joinpath(*parts)
@@ -71,16 +70,34 @@ def cache_folder(*parts: str) -> Path:
     return temporary_cache(f"{folder}: {obstacle}").joinpath(*parts) if obstacle else path
 
 
-def _cache_base() -> Path:
+def _cache_base() -> Path | None:
+    """The platform's cache folder for this package; None if it would be in a home that is none."""
     override = os.environ.get("RESNETS_CACHE")
     if override:
         return Path(expand_user(override))
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "resnets"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "resnets" / "cache"
+    if sys.platform not in ("darwin", "win32") and (general := os.environ.get("XDG_CACHE_HOME")):
+        return Path(expand_user(general)) / "resnets"
+    home = _home()
+    if home is None:
+        return None
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "resnets" / "cache"
-    general = os.environ.get("XDG_CACHE_HOME")
-    return (Path(expand_user(general)) if general else Path.home() / ".cache") / "resnets"
+        return home / "resnets" / "cache"
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "resnets"
+
+
+def _home() -> Path | None:
+    """This user's home folder.
+
+    None for users without one: containers and services give them `/`, or a folder that does not
+    exist, which only root could fill.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if home.is_dir() and home != home.parent else None
 
 
 @cache

@@ -199,12 +199,22 @@ def _apply(values: dict[str, Any], setting: str) -> str:
             value = None
     table = values
     *tables, last = key.split(".")
+    _refuse_below_a_value(tables, f"--set {setting}")
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise UserError(f"{name} is not a table", f"--set {setting}")
     table[last] = value
     return key
+
+
+def _refuse_below_a_value(tables: list[str], location: str) -> None:
+    """Raise `UserError` if one of these nested tables is a key of the recipe that holds a value."""
+    for depth, name in enumerate(tables):
+        parent = _table(tables[:depth])
+        if parent and name in parent.model_fields and _table(tables[: depth + 1]) is None:
+            key = ".".join(tables[: depth + 1])
+            raise UserError(f"{key} has no keys below it", location, f"write --set {key}=...")
 
 
 def _validate(values: dict[str, Any], text: str, where: str, overridden: dict[str, str]) -> Recipe:

@@ -398,11 +398,12 @@ def resume(
         location: where the data were found.
 
     Raises:
-        UserError: if there is no run, no checkpoint can be read or fits, the images are not those
-            that the run began with, or some of them can no longer be tested on.
+        UserError: if there is no run, no checkpoint can be read or fits, recipe or images are not
+            those that the run began with, or some images can no longer be tested on.
     """
     began = world.first(lambda: run_folder.read_environment(folder))
-    run_folder.refuse_other_images(folder, objective.fingerprint)
+    run_folder.refuse_changed_recipe(folder, objective.recipe)
+    run_folder.refuse_other_images(folder, objective.fingerprint, location)
     _refuse_disagreement(objective, world)
     world.first(objective.check_data)
     # Read by one process, so that all continue from the same step.

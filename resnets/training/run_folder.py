@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -108,9 +109,14 @@ def is_run_of(folder: Path, plan: Recipe) -> bool:
         raise UserError(
             "is missing or damaged, so whether this recipe began the run is unknown",
             str(folder / ENVIRONMENT),
-            f"resume the run with: resnets resume {folder}, or choose another --out",
+            f"resume the run with: {_resume(folder)}, or choose another --out",
         )
     return plan.model_copy(update={"network": recipe.network}).matches(recipe.content_hash())
+
+
+def _resume(folder: Path) -> str:
+    """The command that resumes the run in a folder."""
+    return f"resnets resume {shlex.quote(str(folder))}"
 
 
 def refuse_running(folder: Path) -> None:
@@ -126,16 +132,15 @@ def refuse_existing(folder: Path, plan: Recipe) -> None:
         return
     if (folder / RECIPE).exists():
         if (folder / SUMMARY).exists():
-            raise UserError(
-                "a finished run is in this folder",
-                str(folder),
-                f"choose another --out; to train on from its weights, add --init {folder}",
-            )
+            hint = "choose another --out"
+            if plan.init is None or Path(plan.init) != folder:
+                hint += f"; to train on from its weights, use --init {shlex.quote(str(folder))}"
+            raise UserError("a finished run is in this folder", str(folder), hint)
         if is_run_of(folder, plan):
             raise UserError(
                 "this run exists already",
                 str(folder),
-                f"resume it with: resnets resume {folder}, or choose another --out",
+                f"resume it with: {_resume(folder)}, or choose another --out",
             )
         raise UserError(
             "this folder belongs to a run of another recipe", str(folder), "choose another --out"
@@ -165,11 +170,41 @@ def read_recipe(folder: Path) -> Recipe:
         raise UserError(f"the recipe of this run is damaged ({reason})", str(path)) from error
 
 
-def refuse_other_images(folder: Path, fingerprint: str) -> None:
-    """Raise `UserError` if the run in `folder` is known to have begun with other images."""
+def refuse_other_images(folder: Path, fingerprint: str, location: str | None = None) -> None:
+    """Raise `UserError` if the run in `folder` is known to have begun with other images.
+
+    Args:
+        folder: the run folder.
+        fingerprint: of the images that are there now.
+        location: where they are; None for CIFAR from its usual place.
+    """
     began = read_environment(folder)
-    if began is not None and fingerprint != began["data"]:
-        raise UserError("these are not the images that the run began with", str(folder))
+    if began is None or fingerprint == began["data"]:
+        return
+    before = began["place"]
+    if location is None or location == before:
+        raise UserError(
+            "the images have changed since the run began",
+            location or str(folder),
+            "restore them, or start a new run with another --out",
+        )
+    raise UserError(
+        "not the images that the run began with" + (f", which are {before}" if before else ""),
+        f"--data {location}",
+        f"give --data {shlex.quote(before)}, or leave it out" if before else "leave it out",
+    )
+
+
+def refuse_changed_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise `UserError` if the run in `folder` is known to have begun with another recipe."""
+    began = read_environment(folder)
+    if began is None or began["recipe_hash"] is None or recipe.matches(began["recipe_hash"]):
+        return
+    raise UserError(
+        "the recipe was changed since the run began",
+        str(folder / RECIPE),
+        f"restore it; the run began with: {began['command']}",
+    )
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:
@@ -177,10 +212,12 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
     try:
         facts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         began = {key: facts[key] for key in ("command", "plan", "place", "data", *REPRODUCIBLE)}
+        began["recipe_hash"] = facts.get("recipe_hash")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     texts = [began[key] for key in ("command", "plan", "data", "device")]
-    whole = all(isinstance(text, str) for text in (*texts, began["place"] or ""))
+    optional = [began[key] or "" for key in ("place", "recipe_hash")]
+    whole = all(isinstance(text, str) for text in (*texts, *optional))
     return began if whole and isinstance(began["settings"], dict) else None
 
 

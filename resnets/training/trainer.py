@@ -402,7 +402,7 @@ class Trainer:
             if not same:
                 raise UserError(
                     f"the checkpoint is of another {kind} ({found}, not {own})",
-                    hint="give the run folder that it came from",
+                    hint="give the run folder that it came from, or restore its recipe.json",
                 )
 
 

@@ -51,7 +51,22 @@ SETTINGS = (
 SMALL = ("--network", "cifar-resnet8", *(word for s in SETTINGS for word in ("--set", s)))
 
 
-@pytest.mark.parametrize("verb", ["", "info", "train", "resume", "eval", "ensemble", "predict"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "",
+        "info",
+        "train",
+        "resume",
+        "eval",
+        "ensemble",
+        "predict",
+        "explain",
+        "serve",
+        "export",
+        "quantize",
+    ],
+)
 def test_help_fits_a_screen_and_shows_an_example(resnets, verb):
     code, out, _ = resnets(*([verb] if verb else []), "--help")
     assert code == 0
@@ -108,7 +123,9 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert "finished" in out
     code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--out", "run")
     assert code == 2
-    assert "to train on from its weights, add --init run" in one_line(err)
+    assert "to train on from its weights, use --init run" in one_line(err)
+    code, _, err = resnets("train", "cifar10-smoke", *SMALL, "--init", "run", "--out", "run")
+    assert (code, one_line(err).partition("; ")[2]) == (2, "choose another --out")
     assert resnets("train", "cifar10-smoke", *SMALL, "--out", "run", "--resume")[0] == 0
     code, _, err = resnets(
         "train", "cifar10-smoke", *SMALL, "--seed", "4", "--out", "run", "--resume"

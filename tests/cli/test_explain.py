@@ -28,7 +28,7 @@ def one_line(text):
 def test_help_fits_a_screen_and_shows_an_example(resnets):
     code, out, _ = resnets("explain", "--help")
     assert code == 0
-    assert len(out.splitlines()) <= 32
+    assert len(out.splitlines()) <= 24
     assert "Example: resnets explain" in out
 
 

@@ -237,6 +237,29 @@ def test_a_tilde_is_the_home_folder_in_every_argument(monkeypatch):
         cli._expanded("--out=~/x")
 
 
+@pytest.mark.parametrize("verb", ["--version", *(name for _, name, _ in cli.VERBS), "paper list"])
+def test_a_deleted_folder_is_one_line(resnets, tmp_path, monkeypatch, verb):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, err = resnets(*verb.split())
+    assert (code, out) == (2, "")
+    assert one_line(err) == "resnets: the current folder no longer exists; cd to another one"
+
+
+def test_the_deleted_folder_is_seen_before_pytorch_is_imported(tmp_path):
+    """Whose libraries could not be loaded there: that would end the process with their message."""
+    code = "import os, sys\nfrom resnets.__main__ import main\nos.rmdir(os.getcwd())\ntry: main()\n"
+    code += "finally: print('torch' in sys.modules)"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "info"], cwd=gone, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (2, "False\n")
+
+
 def test_help_is_a_verb(resnets):
     assert resnets("help", "info") == resnets("info", "--help")
     assert resnets("help")[0] == 0

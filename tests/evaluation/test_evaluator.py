@@ -198,7 +198,7 @@ def test_classes_are_found_by_name_or_identifier(cache, tmp_path, folders, class
         (("Ant", "bee"), photos.CLASSES, r"class 'Ant' .*it looks like the model's 'ant': rename"),
         (("0", "1"), photos.CLASSES, r"class '0' .*list the images in a labels.tsv"),
         (("1", "2", "3", "4", "5", "6"), photos.CLASSES, r"class '1' .*a labels.tsv"),
-        (("emu", "yak"), photos.CLASSES, r"class 'emu' .* \(nor are 1 others\); .*fine-tune"),
+        (("emu", "yak"), photos.CLASSES, r"class 'emu' .* \(nor is 1 other\); .*fine-tune"),
         (("crane", "fox"), ("crane", "crane", "fox"), "'crane' is the name of several"),
     ],
 )

@@ -168,6 +168,17 @@ def test_folders_with_other_files_are_refused(model, photos, tmp_path):
     run(model, photos[1:2], out)  # its own may be used again
     record = json.loads((out / "explanations.json").read_text())
     assert [one["image"] for one in record["images"]] == photos[1:2]
+    listed = {name for one in record["images"] for name in one["files"].values()}
+    assert {path.name for path in out.iterdir()} == listed | {"explanations.json", "index.html"}
+    (out / ".DS_Store").touch()
+    (out / "thesis-final.png").touch()
+    with pytest.raises(UserError, match=r"holds other files: thesis-final\.png; give a new folder"):
+        run(model, photos[:1], out)
+    assert {path.name for path in out.iterdir()} > listed
+    (out / "thesis-final.png").unlink()
+    run(model, photos[:1], out, stage="layer2")
+    assert len(list(out.glob("*.png"))) == 1
+    assert (out / ".DS_Store").exists()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,8 @@ def test_a_class_is_found_by_name_or_number(wanted, index):
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("brid", "did you mean bird"), ("7", "from 0 to 6"), ("-1", "from 0 to 6"),
+    [("brid", "did you mean bird"), ("7", "from 0 to 6"), ("9" * 5000, "from 0 to 6"),
+     ("\u0663", "known: "), ("-1", "from 0 to 6"),
      (7, "from 0 to 6"), (-1, "from 0 to 6"),
      ("twin", "give 3 or 4"), ("CAT", "give 0 or 1"), ("", "no such class")],
 )  # fmt: skip

@@ -68,7 +68,18 @@ def test_score_and_limit_choose_the_best(client):
     assert (
         client("POST", "/v1/detect?score=0&limit=2", **raw(blocks())).json()["objects"] == whole[:2]
     )
-    for query in ("score=1.1", "score=x", "limit=0", "limit=2000", "top=3", "skore=1"):
+    for query in (
+        "score=1.1",
+        "score=x",
+        "score=nan",
+        "score=1_0",
+        "score=-0",
+        "limit=1_0",
+        "limit=0",
+        "limit=2000",
+        "top=3",
+        "skore=1",
+    ):
         check_problem(client("POST", f"/v1/detect?{query}", **raw(blocks())), 400)
 
 

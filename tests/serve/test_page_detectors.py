@@ -2,6 +2,7 @@
 
 import pytest
 
+from resnets.inference.image_inputs import SAMPLES
 from tests.detection.files import noisy_blocks, save_detector
 from tests.serve.test_page import (  # noqa: F401
     browser,
@@ -22,7 +23,7 @@ def address(models, tmp_path_factory):
     one = save_detector(folder / "finder.safetensors", score=0.05)
     two = save_detector(folder / "keen.safetensors", score=0.05, nms=0.7)
     shapes = save_detector(folder / "shapes.safetensors", masks=True, score=0.05)
-    return started(str(one), str(two), f"flat={models[1]}", str(shapes))
+    return started(str(one), str(two), f"flat={models[1]}", str(shapes), samples=SAMPLES)
 
 
 @pytest.fixture
@@ -47,6 +48,19 @@ def found(page, panels=1):
 
 def rows(page, panel=0):
     return page.locator(".panel").nth(panel).locator(".answer").count()
+
+
+def test_images_of_cifar_10_are_shown_for_classifiers_only(open_page, models, tmp_path):  # noqa: F811
+    finder = save_detector(tmp_path / "finder.safetensors")
+    page = open_page(url=started(str(finder), f"flat={models[1]}"))
+    page.wait_for_selector(".panel-name")
+    assert not page.locator("#try").is_visible()
+    page.select_option("#other", "flat")
+    assert page.locator("#samples button").count() == 10
+    page.select_option("#other", "")
+    assert not page.locator("#try").is_visible()
+    page.select_option("#model", "flat")
+    assert page.locator("#try").is_visible()
 
 
 def test_a_picture_gets_boxes_and_a_list_of_objects(page):

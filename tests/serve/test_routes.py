@@ -278,8 +278,10 @@ def test_undamaged_requests_of_these_kinds_are_predicted(strict):
         ("/v1/predict?top=99999999999999999999", 400),
         ("/v1/predict?model=../../etc/passwd", 404),
         ("/v1/predict?model=%00", 404),
-        ("/v1/explain?class=-1", 400),
-        ("/v1/explain?class=x", 400),
+        ("/v1/explain?class=-1", 404),
+        ("/v1/explain?class=x", 404),
+        ("/v1/explain?class=" + "9" * 5000, 404),
+        ("/v1/explain?class=%d9%a3", 404),
         ("/v1/nothing", 404),
         ("/samples/../../../etc/passwd", 404),
         ("/page/..%2f..%2fapp.py", 404),
@@ -289,6 +291,40 @@ def test_undamaged_requests_of_these_kinds_are_predicted(strict):
 def test_bad_addresses_are_problems(client, path, status):
     method = "POST" if path.startswith("/v1") else "GET"
     check_problem(client(method, path, **raw(picture())), status)
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["1_0", "+1", "%2B1", "0", "1001", "1.5", "", "%D9%A3", "1e1", " 1", "0x1", "9" * 5000],
+)
+def test_whole_numbers_are_decimal_digits(client, number):
+    for path in ("predict", "explain"):
+        answer = client("POST", f"/v1/{path}?top={number}", **raw(picture()))
+        problem = check_problem(answer, 400)
+        assert problem["detail"].startswith("top: must be a whole number from 1 to 1,000, not '")
+        assert problem["hint"] == "digits only"
+    assert len(problem["detail"]) < 200
+
+
+def test_a_class_to_explain_is_named_or_numbered(models, tmp_path):
+    model = model_file.load(str(models[0]))
+    names = ["3", "cat", "dog", "2", "Cat", "six", "six"]
+    card = model_file.make_card("cifar-resnet8", names, {}, [])
+    file = tmp_path / "numbers.safetensors"
+    model_file.save(file, model.network.state_dict(), model.preprocessing, card)
+    client = Client([file])
+    for wanted, index in (("3", 3), ("03", 3), ("dog", 2), ("Cat", 4), ("DOG", 2)):
+        answer = client("POST", f"/v1/explain?class={wanted}", **raw(picture()))
+        assert answer.json()["index"] == index
+    for wanted, detail, hint in (
+        ("dgo", "no such class: 'dgo'", "dog"),
+        ("7", "no such class: '7'", "from 0 to 6"),
+        ("six", "several classes have this name: 'six'", "give 5 or 6"),
+    ):
+        answer = client("POST", f"/v1/explain?class={wanted}", **raw(picture()))
+        problem = check_problem(answer, 404)
+        assert problem["detail"] == detail
+        assert hint in problem["hint"]
 
 
 def test_a_problem_has_its_hint_and_the_deprecated_key_mend(client):
@@ -391,6 +427,12 @@ def test_files_have_media_types_and_are_not_sent_twice(client):
     samples = client("GET", "/v1/samples").json()["samples"]
     assert len(samples) == 10
     assert client("GET", samples[0]["url"]).headers["content-type"] == "image/png"
+
+
+def test_samples_say_for_which_models_they_are(models):
+    client = Client(models[:1], samples=static_files.samples_in(SAMPLES, "classification"))
+    samples = client("GET", "/v1/samples").json()["samples"]
+    assert {sample["task"] for sample in samples} == {"classification"}
 
 
 def test_files_are_read_when_the_server_starts(models, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
@@ -16,6 +17,7 @@ from uvicorn.server import ServerState
 from resnets.serve import connections, server
 from resnets.serve.limits import Limits
 from tests.serve.conftest import picture
+from tests.serve.test_routes import Client
 from tests.serve.wire import GET, HEAD, answer_to, connect, request, status
 
 
@@ -50,6 +52,8 @@ def address(models, log):
         ([b"nonsense\r\n\r\n"], 400),
         ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], 400),  # TLS to a port without
         ([b"GET / HTTP/9.9\r\n\r\n"], 400),
+        ([b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n"], 505),
+        ([b"GET / HTTP/0.9\r\nHost: localhost\r\n\r\n"], 505),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 400),
         ([HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"], 400),
         ([HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n"], 400),
@@ -245,7 +249,56 @@ def test_other_host_names_are_refused(address):
     for host, expected in ((b"evil.example", 421), (b"127.0.0.1:1", 200), (b"[::1]:80", 200)):
         head = b"GET /docs HTTP/1.1\r\nConnection: close\r\nHost: " + host
         assert status(answer_to(address, head + b"\r\n\r\n")) == expected
-    assert status(answer_to(address, b"GET /docs HTTP/1.0\r\n\r\n")) == 421
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"http://evil.example/docs", 421),
+        (b"HTTP://localhost@evil.example:80/docs", 421),
+        (b"http://127.0.0.1:1/docs", 200),
+        (b"http://[::1]/docs", 200),
+        (b"http://evil.example/healthz", 200),
+        (b"/docs?http://evil.example/", 200),
+    ],
+)
+def test_the_host_of_a_whole_url_counts_instead_of_the_header(address, target, expected):
+    for host in (b"localhost", b"evil.example"):
+        if not target.startswith(b"/") or host == b"localhost":
+            head = b"GET %s HTTP/1.1\r\nConnection: close\r\nHost: %s\r\n\r\n" % (target, host)
+            assert status(answer_to(address, head)) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "expected"),
+    [
+        ("127.0.0.1", [], 200),
+        ("127.0.0.1", ["a.example", "b.example"], 200),  # only this machine can send it
+        ("0.0.0.0", ["a.example"], 200),
+        ("0.0.0.0", ["a.example", "b.example"], 400),
+        ("0.0.0.0", [], 200),
+    ],
+)
+def test_http_1_0_needs_no_host_where_it_is_clear_who_is_meant(models, host, names, expected):
+    options = server.ServerOptions([], host=host, port=0, hosts=names)
+    with server._bind(host, 0) as listener:
+        found = server._names(listener, options)
+    client = Client(models[:1], names=found)
+    transport = httpx.ASGITransport(client.app)
+
+    async def run():
+        async with httpx.AsyncClient(transport=transport, base_url="http://a.example") as caller:
+            request = caller.build_request("GET", "/docs")
+            del request.headers["host"]
+            return await caller.send(request)
+
+    answer = asyncio.run(run())
+    assert answer.status_code == expected
+    assert expected == 200 or answer.json()["detail"] == "no Host header"
+
+
+def test_http_1_0_without_host_is_answered(address):
+    assert status(answer_to(address, b"GET /docs HTTP/1.0\r\n\r\n")) == 200
 
 
 @pytest.mark.parametrize("path", [b"/healthz", b"/readyz", b"/metrics"])

@@ -66,6 +66,7 @@ def test_the_cache_folder_follows_the_platform_and_the_override(monkeypatch, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert files.cache_folder() == tmp_path / "xdg" / "resnets"
     monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert files.cache_folder() == Path.home() / ".cache" / "resnets"
     monkeypatch.setattr("sys.platform", "darwin")
     assert files.cache_folder() == Path.home() / "Library" / "Caches" / "resnets"
@@ -177,6 +178,25 @@ def test_a_user_without_home_has_a_temporary_cache_and_no_tilde(monkeypatch):
     assert files.cache_folder("a").parent.is_dir()
     with pytest.raises(UserError, match="no home folder"):
         files.expand_user("~/photos")
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("home", ["/", "", "absent"])
+def test_a_home_that_is_the_root_or_does_not_exist_is_none(
+    monkeypatch, tmp_path, capsys, home, platform
+):
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home == "absent" else home)
+    for name in ("RESNETS_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", platform)
+    files.temporary_cache.cache_clear()
+    assert files.cache_folder("a").parent == files.temporary_folder()
+    assert "no home folder); a temporary one is used: set RESNETS_CACHE" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "xdg"))
+    if platform != "darwin":  # a folder of its own needs no home
+        assert files.cache_folder("a").is_relative_to(tmp_path / "xdg")
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):

@@ -122,8 +122,21 @@ def test_the_network_learns_and_its_model_has_the_preprocessing(tmp_path, data):
 def test_other_images_than_at_the_start_are_refused(tmp_path, data):
     start(tmp_path / "run", make_recipe(), data)
     (tmp_path / "photos" / "train" / "ant" / "0.png").unlink()
-    with pytest.raises(UserError, match="not the images that the run began with"):
+    with pytest.raises(UserError, match=r"run: the images have changed since .*; restore them"):
         resume(tmp_path / "run", folders.load(tmp_path / "photos"))
+    environment = tmp_path / "run" / "environment.json"
+    began = json.loads(environment.read_text())
+    environment.write_text(json.dumps(began | {"place": str(tmp_path / "my photos")}))
+    for other, message in (
+        (tmp_path / "other", "--data .*/other: not the images .*, which are .*/my photos; give "
+         "--data '.*/my photos', or leave it out"),
+        (tmp_path / "my photos", "my photos: the images have changed"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            run_folder.refuse_other_images(tmp_path / "run", "another", str(other))
+    environment.write_text(json.dumps(began))  # as of CIFAR, which is nowhere
+    with pytest.raises(UserError, match=r"--data x: not the images .* began with; leave it out"):
+        run_folder.refuse_other_images(tmp_path / "run", "another", "x")
 
 
 def test_too_many_bad_images_stop_a_run_and_a_few_are_counted(tmp_path, data):

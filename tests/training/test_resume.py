@@ -430,6 +430,33 @@ def test_divergence_stops_with_a_line_and_keeps_the_last_good_checkpoint(tmp_pat
     assert all(torch.isfinite(t).all() for t in tensors.values())
 
 
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_recipe_that_was_changed_by_hand_is_said(tmp_path, tiny, step):
+    """Without a checkpoint the run would begin as another one."""
+    recipe = short_recipe(iterations=6, test_every=3)
+    made = start(tmp_path, recipe, tiny)
+    for _ in range(step):
+        made.trainer.update()
+    if step:
+        made.save()
+    made.trainer.batches.close()
+    path = tmp_path / "recipe.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"lr": 0.1', '"lr": 0.2'))
+    message = r"recipe.json: the recipe was changed since the run began; restore it; .*: test$"
+    with pytest.raises(UserError, match=message):
+        start_or_resume(tmp_path, recipe, tiny, Quiet())
+    began = (tmp_path / "environment.json").read_text()
+    (tmp_path / "environment.json").unlink()  # then only a checkpoint can tell
+    if step:
+        message = "checkpoint is of another recipe .* came from, or restore its recipe.json"
+        with pytest.raises(UserError, match=message):
+            start_or_resume(tmp_path, recipe, tiny, Quiet())
+    path.write_text(whole)
+    (tmp_path / "environment.json").write_text(began)
+    start_or_resume(tmp_path, recipe, tiny, Quiet()).trainer.batches.close()
+
+
 def test_a_second_start_does_not_change_the_first(tmp_path, tiny):
     first = process(tmp_path / "run", short_recipe(), halt=3)
     run_until(first, "step 3")

@@ -6,7 +6,7 @@ import { categoryColour, drawObjects } from "./picture.js";
 const MANY = 5; // categories named in a summary
 
 export class DetectorPanel {
-  /** Args: a detector of `/v1/models`; `score()` returns the least score, 0 to 100; `hooks`: a function `score(value)`. */
+  /** Args: a detector of `/v1/models`; `score()` returns the minimum score, 0 to 100; `hooks`: a function `score(value)`. */
   constructor(model, score, hooks) {
     Object.assign(this, { model, score, hooks, stop: new AbortController(), lacksMap: false });
     this.root = document.getElementById("detector-panel").content.cloneNode(true).firstElementChild;
@@ -16,7 +16,7 @@ export class DetectorPanel {
     parts["panel-name"].textContent = model.name;
     const count = model.classes.length;
     parts["panel-facts"].textContent = `Detector on ${model.network}, ${count} ${count === 1 ? "category" : "categories"}, ${model.runtime}`;
-    parts.score.setAttribute("aria-label", `Least score of objects on ${model.name}`);
+    parts.score.setAttribute("aria-label", `Minimum score of objects on ${model.name}`);
     parts.score.addEventListener("input", () => hooks.score(Number(parts.score.value)));
     parts.answers.addEventListener("click", (event) => {
       const button = event.target.closest("button");

@@ -130,6 +130,10 @@ function selectModels() {
   hideProblem();
   byId("panels").className = names.length > 1 ? "two" : "";
   byId("panels").replaceChildren(...state.panels.map((panel) => panel.root));
+  const suited = state.samples.filter(({ task }) =>
+    !task || state.panels.some((panel) => panel.model.task === task));
+  byId("try").hidden = !suited.length;
+  byId("samples").replaceChildren(...suited.map(sampleButton));
   redraw();
   const added = state.panels.filter((panel) => !before.includes(panel));
   if (state.requested && added.length) show(added, state.requested);
@@ -164,13 +168,11 @@ async function begin() {
   hideProblem();
   try {
     const [found, samples] = await Promise.all([api.facts(), api.samples()]);
-    Object.assign(state, { models: found.models, limits: found.limits, panels: [] });
+    Object.assign(state, { models: found.models, limits: found.limits, samples, panels: [] });
     byId("access").hidden = true;
     byId("choices").hidden = byId("intake").hidden = false;
     byId("compare").hidden = found.models.length < 2;
     fill(byId("model"), found.models.map((model) => model.name));
-    byId("try").hidden = !samples.length;
-    byId("samples").replaceChildren(...samples.map(sampleButton));
     selectModels();
   } catch (error) {
     showProblem(error, begin);

@@ -19,6 +19,7 @@ from resnets.data.preprocessing import Preprocessing
 from resnets.models.residual import PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
 from resnets.support.files import read_text, write_bytes
+from resnets.support.names import counted
 from resnets.weights.convert import caffe_convention
 from resnets.weights.convert.caffe_convention import BN_EPS
 from resnets.weights.convert.identify import ImportedWeights
@@ -124,7 +125,8 @@ def _tensors(layer: Any, blobs: Any, location: str) -> tuple[str, list[Tensor]]:
         raise UserError("no network of the paper has this layer", location)
     tensors, least = [_array(blob, location) for blob in blobs], _TENSOR_COUNTS[layer.type]
     if len(tensors) < least:
-        raise UserError(f"the layer has {len(tensors)} tensors instead of {least}", location)
+        message = f"the layer has {counted(len(tensors), 'tensor')} instead of {least}"
+        raise UserError(message, location)
     return module, tensors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,6 +21,7 @@ from resnets.data.preprocessing import Preprocessing, imagenet
 from resnets.models import zoo
 from resnets.models.residual import Architecture, PoolKind, ResidualNetwork, StrideIn
 from resnets.support.errors import UserError
+from resnets.support.names import counted
 from resnets.weights.convert.zero_padding import Zeros, move_zeros
 from resnets.weights.model_file import Model, fault_of, make_card
 
@@ -229,9 +231,7 @@ def identify(weights: ImportedWeights) -> str:
         if row.block != "bottleneck" or row.stem == "cifar" or row.stride_in == stride_in
     ]
     if not names:
-        raise UserError(
-            _no_network(weights.state), weights.location, "list the networks: resnets info"
-        )
+        raise _no_network(weights)
     if len(names) > 1:
         raise UserError(
             f"the weights fit {' as well as '.join(names)}, which differ in shortcuts "
@@ -263,17 +263,23 @@ def _check_fit(weights: ImportedWeights, network: str) -> None:
 def _candidates(state: Mapping[str, Tensor]) -> dict[str, Architecture]:
     """Networks whose parameters have exactly these names and shapes, by name."""
     depths = _stage_depths(state)
-    names = list(zoo.NAMED)
-    if len(depths) == 3 and len(set(depths)) == 1:
-        layers = 6 * depths[0] + 2
-        names += [f"cifar-resnet{layers}{end}" for end in ("", "-b", "-c")]
-        names.append(f"cifar-plain{layers}")
     found: dict[str, Architecture] = {}
-    for name in names:
+    for name in _names(state):
         row = zoo.architecture(name)
         if row.depths == depths and row not in found.values() and not _differences(state, row):
             found[name] = row
     return found
+
+
+def _names(state: Mapping[str, Tensor]) -> list[str]:
+    """All networks of the table, and those for CIFAR with as many convolutions."""
+    names = list(zoo.NAMED)
+    blocks = (sum(tensor.ndim == 4 for tensor in state.values()) - 1) // 6  # of each stage
+    layers = 6 * blocks + 2
+    if blocks > 0 and layers <= zoo.MAX_CIFAR_DEPTH:
+        names += [f"cifar-resnet{layers}{end}" for end in ("", "-b", "-c")]
+        names.append(f"cifar-plain{layers}")
+    return names
 
 
 def _stage_depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -311,26 +317,54 @@ def _differences(state: Mapping[str, Tensor], row: Architecture) -> list[str]:
     if other:
         name = other[0]
         words.append(
-            f"{len(other)} shapes differ (first {name}: {found[name]} instead of {expected[name]})"
+            f"{counted(len(other), 'shape differs', 'shapes differ')} "
+            f"(first {name}: {found[name]} instead of {expected[name]})"
         )
     if missing:
-        words.append(f"{len(missing)} tensors are missing (first {missing[0]})")
+        words.append(f"{_tensors(len(missing))} missing (first {missing[0]})")
     if unknown:
-        words.append(f"{len(unknown)} tensors are unknown (first {unknown[0]})")
+        words.append(f"{_tensors(len(unknown))} unknown (first {unknown[0]})")
     return words
 
 
-def _no_network(state: Mapping[str, Tensor]) -> str:
-    """The message for weights that fit no network: how they differ from the nearest."""
-    depths = _stage_depths(state)
+def _tensors(count: int) -> str:
+    return counted(count, "tensor is", "tensors are")
 
-    def distance(name: str) -> tuple[int, int]:
-        row = zoo.NAMED[name]
-        return (row.depths != depths, len(_shapes(row).keys() ^ state.keys()))
 
-    name = min(zoo.NAMED, key=distance)
-    words = ", ".join(_differences(state, zoo.NAMED[name]))
-    return f"the weights fit no known network; nearest {name}: {words}"
+def _no_network(weights: ImportedWeights) -> UserError:
+    """The error for weights that fit no network: how they differ from the nearest.
+
+    The nearest has the same shapes; or else the most names and shapes in common, each counted
+    alone: tensors may have been renamed, or a network made wider.
+    """
+    found = _shapes_of(weights.state)
+    flat = [shape for shape in found.values() if len(shape) == 2]
+    classes = flat[0][0] if len(flat) == 1 else None
+
+    def distances(name: str) -> tuple[int, int]:
+        row = zoo.architecture(name)
+        expected = _shapes(row.with_classes(classes or row.classes))
+        ours, theirs = Counter(expected.values()), Counter(found.values())
+        of_shapes = (ours - theirs).total() + (theirs - ours).total()
+        return len(expected.keys() ^ found.keys()), of_shapes
+
+    apart = {name: distances(name) for name in _names(weights.state)}
+    name = min(apart, key=lambda name: (apart[name][1] > 0, sum(apart[name])))
+    row = zoo.architecture(name)
+    expected = _shapes(row.with_classes(classes or row.classes))
+    unknown = {n: shape for n, shape in found.items() if n not in expected}
+    missing = {shape: n for n, shape in reversed(expected.items()) if n not in found}
+    renamed = next((n for n, shape in unknown.items() if shape in missing), None)
+    if renamed is not None and not apart[name][1]:
+        pair = f"{renamed} for {missing[unknown[renamed]]}"
+        return UserError(
+            f"the shapes are those of {name}, but names differ, such as {pair}",
+            weights.location,
+            "rename the tensors as in torchvision's resnet",
+        )
+    words = ", ".join(_differences(weights.state, row))
+    message = f"the weights fit no known network; nearest {name}: {words}"
+    return UserError(message, weights.location, "list the networks: resnets info")
 
 
 def _class_names(
@@ -346,7 +380,7 @@ def _class_names(
         return [], None
     if stated.classes is not None:
         if len(stated.classes) != count:
-            names = f"{len(stated.classes)} class names for weights with {count} outputs"
+            names = f"{counted(len(stated.classes), 'class name')} for weights with {count} outputs"
             raise UserError(names, "--classes", "name every class, in the order of the outputs")
         return stated.classes, None
     if "classes" in card:

@@ -28,6 +28,8 @@ _LAYER = re.compile(
     r"(?:encoder\.)?stages\.(\d+)\.layers\.(\d+)\.(?:shortcut|layer\.(\d+))\."
     r"(convolution|normalization)\.(.+)"
 )
+_PART = re.compile(r"conv1|bn1|layer\d+|fc|linear|classifier|head")
+"""What the names of a network's parts begin with: no prefix, even if all names have it."""
 _SAVE = "save only the model's state_dict()"
 
 
@@ -38,7 +40,7 @@ class StateDict:
     Args:
         tensors: under the names of this package, as far as they are known.
         entry: of a checkpoint, the entry that held them; empty if there was no choice.
-        assumed: what its choice assumes, in words; empty if nothing.
+        assumed: what this choice and these names assume, in words; empty if nothing.
     """
 
     tensors: dict[str, Tensor]
@@ -80,7 +82,10 @@ def state_dict(content: Any, location: str, wanted: str | None = None) -> StateD
     if wanted is not None and wanted not in taken:
         hint = f"it has {', '.join(known)}" if known else "it holds one network: leave it out"
         raise UserError(f"{location} has no weights called {wanted!r}", "--state", hint)
-    return StateDict(_tensors(content, location), ".".join(taken), assumed)
+    tensors, prefix = _tensors(content, location)
+    if prefix:
+        assumed = [*assumed, f"names without the prefix {prefix} that they all have"]
+    return StateDict(tensors, ".".join(taken), assumed)
 
 
 def _entries(content: Mapping[Any, Any]) -> list[str]:
@@ -122,18 +127,23 @@ def _equal(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
     )
 
 
-def _tensors(content: Any, location: str) -> dict[str, Tensor]:
-    """The tensors of a state dict under the names of this package; raises `UserError`."""
+def _tensors(content: Any, location: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a state dict under the names of this package; raises `UserError`.
+
+    Returns:
+        The tensors, and an unknown prefix that all names had.
+    """
     if not isinstance(content, dict):
         raise UserError("the file holds no state dict", location, _SAVE)
     if not content:
         raise UserError("the file holds no tensors", location)
     state: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
+    prefix = _common_prefix([name for name in content if isinstance(name, str)])
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{name!r} is not a tensor", location, _SAVE)
-        own = _own_name(name)
+        own = _own_name(_bare(name).removeprefix(prefix))
         if own == _COUNTER:
             continue
         if own in state:
@@ -144,12 +154,30 @@ def _tensors(content: Any, location: str) -> dict[str, Tensor]:
     for name in [name for name in state if name.endswith(".running_var")]:
         norm = name.removesuffix("running_var")
         state.setdefault(f"{norm}num_batches_tracked", torch.tensor(0))  # new in 2018
-    return state
+    return state, prefix
+
+
+def _common_prefix(names: list[str]) -> str:
+    """What all names of a state dict begin with, after known prefixes, before a network's parts."""
+    prefix, rest = "", [_bare(name) for name in names if _bare(name) != _COUNTER]
+    while len(heads := {name.partition(".")[0] for name in rest}) == 1:
+        (head,) = heads
+        if _PART.fullmatch(head) or not all("." in name for name in rest):
+            break
+        prefix += f"{head}."
+        rest = [name.removeprefix(f"{head}.") for name in rest]
+    return prefix
+
+
+def _bare(name: str) -> str:
+    """A name without known prefixes."""
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def _own_name(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
+    name = _bare(name)
     if found := _SHORTCUT.fullmatch(name):
         return f"{found[1]}.downsample.{found[2]}"
     if found := _STEM.fullmatch(name):

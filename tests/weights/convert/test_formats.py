@@ -265,7 +265,7 @@ def test_weights_of_no_network_name_the_nearest(tmp_path):
     state = model("tiny18").network.state_dict()
     state["extra.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"nearest tiny18: 1 tensors are unknown \(first extra"):
+    with pytest.raises(UserError, match=r"nearest tiny18: 1 tensor is unknown \(first extra"):
         formats.read(tmp_path / "model.pth")
 
 

@@ -1,12 +1,14 @@
 """State dicts of other programs: their names, their wrappers, and what they lack."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import resnets
 from resnets.models import zoo
+from resnets.models.residual import ResidualNetwork
 from resnets.support.errors import UserError
 from resnets.weights import hub
 from resnets.weights.card import assumptions_of
@@ -36,6 +38,52 @@ def test_other_names_of_layers_are_known(tmp_path, parts):
     before = model("tiny18")
     torch.save(renamed(before.network.state_dict(), **parts), tmp_path / "a.pth")
     torch.testing.assert_close(answers(formats.read(tmp_path / "a.pth")), answers(before))
+
+
+@pytest.mark.parametrize("prefix", ["weird.", "weird.2.", "module.weird.module.", "weird.net.3."])
+@pytest.mark.parametrize("counter", [False, True])
+def test_an_unknown_prefix_of_all_names_is_taken_off_and_that_is_said(tmp_path, prefix, counter):
+    before = model("tiny18")
+    state = {f"{prefix}{name}": tensor for name, tensor in before.network.state_dict().items()}
+    torch.save(state | ({"n_averaged": torch.tensor(7)} if counter else {}), tmp_path / "a.pth")
+    found = formats.read(tmp_path / "a.pth")
+    torch.testing.assert_close(answers(found), answers(before))
+    said = f"names without the prefix {prefix.removeprefix('module.')} that they all have"
+    assert said in assumptions_of(found.card)
+    assert said in assumptions_of(starting_model(str(tmp_path / "a.pth")).card)
+    torch.save({f"module.{n}": t for n, t in before.network.state_dict().items()}, tmp_path / "b")
+    assert "prefix" not in assumptions_of(formats.read(tmp_path / "b").card)
+
+
+def test_a_prefix_of_some_names_is_kept(tmp_path):
+    state = model("tiny18").network.state_dict()
+    torch.save({n if "fc" in n else f"weird.{n}": t for n, t in state.items()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"such as weird.conv1.weight for conv1.weight; rename"):
+        formats.read(tmp_path / "a.pth")
+    torch.save({n: t for n, t in state.items() if n.startswith("layer1")}, tmp_path / "b.pth")
+    with pytest.raises(
+        UserError, match=r"nearest tiny\w+: \d+ tensors are missing \(first conv1.w"
+    ):
+        formats.read(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-resnet14-b", "tiny", "tiny18"])
+@pytest.mark.parametrize("classes", [7, 12])
+def test_the_nearest_network_has_the_same_shapes_whatever_the_names(tmp_path, name, classes):
+    state = ResidualNetwork(zoo.architecture(name).with_classes(classes)).state_dict()
+    state = {n.replace("layer", "block").replace("fc", "out"): t for n, t in state.items()}
+    torch.save(state, tmp_path / "a.pth")
+    first = "block1.0.conv1.weight for layer1.0.conv1.weight"
+    message = f"the shapes are those of {name}, but names differ, such as {first}; rename the"
+    with pytest.raises(UserError, match=message):
+        formats.read(tmp_path / "a.pth")
+
+
+def test_a_wider_network_is_nearest_by_its_names(tmp_path):
+    row = replace(zoo.architecture("cifar-resnet20"), widths=(24, 48, 96))
+    torch.save(ResidualNetwork(row).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"nearest cifar-resnet20: \d+ shapes differ \(first conv1"):
+        formats.read(tmp_path / "a.pth")
 
 
 def two_states():
