@@ -90,8 +90,8 @@ def create_model(
 
     ::
 
-        resnets.create_model("cifar-plain56")                         # new weights (section 3.4)
-        resnets.create_model("cifar-resnet20", pretrained=True)       # that come with this package
+        resnets.create_model("cifar-plain56")  # new weights (section 3.4)
+        resnets.create_model("cifar-resnet20", pretrained=True)  # that come with this package
         resnets.create_model("resnet50", 37, pretrained="resnet50@msra")  # a new classifier for 37
 
     New weights are drawn from PyTorch's global generator: `torch.manual_seed` repeats them.

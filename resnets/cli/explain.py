@@ -78,6 +78,7 @@ def explain(
     index = None if class_name is None else explanations.find_class(opened.classes, class_name)
     options = explanation_files.ExplanationOptions(index=index, stage=stage, opacity=opacity)
     explanation_files.check_folder(opened, out, stage)
+    explanation_files.refuse_own_inputs(out, files)
     failed = 0
     with enough_memory(MORE_MEMORY):
         near = None

@@ -144,6 +144,14 @@ def _is_own(path: Path) -> bool:
     return path.is_file() and (path.name in (RECORD, PAGE) or bool(_PICTURE.fullmatch(path.name)))
 
 
+def refuse_own_inputs(folder: Path, images: Sequence[str]) -> None:
+    """Raise `UserError` if an image to explain is a picture that would be replaced."""
+    for image in map(Path, images):
+        if image.parent.resolve() == folder.resolve() and _is_own(image):
+            message = "would be deleted before it is read: it is a picture of an earlier call"
+            raise UserError(message, str(image), f"give another folder than --out {folder}")
+
+
 def prepare_folder(model: Model, folder: Path, stage: str = ALL) -> None:
     """Create the folder for explanations, without pictures of an earlier call.
 

@@ -148,3 +148,12 @@ def test_mistakes_are_one_line_and_leave_nothing(resnets, folder):
     assert code == 2
     assert "holds other files" in one_line(err)
     assert [path.name for path in (folder / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_picture_of_an_earlier_call_is_not_deleted_before_it_is_explained(resnets, folder):
+    assert resnets("explain", "m.safetensors", "photos", "--out", "why")[0] == 0
+    picture = min((folder / "why").glob("*.png"))
+    code, _, err = resnets("explain", "m.safetensors", str(picture), "--out", "why")
+    assert code == 2
+    assert "would be deleted before it is read" in one_line(err)
+    assert picture.is_file()
