@@ -58,7 +58,7 @@ def doctor(
         raise UserError(
             "these are shards; doctor reads folders of images",
             data,
-            "give the folder that they were made from",
+            "give the folder that they were made from, or a tar itself if it holds class folders",
         )
     if quarantine and folder != data:
         hint = "unpack it, and give its folder"

@@ -70,7 +70,7 @@ def evaluate(
         int | None, typer.Option(min=32, max=2048, help="Crops of N pixels.", metavar="N")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only N images, drawn at random.", metavar="N")
+        int | None, typer.Option(min=1, help="At most N images, at random.", metavar="N")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops at a time.", metavar="N")] = None,
     save_scores: Annotated[

@@ -70,7 +70,6 @@ def train(
     yield_if(idle)
     from resnets.support import distributed
     from resnets.training import recipe_file, run, run_folder
-    from resnets.training.objective import Classification
     from resnets.weights.card import assumptions_of
 
     keys = {"network": network, "init": init, "seed": seed, "limit": limit, "classes": classes}
@@ -92,10 +91,12 @@ def train(
             images: list[Data] = []
             world.each(lambda: images.append(_open_data(plan, data, progress.note)))
             objective = _objective(plan, images[0])
-            if plan.classes is not None:  # only classification allows it
-                assert isinstance(objective, Classification)
-                if plan.classes > (found := len(objective.classes)):
-                    progress.note(f"the images have {found} classes only, not {plan.classes}")
+            if plan.classes is not None and plan.classes > (found := len(objective.classes)):
+                raise UserError(
+                    f"has {found} classes only, not {plan.classes}",
+                    data or plan.dataset,
+                    "leave out --classes to train on all",
+                )
             initial = objective.initial_model
             if initial is not None and (assumed := assumptions_of(initial.card)):
                 progress.note(f"{plan.init}: assumed: {assumed}")

@@ -12,9 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from resnets.cli.console import duration
-from resnets.support.names import counted
+from resnets.support.names import counted, fitted
 from resnets.training import hardware
 from resnets.training.run import Run
+
+_CLASSES_WIDTH = 70  # characters
 
 
 def describe_run(run: Run) -> str:
@@ -49,6 +51,8 @@ class Lines:
     def begin(self, run: Run) -> None:
         self._run = run
         self.note(describe_run(run))
+        if run.objective.classes:
+            self.note(f"classes: {fitted(run.objective.classes, _CLASSES_WIDTH)}")
         self.note(f"run folder: {run.folder}")
         self._announce_compilation(run.trainer.step, first=True)
 

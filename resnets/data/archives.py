@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from lzma import LZMAError
 from pathlib import Path
+from typing import IO
 
 from resnets.data.layouts import wrapped
 from resnets.support.errors import UserError
@@ -27,6 +28,7 @@ _DAMAGE = (  # what the readers raise for archives that are damaged or of an unk
     RuntimeError, ValueError, KeyError,
 )  # fmt: skip
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+_CHUNK = 1 << 20  # bytes
 _COPY_AGAIN = "download or copy it again"
 _PACK_AGAIN = "pack the folder of images again"
 
@@ -51,7 +53,8 @@ def unpacked(archive: Path) -> Path:
 
     Raises:
         UserError: if the archive is damaged, empty or has a password, if a member leads out of its
-            folder or is neither a file nor a folder, or if the disk is full.
+            folder or is neither a file nor a folder, if two members of one name have different
+            contents, or if the disk is full.
     """
     facts = archive.stat()
     # Copying tools can preserve the size and the date of another content, but not all of these.
@@ -107,20 +110,38 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             member.filename = member.filename.replace("\\", "/")  # of some Windows programs
             _refuse_outside(archive, member.filename)
         for member in members:
-            file.extract(member, folder)
+            target = folder / member.filename
+            if not target.is_file() or member.is_dir():
+                file.extract(member, folder)
+                continue
+            with file.open(member) as content:
+                _refuse_another(archive, member.filename, target, content)
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    def checked(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo:
+    def checked(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
         _refuse_outside(archive, member.name)
         try:
-            return tarfile.data_filter(member, destination)
+            safe = tarfile.data_filter(member, destination)
         except tarfile.SpecialFileError as error:
             raise _refused(archive, member.name, "is a device or a pipe") from error
         except tarfile.FilterError as error:
             hint = "pack the files themselves, not links to them (tar --dereference)"
             reason = "is a link out of the archive"
             raise _refused(archive, member.name, reason, hint) from error
+        target = folder / safe.name
+        if not os.path.lexists(target) or safe.isdir():
+            return safe
+        if safe.issym() and target.is_symlink():
+            if os.readlink(target) != safe.linkname:  # noqa: PTH115 (a Path has no ./)
+                raise _another(archive, member.name)
+            return None
+        content = file.extractfile(member) if target.is_file() else None
+        if content is None:
+            return safe
+        with content:
+            _refuse_another(archive, member.name, target, content)
+        return None
 
     with tarfile.open(archive) as file:
         file.extractall(folder, filter=checked)
@@ -129,7 +150,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         file.fileobj.seek(file.offset)
         if any(file.fileobj.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError(f"damaged at byte {file.offset:,}")
-        while file.fileobj.read(1 << 20):
+        while file.fileobj.read(_CHUNK):
             pass
 
 
@@ -137,6 +158,22 @@ def _refuse_outside(archive: Path, name: str) -> None:
     """Raise `UserError` if a member's path leads out of the archive's folder."""
     if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:/", name):
         raise _refused(archive, name, "leads out of the archive's folder")
+
+
+def _refuse_another(archive: Path, name: str, target: Path, content: IO[bytes]) -> None:
+    """Raise `UserError` unless a member is the same as the file that has its name already."""
+    with target.open("rb") as first:
+        while True:
+            chunk, other = first.read(_CHUNK), content.read(_CHUNK)
+            if chunk != other:
+                raise _another(archive, name)
+            if not chunk:
+                return
+
+
+def _another(archive: Path, name: str) -> UserError:
+    """The error for a member that would replace an earlier one."""
+    return _refused(archive, name, "is there twice, with different contents")
 
 
 def _refused(archive: Path, member: str, reason: str, hint: str = _PACK_AGAIN) -> UserError:

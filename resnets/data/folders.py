@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from resnets.data import label_files
+from resnets.data import hints, label_files
 from resnets.data.file_tree import FileTree, is_image, joined, left_out_line
 from resnets.data.layouts import (
     CLASS_FOLDERS,
     GIVE_A_FOLDER,
+    NO_IMAGES,
     Layout,
     find_layout,
     flat_layout,
-    wrapped,
 )
 from resnets.data.quarantine import Quarantine
 from resnets.data.samples import PackedNames, PhotoSet, Samples, Subset, split_train_val
@@ -137,9 +137,8 @@ def load_test(folder: Path) -> Samples:
     else:
         reader = _Reader(find_layout(folder))
         samples = reader.test()
-        inner = wrapped(reader.layout.data)
-        if inner != reader.layout.data:
-            reader.note(f"one class only, {listed(samples.classes or ())}; did you mean {inner}?")
+        if hint := hints.inside_folders(reader.layout.data):
+            reader.note(f"one class only, {listed(samples.classes or ())}; {hint}")
     samples.notes = reader.notes()
     return samples
 
@@ -374,11 +373,10 @@ class _Reader:
 
     def _require_images(self, samples: ImageFolder) -> ImageFolder:
         if not len(samples):
-            inner = wrapped(samples.root)
-            hint = left_out_line(self._left_out) or CLASS_FOLDERS
-            if inner != samples.root:
-                hint = f"did you mean {inner}?"
-            raise UserError("no images in class folders", samples.location, hint)
+            line = left_out_line(self._left_out)
+            message = f"{NO_IMAGES} ({line})" if line else NO_IMAGES
+            hint = hints.inside(samples.root) or CLASS_FOLDERS
+            raise UserError(message, samples.location, hint)
         return samples
 
     def _require_two_classes(self, samples: ImageFolder) -> ImageFolder:
@@ -386,11 +384,10 @@ class _Reader:
         samples = _drop_empty_classes(self._require_images(samples))
         classes = samples.classes or ()
         if len(classes) < 2:
-            inner = wrapped(self.layout.data)
             raise UserError(
                 f"only one class, {classes[0]!r}; a classifier needs two or more",
                 samples.location,
-                CLASS_FOLDERS if inner == self.layout.data else f"did you mean {inner}?",
+                hints.inside(self.layout.data) or CLASS_FOLDERS,
             )
         return samples
 

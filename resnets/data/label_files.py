@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from resnets.data.images import has_image_ending
+from resnets.data.split_names import split_of
 from resnets.support.errors import UserError, valid_utf8
 from resnets.support.files import read_text
 from resnets.support.names import composed, similar
@@ -54,10 +55,6 @@ _UNCLEAR_HEADINGS = ("id", "imageid", "imgid", "name", "type", "y")
 """Headings that often mean other things: such a column counts only where there is no other."""
 _SPLIT_HEADINGS = ("split", "set", "subset", "dataset", "partition", "usage", "phase")
 _CLASS_AND_BOXES = re.compile(r"\S+( \d+){4}( \S+( \d+){4})*")
-_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test", "eval": "test",
-}  # fmt: skip
 
 Label = TypeVar("Label", str, int)
 
@@ -251,7 +248,7 @@ def read_class_names(path: Path, folder: Path, files: Iterable[str]) -> list[Ent
     names, entries = FileNames(files, folder), []
     for entry in _entries(path, rows, columns or _Columns()):
         split = entry.image.replace("\\", "/").removeprefix("./").partition("/")[0]
-        other = split != folder.name and split.lower() in _SPLITS
+        other = split != folder.name and split_of(split)
         if not (other and (folder.parent / split).is_dir() and not (folder / split).is_dir()):
             entries.append(entry._replace(image=names.find(entry.image) or entry.image))
     _check(entries, path)
@@ -416,11 +413,11 @@ def _entries(
             raise UserError(_NO_CLASS, f"{path}, line {line}")
         split = ""
         if columns.split is not None:
-            split = cells[columns.split].lower() if len(cells) > columns.split else ""
-            if split not in _SPLITS:
+            named = cells[columns.split] if len(cells) > columns.split else ""
+            split = split_of(named) or ""
+            if not split:
                 hint = "use train and val"
-                raise UserError(f"unknown split {split!r}", f"{path}, line {line}", hint)
-            split = _SPLITS[split]
+                raise UserError(f"unknown split {named!r}", f"{path}, line {line}", hint)
         label = cells[columns.label]
         if _has_other_bytes(label):
             shown = label.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

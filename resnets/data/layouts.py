@@ -2,24 +2,26 @@
 
 A folder called train or test may be a split or a class. It is a split if it holds class folders,
 or if a label file gives the classes of its images; else it is a class among the others. What
-could be either is refused.
+could be either is refused. `split_names` lists the names of splits.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from resnets.data import label_files
-from resnets.data.file_tree import FileTree, is_image
+from resnets.data.file_tree import FileTree, excluded, is_image
+from resnets.data.split_names import means_a_split_alone, rank, split_of
 from resnets.support.errors import UserError
 from resnets.support.files import existing_folder
-from resnets.support.names import listed
+from resnets.support.names import listed, look_alike
 
-TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
-"""Names of the folders with the training images and with the test images, in any letter case."""
 GIVE_A_FOLDER = "give a folder of images"
+NO_IMAGES = "no images in class folders"
 CLASS_FOLDERS = "put the images of each class into a folder of its own"
 _SHARDS = "shards.json"
 
@@ -48,22 +50,34 @@ def find_layout(folder: Path) -> Layout:
 
     Raises:
         UserError: if `folder` is neither or cannot be read, if a folder in it could be both a split
-            and a class, or if images in `train` have no classes.
+            and a class, if images in `train` have no classes, or if it is unclear which of two
+            levels of folders are the classes.
     """
     if label_files.is_table(folder):
         return Layout(folder.parent, table=folder)
     tree = _LenientTree(existing_folder(folder, GIVE_A_FOLDER))
-    names, table = tree.folders(), label_files.find_table(folder)
-    trains, vals = ([n for n in names if n.lower() in known] for known in (TRAIN, VAL))
-    vals.sort(key=lambda name: VAL.index(name.lower()))
+    layout = _split_layout(tree, label_files.find_table(folder))
+    if layout.train is None and layout.val is None and layout.table is None:
+        _refuse_two_levels(tree)
+    return layout
+
+
+def _split_layout(tree: _LenientTree, table: Path | None) -> Layout:
+    """The layout of a folder, as its names and its table say it."""
+    folder, names = tree.folder, tree.folders()
+    trains, vals = _named_like_splits(names)
     if not trains and not vals:
         return _without_splits(
             tree, [], [n for n in names if table and _has_images(tree, n)], table
         )
     others = [n for n in names if n not in (*trains, *vals) and _has_images(tree, n)]
-    train = [name for name in trains if _has_classes(tree, name)]
+    inner = {name: _undoubled(tree, name) for name in (*trains, *vals)}
+    train = [name for name in trains if _has_classes(tree, inner[name])]
     found = bool(train) or not others
-    val = [n for n in vals if _has_classes(tree, n) or (found and flat_layout(folder / n))]
+    val = [
+        n for n in vals
+        if _has_classes(tree, inner[n]) or (found and flat_layout(folder / inner[n]))
+    ]  # fmt: skip
     if train and not val:  # an empty folder of test images is a fault
         val = [name for name in vals if not _has_images(tree, name)][:1]
     if len(train) > 1:
@@ -81,10 +95,68 @@ def find_layout(folder: Path) -> Layout:
         )
     return Layout(
         folder,
-        train=folder / train[0] if train else None,
-        val=folder / val[0] if val else None,
+        train=folder / inner[train[0]] if train else None,
+        val=folder / inner[val[0]] if val else None,
         notes=tuple(_unused(tree, others, vals, val)),
     )
+
+
+def _named_like_splits(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of splits to train on, and to test on, the first one first.
+
+    Names such as `dev` count only where there are both kinds.
+    """
+    trains = [name for name in names if split_of(name) == "train"]
+    vals = sorted((name for name in names if split_of(name) in ("val", "test")), key=rank)
+    if trains and vals:
+        return trains, vals
+    return [*filter(means_a_split_alone, trains)], [*filter(means_a_split_alone, vals)]
+
+
+def _undoubled(tree: _LenientTree, name: str) -> str:
+    """The innermost folder of a doubled split, such as Kaggle's `test_set/test_set`."""
+    while not _any_own_image(tree.folder / name):
+        names = tree.folders(name)
+        if len(names) != 1 or names[0].lower() != Path(name).name.lower():
+            break
+        name = f"{name}/{names[0]}"
+    return name
+
+
+def _refuse_two_levels(tree: _LenientTree) -> None:
+    """Raise `UserError` if the folders may be the classes, or the folders in each of them.
+
+    So it is if two of them hold no images of their own, but folders of the same names, two or
+    more: `fold1/cat`, `fold1/dog`, `fold2/cat`, `fold2/dog`. What lies in `train` is a class.
+    """
+    folder = tree.folder
+    if split_of(Path(os.path.abspath(folder)).name):  # noqa: PTH100
+        return
+    inside: dict[str, dict[str, str]] = {}
+    for name in tree.folders():
+        inner = _undoubled(tree, name)
+        if not _any_own_image(folder / inner):
+            names = tree.folders(inner)
+            if len(names) > 1:
+                filled = (one for one in names if _has_images(tree, f"{inner}/{one}"))
+                inside[name] = {look_alike(one): one for one in filled}
+    for one, other in combinations(inside, 2):
+        common = [name for key, name in inside[one].items() if key in inside[other]]
+        if len(common) < 2:
+            continue
+        pair = listed((one, other))
+        if all(map(split_of, common)):
+            raise UserError(
+                f"{pair} hold splits: {listed(common)}",
+                str(folder),
+                f"put the classes into the splits, as {common[0]}/{one}",
+            )
+        raise UserError(
+            f"{pair} hold the same folders, {listed(common)}: either level may be the classes",
+            str(folder),
+            f"if {pair} are splits or data sets, name them train and val, or give one of them; "
+            f"if they are classes, move all classes into a folder called train",
+        )
 
 
 class _LenientTree(FileTree):
@@ -102,7 +174,7 @@ def wrapped(folder: Path) -> Path:
     while True:
         tree = _LenientTree(folder)
         names = tree.folders()
-        if len(names) != 1 or names[0].lower() in TRAIN + VAL or label_files.find_any(folder):
+        if len(names) != 1 or means_a_split_alone(names[0]) or label_files.find_any(folder):
             return folder
         inner = folder / names[0]
         holds_data = tree.folders(names[0]) or label_files.find_any(inner)
@@ -189,4 +261,9 @@ def _has_classes(tree: FileTree, name: str) -> bool:
 
 
 def _any_own_image(folder: Path) -> bool:
-    return any(is_image(entry) for entry in _LenientTree(folder).entries())
+    """Whether a folder holds an image, not counting those of its folders."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(excluded(entry) is None and is_image(entry) for entry in entries)
+    except OSError:  # whoever lists it reports it
+        return False

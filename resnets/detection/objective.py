@@ -74,7 +74,7 @@ class DetectionObjective(Objective):
         if self._masks:
             require_segments(self._train, ignored=False)
             require_segments(self._test, ignored=True)
-        self.categories = data.train.categories
+        self.classes = data.train.categories
         self._alternation: Alternation | None = None
         super().__init__(plan, len(self._train), len(self._test))
 
@@ -98,7 +98,7 @@ class DetectionObjective(Objective):
     def describe(self) -> str:
         boxes = sum(len(image.objects) for image in self._train.images)
         left_out = summary(self._dropped)
-        count = len(self.categories)
+        count = len(self.classes)
         masks = " and masks" if self._masks else ""
         return (
             f"{self.train_images:,} images with {boxes:,} boxes{masks} to train, "
@@ -109,7 +109,7 @@ class DetectionObjective(Objective):
     def build_network(self) -> nn.Module:
         init = self.initial_model
         torch.manual_seed(self.recipe.seed)
-        detector = model.build(self.recipe.network, len(self.categories), self.recipe.detection)
+        detector = model.build(self.recipe.network, len(self.classes), self.recipe.detection)
         detector.rpn.reset_parameters()
         detector.siblings.reset_parameters()
         if detector.masks is not None:
@@ -117,7 +117,7 @@ class DetectionObjective(Objective):
         if init is not None:
             _ = self.preprocessing  # which comes from the model, too
             if isinstance(init.network, Detector):
-                copy_detector(detector, self.categories, init)
+                copy_detector(detector, self.classes, init)
             else:
                 copy_weights(detector.network, init, classifier=False)
             self.__dict__.pop("initial_model")  # frees its weights; a later use loads it again
@@ -243,14 +243,12 @@ class DetectionObjective(Objective):
         """Detections in the same test images at every test."""
         chosen = random_indices(self.test_images, PICTURES).tolist()
         drawn = [
-            draw(read_image(self._test.images[i].path), found[i], self.categories) for i in chosen
+            draw(read_image(self._test.images[i].path), found[i], self.classes) for i in chosen
         ]
         return {"detections": contact_sheet(drawn)}
 
     def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-        made = model_file.make_card(
-            self.recipe.network, list(self.categories), provenance, [measured]
-        )
+        made = model_file.make_card(self.recipe.network, list(self.classes), provenance, [measured])
         return {**made, DETECTION: self.recipe.detection.model_dump(mode="json")}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from resnets.data import hints
+from resnets.data.layouts import CLASS_FOLDERS, NO_IMAGES
 from resnets.data.samples import NONE_TO_SET_ASIDE, VAL_FRACTION
 from resnets.doctor.report import Report
 from resnets.support.names import composed, counted, pairs_alike, similar
@@ -45,7 +47,8 @@ def check_classes(report: Report) -> None:
 def _report_empty(report: Report, split: str) -> None:
     """Report a split without images, unless its label file is at fault."""
     if all(finding.kind != "label-file" for finding in report.findings):
-        report.add("layout", "no images", *(() if split == "all" else (split,)))
+        hint = hints.inside(report.folder) or CLASS_FOLDERS
+        report.add("layout", f"{NO_IMAGES}; {hint}", *(() if split == "all" else (split,)))
 
 
 def _by_composed(counts: dict[str, int]) -> dict[str, tuple[str, int]]:

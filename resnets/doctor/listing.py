@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnets.data import folders, label_files
+from resnets.data import folders, hints, label_files
 from resnets.data.file_tree import GONE, OUTSIDE, QUARANTINE, FileTree, is_image, joined
-from resnets.data.layouts import Layout, find_layout, flat_layout, wrapped
+from resnets.data.layouts import Layout, find_layout, flat_layout
 from resnets.data.quarantine import Quarantine
 from resnets.doctor.report import Report
 from resnets.support.errors import UserError
@@ -96,10 +96,9 @@ class _Lister:
             return Layout(self.folder)
         for note in layout.notes:
             self.report.add("not-used", note.removeprefix("left out: "))
-        if layout.train is None and layout.val is None and layout.table is None:
-            inner = wrapped(self.folder)
-            if inner != self.folder:
-                self.report.add("layout", f"did you mean {inner}?", self._relative(inner))
+        single = layout.train is None and layout.val is None and layout.table is None
+        if single and (hint := hints.inside_folders(self.folder)):
+            self.report.add("layout", hint)
         return layout
 
     def _add_layout(self, layout: Layout) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data import archives, folders
+from resnets.data import archives, folders, hints
 from resnets.data.image_formats import EXTENSIONS
 from resnets.data.images import (
     ImageError,
@@ -88,7 +88,8 @@ def _expand(name: str, note: Callable[[str], None]) -> Iterator[str]:
         files = _inside(Path(name), note)
         if not files:
             extensions = ", ".join(sorted(EXTENSIONS))
-            raise UserError("no images in this folder", name, f"looked for {extensions}")
+            hint = hints.inside(Path(name)) or f"looked for {extensions}"
+            raise UserError("no images in this folder", name, hint)
     elif archives.is_archive(Path(name)):
         files = _inside(archives.unpacked(Path(name)), note)
         if not files:

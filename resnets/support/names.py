@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from resnets.support.errors import valid_utf8
@@ -72,6 +72,17 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(printable(name) for name in names[:most]) + more
+
+
+def fitted(names: Sequence[str], width: int) -> str:
+    """The first names that fit `width` characters, one at least, and how many more there are."""
+    whole = listed(names, len(names))
+    if len(whole) <= width:
+        return whole
+    most = 1
+    while len(listed(names, most + 1)) <= width:
+        most += 1
+    return listed(names, most)
 
 
 def counted(number: float, one: str, many: str = "") -> str:

@@ -145,6 +145,8 @@ class Objective(ABC):
     """How the names of the parameters begin that `schedule.head` is for."""
     part_names: tuple[str, ...] = ()
     """Names of the summands of the loss that `metrics.jsonl` records."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, if there are any."""
 
     def __init__(self, plan: Recipe, train_images: int, test_images: int) -> None:
         self.plan, self.train_images, self.test_images = plan, train_images, test_images

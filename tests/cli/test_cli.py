@@ -136,12 +136,13 @@ def test_train_eval_predict_resume(resnets, real_shape, tmp_path):
     assert (code, "test error" in out) == (0, True)
 
 
-@pytest.mark.parametrize(("classes", "said"), [(11, True), (10, False)])
-def test_more_classes_than_there_are_is_said(resnets, real_shape, classes, said):
+@pytest.mark.parametrize(("classes", "status"), [(11, 2), (10, 0)])
+def test_more_classes_than_there_are_is_refused(resnets, real_shape, classes, status):
     stop = ("--set", "iterations=2", "--set", "progressive.until=1", "--set", "log_every=1")
     code, out, err = resnets("train", "cifar10-fast", *SMALL, *stop, "--classes", classes)
-    assert code == 0, err
-    assert ("the images have 10 classes only, not 11" in out) == said
+    assert code == status, err
+    assert ("cifar10: has 10 classes only, not 11" in err) == (status == 2)
+    assert ("classes: airplane, automobile, bird" in out) == (status == 0)
 
 
 def test_names_that_are_not_utf8_are_printed_escaped(resnets, model, tmp_path):

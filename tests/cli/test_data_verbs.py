@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from resnets.support.errors import valid_utf8
+from resnets.support.names import fitted
 from tests.cli.test_cli import one_line
 from tests.data.boxes import samples
 
@@ -148,6 +149,25 @@ def test_boxes_are_converted_from_an_archive(resnets, tmp_path, cache):
     assert (code, err) == (0, "")
     assert "boxes of YOLO txt" in out
     assert (tmp_path / "coco").is_dir()
+
+
+def test_a_training_names_its_classes(resnets, photos, tmp_path):
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("14", "4"))
+    code, out, err = resnets("train", "tiny.toml", "--data", "photos", "--out", "run")
+    assert (code, err) == (0, "")
+    assert "\nclasses: cat, dog\n" in out
+    assert fitted(["a" * 30, "b" * 30, "c", "d"], 70) == f"{'a' * 30}, {'b' * 30}, c, d"
+    assert fitted(["a" * 30, "b" * 30, "c", "d"], 60) == f"{'a' * 30} and 3 more"
+
+
+@pytest.mark.parametrize("way", [("--classes", "3"), ("--set", "classes=3")])
+def test_more_classes_than_there_are_is_an_error(resnets, photos, tmp_path, way):
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    code, _, err = resnets("train", "tiny.toml", "--data", "photos", "--out", "run", *way)
+    assert (code, one_line(err)) == (
+        2, "resnets: photos: has 2 classes only, not 3; leave out --classes to train on all"
+    )  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 ODD = ("$x_1$", "日本", "<b>&", "two\nlines", 'a,"b"', "\udcff", "caf\u00e9 ")

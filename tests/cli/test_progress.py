@@ -24,7 +24,9 @@ def fake_run(compiled):
         recipe=recipe_file.load("cifar10-fast", ["iterations=18750"]),
         settings=Settings("bf16", True, compiled, kernels="none" if compiled else "norms"),
         trainer=SimpleNamespace(step=0),
-        objective=SimpleNamespace(describe=lambda: "50,000 to train, 10,000 to test, 10 classes"),
+        objective=SimpleNamespace(
+            describe=lambda: "50,000 to train, 10,000 to test, 10 classes", classes=("cat", "dog")
+        ),
         world=SimpleNamespace(size=1),
         device=torch.device("cpu"),
         folder="runs/x",

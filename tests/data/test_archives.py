@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 import tarfile
 import zipfile
 
 import pytest
 
 from resnets.data import archives, datasets
+from resnets.doctor import checks
 from resnets.inference.image_inputs import find_images
 from resnets.support.errors import UserError
 from tests.conftest import draw_photos
@@ -225,3 +227,88 @@ def test_archives_of_another_kind_say_what_they_are(tmp_path, cache):
     (tmp_path / "c.7z").write_bytes(b"7z")
     with pytest.raises(UserError, match=r"of an unsupported kind; unpack.* \.tar\.gz, "):
         datasets.local(str(tmp_path / "c.7z"))
+
+
+def again(path, first, second, name="d/ants/1.png"):
+    """An archive with two members of one name."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            zipped.writestr(name, first)
+            with pytest.warns(UserWarning, match="Duplicate"):
+                zipped.writestr(name, second)
+        return path
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as file:
+        for content in (first, second):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+        file.addfile(special("d/bees", tarfile.DIRTYPE))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tgz"])
+@pytest.mark.parametrize("second", [b"other", b"first and more", b"fir", b""])
+def test_two_contents_of_one_name_are_refused(tmp_path, cache, ending, second):
+    archive = again(tmp_path / f"x{ending}", b"first", second)
+    message = r"member d/ants/1\.png is there twice, with different contents; pack"
+    with pytest.raises(UserError, match=message):
+        archives.unpacked(archive)
+    assert not list(cache.rglob("*.png"))
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tgz"])
+def test_the_same_file_twice_is_one_file(tmp_path, cache, ending):
+    content = bytes(range(256)) * 9_000
+    folder = archives.unpacked(again(tmp_path / f"x{ending}", content, content))
+    assert [path.read_bytes() for path in folder.rglob("*.png")] == [content]
+
+
+def test_links_twice_in_a_tar(tmp_path, cache):
+    def link(target, kind=tarfile.SYMTYPE):
+        return special("d/2.png", kind, target)
+
+    hard = special("d/1.png", tarfile.LNKTYPE, "d/1.png")  # what tar writes for a file given twice
+    folder = archives.unpacked(
+        pack(tmp_path / "x.tar", "d/1.png", hard, link("1.png"), link("1.png"), "d/0.png")
+    )
+    assert sorted(path.name for path in folder.rglob("*.png")) == ["0.png", "1.png", "2.png"]
+    with pytest.raises(UserError, match=r"d/2\.png is there twice"):
+        archives.unpacked(pack(tmp_path / "y.tar", "d/1.png", link("1.png"), link("0.png")))
+
+
+def test_names_in_an_archive_that_look_alike_are_those_of_folders(tmp_path, cache):
+    names = [f"{name}/{i}.png" for name in ("cat", "Cat", "dog") for i in range(2)]
+    archive = pack(tmp_path / "x.zip", *names, "dog/A.png", "dog/a.png")
+    if len(list(archives.unpacked(archive).iterdir())) < 3:
+        pytest.skip("this file system has no such names")
+    found = datasets.open_training(str(archive))
+    assert (found.classes, len(found.train) + len(found.val)) == (("Cat", "cat", "dog"), 8)
+    assert any("differ in nothing but letter case" in line for line in found.notes)
+
+
+def test_two_data_sets_in_one_archive_are_refused(tmp_path, cache):
+    names = [f"{top}/{name}/{i}.png" for top in ("nest", "sysf") for name in "ab" for i in "01"]
+    for open_data in (datasets.open_training, datasets.open_test):
+        with pytest.raises(UserError, match="nest, sysf hold the same folders, a, b: either"):
+            open_data(str(pack(tmp_path / "x.tar", *names)))
+
+
+@pytest.mark.parametrize("names", [["a.tgz"], ["a.zip", "b.tar.gz"]])
+def test_archives_in_a_folder_are_pointed_at(tmp_path, cache, names):
+    root = tmp_path / "two"
+    root.mkdir()
+    for name in (*names, ".hidden.zip", "README.md"):
+        (root / name).write_bytes(b"x")
+    hint = f"did you mean {root / names[0]}?" if len(names) == 1 else "them: a.zip, b.tar.gz"
+    openers = [datasets.open_training, datasets.open_test, datasets.open_box_splits]
+    for opener in (*openers, lambda name: find_images([name])):
+        with pytest.raises(UserError, match=re.escape(hint)):
+            opener(str(root))
+    assert any(hint in f.detail for f in checks.examine(root, threads=1).findings)
+
+
+def test_a_tar_of_class_folders_in_a_folder_is_pointed_at(tmp_path, cache):
+    (tmp_path / "two").mkdir()
+    pack(tmp_path / "two/a.tar", "ant/1.png", "bee/1.png")
+    with pytest.raises(UserError, match=r"a\.tar: .* give the path of the archive"):
+        datasets.open_training(str(tmp_path / "two"))

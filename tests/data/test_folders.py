@@ -139,7 +139,8 @@ def test_a_class_missing_in_val_keeps_the_numbers(tmp_path):
         (("cat/readme.txt",), "no images"),
         (
             ("1.jpg", "2.jpg"),
-            "no images in class folders; left out: .*an image outside the class folders: 2",
+            r"no images in class folders \(left out: .*an image outside the class folders: 2\); "
+            "put the images of each class into a folder of its own",
         ),
         (("cat/1.jpg", "cat/2.jpg"), "only one class, 'cat'"),
         (("train/cat/1.jpg", "val/cat/1.jpg"), "only one class, 'cat'"),

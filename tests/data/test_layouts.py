@@ -1,12 +1,14 @@
 """What a data folder's folders are - splits, classes, neither - and that nothing is lost unsaid."""
 
+import re
 import unicodedata
 
 import numpy as np
 import pytest
 
-from resnets.data import datasets, folders, layouts
+from resnets.data import datasets, folders, layouts, samples
 from resnets.data.file_tree import FileTree, left_out_line
+from resnets.data.split_names import split_of
 from resnets.doctor import checks
 from resnets.support.errors import UserError
 from tests.data.test_folders import both, fill, listing
@@ -62,6 +64,102 @@ def test_splits_in_any_letter_case(tmp_path):
     fill(tmp_path, *each("ab", below="Train/"), *each("ab", 2, "TEST/"))
     assert verbs(tmp_path) == ({"a", "b"},) * 3
     assert len(folders.load(tmp_path).val) == 4
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("training_set", "test_set"), ("train_set", "val_set"), ("training", "testing"),
+        ("train_images", "val_images"), ("train_images", "test_images"), ("TrainSet", "Test-Set"),
+        ("train", "dev"), ("train_data", "eval"), ("Training Images", "Validation Images"),
+        ("training_set/training_set", "test_set/test_set"), ("Train/train", "Test/test"),
+    ],
+)  # fmt: skip
+def test_common_names_of_splits(tmp_path, train, val):
+    fill(tmp_path, *each("ab", below=f"{train}/"), *each("ab", 2, f"{val}/"))
+    loaded = folders.load(tmp_path)
+    assert (loaded.classes, len(loaded.train), len(loaded.val)) == (("a", "b"), 10, 4)
+    assert len(folders.load_test(tmp_path)) == 4
+    report = checks.examine(tmp_path, threads=1)
+    assert report.splits == {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 2}}
+    assert "layout" not in [f.kind for f in report.findings]
+
+
+def test_of_several_folders_to_test_on_the_first_is_used(tmp_path):
+    fill(tmp_path, *each("ab", below="train_set/"), *each("ab", 2, "val_set/"))
+    fill(tmp_path, *each("ab", 3, "test_set/"))
+    loaded = folders.load(tmp_path)
+    assert len(loaded.val) == 4
+    assert loaded.notes == ("left out: test_set, as val_set holds the test images",)
+
+
+def test_less_common_names_of_splits_are_classes_where_no_other_split_is(tmp_path):
+    fill(tmp_path, *each(["dev", "ops"]), "dev/more/1.jpg", "dev/other/1.jpg")
+    assert verbs(tmp_path) == ({"dev", "ops"},) * 3
+    assert not split_of("test tube")
+    assert split_of("VAL.images") == "val"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("fold1", "fold2"), ("2020", "2021"), ("nest", "sysf"), ("seg_train/seg_train", "seg_val")],
+)
+def test_two_levels_of_folders_that_may_be_the_classes_are_refused(tmp_path, one, two):
+    fill(tmp_path, *each(["ants", "bees"], below=f"{one}/"), *each(["Ants", "bees"], 2, f"{two}/"))
+    fill(tmp_path, "unlabelled/1.jpg")
+    message = f"{one.split('/')[0]}, {two} hold the same folders, [Aa]nts, bees: .*name them train"
+    for verb in (folders.load, folders.load_test):
+        with pytest.raises(UserError, match=message):
+            verb(tmp_path)
+    found = checks.examine(tmp_path, threads=1)
+    assert any(f.kind == "layout" and re.search(message, f.detail) for f in found.findings)
+    assert folders.load(tmp_path / one).classes == ("ants", "bees")
+
+
+def test_in_a_folder_train_the_outer_folders_are_the_classes(tmp_path):
+    fill(tmp_path, *each(["2020", "2021"], below="ants/"), *each(["2020", "2021"], below="bees/"))
+    with pytest.raises(UserError, match=r"if they are classes, move all .* a folder called train"):
+        folders.load(tmp_path)
+    (tmp_path / "train").mkdir()
+    for name in ("ants", "bees"):
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    assert verbs(tmp_path) == ({"ants", "bees"},) * 3
+    assert folders.load_test(tmp_path / "train").classes == ("ants", "bees")
+
+
+def test_moving_classes_into_train_keeps_the_images_of_a_run(tmp_path):
+    def images():
+        loaded = folders.load(tmp_path)
+        return [samples.fingerprint(one) for one in (loaded.train, loaded.val)]
+
+    fill(tmp_path, *each(["ants", "bees", "ants/2020"], 9))
+    before = images()
+    (tmp_path / "train").mkdir()
+    for name in ("ants", "bees"):
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    assert images() == before
+
+
+def test_folders_in_class_folders_are_sound_unless_two_names_are_the_same(tmp_path):
+    fill(tmp_path, *each(["2019", "2020"], below="ants/"), *each(["2020", "2021"], below="bees/"))
+    fill(tmp_path, "ants/2021/notes.txt", "cow/2020/1.jpg", "cow/2021/2.jpg", "cow/3.jpg")
+    assert verbs(tmp_path) == ({"ants", "bees", "cow"},) * 3
+
+
+def test_splits_in_the_class_folders_are_refused(tmp_path):
+    fill(tmp_path, *each(["train", "test"], below="ants/"), *each(["train", "test"], below="bees/"))
+    with pytest.raises(UserError, match=r"ants, bees hold splits: .* as test/ants"):
+        folders.load(tmp_path)
+
+
+def test_images_without_class_folders_get_the_same_hint_from_all(tmp_path):
+    fill(tmp_path, "1.jpg", "2.jpg")
+    hint = "no images in class folders.*; put the images of each class into a folder of its own"
+    for verb in (folders.load, folders.load_test):
+        with pytest.raises(UserError, match=hint):
+            verb(tmp_path)
+    found = checks.examine(tmp_path, threads=1).findings
+    assert re.fullmatch(hint, next(f.detail for f in found if f.kind == "layout"))
 
 
 def test_test_images_alone_can_be_tested_on_but_not_trained_on(tmp_path):

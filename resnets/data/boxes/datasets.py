@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.data import random_streams
+from resnets.data import hints, random_streams
 from resnets.data.boxes import coco, csv_table, labelme, tsv_table, voc, yolo
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.files import Tree
@@ -116,7 +116,8 @@ def read_source(folder: Path, seed: int = 0, on_fault: OnFault = refuse) -> Sour
     found = _formats(tree)
     known = ", ".join(one.NAME for one in _FORMATS)
     if not found:
-        raise UserError("has no boxes", str(folder), f"the formats are {known}")
+        hint = hints.inside(folder) or f"the formats are {known}"
+        raise UserError("has no boxes", str(folder), hint)
     if len(found) > 1:
         (one, names), (other, others) = list(found.items())[:2]
         raise UserError(

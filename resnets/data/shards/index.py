@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from resnets.data.image_formats import EXTENSIONS
 from resnets.data.samples import PackedNames
 from resnets.data.shards.store import HINT, ShardFile, Store
+from resnets.data.split_names import has_test_word
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes
 
 FORMAT = 1
 MANIFEST = "shards.json"
 
-_VAL = re.compile(r"(^|[^a-z])(val|valid|validation|test)([^a-z]|$)")
 _END_MARKER = 2 * tarfile.BLOCKSIZE  # zeros at least, at the end of every tar file
 _CHUNK = 1 << 20
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -172,8 +172,8 @@ def expand_braces(pattern: str) -> list[str]:
 def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -> Manifest:
     """Index WebDataset shards from other writers, and write the index into the folder `out`.
 
-    Shards whose names contain `val`, `valid`, `validation` or `test` as a word are the test
-    split. The folders or hosts that all names begin with do not count.
+    Shards whose names contain `val`, `test` or the like as a word are the test split (see
+    `split_names.has_test_word`). The folders or hosts that all names begin with do not count.
 
     Args:
         store: provides the shards.
@@ -190,7 +190,7 @@ def scan(store: Store, names: list[str], classes: list[str] | None, out: Path) -
     common = "".join(os.path.commonprefix(names).rpartition("/")[:2])  # noqa: RUF071
     for name in names:
         stem = name.removeprefix(common).removesuffix(".tar")
-        split = "val" if _VAL.search(stem.lower()) else "train"
+        split = "val" if has_test_word(stem) else "train"
         path = store.path(ShardFile(name, None, "", 0))
         try:
             scanned.setdefault(split, _ScannedSplit()).add(path, name, stem)
@@ -296,7 +296,8 @@ def _scan_tar(tar: tarfile.TarFile, size: int, name: str) -> Iterator[_Sample]:
         if image is None:
             raise UserError(f"sample {key} has no image", name)
         if not word:
-            raise UserError(f"sample {key} has no class (a member {key}.cls)", name)
+            hint = "if this is an archive of class folders, give the path of the archive"
+            raise UserError(f"sample {key} has no class (a member {key}.cls)", name, hint)
         yield _Sample(key + Path(image.name).suffix, image.offset_data, image.size, word)
 
 
