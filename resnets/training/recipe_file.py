@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -212,7 +212,10 @@ def _refuse_below_a_value(tables: list[str], location: str) -> None:
     """Raise `UserError` if one of these nested tables is a key of the recipe that holds a value."""
     for depth, name in enumerate(tables):
         parent = _table(tables[:depth])
-        if parent and name in parent.model_fields and _table(tables[: depth + 1]) is None:
+        field = parent.model_fields.get(name) if parent else None
+        if field is None or any(get_origin(kind) is dict for kind in get_args(field.annotation)):
+            continue  # an unknown key, or one whose keys are free, such as `class_weights`
+        if _table(tables[: depth + 1]) is None:
             key = ".".join(tables[: depth + 1])
             raise UserError(f"{key} has no keys below it", location, f"write --set {key}=...")
 

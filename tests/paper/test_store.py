@@ -48,7 +48,7 @@ def test_committed_results_load():
     kinds = {outcome.kind for outcome in outcomes}
     assert kinds == {"training", "responses", "signals", "deepened"}
     assert {str(outcome.group) for outcome in outcomes} == {
-        "cifar10-short", "cifar10-short-deepened"
+        "cifar10-full", "cifar10-short", "cifar10-short-deepened"
     }  # fmt: skip
     start = next(outcome for outcome in outcomes if outcome.kind == "deepened")
     assert (start.network, start.seed) == ("cifar-plain56", 0)
