@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data.boxes.batches import Target
-from resnets.data.boxes.cleaning import clean, summary
+from resnets.data.boxes.cleaning import Dropped, clean, summary
 from resnets.data.boxes.datasets import random_subset
 from resnets.data.boxes.one_class import (
     LocalizationBatches,
@@ -59,10 +59,11 @@ class LocalizationObjective(PhotoClassification):
     part_names = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
-        cleaned, self._dropped = clean(data.train)
-        self._sets = tuple(with_objects(one) for one in (cleaned, data.test))
-        self._empty = len(data.train) + len(data.test) - sum(map(len, self._sets))
-        self._boxes, self._tested = (random_subset(one, plan.limit) for one in self._sets)
+        used, self._dropped = with_boxes(data)
+        self._empty = len(data.train) + len(data.test) - len(used.train) - len(used.test)
+        self._boxes, self._tested = (
+            random_subset(one, plan.limit) for one in (used.train, used.test)
+        )
         super().__init__(plan, PhotoSet(labelled(self._boxes), labelled(self._tested)))
 
     @cached_property
@@ -143,6 +144,16 @@ class LocalizationObjective(PhotoClassification):
     def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
         made = model_file.make_card(self.recipe.network, list(self.classes), provenance, [measured])
         return {**made, LOCALIZATION: self.recipe.localization.model_dump(mode="json")}
+
+
+def with_boxes(data: BoxSplits) -> tuple[BoxSplits, list[Dropped]]:
+    """The images that a localizer is trained and tested on: those with a box.
+
+    Returns:
+        The images, and the boxes that no training can use.
+    """
+    cleaned, dropped = clean(data.train)
+    return BoxSplits(with_objects(cleaned), with_objects(data.test)), dropped
 
 
 def _rows(init: Model, classes: tuple[str, ...], name: str) -> list[int]:
