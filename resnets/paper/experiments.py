@@ -388,7 +388,7 @@ def _localization_parts(experiment: Experiment, results: Results) -> list[Part]:
     groups = [g for g in results.groups(variant=True) if g.variant == LOCALIZATION]
     groups = [group for group in groups if results.runs(group, kind=LocalizationTest.kind)]
     parts: list[Part] = [tables.localization(results, groups), tables.localization_history()]
-    if not any(group.budget == "full" for group in groups):
+    if not any(tables.localized_as_in_the_paper(results, group) for group in groups):
         parts.append(experiment.missing("Not run at the paper's size yet"))
     return parts
 
@@ -554,7 +554,7 @@ EXPERIMENTS = (
         parts=[_detectors(
             detection_tables.table9, partial(
                 detection_tables.quoted, table="table12", caption="Table 12. ImageNet DET",
-            ), steps=[*detection_tables.STEPS.values()],
+            ), steps=[*detection_tables.STEPS.values(), detection_tables.ENSEMBLE],
         )],
     ),
     Experiment(
