@@ -135,6 +135,13 @@ class DetectionObjective(Objective):
         if self._alternation is not None:
             self._alternation.enter(network, stage)
 
+    def unmeasured(self) -> frozenset[str]:
+        part = "both" if self._alternation is None else self._alternation.part
+        of_proposals, of_regions = self.part_names[:2], self.part_names[2:]
+        if part == "proposals":
+            return frozenset({"train_error", *(f"loss_{name}" for name in of_regions)})
+        return frozenset(f"loss_{name}" for name in of_proposals if part == "regions")
+
     def stage_parameters(self, network: nn.Module, stage: int) -> Iterable[nn.Parameter]:
         assert isinstance(network, Detector)
         alternating = self._alternation is not None
