@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from resnets.inference.object_detector import open_detector
+from resnets.support.errors import UserError
 from tests.detection.localization import WNIDS as CLASSES
 from tests.detection.localization import classifier, ilsvrc_folder
 
@@ -72,6 +74,21 @@ def test_options_that_localizers_do_not_have_are_refused(
     assert code == 2
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_localizer_searches_no_tiles(resnets, folder, tmp_path, cache):
+    model, out = tmp_path / "model.safetensors", tmp_path / "found.jsonl"
+    _untrained(model)
+    image = next((folder / "val" / "n00").iterdir())
+    code, _, error = resnets("detect", model, image, "--tile", "32", "--out", out)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "a localizer cannot search tiles" in error
+    assert not out.exists()
+    opened = open_detector(str(model))
+    with pytest.raises(UserError, match="a localizer cannot search tiles"):
+        opened.predict(image, tile=32)
+    assert len(opened.predict(image, score=0)[0].objects) == 5
 
 
 def test_a_localizer_is_no_classifier(resnets, folder, tmp_path, cache):
