@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from resnets.data.boxes.annotations import fingerprint
 from resnets.data.boxes.batches import Target
 from resnets.data.boxes.cleaning import Dropped, clean, summary
 from resnets.data.boxes.datasets import random_subset
 from resnets.data.boxes.one_class import (
     LocalizationBatches,
-    fingerprint,
     labelled,
     with_objects,
 )
@@ -26,7 +26,7 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.names import composed, listed
+from resnets.support.names import composed, counted, listed
 from resnets.training.objective import (
     BatchLoss,
     Forward,
@@ -73,7 +73,7 @@ class LocalizationObjective(PhotoClassification):
     def describe(self) -> str:
         notes = [summary(self._dropped)]
         if self._empty:
-            notes.append(f"{self._empty:,} images without a box left out")
+            notes.append(f"{counted(self._empty, 'image')} without a box left out")
         return "; ".join([super().describe(), *filter(None, notes)])
 
     def build_network(self) -> nn.Module:  # type: ignore[override]
