@@ -134,7 +134,7 @@ def _groups(results: Results) -> list[Group]:
 
 def _tests_of(results: Results, group: Group, steps: Iterable[str]) -> list[Outcome]:
     tests = results.runs(group, kind="detection")
-    return [test for test in tests if test.identity.get("step") in steps]
+    return [test for test in tests if test.identity.get("step") in [*steps]]
 
 
 def _value(test: Outcome, what: str) -> float | None:

@@ -122,7 +122,7 @@ def measure_localization(
     for row, boxes in enumerate(objects):
         both = np.concatenate((located.boxes[row], located.own[None, row]))
         truth = np.array(boxes, np.float64).reshape(-1, 4)
-        hits = (overlaps(both, truth) >= CORRECT_IOU).any(axis=1)
+        hits: NDArray[np.bool_] = np.any(overlaps(both, truth) >= CORRECT_IOU, axis=1)
         right[row] = hits[:-1] & (located.answers[row] == labels[row])
         given[row] = not hits[-1]
     classification = measure(located.probabilities, labels, protocol)
