@@ -106,6 +106,7 @@ def detect(
     opened = _open(model, runtime, precision, device, members or [])
     if refine or scales:
         opened = opened.improved(refine, scales or ())
+    opened.check_tile(tile)
     thresholds = opened.thresholds(score, nms, limit)
     work = _Work(
         opened, sources, thresholds, tile, every, None if draw is None else _pen(draw, files)

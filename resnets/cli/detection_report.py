@@ -20,7 +20,7 @@ from resnets.cli.console import (
 )
 from resnets.support.errors import UserError
 from resnets.support.files import make_folder, write_bytes
-from resnets.support.names import listed, printable, valid_values
+from resnets.support.names import counted, listed, printable, valid_values
 
 if TYPE_CHECKING:
     from resnets.data.boxes.annotations import BoxSet
@@ -190,7 +190,12 @@ def _read(
     from resnets.data.boxes.datasets import random_subset
     from resnets.detection import results_file
 
-    detections, left_out = results_file.read(Path(options.model), boxes)
+    detections, left_out, unmasked = results_file.read(Path(options.model), boxes)
+    if unmasked:
+        count = counted(sum(map(len, detections)), "detection")
+        verb = "has" if unmasked == 1 else "have"
+        what = f"{unmasked:,} of {count} {verb} no run lengths, so masks are not measured"
+        to_stderr(f"{options.model}: {what}")
     if left_out:
         what = "detections of other images or categories left out"
         to_stderr(f"{options.model}: {left_out:,} {what}")

@@ -88,8 +88,9 @@ def _print_table(statuses: list[Status]) -> None:
     from resnets.cli.console import about
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("experiment", "", "data"):
-        table.add_column(heading)
+    table.add_column("experiment")
+    table.add_column("", min_width=13)  # the longest word of a title
+    table.add_column("data")
     for heading in ("results", "time left", "side by side"):
         table.add_column(heading, justify="right")
     for status in statuses:

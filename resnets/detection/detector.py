@@ -155,7 +155,8 @@ class Detector(nn.Module):
         else:
             objectness, codes = self.rpn(maps)
             proposals = self._proposal_losses(objectness, codes, maps, targets, generators)
-            regions = self.training_proposals(objectness, codes, maps, targets)
+            if part == "both":
+                regions = self.training_proposals(objectness, codes, maps, targets)
         if part != "proposals":
             of_regions, wrong = self._region_losses(maps, regions, targets, generators, smoothing)
         names = LOSSES if self.masks is None else (*LOSSES, MASKS)

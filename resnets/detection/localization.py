@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from resnets.data.boxes.annotations import fingerprint
 from resnets.data.boxes.batches import Target
-from resnets.data.boxes.cleaning import clean, summary
+from resnets.data.boxes.cleaning import Dropped, clean, summary
 from resnets.data.boxes.datasets import random_subset
 from resnets.data.boxes.one_class import (
     LocalizationBatches,
-    fingerprint,
     labelled,
     with_objects,
 )
@@ -26,7 +26,7 @@ from resnets.models.residual import ResidualNetwork
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.names import composed, listed
+from resnets.support.names import composed, counted, listed
 from resnets.training.objective import (
     BatchLoss,
     Forward,
@@ -59,10 +59,11 @@ class LocalizationObjective(PhotoClassification):
     part_names = LOSSES
 
     def __init__(self, plan: Recipe, data: BoxSplits) -> None:
-        cleaned, self._dropped = clean(data.train)
-        self._sets = tuple(with_objects(one) for one in (cleaned, data.test))
-        self._empty = len(data.train) + len(data.test) - sum(map(len, self._sets))
-        self._boxes, self._tested = (random_subset(one, plan.limit) for one in self._sets)
+        used, self._dropped = with_boxes(data)
+        self._empty = len(data.train) + len(data.test) - len(used.train) - len(used.test)
+        self._boxes, self._tested = (
+            random_subset(one, plan.limit) for one in (used.train, used.test)
+        )
         super().__init__(plan, PhotoSet(labelled(self._boxes), labelled(self._tested)))
 
     @cached_property
@@ -72,7 +73,7 @@ class LocalizationObjective(PhotoClassification):
     def describe(self) -> str:
         notes = [summary(self._dropped)]
         if self._empty:
-            notes.append(f"{self._empty:,} images without a box left out")
+            notes.append(f"{counted(self._empty, 'image')} without a box left out")
         return "; ".join([super().describe(), *filter(None, notes)])
 
     def build_network(self) -> nn.Module:  # type: ignore[override]
@@ -143,6 +144,16 @@ class LocalizationObjective(PhotoClassification):
     def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
         made = model_file.make_card(self.recipe.network, list(self.classes), provenance, [measured])
         return {**made, LOCALIZATION: self.recipe.localization.model_dump(mode="json")}
+
+
+def with_boxes(data: BoxSplits) -> tuple[BoxSplits, list[Dropped]]:
+    """The images that a localizer is trained and tested on: those with a box.
+
+    Returns:
+        The images, and the boxes that no training can use.
+    """
+    cleaned, dropped = clean(data.train)
+    return BoxSplits(with_objects(cleaned), with_objects(data.test)), dropped
 
 
 def _rows(init: Model, classes: tuple[str, ...], name: str) -> list[int]:

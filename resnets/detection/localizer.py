@@ -24,7 +24,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from resnets.data.boxes.batches import Target
 from resnets.detection.detector import STEM_STRIDES
-from resnets.detection.metrics.localization_error import CORRECT_IOU, overlaps
+from resnets.detection.metrics.localization_error import CORRECT_IOU
 from resnets.detection.proposals import BETA, NEW_STD
 from resnets.detection.sampling import choose, label_boxes
 from resnets.models.batch_norm import FOLDED, evaluating
@@ -131,7 +131,8 @@ class Localizer(nn.Module):
         """The anchors that images are trained on, on the CPU.
 
         Up to half of them overlap the object (Faster R-CNN's rule, which appendix C takes over);
-        where these are fewer, more are of the background.
+        where these are fewer, more are of the background. Anchors across the image's border are
+        trained on, which Faster R-CNN ignores: most anchors on the last map of a crop are such.
         """
         count = self.settings.sampled
         made = Chosen(
@@ -241,6 +242,16 @@ def _misses(boxes: Tensor, targets: Sequence[Target]) -> Tensor:
     for row, one in enumerate(visible):
         padded[row, : len(one)] = one
     padded = padded.to(boxes.device)
-    hit = overlaps(boxes[:, None], padded).amax(1) >= CORRECT_IOU
+    hit = paired_iou(boxes[:, None], padded).amax(1) >= CORRECT_IOU
     seen = (padded[:, 0, 2:] > padded[:, 0, :2]).all(1)
     return (seen & ~hit).float().sum()
+
+
+def paired_iou(one: Tensor, other: Tensor) -> Tensor:
+    """IoU of boxes (..., 4) in pairs, broadcast, on their device; 0 for two boxes without area."""
+    low = torch.maximum(one[..., :2], other[..., :2])
+    high = torch.minimum(one[..., 2:], other[..., 2:])
+    common = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (one, other)]
+    iou: Tensor = common / (areas[0] + areas[1] - common).clamp(min=1e-9)
+    return iou

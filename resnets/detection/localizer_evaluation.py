@@ -14,14 +14,13 @@ from resnets.data.boxes.annotations import AnnotatedImage, BoxSet
 from resnets.data.boxes.one_class import labelled
 from resnets.data.images import read_image
 from resnets.data.preprocessing import Normalize, Preprocessing
-from resnets.detection.localizer import Localizer
+from resnets.detection.localizer import Localizer, paired_iou
 from resnets.detection.metrics.localization_error import (
     ANSWERS,
     CORRECT_IOU,
     LocalizationResult,
     Located,
     measure_localization,
-    overlaps,
 )
 from resnets.evaluation import protocols
 from resnets.evaluation.evaluator import Progress, labels_for
@@ -215,7 +214,7 @@ def merged(scores: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         (..., 4).
     """
-    around = overlaps(boxes[..., :, None, :], boxes[..., None, :, :]) >= CORRECT_IOU
+    around = paired_iou(boxes[..., :, None, :], boxes[..., None, :, :]) >= CORRECT_IOU
     around |= torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     weights = around * scores.clamp(min=1e-12)[..., None, :]
     best = weights.sum(-1).argmax(-1)

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnets.data.boxes import voc as voc_files
+from resnets.data.boxes.annotations import fingerprint
 from resnets.data.boxes.batches import DetectionBatches, Target, Views
 from resnets.data.boxes.cleaning import clean, summary
 from resnets.data.boxes.datasets import random_subset
-from resnets.data.boxes.one_class import fingerprint
 from resnets.data.boxes.rescaling import load_scaled
 from resnets.data.boxes.segments import require_segments
 from resnets.data.datasets import BoxSplits
@@ -33,7 +33,7 @@ from resnets.evaluation.evaluator import Progress
 from resnets.support import devices
 from resnets.support.distributed import World
 from resnets.support.errors import UserError
-from resnets.support.names import composed
+from resnets.support.names import composed, counted
 from resnets.support.parallel import in_threads
 from resnets.training.objective import (
     BatchLoss,
@@ -101,8 +101,8 @@ class DetectionObjective(Objective):
         count = len(self.classes)
         masks = " and masks" if self._masks else ""
         return (
-            f"{self.train_images:,} images with {boxes:,} boxes{masks} to train, "
-            f"{self.test_images:,} to test, {count} {'category' if count == 1 else 'categories'}"
+            f"{counted(self.train_images, 'image')} with {counted(boxes, 'box', 'boxes')}{masks} "
+            f"to train, {self.test_images:,} to test, {counted(count, 'category', 'categories')}"
             f"{left_out and f'; {left_out}'}"
         )
 
@@ -134,6 +134,13 @@ class DetectionObjective(Objective):
         assert isinstance(network, Detector)
         if self._alternation is not None:
             self._alternation.enter(network, stage)
+
+    def unmeasured(self) -> frozenset[str]:
+        part = "both" if self._alternation is None else self._alternation.part
+        of_proposals, of_regions = self.part_names[:2], self.part_names[2:]
+        if part == "proposals":
+            return frozenset({"train_error", *(f"loss_{name}" for name in of_regions)})
+        return frozenset(f"loss_{name}" for name in of_proposals if part == "regions")
 
     def stage_parameters(self, network: nn.Module, stage: int) -> Iterable[nn.Parameter]:
         assert isinstance(network, Detector)

@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,16 +55,28 @@ def file_id(name: str) -> int | str:
     return int(stem) if stem.isascii() and stem.isdigit() else name
 
 
-def read(path: Path, boxes: BoxSet) -> tuple[list[Detections], int]:
+class Content(NamedTuple):
+    """What a file has of some images.
+
+    Args:
+        detections: of each image, best first; with masks if all have one.
+        left_out: how many in the file were left out because their image or category is, by its
+            name, not one of the images'.
+        unmasked: how many have no run lengths, although others have a segmentation; then no masks
+            are given.
+    """
+
+    detections: list[Detections]
+    left_out: int
+    unmasked: int
+
+
+def read(path: Path, boxes: BoxSet) -> Content:
     """The detections that a file has of some images.
 
     Args:
         path: a JSON file of results.
         boxes: the images; all of the data set, so that no id is unknown.
-
-    Returns:
-        The detections of each image, best first, and how many in the file were left out because
-        their image or category is, by its name, not in `boxes`.
 
     Raises:
         UserError: if the file is malformed, an id is unknown, or nothing in it is of these images.
@@ -74,7 +86,7 @@ def read(path: Path, boxes: BoxSet) -> tuple[list[Detections], int]:
         hint = "write one with: resnets eval MODEL DATA --save-scores FILE.json"
         raise malformed("is not a list of detections, as COCO's results are", str(path), hint)
     found: list[list[Row]] = [[] for _ in boxes.images]
-    lookup, left_out = _Lookup(boxes), 0
+    lookup, left_out, segmented = _Lookup(boxes), 0, False
     for index, one in enumerate(content):
         location = f"{path}, [{index}]"
         if not isinstance(one, dict):
@@ -89,13 +101,16 @@ def read(path: Path, boxes: BoxSet) -> tuple[list[Detections], int]:
         if image is None or category is None:
             left_out += 1
         else:
+            segmented = segmented or bool(one.get("segmentation"))
             segment = _segment(one.get("segmentation"), boxes.images[image], location)
             found[image].append((x, y, x + width, y + height, score, category, segment))
     if content and left_out == len(content):
         message = f"none of its {left_out:,} detections is of these images and categories"
         raise UserError(message, str(path), "are they of another data set?")
-    masks = any(rows for rows in found) and all(row[-1] for rows in found for row in rows)
-    return [_detections(rows, masks) for rows in found], left_out
+    unmasked = sum(row[-1] is None for rows in found for row in rows)
+    masks = segmented and not unmasked
+    detections = [_detections(rows, masks) for rows in found]
+    return Content(detections, left_out, unmasked if segmented else 0)
 
 
 def _segment(value: Any, image: AnnotatedImage, location: str) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ from resnets.detection.ensemble import Member
 from resnets.detection.improvements import Improvements
 from resnets.detection.regions import Found, Scored, candidates, suppress
 from resnets.models.batch_norm import evaluating
-from resnets.training.recipe import Detection
 
 AT_A_TIME = 300
 """Regions that are computed at a time, which bounds the memory of ensembles."""
@@ -52,7 +51,9 @@ class _MemberSearch:
         self._pyramid = [self.own if side == own.size else self._maps(side) for side in sides]
 
     def _maps(self, side: int) -> _Map:
-        pixels = np.asarray(at_side(self.detector.settings, side).apply(self._image))
+        settings = self.detector.settings
+        rescaling = Rescaling(settings.size, settings.max_size).at_side(side)
+        pixels = np.asarray(rescaling.apply(self._image))
         batch = stack_padded([pixels], self._member.normalize, self._device, self.detector.stride)
         return _Map(self.detector.maps(batch), (pixels.shape[0], pixels.shape[1]))
 
@@ -81,11 +82,6 @@ class _MemberSearch:
             return self.detector.features(maps, [between(boxes[rows], self.own.size, size)], [size])
 
         return scales.maxout(lower, len(self._sides), features)
-
-
-def at_side(settings: Detection, side: int) -> Rescaling:
-    """How images are scaled to another shorter side; the limit of the longer one scales, too."""
-    return Rescaling(side, round(settings.max_size * side / settings.size))
 
 
 def between(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,12 @@ class DetectorEngine(ABC):
 
     Args:
         name: engine and precision, such as `openvino fp32`.
+
+    Attributes:
+        finds_parts: whether it finds objects that are a small part of an image, as in tiles.
     """
+
+    finds_parts: ClassVar[bool] = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -141,6 +146,7 @@ class TorchLocalizer(DetectorEngine):
         UserError: if it is not a localizer, or damaged.
     """
 
+    finds_parts = False  # it names the one object of an image, also of a tile without any
     MOST_ASPECT = 20
     """The longer side of an image is at most this multiple of the shorter one."""
 

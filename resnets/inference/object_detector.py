@@ -149,6 +149,14 @@ class ObjectDetector:
         self.engine.check(made, self.improvements)
         return made
 
+    def check_tile(self, tile: int | None) -> None:
+        """Raise `UserError` if images cannot be searched in tiles of so many pixels a side."""
+        if tile is not None and tile < 1:
+            raise UserError(f"tile must be at least 1 pixel, not {tile}")
+        if tile is not None and not self.engine.finds_parts:
+            message = "a localizer cannot search tiles: it names one object of a whole image"
+            raise UserError(message, self.name, "leave out the tile size, or take a detector")
+
     def predict(
         self,
         images: ImageInput | Iterable[ImageInput],
@@ -204,8 +212,7 @@ class ObjectDetector:
             tile: as for `predict`.
             seen: called with each result and its image.
         """
-        if tile is not None and tile < 1:
-            raise UserError(f"tile must be at least 1 pixel, not {tile}")
+        self.check_tile(tile)
         chosen = thresholds or self.thresholds()
         read = in_threads(
             lambda one: self._read(*one, tile is not None, seen is not None),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from resnets.models import zoo
-from resnets.paper.detector_jobs import VARIANT
+from resnets.paper.detector_jobs import RECIPES, SIZES, VARIANT
 from resnets.paper.document import Cell, Head, Source, Table
 from resnets.paper.numbers import Number, about, numbers
 from resnets.paper.results import Results, mean_and_spread
@@ -20,8 +21,22 @@ STEPS = {
     "+ context": "coco-refined-context",
     "+ multi-scale testing": "coco-refined-context-multiscale",
 }
-OFFICIAL = (4_952, 40_504)
-"""Images of VOC 2007 test and of COCO val 2014, by which the paper's data are recognized."""
+ENSEMBLE = f"{STEPS['+ multi-scale testing']}-ensemble"
+
+
+class Official(NamedTuple):
+    """By which the paper's data and length of training are recognized."""
+
+    test_images: int
+    train_images: int
+    iterations: int
+
+
+OFFICIAL = {
+    "voc07": Official(4_952, 16_551, 80_000),  # VOC 2007 test; trainval of 2007 and 2012
+    "coco": Official(40_504, 82_783, 320_000),  # val and train of 2014
+}
+"""By the metric with which a step begins; iterations are of each step of alternating training."""
 SERVER = "Ground truth of VOC 2012 test and of COCO test-dev is on servers only."
 
 
@@ -43,8 +58,7 @@ def table9(results: Results) -> Table:
         (row, f"val, {what}"): (step, what)
         for row, step in STEPS.items() for what in ("AP50", "AP")
     }  # fmt: skip
-    ensemble = f"{STEPS['+ multi-scale testing']}-ensemble"
-    wanted |= {("ensemble", f"val, {what}"): (ensemble, what) for what in ("AP50", "AP")}
+    wanted |= {("ensemble", f"val, {what}"): (ENSEMBLE, what) for what in ("AP50", "AP")}
     return _compared(results, "table9", "Table 9. Improvements of Faster R-CNN", wanted)
 
 
@@ -62,8 +76,9 @@ def quoted(results: Results, table: str, caption: str) -> Table:
 
 def missing(results: Results, steps: Sequence[str]) -> list[str]:
     """The tests without a result on the paper's images and of its length."""
-    fair = [group for group in _groups(results) if _is_fair(results, group)]
-    return [step for step in steps if not any(_tests(results, group, step) for group in fair)]
+    tests = [test for group in _groups(results) for test in results.runs(group, kind="detection")]
+    found = {test.identity.get("step") for test in tests if _is_fair(test)}
+    return [step for step in steps if step not in found]
 
 
 def _compared(results: Results, table: str, caption: str, wanted: Wanted) -> Table:
@@ -72,12 +87,12 @@ def _compared(results: Results, table: str, caption: str, wanted: Wanted) -> Tab
     Each of its columns is a row of this table, so that twenty categories fit a page.
     """
     steps = {step for step, _ in wanted.values()}
-    groups = [g for g in _groups(results) if any(_tests(results, g, step) for step in steps)]
+    groups = [g for g in _groups(results) if _tests_of(results, g, steps)]
     systems = list(dict.fromkeys(n.row for n in numbers(table)))
     columns = list(dict.fromkeys(n.column for n in numbers(table)))
     header = [Head("system"), Head(""), Head("paper")]
     for group in groups:
-        fair = _is_fair(results, group)
+        fair = all(map(_is_fair, _tests_of(results, group, steps)))
         header.append(Head("here", results.badge(group), "" if fair else "not comparable"))
     header += [] if groups else [Head("here")]
     rows = []
@@ -104,7 +119,7 @@ def _cells(
         return [Cell(absent, tone="quiet")] * max(1, len(groups))
     cells = []
     for group in groups:
-        tests = _tests(results, group, wanted[0])
+        tests = _tests_of(results, group, wanted[:1])
         found = [(test, value) for test in tests if (value := _value(test, wanted[1])) is not None]
         links = [Source(f"seed {test.seed}: {value:.1f}", test.key) for test, value in found]
         text = mean_and_spread([value for _, value in found]) if found else absent
@@ -117,9 +132,9 @@ def _groups(results: Results) -> list[Group]:
     return [group for group in results.groups(variant=True) if group.variant == VARIANT]
 
 
-def _tests(results: Results, group: Group, step: str) -> list[Outcome]:
+def _tests_of(results: Results, group: Group, steps: Iterable[str]) -> list[Outcome]:
     tests = results.runs(group, kind="detection")
-    return [test for test in tests if test.identity.get("step") == step]
+    return [test for test in tests if test.identity.get("step") in [*steps]]
 
 
 def _value(test: Outcome, what: str) -> float | None:
@@ -134,10 +149,15 @@ def _value(test: Outcome, what: str) -> float | None:
     return None if test.values[what] is None else test.number(what)
 
 
-def _is_fair(results: Results, group: Group) -> bool:
-    """Whether a group has the paper's images and length of training."""
-    tests = results.runs(group, kind="detection")
-    return group.budget == "full" and any(test.values.get("images") in OFFICIAL for test in tests)
+def _is_fair(test: Outcome) -> bool:
+    """Whether a test is of the paper's network, images, their size and length of training."""
+    official = OFFICIAL.get(str(test.identity.get("step")).partition("-")[0])
+    plan = test.identity.get("plan")
+    iterations = plan.get("iterations") if isinstance(plan, dict) else None
+    found = (test.images, test.values.get("train_images"), iterations)
+    group = test.group
+    own = (group.budget, group.size, test.network)
+    return found == official and own == ("full", SIZES["full"], RECIPES["full"][1])
 
 
 def _is_quoted(number: Number) -> bool:

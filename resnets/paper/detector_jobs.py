@@ -95,7 +95,8 @@ class DetectorTest(NetworkJob):
         return {**super().identity(), "step": self.step}
 
     def values(self, printed: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in printed.items() if k not in ("confusion", "errors_by_size")}
+        kept = {k: v for k, v in printed.items() if k not in ("confusion", "errors_by_size")}
+        return {**kept, "train_images": self.of.images}
 
 
 def training(

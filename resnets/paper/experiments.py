@@ -30,7 +30,7 @@ from resnets.paper.results import Results
 from resnets.paper.store import LOCALIZATION, Budget, Group
 from resnets.support.errors import UserError, nearest
 
-Needs = Literal["nothing", "cifar10", "photos", "boxes"]
+Needs = Literal["nothing", "cifar10", "photos", "boxes", "photos with boxes"]
 
 PLAIN = tuple(f"cifar-plain{depth}" for depth in (20, 32, 44, 56))
 RESIDUAL = tuple(f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110))
@@ -81,11 +81,13 @@ class Setup:
         budget: length of the trainings.
         seeds: number of trainings of each network.
         data: the images; None if the experiment needs none.
+        located: those of the photographs that have boxes, if the experiment needs both.
     """
 
     budget: Budget
     seeds: int = 1
     data: DataSet | None = None
+    located: DataSet | None = None
 
     def training(
         self,
@@ -100,20 +102,21 @@ class Setup:
 
         Args:
             variant: name for trainings with `settings` or `init`; `localization` is one by the
-                recipes for it.
+                recipes for it, on the images with boxes.
             settings: changes to the recipe, besides those of the budget.
             init: makes the model to start from.
         """
-        assert self.data is not None
-        recipes = CIFAR_RECIPES if self.data.size is None else PHOTO_RECIPES
+        data = self.located if variant == LOCALIZATION else self.data
+        assert data is not None
+        recipes = CIFAR_RECIPES if data.size is None else PHOTO_RECIPES
         if variant == LOCALIZATION:
             recipes = LOCALIZATION_RECIPES
         recipe, own = recipes[self.budget]
-        small = self.data.size is not None and self.data.size <= SMALL_IMAGES
+        small = data.size is not None and data.size <= SMALL_IMAGES
         return Training(
             network=network + ("-small" if small else ""),
             recipe=recipe,
-            data=self.data,
+            data=data,
             budget=self.budget,
             seed=seed,
             settings=(*own, *settings),
@@ -160,6 +163,11 @@ class Experiment:
     order: int = 50
     once: bool = False
 
+    @property
+    def takes_data(self) -> bool:
+        """Whether its images are those of `--data FOLDER`."""
+        return self.needs not in ("nothing", "cifar10")
+
     def jobs(self, setup: Setup) -> list[Job]:
         """All jobs, those of the first seed first."""
         jobs: list[Job] = []
@@ -185,7 +193,7 @@ class Experiment:
 
     def missing(self, text: str, budget: Budget = "full") -> Missing:
         """A line about results that are missing, with the command that makes them."""
-        data = " --data FOLDER" if self.needs in ("photos", "boxes") else ""
+        data = " --data FOLDER" if self.takes_data else ""
         return Missing(text, f"resnets paper run {self.id} --budget {budget}{data}")
 
 
@@ -380,7 +388,7 @@ def _localization_parts(experiment: Experiment, results: Results) -> list[Part]:
     groups = [g for g in results.groups(variant=True) if g.variant == LOCALIZATION]
     groups = [group for group in groups if results.runs(group, kind=LocalizationTest.kind)]
     parts: list[Part] = [tables.localization(results, groups), tables.localization_history()]
-    if not any(group.budget == "full" for group in groups):
+    if not any(tables.localized_as_in_the_paper(results, group) for group in groups):
         parts.append(experiment.missing("Not run at the paper's size yet"))
     return parts
 
@@ -546,11 +554,11 @@ EXPERIMENTS = (
         parts=[_detectors(
             detection_tables.table9, partial(
                 detection_tables.quoted, table="table12", caption="Table 12. ImageNet DET",
-            ), steps=[*detection_tables.STEPS.values()],
+            ), steps=[*detection_tables.STEPS.values(), detection_tables.ENSEMBLE],
         )],
     ),
     Experiment(
-        id="table13", title="localization, and Table 14", needs="photos",
+        id="table13", title="localization, and Table 14", needs="photos with boxes",
         networks=LOCALIZERS, jobs_of_seed=_localization_jobs,
         section="Tables 13 and 14: localization", order=23,
         parts=[_localization_parts],

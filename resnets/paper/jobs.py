@@ -287,7 +287,8 @@ class Training(Job):
 
 def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Training and test curves, and the training error and loss at the end."""
-    trained = [row for row in rows if "train_error" in row]
+    logged = [row for row in rows if "train_loss" in row]
+    trained = [row for row in logged if "train_error" in row]  # not all stages measure it
     tested = [row for row in rows if "test_error" in row]
 
     def curve(rows: Sequence[dict[str, Any]], key: str) -> list[list[float]]:
@@ -299,8 +300,8 @@ def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "train_loss": round(sum(row["train_loss"] for row in last) / len(last), 5),
         "train_curve": curve(trained, "train_error"),
         "test_curve": curve(tested, "test_error"),
-        "loss_curve": curve(trained, "train_loss"),
-        "rate_curve": curve(trained, "learning_rate"),
+        "loss_curve": curve(logged, "train_loss"),
+        "rate_curve": curve(logged, "learning_rate"),
     }
 
 

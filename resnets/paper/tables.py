@@ -10,7 +10,7 @@ from resnets.models import zoo
 from resnets.paper.document import Cell, Head, Source, Table
 from resnets.paper.figures import depth, network_title, sources
 from resnets.paper.numbers import Number, about, complexities, numbers
-from resnets.paper.results import Results, mean_and_spread, paper_iterations
+from resnets.paper.results import VALIDATION_IMAGES, Results, mean_and_spread, paper_iterations
 from resnets.paper.store import Group, Outcome
 
 VIEWS = ("center", "ten-crop", "dense")
@@ -151,7 +151,8 @@ def localization(results: Results, groups: Sequence[Group]) -> Table:
     columns = {"class given": "localization_error", "top-5": "top5_localization_error"}
     header = [Head("method, network, test"), *[Head(f"{name}, paper") for name in columns]]
     for group in groups:
-        header += [Head(f"{name}, here", results.badge(group)) for name in columns]
+        note = "" if localized_as_in_the_paper(results, group) else "not comparable"
+        header += [Head(f"{name}, here", results.badge(group), note) for name in columns]
     if not groups:
         header += [Head(f"{name}, here") for name in columns]
     rows = []
@@ -168,6 +169,17 @@ def localization(results: Results, groups: Sequence[Group]) -> Table:
         rows.append(row)
     caption = "Table 13. Localization error"
     return Table(caption, header, rows, note=about("table13"))
+
+
+def localized_as_in_the_paper(results: Results, group: Group) -> bool:
+    """Whether a group has the paper's images, their size, its network and length of training.
+
+    The paper does not say how long localizers were trained: the length is that of `full`.
+    """
+    runs = results.runs(group, kind="localization")
+    networks = {number.network for number in numbers("table13")}
+    fair = [run.images == VALIDATION_IMAGES and run.network in networks for run in runs]
+    return group.budget == "full" and group.size == 224 and bool(fair) and all(fair)
 
 
 def _located(results: Results, group: Group, number: Number | None, key: str) -> Cell:

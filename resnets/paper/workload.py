@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from resnets.data import cifar, datasets
-from resnets.data.boxes.datasets import are_boxes
+from resnets.data.boxes.datasets import are_boxes, read_source
+from resnets.data.samples import PhotoSet
+from resnets.detection import localization
 from resnets.detection.complexity import costs
 from resnets.detection.improvements import PAPER_SIZE, PAPER_SIZES
 from resnets.detection.objective import boxes_fingerprint
@@ -32,6 +34,7 @@ from resnets.paper.runner import missing, side_by_side
 from resnets.paper.speed import BACKWARD, Layout, Speeds, cost, kind
 from resnets.paper.store import BUDGETS, Store
 from resnets.support.errors import UserError, nearest
+from resnets.support.names import composed
 from resnets.training import recipe_file
 from resnets.training.objective import data_fingerprint
 
@@ -39,6 +42,7 @@ FORWARD_PASSES = {"center": 1, "ten-crop": 10, "dense": 50}
 """Cost of a test of one image, in passes of one crop of the training size."""
 START = 5.0
 """Seconds that a command takes besides its arithmetic."""
+NEEDED = {"photos": "photographs", "photos with boxes": "photographs with boxes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +89,13 @@ class Options:
             return Setup(budget, self.seeds, data)
         if experiment.needs == "boxes":
             return Setup(budget, self.seeds, self._boxes(experiment.id, SIZES[budget]))
-        if self.data is None or self.has_boxes:
-            raise UserError(
-                f"{experiment.id} needs photographs",
-                "--data",
-                "give a folder like ImageNet's: train/CLASS/*.jpg and val/CLASS/*.jpg",
-            )
-        return Setup(budget, self.seeds, self._photos)
+        with_boxes = experiment.needs == "photos with boxes"
+        if not self.has_classes or (with_boxes and not self.has_boxes):
+            hint = "give a folder like ImageNet's: train/CLASS/*.jpg and val/CLASS/*.jpg"
+            hint += ", with boxes in Annotations" if with_boxes else ""
+            raise UserError(f"{experiment.id} needs {NEEDED[experiment.needs]}", "--data", hint)
+        located = self._located if with_boxes else None
+        return Setup(budget, self.seeds, self._photos, located)
 
     @cached_property
     def has_boxes(self) -> bool:
@@ -100,11 +104,32 @@ class Options:
             return False
         return are_boxes(Path(datasets.local(self.data)))
 
+    @cached_property
+    def has_classes(self) -> bool:
+        """Whether the images are given, and in folders of classes.
+
+        If they have boxes, too, the categories of these must be classes: the folders train2017
+        and val2017 of COCO are none.
+        """
+        if self.data is None:
+            return False
+        if not self.has_boxes:
+            return True  # opening them says what is wrong
+        try:
+            classes = set(map(composed, self._opened.train.classes or ()))
+        except UserError:
+            return False
+        source = read_source(Path(datasets.local(self.data)))
+        part = source.train or source.test
+        return part is not None and classes.issuperset(map(composed, part.categories))
+
     def fits(self, experiment: Experiment) -> bool:
         """Whether the images that an experiment needs are given."""
-        if experiment.needs not in ("photos", "boxes"):
-            return True
-        return self.data is not None and self.has_boxes == (experiment.needs == "boxes")
+        if experiment.needs == "boxes":
+            return self.has_boxes
+        if experiment.needs == "photos with boxes":
+            return self.has_boxes and self.has_classes
+        return self.has_classes or not experiment.takes_data
 
     def _boxes(self, name: str, size: int) -> DataSet:
         """The images with boxes; raises `UserError` if there are none."""
@@ -125,10 +150,23 @@ class Options:
         return datasets.open_box_splits(self.data)
 
     @cached_property
-    def _photos(self) -> DataSet:
+    def _opened(self) -> PhotoSet:
         """The photographs, opened once for all experiments."""
         assert self.data is not None
-        photos = datasets.open_training(self.data)
+        return datasets.open_training(self.data)
+
+    @cached_property
+    def _located(self) -> DataSet:
+        """The photographs that have boxes, on which a localizer is trained."""
+        splits = localization.with_boxes(self._splits)[0]
+        fingerprint = boxes_fingerprint(splits)
+        return replace(self._photos, fingerprint=fingerprint, images=len(splits.train))
+
+    @cached_property
+    def _photos(self) -> DataSet:
+        """The photographs as a data set of jobs."""
+        assert self.data is not None
+        photos = self._opened
         location = self.data if "://" in self.data else str(Path(self.data).resolve())
         name = _group_name(location, "photos")
         fingerprint = data_fingerprint(recipe_file.load("imagenet-paper"), photos)
@@ -146,8 +184,8 @@ def jobs_of(chosen: Sequence[Experiment], options: Options) -> list[Job]:
     Raises:
         UserError: if options do not fit the experiments.
     """
-    # If an experiment needs photographs, --data is theirs, and CIFAR-10 is the cached one.
-    cifar_data = None if any(e.needs in ("photos", "boxes") for e in chosen) else options.data
+    # If an experiment takes other images, --data is theirs, and CIFAR-10 is the cached one.
+    cifar_data = None if any(e.takes_data for e in chosen) else options.data
     jobs = [job for e in chosen for job in e.jobs(options.setup(e, cifar_data))]
     if options.only and jobs:
         jobs = limited(jobs, options.only)

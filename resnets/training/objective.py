@@ -241,6 +241,10 @@ class Objective(ABC):
     def enter_stage(self, network: nn.Module, stage: int) -> None:  # noqa: B027
         """Be in a stage, from 0, at its start or later."""
 
+    def unmeasured(self) -> frozenset[str]:
+        """Training metrics, such as `train_error`, that the present stage does not measure."""
+        return frozenset()
+
     def stage_parameters(self, network: nn.Module, stage: int) -> Iterable[nn.Parameter]:
         """The parameters that a stage trains, as far as the recipe does not freeze them."""
         return network.parameters()

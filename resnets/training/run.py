@@ -178,7 +178,7 @@ class Run:
     def _after_update(self, log: run_folder.MetricsLog | None) -> None:
         step, recipe = self.trainer.step, self.recipe
         last = step == recipe.steps
-        if step % recipe.log_every == 0 or last:
+        if step % recipe.log_every == 0 or self.trainer.at_stage_end:
             self._log(log)
         # Earlier stages have no whole network to test.
         testable = self.trainer.stage == recipe.stages - 1
@@ -208,7 +208,7 @@ class Run:
         if not reading.healthy:
             raise self._diverged(f"loss {reading.loss:.3g}")
         bad = len(self.trainer.batches.bad)
-        metrics = {
+        metrics: dict[str, Any] = {
             "step": self.trainer.step,
             "epoch": round(self.trainer.batches.epoch_of(self.trainer.step), 3),
             "train_loss": round(reading.loss, 5),
@@ -222,7 +222,8 @@ class Run:
             **({"bad_images": bad} if bad else {}),
             "seconds": round(self.clock.training, 2),
         }
-        self._write(log, metrics)
+        unmeasured = self.objective.unmeasured()
+        self._write(log, {key: value for key, value in metrics.items() if key not in unmeasured})
 
     def _write(self, log: run_folder.MetricsLog | None, metrics: dict[str, Any]) -> None:
         if log is not None:

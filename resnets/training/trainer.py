@@ -159,6 +159,11 @@ class Trainer:
         self._shared = self._share_gradients()
 
     @property
+    def at_stage_end(self) -> bool:
+        """Whether the last update was the last one of its stage."""
+        return self.step == (self.stage + 1) * self._stage_length
+
+    @property
     def _stage_length(self) -> int:
         return self.recipe.steps // self.recipe.stages
 
@@ -207,7 +212,7 @@ class Trainer:
         Returns:
             Seconds spent waiting for data.
         """
-        if self.step == (self.stage + 1) * self._stage_length:
+        if self.at_stage_end:
             self.objective.begin_stage(self.network, self.stage + 1)
             self._enter_stage(self.stage + 1)
         self._set_rate()

@@ -50,7 +50,7 @@ def test_a_detector_is_trained_resumed_and_shown(resnets, folder, plan, tmp_path
     command = ("train", str(plan), "--data", str(folder), "--out", str(out))
     code, text, _ = resnets(*command)
     assert code == 0
-    assert "6 images with 9 boxes to train, 2 to test, 2 categories; 1 boxes left out" in text
+    assert "6 images with 9 boxes to train, 2 to test, 2 categories; 1 box left out" in text
     assert "iteration      2  test AP50" in text
     assert f"Detections in test images: {out / 'pictures'}" in text
     assert (out / "curve.png").exists()

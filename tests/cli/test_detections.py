@@ -142,6 +142,20 @@ def test_results_of_detect_are_tested_by_name(resnets, detector, data):
     assert "left out" in error  # those of training images
     facts = json.loads(resnets("eval", detector, data, "--json")[1])
     assert json.loads(text)["AP50"] == pytest.approx(facts["AP50"], abs=0.5)
+    assert "run lengths" not in error  # it has no masks at all
+
+
+def test_a_detection_without_run_lengths_is_counted(resnets, detector, data):
+    assert resnets("eval", detector, data, "--save-scores", "found.json")[0] == 0
+    path = Path("found.json")
+    rows = json.loads(path.read_text())
+    rows[0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    path.write_text(json.dumps(rows))
+    code, text, error = resnets("eval", "found.json", data, "--json")
+    assert code == 0
+    count = f"{len(rows)} of {len(rows)} detections have"
+    assert error == f"found.json: {count} no run lengths, so masks are not measured\n"
+    assert not [key for key in json.loads(text) if "mask" in key]
 
 
 def test_data_may_have_less_and_not_more_categories(resnets, detector, data):

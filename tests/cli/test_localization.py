@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from resnets.data.boxes.voc import to_xml
-from tests.detection.localization import classifier, draw_objects
+from resnets.inference.object_detector import open_detector
+from resnets.support.errors import UserError
+from tests.detection.localization import WNIDS as CLASSES
+from tests.detection.localization import classifier, ilsvrc_folder
 
-CLASSES = tuple(f"n0{number}" for number in range(6))
 SETTINGS = (
     "photos.size=32", "photos.resize=1.0", "localization.anchors=[12,24]", "batch=8", "epochs=none",
     "iterations=3", "test_every=3", "schedule.warmup=0", "log_every=1", "precision=fp32",
@@ -16,17 +17,7 @@ SETTINGS = (
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "ilsvrc"
-    for split, count in (("train", 24), ("val", 12)):
-        boxes = draw_objects(root / split, split, count, seed=count, classes=CLASSES)
-        for image in boxes.images:
-            name = boxes.categories[image.objects[0].category]
-            for kind in (split, f"Annotations/{split}"):
-                (root / kind / name).mkdir(parents=True, exist_ok=True)
-            image.path.rename(root / split / name / image.path.name)
-            content = to_xml(image, image.path.stem, boxes.categories)
-            (root / "Annotations" / split / name / f"{image.path.stem}.xml").write_bytes(content)
-    return root
+    return ilsvrc_folder(tmp_path / "ilsvrc")
 
 
 def test_a_localizer_is_trained_tested_and_used(resnets, folder, tmp_path, cache):
@@ -83,6 +74,21 @@ def test_options_that_localizers_do_not_have_are_refused(
     assert code == 2
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_localizer_searches_no_tiles(resnets, folder, tmp_path, cache):
+    model, out = tmp_path / "model.safetensors", tmp_path / "found.jsonl"
+    _untrained(model)
+    image = next((folder / "val" / "n00").iterdir())
+    code, _, error = resnets("detect", model, image, "--tile", "32", "--out", out)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "a localizer cannot search tiles" in error
+    assert not out.exists()
+    opened = open_detector(str(model))
+    with pytest.raises(UserError, match="a localizer cannot search tiles"):
+        opened.predict(image, tile=32)
+    assert len(opened.predict(image, score=0)[0].objects) == 5
 
 
 def test_a_localizer_is_no_classifier(resnets, folder, tmp_path, cache):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from resnets.data.boxes.annotations import AnnotatedImage, BoxSet, Object
+from resnets.data.boxes.voc import to_xml
 from resnets.data.datasets import BoxSplits
 from resnets.data.preprocessing import imagenet
 from resnets.models import zoo
@@ -15,6 +16,7 @@ from resnets.training.recipe import Recipe
 from resnets.weights import model_file
 
 CLASSES = ("red", "green", "blue")
+WNIDS = tuple(f"n0{number}" for number in range(6))
 SIZE = 32
 
 
@@ -43,8 +45,22 @@ def drawn(root, train=24, test=9, **options):
     )
 
 
-def classifier(path, classes=CLASSES, by_colour=False):
-    """The model file of a small classifier; `by_colour`, of one that never errs on such images."""
+def ilsvrc_folder(root, train=24, test=12):
+    """A folder laid out as ILSVRC's: of classes, with boxes as VOC XML in `Annotations`."""
+    for split, count in (("train", train), ("val", test)):
+        boxes = draw_objects(root / split, split, count, seed=count, classes=WNIDS)
+        for image in boxes.images:
+            name = boxes.categories[image.objects[0].category]
+            for kind in (split, f"Annotations/{split}"):
+                (root / kind / name).mkdir(parents=True, exist_ok=True)
+            image.path.rename(root / split / name / image.path.name)
+            content = to_xml(image, image.path.stem, boxes.categories)
+            (root / "Annotations" / split / name / f"{image.path.stem}.xml").write_bytes(content)
+    return root
+
+
+def classifier(path, classes=CLASSES):
+    """The model file of a small classifier."""
     torch.manual_seed(0)
     network = zoo.build("cifar-resnet8", len(classes))
     card = model_file.make_card("cifar-resnet8", list(classes), {}, [])

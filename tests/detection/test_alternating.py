@@ -114,12 +114,33 @@ def test_a_run_is_tested_when_its_network_is_whole(tmp_path, cache, data):
     assert summary["iterations"] == 4 * LENGTH
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows if "test_AP50" in row] == [7, 8]
-    parts = {row["step"]: [row[f"loss_{name}"] > 0 for name in LOSSES[::2]]
-             for row in rows if "train_loss" in row}  # fmt: skip
-    rpn, regions = [True, False], [False, True]
-    assert [parts[step] for step in range(1, 9)] == [
-        rpn, rpn, regions, regions, rpn, rpn, regions, regions
+    kept = {"train_error", *(f"loss_{name}" for name in LOSSES)}
+    measured = {row["step"]: kept & row.keys() for row in rows if "train_loss" in row}
+    proposals = {f"loss_{name}" for name in LOSSES[:2]}
+    regions = kept - proposals
+    assert [measured[step] for step in range(1, 9)] == [
+        proposals, proposals, regions, regions, proposals, proposals, regions, regions
     ]  # fmt: skip
+    assert all(row[key] > 0 for row in rows for key in kept - {"train_error"} if key in row)
+
+
+def test_a_reading_is_of_one_step(tmp_path, cache, data):
+    plan = plan_of(tmp_path, iterations=3, log_every=2)
+    run.start(
+        tmp_path / "run", DetectionObjective(plan, data), CPU, Quiet(), command="test"
+    ).train()
+    rows = [row for row in read_metrics(tmp_path / "run") if "train_loss" in row]
+    # Every second iteration, and the last one of each step.
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert ["train_error" in row for row in rows] == [False] * 2 + [True] * 2 + [False] * 2 + [
+        True
+    ] * 2
+
+
+def test_proposals_alone_are_trained_without_suppression(monkeypatch):
+    one = detector()
+    monkeypatch.setattr(one, "training_proposals", None)
+    one(torch.randn(1, 3, 64, 64), [target([4, 4, 30, 40], size=(64, 64))], part="proposals")
 
 
 def test_losses_of_one_part_are_those_of_both():

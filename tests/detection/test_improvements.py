@@ -12,7 +12,7 @@ from resnets.detection.ensemble import Member
 from resnets.detection.improvements import Improvements, parse_scales
 from resnets.detection.objective import copy_detector
 from resnets.detection.regions import Found, Scored, candidates, suppress
-from resnets.detection.search import at_side, between, search
+from resnets.detection.search import between, search
 from resnets.support.errors import UserError
 from resnets.weights.model_file import Model
 from tests.detection.files import noisy_blocks, save_detector
@@ -146,7 +146,7 @@ def test_features_of_a_pyramid_are_those_of_each_scale(tmp_path, context):
     views, settings = [], one.detector.settings
     with torch.no_grad():
         for side in (40, *sides):
-            pixels = np.asarray(at_side(settings, side).apply(image))
+            pixels = np.asarray(model.rescaling(settings).at_side(side).apply(image))
             batch = model.stack_padded([pixels], one.normalize, CPU, one.detector.stride)
             views.append((one.detector.maps(batch), pixels.shape[:2]))
         maps, size = views.pop(0)  # the detector's own scale
@@ -168,7 +168,7 @@ def test_features_of_a_pyramid_are_those_of_each_scale(tmp_path, context):
 
 def test_the_longer_side_of_other_scales_is_limited_in_proportion():
     settings = detector().settings  # 40 and 80
-    assert at_side(settings, 60).scaled(1000, 100) == (120, 12)
+    assert model.rescaling(settings).at_side(60).scaled(1000, 100) == (120, 12)
 
 
 @pytest.mark.parametrize(

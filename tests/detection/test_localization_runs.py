@@ -211,7 +211,7 @@ def test_images_without_a_box_are_left_out_and_counted(tmp_path, cache):
     bare = replace(data.train, images=(replace(first, objects=()), *others))
     objective = LocalizationObjective(recipe(tmp_path), BoxSplits(bare, data.test))
     assert objective.train_images == 23
-    assert "1 images without a box left out" in objective.describe()
+    assert "1 image without a box left out" in objective.describe()
 
 
 def test_a_classifier_of_more_classes_keeps_the_outputs_of_these(tmp_path, cache):

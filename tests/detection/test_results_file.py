@@ -37,8 +37,8 @@ def test_what_is_written_measures_the_same(tmp_path, seed):
     boxes, found = random_scene(seed)
     path = tmp_path / "results.json"
     results_file.write(path, boxes, found)
-    again, left_out = results_file.read(path, boxes)
-    assert left_out == 0
+    again, left_out, unmasked = results_file.read(path, boxes)
+    assert (left_out, unmasked) == (0, 0)
     before, after = (coco.evaluate(boxes, one).numbers for one in (found, again))
     assert before == pytest.approx(after, abs=1e-6)
 
@@ -47,7 +47,7 @@ def test_masks_that_are_written_measure_the_same(tmp_path):
     boxes, found = with_masks(*random_scene(1))
     path = tmp_path / "results.json"
     results_file.write(path, boxes, found)
-    again, _ = results_file.read(path, boxes)
+    again = results_file.read(path, boxes).detections
     before, after = (coco.evaluate(boxes, one, "segm").numbers for one in (found, again))
     assert before == pytest.approx(after, abs=1e-6)
     rows = json.loads(path.read_text())
@@ -57,30 +57,40 @@ def test_masks_that_are_written_measure_the_same(tmp_path):
         counts = np.diff(edges, prepend=0, append=len(flat)).tolist()
         row["segmentation"] = {"size": [300, 400], "counts": counts}
     path.write_text(json.dumps(rows))
-    again, _ = results_file.read(path, boxes)
+    again = results_file.read(path, boxes).detections
     assert coco.evaluate(boxes, again, "segm").numbers == pytest.approx(after)
     del rows[3]["segmentation"]  # an entry without a mask
+    rows[5]["segmentation"] = [[1, 1, 9, 1, 9, 9]]  # and one with a polygon
     path.write_text(json.dumps(rows))
-    assert all(one.masks is None for one in results_file.read(path, boxes)[0])
+    content = results_file.read(path, boxes)
+    assert all(one.masks is None for one in content.detections)
+    assert content.unmasked == 2
 
 
 @pytest.mark.parametrize(
-    "segmentation", [{"size": [9, 9], "counts": [81]}, {"size": [30, 40], "counts": [7]}, {}]
-)
+    "segmentation",
+    [
+        {"size": [9, 9], "counts": [81]}, {"size": [30, 40], "counts": [7]}, {},
+        {"size": [30, 40], "counts": None}, {"size": [30, 40], "counts": 1200},
+        {"size": [30, 40], "counts": {}}, {"size": [30, 40], "counts": [None]},
+        {"size": [30, 40], "counts": [1200.5, -0.5]},
+        {"size": [30, 40], "counts": "\u20ac"}, {"size": None, "counts": [1200]},
+    ],
+)  # fmt: skip
 def test_masks_that_cannot_be_decoded_are_named_with_their_place(tmp_path, boxes, segmentation):
     with pytest.raises(UserError, match=r"\[0\]: has a segmentation that cannot be decoded"):
         read(tmp_path, boxes, {**ROW, "segmentation": segmentation})
 
 
 def test_ids_and_names_find_images_and_categories(tmp_path, boxes):
-    found, left_out = read(
+    found, left_out, unmasked = read(
         tmp_path, boxes, ROW,
         {**ROW, "image_id": 1, "file_name": "/data/b/one.jpg", "category": "dog", "score": 0.9},
         {**ROW, "file_name": "two.jpg"}, {**ROW, "file_name": "unknown.jpg"},
         {**ROW, "category": "horse"},
     )  # fmt: skip
     assert [len(one) for one in found] == [1, 1, 1]
-    assert left_out == 2
+    assert (left_out, unmasked) == (2, 0)
     assert found[1].categories.tolist() == [1]
     assert np.allclose(found[0].boxes, [[1, 2, 4, 6]])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnets.paper import detection_tables, detector_jobs, experiments, report, workload
-from resnets.paper.document import Table
+from resnets.paper.document import Missing, Table
 from resnets.paper.experiments import Setup
 from resnets.paper.jobs import DataSet, Workspace
 from resnets.paper.results import Results
@@ -27,7 +27,7 @@ def jobs_of(name, budget="full"):
 def test_table_9_adds_one_improvement_after_the_other():
     jobs = jobs_of("table9")
     assert [job.step for job in jobs] == [
-        *detection_tables.STEPS.values(), "coco-refined-context-multiscale-ensemble"
+        *detection_tables.STEPS.values(), detection_tables.ENSEMBLE
     ]  # fmt: skip
     words = [job.arguments(Workspace(Store(Path("results")), Path("runs"))) for job in jobs]
     assert ["--refine" in one for one in words] == [False, True, True, True, True]
@@ -86,6 +86,7 @@ def test_jobs_run_and_the_report_shows_them(tiny, workspace, monkeypatch, cache,
     for job in jobs:
         outcome = workspace.store.read(job.key)
         assert outcome.values["metric"] == "coco"
+        assert outcome.values["train_images"] == 4
         assert ("box refinement" in outcome.values["protocol"]) == job.refine
     page = report.build(list(workspace.store.everything()), tmp_path)
     tables = [part for section in page.sections for part in section.parts
@@ -116,9 +117,12 @@ def test_images_of_the_other_kind_are_refused(tiny, workspace):
     assert "table2" not in fits
 
 
-def outcome(step, values, budget="full"):
-    identity = {"network": "resnet101", "seed": 0, "budget": budget, "step": step}
-    group = Group("voc", 600, budget, detector_jobs.VARIANT)
+def outcome(step, values, budget="full", iterations=80_000, size=600, network="resnet101"):
+    identity = {
+        "network": network, "seed": 0, "budget": budget, "step": step,
+        "plan": {"iterations": iterations},
+    }  # fmt: skip
+    group = Group("voc", size, budget, detector_jobs.VARIANT)
     return Outcome(group, f"resnet101-seed0.{step}", "detection", identity, values, {})
 
 
@@ -128,7 +132,8 @@ def cells(table, column):
 
 def test_categories_are_compared_one_by_one():
     values = {
-        "mAP": 75.25, "images": 4952, "categories": [{"category": "cat", "AP": 88.5}]
+        "mAP": 75.25, "images": 4952, "train_images": 16_551,
+        "categories": [{"category": "cat", "AP": 88.5}],
     }  # fmt: skip
     results = Results([outcome("voc07", values)])
     table = detection_tables.table10(results)
@@ -138,6 +143,52 @@ def test_categories_are_compared_one_by_one():
     assert cells(table, "VGG-16")["cat"] == ""
     assert detection_tables.missing(results, ["voc07"]) == []
     assert detection_tables.missing(results, ["coco"]) == ["coco"]
+
+
+COCO = {"AP": 27.0, "AP50": 48.0, "images": 40_504, "train_images": 82_783}
+
+
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        ({}, {}),
+        ({"images": 4_952}, {}),  # VOC 2007 under COCO's numbers
+        ({"images": 40_503}, {}),
+        ({"train_images": 16_551}, {}),
+        ({"train_images": 82_081}, {}),
+        ({"train_images": None}, {}),  # of an earlier version
+        ({}, {"iterations": 80_000}),
+        ({}, {"size": 300}),
+        ({}, {"budget": "short"}),
+        ({}, {"network": "resnet50"}),
+    ],
+)
+def test_only_the_papers_images_and_length_are_comparable(changed, options):
+    made = outcome("coco", COCO | changed, **{"iterations": 320_000, **options})
+    fair = not changed and not options
+    results = Results([made])
+    for table in (detection_tables.table8, detection_tables.table9):
+        assert table(results).header[3].note == ("" if fair else "not comparable")
+    assert detection_tables.missing(results, ["coco"]) == ([] if fair else ["coco"])
+
+
+def test_a_table_is_judged_by_its_own_tests():
+    voc = outcome("voc07", {"mAP": 75.25, "images": 4952, "train_images": 16_551, "categories": []})
+    both = Results([voc, outcome("coco", {**COCO, "images": 4952})])
+    assert detection_tables.table7(both).header[3].note == ""
+    assert detection_tables.table8(both).header[3].note == "not comparable"
+
+
+def test_table_9_lacks_its_ensemble_until_that_has_run():
+    experiment, steps = experiments.find("table9"), detection_tables.STEPS.values()
+    rows = [outcome(step, COCO, iterations=320_000) for step in steps]
+
+    def lines(results):
+        parts = [part for make in experiment.parts for part in make(experiment, Results(results))]
+        return [part.text for part in parts if isinstance(part, Missing)]
+
+    assert lines(rows) == ["Not run on the paper's images at its length yet"]
+    assert lines([*rows, outcome(detection_tables.ENSEMBLE, COCO, iterations=320_000)]) == []
 
 
 def test_damaged_results_are_named():

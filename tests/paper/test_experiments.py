@@ -17,12 +17,15 @@ from resnets.support.files import cache_folder
 CIFAR = DataSet("cifar10", None, "50k/10k", 50_000)
 PHOTOS = DataSet("tiny-imagenet", "/data/tiny-imagenet", "abc/def", 50_000, 64)
 BOXES = DataSet("VOC2007", "/data/VOC2007", "abc/def", 5_011, 600)
-ON = {"nothing": None, "cifar10": CIFAR, "photos": PHOTOS, "boxes": BOXES}
+ON = {
+    "nothing": None, "cifar10": CIFAR, "photos": PHOTOS, "boxes": BOXES, "photos with boxes": PHOTOS
+}  # fmt: skip
 
 
 def jobs_of(name, budget="full", seeds=1, only=()):
     experiment = experiments.find(name)
-    jobs = experiment.jobs(Setup(budget, seeds, ON[experiment.needs]))
+    data = ON[experiment.needs]
+    jobs = experiment.jobs(Setup(budget, seeds, data, data))
     return workload.limited(jobs, only) if only else jobs
 
 

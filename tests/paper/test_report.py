@@ -378,24 +378,26 @@ def test_evidence_is_folded_on_the_page(everything):
     assert "training error" in re.search(r"</summary><small>(.*?)</small></details>", html)[1]
 
 
-def test_localizers_are_beside_table_13(tmp_path):
-    group = "tiny-64-short-localization"
+def localization_section(folder, network, group, budget, images):
+    """The section of the report with a localizer's tests of one crop and dense."""
 
     def located(views, given, five):
         values = {
-            "protocol": views, "images": 400, "error": 40.0, "localization_error": given,
+            "protocol": views, "images": images, "error": 40.0, "localization_error": given,
             "top5_localization_error": five,
         }  # fmt: skip
-        key = f"{group}/resnet18-a-small-seed0.{views}"
-        return made_up.outcome(
-            key, "localization", values, "resnet18-a-small", "short", 0, views=views
-        )
+        key = f"{group}/{network}-seed0.{views}"
+        return made_up.outcome(key, "localization", values, network, budget, 0, views=views)
 
-    trained = made_up.training("resnet18-a-small", "short", group=group)
-    found = [trained, located("center", 31.25, 45.5), located("dense", 29.75, 43.25)]
-    report.write(found, tmp_path)
-    text = (tmp_path / "report.md").read_text("utf-8")
-    section = text.partition("## Tables 13 and 14")[2].partition("\n## ")[0]
+    trained = made_up.training(network, budget, group=group)
+    report.write([trained, located("center", 31.25, 45.5), located("dense", 29.75, 43.25)], folder)
+    text = (folder / "report.md").read_text("utf-8")
+    return text.partition("## Tables 13 and 14")[2].partition("\n## ")[0]
+
+
+def test_localizers_are_beside_table_13(tmp_path):
+    group = "tiny-64-short-localization"
+    section = localization_section(tmp_path, "resnet18-a-small", group, "short", 400)
     rows = {line.split("|")[1].strip(): line for line in section.splitlines() if "|" in line}
     one_crop, dense = (rows[f"RPN, ResNet-101, {test}"] for test in ("1-crop", "dense"))
     assert "| 13.3 |" in one_crop
@@ -406,7 +408,21 @@ def test_localizers_are_beside_table_13(tmp_path):
     assert "43.25" in dense
     assert "not run" in rows["RPN+RCNN, ResNet-101, dense"]
     assert "9.0" in section.partition("Table 14")[2]
+    assert section.count("not comparable") == 2  # the headings of both columns
     assert "resnets paper run table13 --budget full --data FOLDER" in section
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "images"),
+    [("resnet101", 224, 50_000), ("resnet101", 224, 9_999), ("resnet101", 128, 50_000),
+     ("resnet18-a", 224, 50_000)],
+)  # fmt: skip
+def test_only_the_papers_localizer_on_its_images_is_comparable(tmp_path, network, size, images):
+    group = f"imagenet-{size}-full-localization"
+    section = localization_section(tmp_path, network, group, "full", images)
+    fair = (network, size, images) == ("resnet101", 224, 50_000)
+    assert ("not comparable" not in section) == fair
+    assert ("Not run at the paper's size yet" not in section) == fair
 
 
 def test_tables_13_and_14_are_there_without_results(tmp_path):

@@ -6,6 +6,8 @@ left edge of the first pixel is 0, its right edge 1, and the width is x2 - x1.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,15 @@ class BoxSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def fingerprint(boxes: BoxSet, segments: bool = False) -> str:
+    """A hash of the images' names and sizes, of their objects and, if wanted, of their segments."""
+    digest = hashlib.sha256(json.dumps(boxes.categories).encode())
+    for image in boxes.images:
+        facts: list[Any] = [
+            (one.box, one.category, one.crowd, one.difficult) for one in image.objects
+        ]
+        facts += [(one.polygons, one.rle) for one in image.objects if segments]
+        digest.update(json.dumps([image.name, image.width, image.height, facts]).encode())
+    return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from resnets.data.boxes.annotations import Box, BoxSet, Object
+from resnets.support.names import counted
 
 SMALLEST_SIDE = 1.0
 """Pixels within the image that a box needs in each direction."""
@@ -72,4 +73,5 @@ def summary(dropped: list[Dropped]) -> str:
         return ""
     reasons = Counter(one.reason for one in dropped)
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-    return f"{len(dropped):,} boxes left out ({counts}), the first in {dropped[0].image}"
+    boxes = counted(len(dropped), "box", "boxes")
+    return f"{boxes} left out ({counts}), the first in {dropped[0].image}"

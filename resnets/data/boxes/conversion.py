@@ -16,7 +16,7 @@ from resnets.data.boxes.segments import has_segment
 from resnets.support import unfinished
 from resnets.support.errors import UserError
 from resnets.support.files import writing
-from resnets.support.names import composed
+from resnets.support.names import composed, counted
 
 Format = Literal["coco", "voc", "yolo"]
 
@@ -161,11 +161,13 @@ def _losses(sets: dict[str, BoxSet], format: Format) -> list[str]:
     )
     lines = []
     if crowds and format == "voc":
-        lines.append(f"{crowds:,} crowds are now difficult objects: VOC has no crowds")
+        lines.append(f"{counted(crowds, 'crowd')} marked as difficult: VOC has no crowds")
     if crowds and format == "yolo":
-        lines.append(f"{crowds:,} crowds are left out: YOLO has none")
+        lines.append(f"{counted(crowds, 'crowd')} left out: YOLO has none")
     if difficult and format == "yolo":
-        lines.append(f"{difficult:,} difficult objects are now like others: YOLO has no such mark")
+        lines.append(
+            f"{counted(difficult, 'difficult object')} written like others: YOLO has no such mark"
+        )
     if segments and format != "coco":
-        lines.append(f"{segments:,} segments are now boxes only")
+        lines.append(f"{counted(segments, 'segment')} written as boxes only")
     return lines

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,18 +53,6 @@ def labelled(boxes: BoxSet) -> ImageFolder:
         labels += classes
     names = [image.name for image in boxes.images]
     return ImageFolder(boxes.folder, names, labels, boxes.categories)
-
-
-def fingerprint(boxes: BoxSet, segments: bool = False) -> str:
-    """A hash of the images' names and sizes, of their objects and, if wanted, of their segments."""
-    digest = hashlib.sha256(json.dumps(boxes.categories).encode())
-    for image in boxes.images:
-        facts: list[Any] = [
-            (one.box, one.category, one.crowd, one.difficult) for one in image.objects
-        ]
-        facts += [(one.polygons, one.rle) for one in image.objects if segments]
-        digest.update(json.dumps([image.name, image.width, image.height, facts]).encode())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -31,6 +31,10 @@ class Rescaling:
         """The same for images that are larger by a factor."""
         return Rescaling(max(1, round(factor * self.size)), max(1, round(factor * self.longest)))
 
+    def at_side(self, side: int) -> Rescaling:
+        """The same to another shorter side; the limit of the longer one scales, too."""
+        return Rescaling(side, round(self.longest * side / self.size))
+
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of an image of this size after scaling, each at least one pixel."""
         scale = min(self.size / min(width, height), self.longest / max(width, height))

@@ -21,8 +21,10 @@ def decode(rle: dict[str, Any]) -> NDArray[np.uint8]:
     """
     height, width = rle["size"]
     counts = rle["counts"]
-    if not isinstance(counts, list):
+    if isinstance(counts, str):
         counts = _decompressed(counts)
+    if not isinstance(counts, list):
+        raise TypeError("its counts are neither a list nor a text")
     if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise ValueError("its runs do not fill the image")
     values = np.arange(len(counts), dtype=np.uint8) % 2

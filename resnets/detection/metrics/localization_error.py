@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from resnets.detection.metrics.detections import overlaps
 from resnets.evaluation.results import Result, distinct, measure, wilson
 
 ANSWERS = 5
@@ -121,9 +120,9 @@ def measure_localization(
     right = np.zeros(located.answers.shape, bool)
     given = np.zeros(len(labels), bool)
     for row, boxes in enumerate(objects):
-        truth = torch.tensor(boxes, dtype=torch.float64).reshape(1, -1, 4)
-        both = torch.from_numpy(np.concatenate((located.boxes[row], located.own[None, row])))
-        hits = (overlaps(both.double()[:, None], truth) >= CORRECT_IOU).any(1).numpy()
+        both = np.concatenate((located.boxes[row], located.own[None, row]))
+        truth = np.array(boxes, np.float64).reshape(-1, 4)
+        hits: NDArray[np.bool_] = np.any(overlaps(both, truth) >= CORRECT_IOU, axis=1)
         right[row] = hits[:-1] & (located.answers[row] == labels[row])
         given[row] = not hits[-1]
     classification = measure(located.probabilities, labels, protocol)
@@ -131,13 +130,3 @@ def measure_localization(
     if classification.wrong5 is not None:
         five = np.logical_not(right[:, :ANSWERS].any(axis=1))
     return LocalizationResult(classification, given, ~right[:, 0], five, labels)
-
-
-def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) in pairs, broadcast; 0 for two boxes without area."""
-    low = torch.maximum(one[..., :2], other[..., :2])
-    high = torch.minimum(one[..., 2:], other[..., 2:])
-    common = (high - low).clamp(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (one, other)]
-    iou: Tensor = common / (areas[0] + areas[1] - common).clamp(min=1e-9)
-    return iou

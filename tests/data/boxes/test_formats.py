@@ -87,7 +87,7 @@ def test_conversion_says_what_the_format_cannot_express(tmp_path):
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
     boxes = open_boxes(tmp_path / "in", "train")
-    assert "1 crowds are left out" in convert({"train": boxes}, tmp_path / "yolo", "yolo")[0]
+    assert "1 crowd left out" in convert({"train": boxes}, tmp_path / "yolo", "yolo")[0]
     assert sum(len(i.objects) for i in open_boxes(tmp_path / "yolo", "train").images) == 2
     assert "difficult" in convert({"train": boxes}, tmp_path / "voc", "voc")[0]
     assert open_boxes(tmp_path / "voc", "train").images[0].objects[0].difficult

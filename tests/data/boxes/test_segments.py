@@ -119,11 +119,13 @@ def test_conversion_to_yolo_keeps_outlines_of_one_part(tmp_path):
     changed = replace(boxes.images[1], objects=objects)
     boxes = replace(boxes, images=(boxes.images[0], changed, *boxes.images[2:]))
     lines = convert({"train": boxes}, tmp_path / "yolo", "yolo")
-    assert lines == ["1 segments are now boxes only"]
+    assert lines == ["1 segment written as boxes only"]
     again = read_source(tmp_path / "yolo").train.entries
     assert sum(one.polygons is None for entry in again for one in entry.objects) == 1
     whole = boxes.images[0].objects[0].polygons[0]
     (read,) = again[0].objects[0].polygons
     np.testing.assert_allclose(np.reshape(read, (-1, 2)) * [64, 56], np.reshape(whole, (-1, 2)),
                                atol=1e-5)  # fmt: skip
-    assert convert({"train": boxes}, tmp_path / "voc", "voc") == ["6 segments are now boxes only"]
+    assert convert({"train": boxes}, tmp_path / "voc", "voc") == [
+        "6 segments written as boxes only"
+    ]
