@@ -12,8 +12,10 @@ _WORDS: dict[str, Split] = {  # of several folders to test on, that of the first
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 _THINGS = ("set", "images", "imgs", "data", "split")
-"""What may follow the word: `train_set`, `Test images`, `valdata`."""
-_NAME = re.compile(rf"({'|'.join(_WORDS)})([-_. ]?({'|'.join(_THINGS)}))?", re.IGNORECASE)
+"""What may follow the word, and a year after it: `train_set`, `Test images`, `val2017`."""
+_NAME = re.compile(
+    rf"({'|'.join(_WORDS)})([-_. ]?({'|'.join(_THINGS)}))?([-_. ]?\d{{4}})?", re.IGNORECASE
+)
 _ALONE = frozenset(_WORDS) - {"dev", "testing", "eval"}
 _TESTED = "|".join(word for word, split in _WORDS.items() if split != "train")
 _TESTED_WORD = re.compile(rf"(?<![a-z])({_TESTED})({'|'.join(_THINGS)})?(?![a-z])", re.IGNORECASE)

@@ -70,6 +70,7 @@ def test_splits_in_any_letter_case(tmp_path):
     ("train", "val"),
     [
         ("training_set", "test_set"), ("train_set", "val_set"), ("training", "testing"),
+        ("train2017", "val2017"),
         ("train_images", "val_images"), ("train_images", "test_images"), ("TrainSet", "Test-Set"),
         ("train", "dev"), ("train_data", "eval"), ("Training Images", "Validation Images"),
         ("training_set/training_set", "test_set/test_set"), ("Train/train", "Test/test"),
@@ -98,6 +99,8 @@ def test_less_common_names_of_splits_are_classes_where_no_other_split_is(tmp_pat
     assert verbs(tmp_path) == ({"dev", "ops"},) * 3
     assert not split_of("test tube")
     assert split_of("VAL.images") == "val"
+    assert (split_of("train2017"), split_of("val2014")) == ("train", "val")
+    assert not split_of("val20170")
 
 
 @pytest.mark.parametrize(
