@@ -152,8 +152,8 @@ def degradation() -> str:
         cells = [f"{depth} layers"]
         for family in ("plain", "resnet"):
             runs = _trainings(f"cifar-{family}{depth}", "short")
-            cells.append(_mean([run["train_error"] for run in runs]))
-            cells.append(_mean([run["measured"]["error"] for run in runs]))
+            cells.append(_mean([run["train_error"] for run in runs], digits=2))
+            cells.append(_mean([run["measured"]["error"] for run in runs], digits=2))
         rows.append(cells)
     header = ("", "plain: training error", "test error", "residual: training error", "test error")
     return table(header, rows)
@@ -175,9 +175,9 @@ def paper_and_ours(header: Sequence[str], about_word: str, missing: str) -> str:
             budget: [run["measured"]["error"] for run in _trainings(name, budget)]
             for budget in ("full", "short")
         }
-        full = _mean(errors["full"], digits=2) if errors["full"] else missing
+        full, short = (_mean(errors[budget], digits=2) for budget in ("full", "short"))
         about = about_word if paper.read_off_plot else ""
-        rows.append([f"`{name}`", f"{about}{paper.error} %", full, _mean(errors["short"])])
+        rows.append([f"`{name}`", f"{about}{paper.error} %", full or missing, short])
     return table(header, rows)
 
 

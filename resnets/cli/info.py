@@ -1,4 +1,4 @@
-"""`resnets info`: a network, a model, or the table of all networks."""
+"""`resnets info`: a network, a model, a recipe, or the table of all networks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from resnets.support.names import counted, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from resnets.detection.complexity import Cost
     from resnets.models.complexity import Description, Shortcut
+    from resnets.training.recipe import Recipe
 
 _SHORTCUTS = {"none": "plain, no shortcuts", "highway": "shortcuts with gates"}
-DETECTION_RECIPES = ("detect-", "segment-")
+_SIZE_REFUSED = "works with networks and recipes of detectors only"
 CLASSES = 10
 """Class names that are listed; of more, the first."""
 
@@ -31,9 +33,9 @@ def info(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A network, model name, model file, run folder or export, or a recipe for "
-            "detection; by default the table of networks.",
-            metavar="NETWORK|MODEL",
+            help="A network, model name, model file, run folder, export, or recipe (shipped, or a "
+            "TOML file); by default the table of networks.",
+            metavar="NETWORK|MODEL|RECIPE",
         ),
     ] = None,
     image_size: Annotated[
@@ -42,17 +44,19 @@ def info(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a network or a model.
+    """Show a network, a model or a recipe.
 
     For a network: stages, shortcuts, parameters, multiply-adds, the paper's figures. For a model:
-    network, classes, preprocessing, measured error, origin. For a recipe of a detector: its
-    multiply-adds.
+    network, classes, preprocessing, measured error, origin. For a recipe: its TOML; of a detector
+    also its multiply-adds.
     """
     if name is None:
         _show_table(json)
         return
-    if name.startswith(DETECTION_RECIPES):
-        _show_detector(name, image_size, json)
+    from resnets.training import recipe_file
+
+    if name.endswith(".toml") or name in recipe_file.shipped():
+        _show_recipe(name, image_size, json)
         return
     from resnets.inference import model_facts
     from resnets.models import zoo
@@ -61,10 +65,10 @@ def info(
 
     is_network, model = _is_network(name), model_facts.find(name)
     if model is None and not is_network:
-        known = [*zoo.names(), *hub.shipped(), *hub.sources()]
-        raise UserError(f"no network or model called {name!r}", hint=nearest(name, known))
+        known = [*zoo.names(), *hub.shipped(), *hub.sources(), *recipe_file.shipped()]
+        raise UserError(f"no network, model or recipe called {name!r}", hint=nearest(name, known))
     if image_size is not None and not is_network:
-        raise UserError("works with networks only", "--image-size", "leave it out")
+        raise UserError(_SIZE_REFUSED, "--image-size", "leave it out")
     if json:
         facts = model
         if is_network:
@@ -199,14 +203,30 @@ def _print_network(d: Description) -> None:
     console.print(made)
 
 
-def _show_detector(recipe: str, size: int | None, as_json: bool) -> None:
-    """The detector of a recipe: its network, anchors, and what an image costs."""
-    from resnets.detection.complexity import SHAPES, costs
+def _show_recipe(name: str, size: int | None, as_json: bool) -> None:
+    """A recipe as it is written, or with `--json` all its keys; for a detector also its costs."""
     from resnets.training import recipe_file
+
+    plan = recipe_file.load(name)
+    detects = plan.dataset == "boxes"
+    if size is not None and not detects:
+        raise UserError(_SIZE_REFUSED, "--image-size", "leave it out")
+    if as_json:
+        facts = _detector_facts(plan, size)[0] if detects else {}
+        print(json_format.dumps({**facts, "recipe": plan.model_dump(mode="json")}, indent=2))
+        return
+    print(recipe_file.source(name).strip())
+    if detects:
+        print()
+        _print_detector(name, plan, size)
+
+
+def _detector_facts(plan: Recipe, size: int | None) -> tuple[dict[str, Any], list[Cost]]:
+    """The network of a detector's recipe and its regions, and what an image costs at each shape."""
+    from resnets.detection.complexity import SHAPES, costs
     from resnets.weights import hub
     from resnets.weights.card import read_card
 
-    plan = recipe_file.load(recipe)
     settings, network = plan.detection, plan.network
     if not network and plan.init in hub.sources():  # showing it must not fetch the weights
         network = hub.sources()[plan.init]["network"]
@@ -215,12 +235,16 @@ def _show_detector(recipe: str, size: int | None, as_json: bool) -> None:
     shapes = SHAPES if size is None else [(size, round(size * 4 / 3))]
     rows = [costs(network, settings, *shape) for shape in shapes]
     regions = {"training": settings.rois, "test": settings.test_proposals}
-    if as_json:
-        facts = {"network": network, "regions": regions, "costs": [asdict(row) for row in rows]}
-        print(json_format.dumps(facts, indent=2))
-        return
+    facts = {"network": network, "regions": regions, "costs": [asdict(row) for row in rows]}
+    return facts, rows
+
+
+def _print_detector(name: str, plan: Recipe, size: int | None) -> None:
+    """The detector of a recipe: its network, anchors, and what an image costs."""
+    facts, rows = _detector_facts(plan, size)
+    settings = plan.detection
     kind = "Mask" if settings.masks else "Faster"
-    print(f"{recipe}: {kind} R-CNN on {network}, shorter side {settings.size}")
+    print(f"{printable(name)}: {kind} R-CNN on {facts['network']}, shorter side {settings.size}")
     print(
         f"anchors: {', '.join(f'{side:g}' for side in settings.anchors)} pixels, height to width "
         f"{', '.join(f'{ratio:g}' for ratio in settings.ratios)}"

@@ -29,6 +29,18 @@ def shipped() -> dict[str, str]:
     }
 
 
+def source(name_or_path: str) -> str:
+    """The TOML of a recipe, with its comments.
+
+    Args:
+        name_or_path: as for `load`.
+
+    Raises:
+        UserError: if there is none, or it is not TOML.
+    """
+    return _parse(name_or_path)[1]
+
+
 def load(
     name_or_path: str,
     settings: Iterable[str] = (),

@@ -378,7 +378,7 @@ def test_a_bad_image_is_one_line_and_the_good_ones_are_predicted(
         (("eval", "nowhere/model.safetensors"), "no such model file"),
         (("predict", "cifar-resnet21", "photo.jpg"), "did you mean cifar-resnet20"),
         (("predict", "resnet50", "photo.jpg"), "a network, not a trained model; did you mean res"),
-        (("info", "cifar-resnet1000000004"), "no network or model called"),
+        (("info", "cifar-resnet1000000004"), "no network, model or recipe called"),
         (("signals", "cifar10-fast", "--network", "cifar-resnet1000000004"), "at most 12,002"),
     ],
 )
@@ -430,14 +430,33 @@ def test_info_shows_models(resnets, model, tmp_path):
     assert facts["parameters"] == 269_722
     assert facts["model"]["measured"][0]["error"] == 8.46
     assert json.loads(resnets("info", "model.safetensors", "--json")[1])["classes"][9] == "truck"
+    wrong = "# wrong\nbacth = 2\n" + resnets("info", "cifar10-short")[1]
+    (tmp_path / "wrong.toml").write_text(wrong)
     for arguments, message in (
         (("nowhere/model.safetensors",), "no such model file"),
         (("resnet50@msar",), "did you mean resnet50@msra"),
-        (("model.safetensors", "--image-size", "64"), "works with networks only"),
+        (
+            ("model.safetensors", "--image-size", "64"),
+            "works with networks and recipes of detectors only",
+        ),
+        (("cifar10-short", "--image-size", "64"), "recipes of detectors only"),
+        (("cifar10-shrt",), "did you mean cifar10-short"),
+        (("mine.toml",), "mine.toml"),
+        (("wrong.toml",), "wrong.toml, line 2"),
     ):
         code, _, err = resnets("info", *arguments)
         assert code == 2
         assert message in one_line(err)
+
+
+def test_info_prints_a_recipe(resnets, tmp_path):
+    shipped = resnets("info", "cifar10-short")[1]
+    assert shipped.startswith("# ")
+    (tmp_path / "mine.toml").write_text(shipped)
+    assert resnets("info", "mine.toml") == (0, shipped, "")
+    facts = json.loads(resnets("info", "mine.toml", "--json")[1])
+    assert facts["recipe"]["iterations"] == 3000
+    assert facts["recipe"]["seed"] == 0  # a default
 
 
 def test_info_shows_unfinished_runs_and_what_is_not_downloaded(resnets, real_shape, cache):

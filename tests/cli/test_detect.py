@@ -1,9 +1,11 @@
 """Training of detectors from the command line, and what `info` says of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from resnets.training import recipe_file
 from tests.detection.shapes import draw_boxes, recipe
 
 
@@ -78,10 +80,13 @@ def test_detection_needs_images(resnets):
 
 def test_info_shows_what_a_recipe_costs(resnets):
     text = resnets("info", "detect-finetune")[1]
-    for part in ("Faster R-CNN on resnet50", "7.545 G", "2.241 G", "732.17 M"):
+    for part in ("Faster R-CNN on resnet50", "7.545 G", "2.241 G", "732.17 M", "[schedule]"):
         assert part in text
+    (Path.cwd() / "mine.toml").write_text(recipe_file.source("detect-finetune"))
+    assert resnets("info", "mine.toml")[1] == text.replace("detect-finetune: F", "mine.toml: F")
     facts = json.loads(resnets("info", "detect-coco", "--image-size", "600", "--json")[1])
     assert facts["network"] == "resnet101"
+    assert facts["recipe"]["dataset"] == "boxes"
     assert [cost["width"] for cost in facts["costs"]] == [800]
     code, _, error = resnets("info", "detect-cocoo")
     assert (code, "did you mean detect-coco" in error) == (2, True)

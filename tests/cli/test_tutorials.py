@@ -35,6 +35,8 @@ BLOCK = re.compile(
     r"(?:\n\n```text\n(?P<shown>.*?)```)?",
     re.DOTALL,
 )
+NEEDED = {"boxes.md": ("fastapi", "uvicorn"), "deploy.md": ("nncf", "fastapi", "uvicorn")}
+"""Optional packages of pages."""
 NAMES = sorted(path.name for path in (DOCS / "tutorials").glob("*.md"))
 
 
@@ -127,9 +129,9 @@ def free_port():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tutorial_runs(name, resnets, workspace, server):
+    for package in NEEDED.get(name, ()):
+        pytest.importorskip(package)
     if name == "deploy.md":
-        for package in ("nncf", "fastapi", "uvicorn"):
-            pytest.importorskip(package)
         train = next(found_blocks(DOCS / "tutorials" / "photos.md"))  # its first command: doctor
         assert train[2].startswith("$ resnets doctor")
         (command,) = [
