@@ -1,4 +1,8 @@
-"""Names of splits: of folders, of shards, and in tables. This is the only list of them."""
+"""Names of splits: of folders of images, of shards, and in tables.
+
+Annotations with boxes have their own rule, `boxes.source.split_of`, for names such as
+`instances_val2017.json`.
+"""
 
 from __future__ import annotations
 
