@@ -35,7 +35,8 @@ MAX_GROWTH = 1.10
 """How many times the memory after a tenth of the requests the server may have after all."""
 MAX_DESCRIPTORS = 8
 """How many more descriptors the server may have at the end."""
-_ALLOWED_5XX = (501, 503, 504)  # not implemented, busy, too slow: no faults of the server
+_ALLOWED_5XX = (501, 503, 504, 505)
+"""Not implemented, busy, too slow, another version of HTTP: no faults of the server."""
 
 
 @dataclass
