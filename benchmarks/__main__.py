@@ -78,27 +78,35 @@ def detect(
     network: Annotated[
         str, typer.Option(help="resnet50, resnet18, ...", metavar="NETWORK")
     ] = "resnet50",
-    size: Annotated[int, typer.Option(min=32, help="Shorter side in pixels.", metavar="N")] = 304,
-    rois: Annotated[int, typer.Option(min=1, help="Regions of the image.", metavar="N")] = 32,
+    size: Annotated[
+        int, typer.Option(min=32, help="Shorter side of a training image.", metavar="N")
+    ] = 304,
+    rois: Annotated[int, typer.Option(min=1, help="Regions of it.", metavar="N")] = 32,
+    test_size: Annotated[
+        int, typer.Option(min=32, help="Shorter side of a test image.", metavar="N")
+    ] = 400,
+    test_rois: Annotated[int, typer.Option(min=1, help="Regions of it.", metavar="N")] = 100,
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 5.0,
     device: DeviceOption = "auto",
     out: OutOption = None,
 ) -> None:
-    """Training steps of a detector, compared with torchvision's Faster R-CNN."""
+    """Training and inference of a detector, compared with torchvision's Faster R-CNN."""
     from benchmarks import detection
 
     _check(out)
-    table = detection.measure(
-        network,
-        size=size,
-        rois=rois,
-        rounds=rounds,
-        seconds=seconds,
-        device=find_device(device),
-        report=_print_progress,
-    )
-    _finish("detect", [table], device, out)
+    where, report = find_device(device), _print_progress
+    tables = [
+        detection.training(
+            network, size=size, rois=rois, rounds=rounds, seconds=seconds, device=where,
+            report=report,
+        ),
+        detection.inference(
+            network, size=test_size, regions=test_rois, rounds=rounds, seconds=seconds,
+            device=where, report=report,
+        ),
+    ]  # fmt: skip
+    _finish("detect", tables, device, out)
 
 
 @app.command(epilog=example("python -m benchmarks infer --network resnet50-v1.5"))

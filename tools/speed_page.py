@@ -21,6 +21,7 @@ PLOT = "docs/scaling.png"
 SHOWN = {
     "train": ("torchvision", "timm"),
     "infer": ("torchvision", "timm", "onnxruntime", "openvino", "nncf"),
+    "detect": ("torchvision", "openvino", "nncf"),
     "input": ("torchvision", "pillow"),
     "startup": ("openvino",),
     "serve": ("openvino", "fastapi", "uvicorn"),

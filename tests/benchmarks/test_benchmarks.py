@@ -225,12 +225,29 @@ def test_photographs_are_compared_with_torchvision(monkeypatch):
 
 
 def test_detectors_are_compared_with_torchvisions():
-    table = detection.measure(
+    table = detection.training(
         "resnet18", size=32, rois=2, rounds=1, seconds=0.01, device=CPU, report=quiet
     )
     assert table.rows[0].name == table.peer == "torchvision FasterRCNN, fp32"
     assert table.rows[1].name == "resnets, fp32"
     assert all(row.median > 0 for row in table.rows)
+
+
+def test_searches_of_detectors_are_compared_with_torchvisions(monkeypatch):
+    monkeypatch.setattr(detection, "find_spec", lambda name: None)  # calibration takes seconds
+    table = detection.inference(
+        "resnet18", size=32, regions=2, rounds=1, seconds=0.01, device=CPU, report=quiet
+    )
+    assert table.rows[0].name == table.peer == "torchvision FasterRCNN, fp32"
+    assert table.rows[1].name == "resnets, PyTorch fp32"
+    assert all(row.median > 0 for row in table.rows)
+
+
+def test_a_comparison_of_detectors_needs_all_regions():
+    with pytest.raises(RuntimeError, match="regions, not 1000"):
+        detection.training(
+            "resnet18", size=32, rois=1000, rounds=1, seconds=0.01, device=CPU, report=quiet
+        )
 
 
 def test_inference_is_compared_with_other_engines(monkeypatch):
