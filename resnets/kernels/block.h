@@ -6,7 +6,8 @@
 // their result, and their backward pass when the next block's gradient is written. The first convolution of a
 // single block may halve the maps and double the channels; the shortcut is then option A.
 //
-// The convolution is a template argument: convolution.h has it in bf16, winograd.h and strided.h in float32.
+// The convolution is a template argument: Winograd's algorithm (winograd.h), or, where it halves the maps, direct
+// sums (strided_bf16.h, strided_fp32.h).
 
 #pragma once
 
@@ -146,7 +147,7 @@ struct Blocks {
                     if (shortcut) value += take_next(shortcut + i);
                     value = gated(value, value);
                     put_next(out + i, value);
-                    return value;
+                    return rounded(out, value);
                 });
             }
         }

@@ -1,9 +1,9 @@
 """Basic blocks, two 3x3 convolutions and a shortcut each, as one operation on CPUs.
 
 The convolutions are this project's own, so that BN and ReLU are applied when their inputs are read,
-and BN's sums are collected when their outputs are written (block.h). In float32, Winograd's
-algorithm saves three quarters of the multiplications (winograd.h). In bf16, oneDNN is as fast on
-CPUs with matrix units (AMX), so there PyTorch's blocks are used.
+and BN's sums are collected when their outputs are written (block.h). Winograd's algorithm saves
+three quarters of the multiplications (winograd.h). CPUs with matrix units (AMX) use PyTorch's
+blocks in bf16.
 """
 
 from __future__ import annotations

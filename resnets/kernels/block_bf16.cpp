@@ -2,8 +2,23 @@
 
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)  // with matrix units oneDNN is faster
 
+#include <type_traits>
+
 #include "block.h"
-#include "convolution.h"
+#include "strided_bf16.h"
+#include "winograd.h"
+
+namespace {
+
+template <int IN, int OUT, int STRIDE>
+using Either = std::conditional_t<STRIDE == 1, Winograd<OUT, half>, Strided<IN, OUT>>;
+
+template <int IN, int OUT, int STRIDE>
+struct Convolution : Either<IN, OUT, STRIDE> {
+    explicit Convolution(const Maps& out) : Either<IN, OUT, STRIDE>(out) {}
+};
+
+}  // namespace
 
 INTERFACE(Convolution, half)
 

@@ -5,13 +5,13 @@
 #include <type_traits>
 
 #include "block.h"
-#include "strided.h"
+#include "strided_fp32.h"
 #include "winograd.h"
 
 namespace {
 
 template <int IN, int OUT, int STRIDE>
-using Either = std::conditional_t<STRIDE == 1, Winograd<OUT>, Strided<IN, OUT>>;
+using Either = std::conditional_t<STRIDE == 1, Winograd<OUT, float>, Strided<IN, OUT>>;
 
 template <int IN, int OUT, int STRIDE>
 struct Convolution : Either<IN, OUT, STRIDE> {

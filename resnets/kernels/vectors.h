@@ -49,6 +49,34 @@ inline void store(half* p, vec v) {
     std::memcpy(p, &rounded, sizeof rounded);
 }
 
+#ifdef __AVX512BF16__
+
+typedef uint32_t pair;  // two bf16 that are multiplied and added together
+
+// sum + the products of each pair of `many` with the pair at `one`.
+inline vec dot(vec sum, vec many, const void* one) {
+    pair value;
+    std::memcpy(&value, one, sizeof value);
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
+}
+
+// Pairs of the values at `left` and at `right`, in each of 16 channels.
+inline void interleave(const half* left, const half* right, pair* to) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)left));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)right));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+#endif
+
+// A value as it is read after it was stored.
+inline vec rounded(const float*, vec v) { return v; }
+inline vec rounded(const half*, vec v) {
+    half some[WIDTH];
+    store(some, v);
+    return load(some);
+}
+
 // `value` where `by` is above zero or NaN, else zero: ReLU, and its backward pass.
 inline vec gated(vec value, vec by) { return (vec)((ivec)value & ~(by <= 0)); }
 

@@ -83,7 +83,7 @@ def test_a_whole_block_equals_pytorch_in_float64(
     # Rounding decides where ReLU opens or shuts; with all open there is nothing to decide. Then
     # errors in float32 are up to 1e-5, those of PyTorch's own blocks as well.
     few = images * height * width < 64  # of which one can decide much
-    open_, usual = (0.04, 0.15) if half else (4e-5, 0.02)
+    open_, usual = (0.04, 0.25) if half else (4e-5, 0.02)
     for shift, tolerance in ((8.0, open_), *([] if few else [(0.0, usual)])):
         with torch.no_grad():
             block.bn1.bias += shift

@@ -1,4 +1,4 @@
-// 3x3 convolutions of few channels in bf16, forward and backward, for AVX-512 BF16.
+// 3x3 convolutions in bf16 that halve the maps and double the channels, forward and backward, for AVX-512 BF16.
 //
 // Each is a sum of products of pairs, read directly from an image with a border of zeros that stays in
 // the cache. The functions that make the image and that take the results are arguments: BN, ReLU and their
@@ -11,14 +11,6 @@
 #include "maps.h"
 
 namespace {
-
-typedef uint32_t pair;  // two bf16 that are multiplied and added together
-
-inline vec dot(vec sum, vec many, const void* one) {
-    pair value;
-    std::memcpy(&value, one, sizeof value);
-    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)many, (__m512bh)_mm512_set1_epi32(value));
-}
 
 // An image with its border, made pixel by pixel: `make(i, v)` returns the values at flat index i of
 // the maps, vector v of the channels. The border is not written: it holds zeros.
@@ -113,13 +105,6 @@ void convolve_rows(const half* image, int64_t pitch, int64_t rows, int64_t width
         convolve<IN, OUT, STRIDE, VECTORS, 2, 2>(image, pitch, rows, width, taps, count, to);
 }
 
-// The values of two pixels in each of 16 channels, interleaved.
-inline void interleave(const half* left, const half* right, pair* to) {
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)left));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)right));
-    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-}
-
 // Row after row of an image with its border, as the pairs that two neighbouring results multiply:
 // to[(row, k)] has columns 2k STRIDE + first and (2k + 1) STRIDE + first.
 template <int CHANNELS, int STRIDE>
@@ -134,11 +119,10 @@ void pair_up(const half* image, int64_t pitch, int64_t first, int64_t rows, int6
 
 // Adds the gradient of the weights that some rows of an image contribute: sums are (taps, inputs, outputs).
 //
-// inputs: for the three columns of taps, pairs (rows, pitch, IN) of all rows that are read;
+// inputs: for the three columns of taps, pairs (rows, half_width, IN) of all rows that are read;
 // outputs: pairs (rows, half_width, OUT) of gradients.
 template <int IN, int OUT, int STRIDE>
-void weight_gradient(const pair* const* inputs, int64_t pitch, const pair* outputs, int64_t rows,
-                     int64_t half_width, float* sums) {
+void weight_gradient(const pair* const* inputs, const pair* outputs, int64_t rows, int64_t half_width, float* sums) {
     constexpr int VECTORS = OUT == WIDTH ? 1 : 2;
     constexpr int SOME = 8 / VECTORS;  // inputs whose sums are kept in registers, for three taps
     for (int64_t part = 0; part < OUT; part += VECTORS * WIDTH)
@@ -146,7 +130,7 @@ void weight_gradient(const pair* const* inputs, int64_t pitch, const pair* outpu
             for (int64_t in = 0; in < IN; in += SOME) {
                 vec sum[SIDE][SOME][VECTORS] = {};
                 for (int64_t row = 0; row < rows; ++row) {
-                    const int64_t at = (row * STRIDE + tap_row) * pitch * IN + in;
+                    const int64_t at = (row * STRIDE + tap_row) * half_width * IN + in;
                     const pair *left = inputs[0] + at, *middle = inputs[1] + at, *right = inputs[2] + at;
                     const pair* out = outputs + row * half_width * OUT + part;
                     for (int64_t k = 0; k < half_width; ++k, left += IN, middle += IN, right += IN, out += OUT) {
@@ -190,14 +174,15 @@ inline void collect(const Buffer<float>& all, int64_t inputs, int64_t outputs, f
     }
 }
 
-template <int IN, int OUT, int STRIDE>
-struct Convolution {
+template <int IN, int OUT>
+struct Strided {
     typedef half Value;
+    static constexpr int64_t STRIDE = 2;
 
     const Maps in, out;
     const int64_t strip;  // rows of results that are computed together, so that they stay in the cache
 
-    explicit Convolution(const Maps& out)
+    explicit Strided(const Maps& out)
         : in{out.images, out.height * STRIDE, out.width * STRIDE}, out(out), strip(rows_of_strip(out.height)) {}
 
     static int64_t rows_of_strip(int64_t height) {
@@ -257,13 +242,10 @@ struct Convolution {
         {
             Buffer<half> padded(out.padded() * OUT, 0), inputs((in.padded() + 1) * IN, 0);
             Buffer<float> results(strip * out.width * IN);
-            // Without a stride, pairs of the third column of taps are the next ones of the first.
-            constexpr int64_t COLUMNS = STRIDE == 1 ? 2 : SIDE;
-            const int64_t half_width = out.width / 2, pitch = half_width + (STRIDE == 1);
-            const int64_t seen = (strip - 1) * STRIDE + SIDE, size = seen * pitch * IN;
-            Buffer<pair> outs(strip * half_width * OUT), pairs(COLUMNS * size);
-            const pair* columns[] = {pairs.data(), pairs.data() + size,
-                                     STRIDE == 1 ? pairs.data() + IN : pairs.data() + 2 * size};
+            const int64_t half_width = out.width / 2;
+            const int64_t seen = (strip - 1) * STRIDE + SIDE, size = seen * half_width * IN;
+            Buffer<pair> outs(strip * half_width * OUT), pairs(SIDE * size);
+            const pair* columns[] = {pairs.data(), pairs.data() + size, pairs.data() + 2 * size};
             float* mine = all.data() + SIZE * omp_get_thread_num();
             int64_t begin, end;
             share(out.images, begin, end);
@@ -273,12 +255,12 @@ struct Convolution {
                 Row<IN> sum, other;
                 for (int64_t row = 0; row < out.height; row += strip) {
                     const half* above = inputs.data() + row * STRIDE * in.padded_width() * IN;
-                    for (int64_t c = 0; c < COLUMNS; ++c)
-                        pair_up<IN, STRIDE>(above, in.padded_width(), c, seen, pitch, pairs.data() + c * size);
+                    for (int64_t c = 0; c < SIDE; ++c)
+                        pair_up<IN, STRIDE>(above, in.padded_width(), c, seen, half_width, pairs.data() + c * size);
                     const half* there = padded.data() + row * out.padded_width() * OUT;
                     pair_up<OUT, 1>(there + out.padded_width() * OUT, out.padded_width(), 1, strip, half_width,
                                     outs.data());
-                    weight_gradient<IN, OUT, STRIDE>(columns, pitch, outs.data(), strip, half_width, mine);
+                    weight_gradient<IN, OUT, STRIDE>(columns, outs.data(), strip, half_width, mine);
                     to_inputs(there, weights.data(), image, row, results.data(),
                               [&](int64_t i, int v, vec value, int64_t at) {
                                   take(i, v, value, at, sum.part[v], other.part[v]);
@@ -294,7 +276,7 @@ struct Convolution {
 
     // The gradients of the inputs from a strip of gradients with their border.
     //
-    // With a stride, inputs in even and odd rows and columns have different taps: the one in the middle,
+    // Inputs in even and odd rows and columns have different taps: the one in the middle,
     // two of an edge or the four corners.
     template <class Take>
     void to_inputs(const half* there, const half* weights, int64_t image, int64_t row, float* results,
